@@ -1,0 +1,1 @@
+"""The command line: arguments in, pictures out, no logic."""

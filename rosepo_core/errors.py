@@ -1,0 +1,43 @@
+"""What can go wrong, sorted by whose move it is.
+
+`RequestError` is a mistake in what was asked: the command line ends with exit code 2 and the one or two lines of
+its message. Any other `RosepoError` is a failure of the work itself: exit code 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RosepoError(Exception):
+    """Base of all errors that rosepo raises on purpose; its text is meant for the user as it stands."""
+
+    exit_code = 1
+
+
+class RequestError(RosepoError):
+    """The request was wrong; the message names the file, row or key and the fix."""
+
+    exit_code = 2
+
+
+class PluginError(RosepoError):
+    """A plugin broke its contract; the message names the plugin and what it returned."""
+
+
+def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """A clause for an error message that offers the names most like `name`.
+
+    Returns e.g. ``"; did you mean 'self-hard' or 'uniform'?"``, or all the known names where none is near, or
+    an empty string where there are none at all.
+    """
+    known = sorted(set(known))
+    if not known:
+        return ""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    close = [folded[match] for match in get_close_matches(name.casefold(), folded, n=limit, cutoff=0.5)]
+    if close:
+        return f"; did you mean {' or '.join(repr(match) for match in close)}?"
+    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"; known: {shown}"

@@ -1,0 +1,61 @@
+"""The hooks that a plugin module may implement, all of them optional.
+
+A distribution names its module in the entry-point group ``rosepo``; the module marks its functions with
+`rosepo_core.api.hookimpl`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+ENTRY_POINT_GROUP = "rosepo"
+hookspec = pluggy.HookspecMarker("rosepo")
+hookimpl = pluggy.HookimplMarker("rosepo")
+
+
+class Register(Protocol):
+    """Takes one implementation; nothing is imported until it is asked for."""
+
+    def __call__(self, name: str, target: str, *, summary: str) -> None:
+        """
+        Args:
+            name: kebab-case, what users write.
+            target: ``"package.module:Class"``.
+            summary: one line for `rosepo plugins list`.
+        """
+
+
+@hookspec
+def rosepo_register_datasets(register: Register) -> None:
+    """Register implementations of `Dataset`."""
+
+
+@hookspec
+def rosepo_register_samplers(register: Register) -> None:
+    """Register implementations of `RejectedSampler`."""
+
+
+@hookspec
+def rosepo_register_oracles(register: Register) -> None:
+    """Register implementations of `SmoothingOracle`."""
+
+
+@hookspec
+def rosepo_register_losses(register: Register) -> None:
+    """Register implementations of `PreferenceLoss`."""
+
+
+@hookspec
+def rosepo_register_commands(app: Typer) -> None:
+    """Add commands to the command line."""
+
+
+@hookspec
+def rosepo_stage_finished(run: Path, stage: str, artifact: Path, reused: bool) -> Any:
+    """Called after each stage of a run with the run's folder, the stage's name and its artifact's folder."""

@@ -1,0 +1,255 @@
+"""Frozen records that pass between the stages. Item and user numbers are dense indices, 0-based, into the catalogue
+and the users of the split; `-1` means "no item". Arrays are not to be written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
+
+Ints = NDArray[np.int32]
+Longs = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a dataset yields: a log of interactions and a catalogue, with the ids as the source has them.
+
+    Attributes:
+        name: the dataset's name, for tables and reports.
+        interactions: columns ``user`` (str), ``item`` (str), ``timestamp`` (int64, seconds since 1970 or any other
+            monotone count) and, where the source has one, ``rating`` (float64). The order of rows is the source's and
+            breaks ties in time.
+        catalogue: columns ``item`` (str, unique), ``title`` (str, never empty) and any attributes (e.g. ``year``,
+            ``genres`` as list[str]).
+        notes: what a user should know (columns guessed, rows dropped), a line each.
+    """
+
+    name: str
+    interactions: pl.DataFrame
+    catalogue: pl.DataFrame
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items that can be recommended, in index order.
+
+    Attributes:
+        ids: the source's item ids, [items].
+        titles: the titles as the source has them, [items].
+        popularity: training interactions per item, int64 [items]; never counts validation or test.
+        attributes: the catalogue's other columns in the same order (may have no columns).
+    """
+
+    ids: tuple[str, ...]
+    titles: tuple[str, ...]
+    popularity: Longs
+    attributes: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.titles)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Items of each user in order of time, ragged.
+
+    Attributes:
+        items: int32 [total], the users' items one user after another.
+        offsets: int64 [users + 1]; user u has ``items[offsets[u]:offsets[u + 1]]``.
+    """
+
+    items: Ints
+    offsets: Longs
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, user: int) -> Ints:
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    @property
+    def lengths(self) -> Longs:
+        """int64 [users]."""
+        return np.diff(self.offsets)
+
+    def prefix(self, lengths: Longs) -> Sequences:
+        """The first ``lengths[u]`` items of each user u."""
+        lengths = np.minimum(lengths, self.lengths)
+        within = np.arange(len(self.items)) - np.repeat(self.offsets[:-1], self.lengths)
+        kept = within < np.repeat(lengths, self.lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return Sequences(self.items[kept], offsets)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """(history, target) pairs, each a place in a user's sequence: the target is the item at that place, the history
+    all that comes before it.
+
+    Attributes:
+        sequences: where the places are.
+        user: int32 [n].
+        position: int32 [n], the target's place in the user's sequence.
+    """
+
+    sequences: Sequences
+    user: Ints
+    position: Ints
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @cached_property
+    def target(self) -> Ints:
+        """int32 [n]."""
+        return self.sequences.items[self.sequences.offsets[self.user] + self.position]
+
+    def histories(self, length: int) -> Ints:
+        """The last `length` items before each target, oldest first: int32 [n, length], padded on the left with -1."""
+        back = np.arange(length, 0, -1)
+        place = self.position[:, None].astype(np.int64) - back[None, :]
+        flat = self.sequences.offsets[self.user][:, None] + np.maximum(place, 0)
+        return np.where(place >= 0, self.sequences.items[flat], -1).astype(np.int32)
+
+    def take(self, rows: NDArray[np.integer]) -> Examples:
+        """The examples at `rows`, in that order."""
+        return Examples(self.sequences, self.user[rows], self.position[rows])
+
+
+@dataclass(frozen=True)
+class SeenItems:
+    """Which items each user has interacted with.
+
+    Attributes:
+        keys: int64, sorted and unique: ``user * items + item``.
+        items: number of items in the catalogue.
+    """
+
+    keys: Longs
+    items: int
+
+    @staticmethod
+    def of(sequences: Sequences, items: int) -> SeenItems:
+        """From all the interactions in `sequences`."""
+        users = np.repeat(np.arange(len(sequences), dtype=np.int64), sequences.lengths)
+        return SeenItems(np.unique(users * items + sequences.items), items)
+
+    def contains(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> Bools:
+        """Whether users[i] has interacted with items[i, j]: bool of the shape of `items` ([n] or [n, k])."""
+        users = users.reshape(users.shape + (1,) * (items.ndim - users.ndim))
+        wanted = users.astype(np.int64) * self.items + items
+        if not len(self.keys):
+            return np.zeros(wanted.shape, dtype=np.bool_)
+        found = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return (self.keys[found] == wanted) & (items >= 0)
+
+    def of_user(self, user: int) -> Longs:
+        """The items of one user, ascending: int64 [m]."""
+        low, high = np.searchsorted(self.keys, [user * self.items, (user + 1) * self.items])
+        return self.keys[low:high] - user * self.items
+
+
+@dataclass(frozen=True)
+class Split:
+    """The corpus cut in time. `train` holds only what training may see; histories of validation and test examples
+    hold everything before their target.
+
+    Attributes:
+        users: the source's user ids in index order, [users].
+        catalogue: the items, popularity counted over `train` alone.
+        train: each user's training interactions.
+        validation: one example a user that has one.
+        test: one example a user that has one.
+        seen: all interactions of each user in train, validation and test: what candidates for evaluation exclude.
+    """
+
+    users: tuple[str, ...]
+    catalogue: Catalogue
+    train: Sequences
+    validation: Examples
+    test: Examples
+    seen: SeenItems
+
+    @cached_property
+    def train_seen(self) -> SeenItems:
+        """What a sampler may know of each user: training interactions only, so that nothing held out leaks."""
+        return SeenItems.of(self.train, len(self.catalogue))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that every model ranks for a test example: drawn once per seed and saved.
+
+    Attributes:
+        items: int32 [n, c]; the target stands in each row once, at a random column.
+        target_column: int32 [n].
+    """
+
+    items: Ints
+    target_column: Ints
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """What a preference loss sees of a batch of n pairs with up to K rejected responses each.
+
+    Attributes:
+        chosen: policy's log-probability of the chosen response, summed over its tokens, float [n].
+        rejected: policy's, of the rejected ones, float [n, K].
+        reference_chosen: the reference's, float [n].
+        reference_rejected: the reference's, float [n, K].
+        chosen_tokens: tokens of the chosen response, int64 [n].
+        rejected_tokens: tokens of the rejected ones, int64 [n, K].
+        eps: the smoothing factor, P(the user prefers the rejected one), float [n, K] in [0, 1).
+        valid: which rejected slots hold a response, bool [n, K]; at least one in each row.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    reference_chosen: Tensor
+    reference_rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor
+    eps: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Preference pairs with all that alignment needs of them.
+
+    Attributes:
+        examples: n examples; the chosen response is each one's target.
+        rejected: int32 [n, K], -1 where a sampler had nothing to offer.
+        sampler: index of the sampler that gave each rejected item, int32 [n, K], -1 where none.
+        eps: float32 [n, K] in [0, 1).
+        reference_chosen: float32 [n].
+        reference_rejected: float32 [n, K], 0 where there is none.
+    """
+
+    examples: Examples
+    rejected: Ints
+    sampler: Ints
+    eps: Floats
+    reference_chosen: Floats
+    reference_rejected: Floats
+    sampler_names: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+Metrics = Mapping[str, float]
