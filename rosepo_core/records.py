@@ -115,7 +115,8 @@ class Examples:
     @cached_property
     def target(self) -> Ints:
         """int32 [n]."""
-        return self.sequences.items[self.sequences.offsets[self.user] + self.position]
+        target: Ints = self.sequences.items[self.sequences.offsets[self.user] + self.position]
+        return target
 
     def histories(self, length: int) -> Ints:
         """The last `length` items before each target, oldest first: int32 [n, length], padded on the left with -1."""
@@ -154,7 +155,8 @@ class SeenItems:
         if not len(self.keys):
             return np.zeros(wanted.shape, dtype=np.bool_)
         found = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
-        return (self.keys[found] == wanted) & (items >= 0)
+        hit: Bools = (self.keys[found] == wanted) & (items >= 0)
+        return hit
 
     def of_user(self, user: int) -> Longs:
         """The items of one user, ascending: int64 [m]."""
