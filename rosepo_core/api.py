@@ -15,6 +15,7 @@ from rosepo_core.contracts import (
 from rosepo_core.errors import PluginError, RequestError, RosepoError, nearest
 from rosepo_core.hookspecs import Register, hookimpl
 from rosepo_core.options import Options
+from rosepo_core.packages import cache_folder, fetch_wheel
 from rosepo_core.records import (
     Bools,
     Candidates,
@@ -58,6 +59,8 @@ __all__ = [
     "Sequences",
     "SmoothingOracle",
     "Split",
+    "cache_folder",
+    "fetch_wheel",
     "hookimpl",
     "nearest",
 ]
