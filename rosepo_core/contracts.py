@@ -39,9 +39,11 @@ class Component:
 
     Attributes:
         options: the validated options that this instance was made with.
+        origin: which plugin this is, of which distribution and version; set by the registry.
     """
 
     Options: ClassVar[type[Options]] = Options
+    origin: str = ""
 
     def __init__(self, options: Any = None) -> None:
         """`options` is an instance of the class's own `Options`; the defaults where none are given."""

@@ -1,0 +1,288 @@
+"""Plugins: who offers what under which name, and the way from a name to a working component.
+
+Every distribution, rosepo's own included, names modules in the entry-point group ``rosepo``. These modules are
+imported to ask them what they register; the implementations behind the names are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from inspect import isabstract, isclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from rosepo_core import hookspecs
+from rosepo_core.contracts import KINDS, Component
+from rosepo_core.errors import PluginError, RequestError, RosepoError, nearest
+from rosepo_core.options import parse_options
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+KEBAB_CASE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+REGISTER_HOOKS = {
+    kind: f"rosepo_register_{kind}es" if kind == "loss" else f"rosepo_register_{kind}s" for kind in KINDS
+}
+
+
+class PluginWarning(UserWarning):
+    """A plugin does not work as it should; everything else goes on."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the listing: an implementation, or what is wrong with a plugin module.
+
+    Attributes:
+        kind: a key of `KINDS`, or ``"plugin"`` for a module that has an error.
+        name: what users write; the entry point's name for a module.
+        distribution: the distribution that brings it.
+        version: that distribution's version.
+        target: ``"package.module:Class"``; of a module, its name.
+        summary: one line.
+        error: what is wrong, one line; `None` where nothing is known to be.
+    """
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    target: str
+    summary: str = ""
+    error: str | None = None
+
+    @property
+    def qualified_name(self) -> str:
+        """``distribution/name``: the name that has only one owner."""
+        return f"{self.distribution}/{self.name}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} '{self.name}' of {self.distribution} {self.version}"
+
+
+@contextmanager
+def running(component: Component) -> Iterator[None]:
+    """While `component` runs, add to any exception a note that names it with its distribution and version.
+
+    The exception keeps its own type and traceback. Also works as a decorator.
+    """
+    try:
+        yield
+    except Exception as error:
+        note = f"raised by {component.origin or type(component).__qualname__}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        raise
+
+
+class Registry:
+    """All plugins of one set of entry points.
+
+    Attributes:
+        problems: what is wrong with the plugins that were found, one line each. Each is also issued once as a
+            `PluginWarning`.
+    """
+
+    def __init__(self, points: Iterable[EntryPoint]) -> None:
+        """Import the modules behind `points` and ask them what they register; none can make this fail."""
+        self._manager = pluggy.PluginManager("rosepo")
+        self._manager.add_hookspecs(hookspecs)
+        self._hooks = [name for name in vars(hookspecs) if name.startswith("rosepo_")]
+        self._entries: list[Entry] = []
+        self._plugins: dict[str, Entry] = {}
+        for point in sorted(points, key=lambda point: (_distribution(point), point.name, point.value)):
+            self._load(point)
+
+    @classmethod
+    def discover(cls) -> Registry:
+        """From all installed distributions. `load_plugins` does this once and remembers it."""
+        return cls(entry_points(group=hookspecs.ENTRY_POINT_GROUP))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """See the class."""
+        return tuple(f"{entry}: {entry.error}" for entry in self._entries if entry.error)
+
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        """The listing, by kind and name: of one kind, or of all with the erroneous plugin modules last.
+
+        No implementation is imported.
+        """
+        order = [*KINDS, "plugin"]
+        chosen = [entry for entry in self._entries if kind in (None, entry.kind)]
+        return sorted(chosen, key=lambda entry: (order.index(entry.kind), entry.name, entry.distribution))
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """The owner of a name.
+
+        Args:
+            kind: a key of `KINDS`.
+            name: a bare name, or ``distribution/name``.
+
+        Raises:
+            RequestError: nobody has this name, or several have.
+        """
+        owners = [entry for entry in self.entries(kind) if _matches(entry, name)]
+        if len(owners) == 1:
+            return owners[0]
+        if not owners:
+            known = {entry.name for entry in self.entries(kind)} | {
+                entry.qualified_name for entry in self.entries(kind) if "/" in name
+            }
+            failed = "".join(f" ({entry} did not load: {entry.error})" for entry in self.entries("plugin"))
+            raise RequestError(f"no {kind} is called '{name}'{nearest(name, known)}{failed}")
+        both = " and ".join(f"{owner.distribution} {owner.version}" for owner in owners)
+        choices = " or ".join(f"'{owner.qualified_name}'" for owner in owners)
+        raise RequestError(f"{both} each bring a {kind} '{name}'; write {choices}")
+
+    def get(self, kind: str, name: str) -> type[Component]:
+        """Import an implementation.
+
+        Raises:
+            RequestError: as for `entry`.
+            PluginError: it cannot be imported, or breaks the contract of its kind.
+        """
+        entry = self.entry(kind, name)
+        module_name, _, class_name = entry.target.partition(":")
+        try:
+            component = getattr(import_module(module_name), class_name)
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{entry}: cannot import '{entry.target}': {_describe(error)}") from error
+        contract = KINDS[kind]
+        if not (isclass(component) and issubclass(component, contract)):
+            raise PluginError(f"{entry}: '{entry.target}' is no subclass of {contract.__name__}")
+        if isabstract(component):
+            missing = ", ".join(sorted(getattr(component, "__abstractmethods__", ())))
+            raise PluginError(f"{entry}: '{entry.target}' does not implement {missing}")
+        if not (isclass(component.Options) and issubclass(component.Options, contract.Options)):
+            raise PluginError(f"{entry}: '{entry.target}.Options' is no subclass of {contract.Options.__name__}")
+        return component
+
+    def create(self, kind: str, name: str, options: Mapping[str, Any], where: str | None = None) -> Any:
+        """A component with validated options; `running` can then tell where it came from.
+
+        Args:
+            kind: a key of `KINDS`.
+            name: a bare name, or ``distribution/name``.
+            options: keys as written by the user.
+            where: what errors call the section of the keys; the kind if not given.
+
+        Raises:
+            RequestError: as for `entry`, or an option is unknown, missing or wrong.
+            PluginError: as for `get`.
+        """
+        component_class = self.get(kind, name)
+        parsed = parse_options(component_class.Options, options, where or kind)
+        origin = str(self.entry(kind, name))
+        try:
+            component = component_class(parsed)
+        except Exception as error:
+            error.add_note(f"raised by {origin}")
+            raise
+        component.origin = origin
+        return component
+
+    def register_commands(self, app: Typer) -> None:
+        """Let every plugin add its commands to the command line; one that fails is a `PluginWarning`."""
+        self._call_each("rosepo_register_commands", app=app)
+
+    def stage_finished(self, run: Path, stage: str, artifact: Path, reused: bool) -> None:
+        """Tell every observer that a stage is finished; one that fails is a `PluginWarning`."""
+        self._call_each("rosepo_stage_finished", run=run, stage=stage, artifact=artifact, reused=reused)
+
+    def _load(self, point: EntryPoint) -> None:
+        """Pluggy's own loader is not used: it skips a second distribution with the same entry-point name, and one
+        module that fails to import ends it."""
+        version = point.dist.version if point.dist else ""
+        plugin = Entry("plugin", point.name, _distribution(point), version, point.value)
+        found: list[Entry] = []
+        try:
+            module = point.load()
+            name = self._manager.register(module, name=f"{plugin.qualified_name}={point.value}")
+        except (Exception, SystemExit) as error:
+            self._report(plugin, _describe(error))
+            return
+        assert name is not None
+        try:
+            for kind, hook in REGISTER_HOOKS.items():
+                self._call(hook, name, register=partial(self._register, plugin, found, kind))
+        except (Exception, SystemExit) as error:
+            self._manager.unregister(name=name)
+            self._report(plugin, _describe(error))
+            return
+        self._plugins[name] = plugin
+        self._entries += found
+        for caller in self._manager.get_hookcallers(module) or ():
+            required = [own for own in caller.get_hookimpls() if own.plugin is module and not own.optionalhook]
+            if required and not caller.has_spec():
+                self._report(plugin, f"'{caller.name}' is no hook{nearest(caller.name, self._hooks)}")
+        for hook in self._hooks:
+            function = getattr(module, hook, None)
+            if callable(function) and self._manager.parse_hookimpl_opts(module, hook) is None:
+                self._report(plugin, f"'{hook}' is not marked with @hookimpl and is never called")
+
+    def _register(
+        self, plugin: Entry, found: list[Entry], kind: str, name: str, target: str, *, summary: str
+    ) -> None:
+        if not KEBAB_CASE.fullmatch(name):
+            raise PluginError(f"the name of {kind} '{name}' is not kebab-case, as in 'self-hard'")
+        if not TARGET.fullmatch(target):
+            raise PluginError(f"the target of {kind} '{name}' is '{target}', not 'package.module:Class'")
+        entry = Entry(kind, name, plugin.distribution, plugin.version, target, summary)
+        if any(entry.kind == other.kind and _matches(other, entry.qualified_name) for other in self._entries + found):
+            raise PluginError(f"it registers {kind} '{name}' a second time")
+        found.append(entry)
+
+    def _call(self, hook: str, name: str, **arguments: Any) -> None:
+        """Call one plugin's implementations of a hook, if it has any."""
+        others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name]
+        self._manager.subset_hook_caller(hook, others)(**arguments)
+
+    def _call_each(self, hook: str, **arguments: Any) -> None:
+        for name, plugin in self._plugins.items():
+            try:
+                self._call(hook, name, **arguments)
+            except (Exception, SystemExit) as error:
+                warnings.warn(f"{plugin}: {hook}: {_describe(error)}", PluginWarning, stacklevel=3)
+
+    def _report(self, plugin: Entry, error: str) -> None:
+        self._entries.append(replace(plugin, error=error))
+        warnings.warn(f"{plugin}: {error}", PluginWarning, stacklevel=2)
+
+
+@cache
+def load_plugins() -> Registry:
+    """The plugins of all installed distributions, loaded once per process."""
+    return Registry.discover()
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "unknown"
+
+
+def _matches(entry: Entry, name: str) -> bool:
+    """Distribution names are compared as package indexes do: case, `-`, `_` and `.` make no difference."""
+    distribution, _, bare = name.rpartition("/")
+    return entry.name == bare and (not distribution or _canonical(distribution) == _canonical(entry.distribution))
+
+
+def _canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _describe(error: BaseException) -> str:
+    """The exception on one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RosepoError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
