@@ -4,8 +4,7 @@ and the users of the split; `-1` means "no item". Arrays are not to be written t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -235,23 +234,17 @@ class Pairs:
 
     Attributes:
         examples: n examples; the chosen response is each one's target.
-        rejected: int32 [n, K], -1 where a sampler had nothing to offer.
-        sampler: index of the sampler that gave each rejected item, int32 [n, K], -1 where none.
-        eps: float32 [n, K] in [0, 1).
-        reference_chosen: float32 [n].
+        rejected: int32 [n, K], -1 where there is none.
+        eps: the smoothing factor, float32 [n, K] in [0, 1).
+        reference_chosen: the reference's log-probability of the target, float32 [n].
         reference_rejected: float32 [n, K], 0 where there is none.
     """
 
     examples: Examples
     rejected: Ints
-    sampler: Ints
     eps: Floats
     reference_chosen: Floats
     reference_rejected: Floats
-    sampler_names: tuple[str, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.examples)
-
-
-Metrics = Mapping[str, float]

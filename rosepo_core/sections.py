@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from rosepo_core.options import Options
 
@@ -99,6 +99,7 @@ class PreferenceOptions(Options):
     negatives: int = Field(1, ge=1, description="Rejected responses for each chosen one (K).")
     max_pairs: int | None = Field(None, ge=1, description="Keep this many pairs, drawn by the seed; all if unset.")
     max_users: int | None = Field(None, ge=1, description="Make pairs of this many users, drawn by the seed.")
+    max_per_user: int | None = Field(None, ge=1, description="Make pairs of each user's latest targets, this many.")
 
 
 class AlignmentOptions(Options):
@@ -112,9 +113,6 @@ class AlignmentOptions(Options):
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Clip the gradient to this norm.")
-    token_budget: int = Field(
-        8192, ge=64, description="Tokens per forward pass, padding included; more trees than fit are passed in turn."
-    )
 
 
 class EvaluationOptions(Options):
@@ -123,4 +121,4 @@ class EvaluationOptions(Options):
     candidates: int = Field(20, ge=2, description="Items ranked per test example, the target among them.")
     max_users: int | None = Field(None, ge=1, description="Test on this many users, drawn by the seed; all if unset.")
     length_normalize: bool = Field(False, description="Rank by the mean token log-probability instead of the sum.")
-    ks: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="Cut-offs of HR@k and NDCG@k.")
+    ks: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1, description="Cut-offs of HR@k and NDCG@k.")

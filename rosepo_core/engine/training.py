@@ -1,0 +1,362 @@
+"""The one module that touches TRL: supervised fine-tuning with its SFTTrainer, and preference optimization on token
+trees with a trainer whose configuration extends its DPOConfig and whose metrics have its names.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from datasets import Dataset as Table
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from trl import DPOConfig, SFTConfig, SFTTrainer
+
+from rosepo_core.contracts import PreferenceLoss, Reporter
+from rosepo_core.engine.scoring import log_probs
+from rosepo_core.engine.trees import TokenTree, TreeBatch
+from rosepo_core.records import Floats, Ints, LogProbs
+
+LogHistory = list[dict[str, float]]
+
+
+@dataclass
+class AlignmentConfig(DPOConfig):  # type: ignore[misc]
+    """TRL's `DPOConfig`, with what token trees settle differently fixed.
+
+    The objective comes from a `PreferenceLoss`, never from `loss_type`, and the reference's log-probabilities come
+    with the pairs, so `precompute_ref_log_probs` is always true. Prompts are cut by the template, not by
+    `max_length`.
+    """
+
+    precompute_ref_log_probs: bool = field(default=True, metadata={"help": "Always true: stored with the pairs."})
+    max_length: int | None = field(default=None, metadata={"help": "Unused: the prompt template cuts."})
+
+
+@dataclass(frozen=True)
+class PreferenceTree:
+    """A tree and, for each of its pairs, what the loss needs beside the policy's log-probabilities.
+
+    Attributes:
+        tree: its responses' rows count the pairs of this tree from 0; column 0 is the chosen response and column
+            1 + j the rejected one in slot j.
+        eps: float32 [pairs, K].
+        reference: float32 [pairs, 1 + K]; any value where there is no response.
+    """
+
+    tree: TokenTree
+    eps: Floats
+    reference: Floats
+
+    def __len__(self) -> int:
+        return len(self.eps)
+
+
+class _Trees(Dataset[PreferenceTree]):
+    def __init__(self, trees: Sequence[PreferenceTree]) -> None:
+        self.trees = trees
+
+    def __len__(self) -> int:
+        return len(self.trees)
+
+    def __getitem__(self, index: int) -> PreferenceTree:
+        return self.trees[index]
+
+
+class LengthBucketSampler(Sampler[int]):
+    """A shuffled order in which every `batch_size` consecutive examples have about the same length.
+
+    Examples are shuffled, sorted by length within blocks of 32 batches, and the batches shuffled again, so that
+    little is padded and no length comes systematically early.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = torch.as_tensor(lengths)
+        self._batch_size = batch_size
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(len(self._lengths), generator=self._generator)
+        batches: list[Tensor] = []
+        for block in order.split(32 * self._batch_size):
+            batches += block[self._lengths[block].argsort(stable=True)].split(self._batch_size)
+        # A batch that is not full must come last, or it would shift the borders of all that follow.
+        full = [batch for batch in batches if len(batch) == self._batch_size]
+        rest = [batch for batch in batches if len(batch) < self._batch_size]
+        for index in torch.randperm(len(full), generator=self._generator).tolist():
+            yield from full[index].tolist()
+        for batch in rest:
+            yield from batch.tolist()
+
+
+class _SFTTrainer(SFTTrainer):  # type: ignore[misc]
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        return LengthBucketSampler(lengths, self.args.train_batch_size, self.args.seed)
+
+
+class AlignmentTrainer(Trainer):  # type: ignore[misc]
+    """Preference optimization on token trees.
+
+    Logs, averaged over the pairs since the last log and named as TRL names them: ``rewards/chosen``,
+    ``rewards/rejected``, ``rewards/accuracies``, ``rewards/margins``, ``logps/chosen``, ``logps/rejected``; and
+    ``smoothing``, the mean eps. Rewards are beta (log pi - log ref).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: AlignmentConfig,
+        loss: PreferenceLoss,
+        trees: Sequence[PreferenceTree],
+        pad_token_id: int,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self._loss = loss
+        self._sums: dict[str, float] = defaultdict(float)
+        self._pad_token_id = pad_token_id
+        args.remove_unused_columns = False
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=_Trees(trees),
+            data_collator=self._collate,
+            callbacks=list(callbacks),
+        )
+        # The loss below is already divided by the pairs of all accumulated batches.
+        self.model_accepts_loss_kwargs = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        lengths = [len(tree.tree.tokens) for tree in cast(_Trees, self.train_dataset).trees]
+        return LengthBucketSampler(lengths, self.args.train_batch_size, self.args.seed)
+
+    def _collate(self, trees: Sequence[PreferenceTree]) -> dict[str, Any]:
+        width = max(tree.reference.shape[1] for tree in trees)
+        pad = [width - tree.reference.shape[1] for tree in trees]
+        reference = [
+            torch.nn.functional.pad(torch.from_numpy(tree.reference), (0, p)) for tree, p in zip(trees, pad, strict=True)
+        ]
+        eps = [torch.nn.functional.pad(torch.from_numpy(tree.eps), (0, p)) for tree, p in zip(trees, pad, strict=True)]
+        offsets = torch.tensor([0, *[len(tree) for tree in trees]]).cumsum(0)
+        return {
+            "batch": TreeBatch.of([tree.tree for tree in trees], self._pad_token_id),
+            "offsets": offsets[:-1],
+            "reference": torch.cat(reference),
+            "eps": torch.cat(eps),
+        }
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
+        return torch.tensor(sum(len(batch["eps"]) for batch in batch_samples), device=device) if batch_samples else None
+
+    def compute_loss(
+        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Mean loss over the pairs of the step."""
+        pairs = self._log_probs(model, inputs)
+        losses = self._loss(pairs)
+        self._measure(pairs)
+        count = num_items_in_batch if num_items_in_batch is not None else len(losses)
+        return losses.sum() / count
+
+    def _log_probs(self, model: Any, inputs: Mapping[str, Any]) -> LogProbs:
+        batch: TreeBatch = inputs["batch"].to(self.args.device)
+        reference, eps = inputs["reference"], inputs["eps"]
+        rows = inputs["offsets"][batch.trees] + batch.rows
+        policy = torch.zeros_like(reference).index_put((rows, batch.columns), log_probs(model, batch))
+        tokens = torch.zeros_like(reference, dtype=torch.long).index_put((rows, batch.columns), batch.lengths)
+        valid = tokens > 0
+        return LogProbs(
+            chosen=policy[:, 0],
+            rejected=policy[:, 1:],
+            reference_chosen=reference[:, 0],
+            reference_rejected=reference[:, 1:],
+            chosen_tokens=tokens[:, 0],
+            rejected_tokens=tokens[:, 1:],
+            eps=eps,
+            valid=valid[:, 1:],
+        )
+
+    @torch.no_grad()
+    def _measure(self, pairs: LogProbs) -> None:
+        valid = pairs.valid
+        chosen = self._loss.beta * (pairs.chosen - pairs.reference_chosen)
+        rejected = self._loss.beta * (pairs.rejected - pairs.reference_rejected)
+        margins = chosen[:, None] - rejected
+        for name, values in (
+            ("rewards/rejected", rejected),
+            ("rewards/accuracies", (margins > 0).float()),
+            ("rewards/margins", margins),
+            ("logps/rejected", pairs.rejected),
+            ("smoothing", pairs.eps),
+        ):
+            self._sums[name] += float((values * valid).sum())
+        self._sums["rewards/chosen"] += float(chosen.sum())
+        self._sums["logps/chosen"] += float(pairs.chosen.sum())
+        self._sums["rejected"] += float(valid.sum())
+        self._sums["pairs"] += len(chosen)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the preference metrics to what is logged."""
+        rejected, pairs = self._sums.pop("rejected", 0.0), self._sums.pop("pairs", 0.0)
+        if pairs:
+            per_pair = ("rewards/chosen", "logps/chosen")
+            logs |= {
+                name: total / (pairs if name in per_pair else max(rejected, 1.0)) for name, total in self._sums.items()
+            }
+        self._sums.clear()
+        super().log(logs, start_time)
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._reporter.progress(state.global_step, state.max_steps, "steps")
+
+
+def _arguments(seed: int, gradient_checkpointing: bool) -> dict[str, Any]:
+    return {
+        "bf16": False,
+        "data_seed": seed,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "gradient_checkpointing": gradient_checkpointing,
+        "logging_first_step": True,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "seed": seed,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The trainers print what the reporter already shows."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _history(trainer: Any) -> LogHistory:
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[tuple[Ints, Any]],
+    *,
+    batch_size: int,
+    learning_rate: float,
+    steps: int | None,
+    epochs: float,
+    warmup_ratio: float,
+    weight_decay: float,
+    gradient_checkpointing: bool,
+    seed: int,
+    reporter: Reporter,
+) -> LogHistory:
+    """Supervised fine-tuning in place with TRL's SFTTrainer, on responses only.
+
+    Args:
+        model: with the parameters to train requiring gradients.
+        sequences: token ids int32 [t] and, of the same shape, which of them are a response's, bool.
+
+    Returns:
+        the trainer's log: one entry a step with ``loss``, ``mean_token_accuracy``, ``learning_rate``...
+    """
+    table = Table.from_dict(
+        {
+            "input_ids": [ids.tolist() for ids, _ in sequences],
+            "labels": [
+                [token if kept else -100 for token, kept in zip(ids.tolist(), mask.tolist(), strict=True)]
+                for ids, mask in sequences
+            ],
+        }
+    )
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        args = SFTConfig(
+            output_dir=scratch,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            learning_rate=learning_rate,
+            max_length=None,
+            max_steps=-1 if steps is None else steps,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=batch_size,
+            warmup_steps=warmup_ratio,
+            weight_decay=weight_decay,
+            **_arguments(seed, gradient_checkpointing),
+        )
+        trainer = _SFTTrainer(
+            model=model,
+            args=args,
+            train_dataset=table,
+            processing_class=tokenizer,
+            callbacks=[_Progress(reporter)],
+        )
+        trainer.train()
+        return _history(trainer)
+
+
+def align_preferences(
+    model: PreTrainedModel,
+    loss: PreferenceLoss,
+    trees: Sequence[PreferenceTree],
+    pad_token_id: int,
+    *,
+    batch_size: int,
+    gradient_accumulation_steps: int,
+    gradient_checkpointing: bool,
+    learning_rate: float,
+    steps: int | None,
+    epochs: float,
+    warmup_ratio: float,
+    weight_decay: float,
+    max_grad_norm: float,
+    seed: int,
+    reporter: Reporter,
+) -> LogHistory:
+    """Preference optimization in place; dropout is off, as in TRL.
+
+    Returns:
+        the trainer's log: one entry a step with ``loss`` and the metrics of `AlignmentTrainer`.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        args = AlignmentConfig(
+            output_dir=scratch,
+            beta=loss.beta,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            learning_rate=learning_rate,
+            max_grad_norm=max_grad_norm,
+            max_steps=-1 if steps is None else steps,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=batch_size,
+            warmup_steps=warmup_ratio,
+            weight_decay=weight_decay,
+            **_arguments(seed, gradient_checkpointing),
+        )
+        trainer = AlignmentTrainer(model, args, loss, trees, pad_token_id, [_Progress(reporter)])
+        trainer.train()
+        return _history(trainer)

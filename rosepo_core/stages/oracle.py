@@ -1,0 +1,39 @@
+"""The preference oracle: fitted on the training interactions, kept as plain arrays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.numpy import load_file, save_file
+
+from rosepo_core.contracts import OracleContext, SmoothingOracle
+from rosepo_core.records import Split
+from rosepo_core.registry import running
+from rosepo_core.stages.session import Session
+from rosepo_core.store import Artifact
+
+STATE = "state.safetensors"
+
+
+def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
+    """RUN/oracle: ``state.safetensors`` and ``fit.json``, what the oracle says of its own quality."""
+    settings = {"oracle": session.plugin_settings("oracle"), "seed": session.config.seed}
+
+    def build(folder: Path) -> None:
+        oracle: SmoothingOracle = session.component("oracle")
+        with running(oracle):
+            fitted = oracle.fit(split, OracleContext(session.rng("oracle"), session.config.seed, session.reporter))
+            state = {name: array.copy() for name, array in oracle.state().items()}
+        save_file(state, folder / STATE)
+        (folder / "fit.json").write_text(json.dumps(dict(fitted)), encoding="utf-8")
+
+    return session.artifact("oracle", settings, [split_artifact], build)
+
+
+def load(session: Session, artifact: Artifact) -> SmoothingOracle:
+    """The fitted oracle."""
+    oracle: SmoothingOracle = session.component("oracle")
+    with running(oracle):
+        oracle.restore(load_file(artifact.folder / STATE))
+    return oracle

@@ -1,0 +1,104 @@
+"""Preference pairs: rejected items with their smoothing factors and the reference's log-probabilities, once.
+
+``pairs.parquet`` has one row a pair and is also what plain TRL reads: ``prompt``, ``chosen``, ``rejected`` are text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rosepo_core.contracts import SmoothingOracle
+from rosepo_core.errors import PluginError
+from rosepo_core.records import Examples, Pairs, Split
+from rosepo_core.registry import running
+from rosepo_core.stages import oracle as oracle_stage
+from rosepo_core.stages import sampling
+from rosepo_core.stages.session import Session
+from rosepo_core.store import Artifact
+
+PAIRS = "pairs.parquet"
+
+
+def stage(
+    session: Session, split: Split, sft: Artifact, oracle_artifact: Artifact, sampled: Artifact
+) -> Artifact:
+    """RUN/preferences: ``pairs.parquet``.
+
+    Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected), ``chosen_item``,
+    ``rejected_item`` (catalogue indices), ``sampler``, ``eps`` (the smoothing factor), ``reference_chosen`` and
+    ``reference_rejected`` (log-probabilities under the SFT model), ``prompt``, ``chosen``, ``rejected`` (text).
+    """
+
+    def build(folder: Path) -> None:
+        examples, rejected, sampler = sampling.load(sampled, split)
+        fitted = oracle_stage.load(session, oracle_artifact)
+        eps = flip_probabilities(fitted, examples, rejected)
+        responses = np.concatenate([examples.target[:, None], rejected], axis=1)
+        model = sampling.title_model(session, split, sft)
+        reference = model.log_probs(examples, responses)
+        template = session.template(split)
+        prompts = template.prompt_texts(examples)
+        texts = np.array(template.response_texts, dtype=object)
+        row, slot = np.nonzero(rejected >= 0)
+        names = [choice.name for choice in session.config.sampler]
+        pl.DataFrame(
+            {
+                "user": examples.user[row],
+                "position": examples.position[row],
+                "slot": slot.astype(np.int32),
+                "chosen_item": examples.target[row],
+                "rejected_item": rejected[row, slot],
+                "sampler": [names[index] for index in sampler[row, slot]],
+                "eps": eps[row, slot],
+                "reference_chosen": reference[row, 0],
+                "reference_rejected": reference[row, slot + 1],
+                "prompt": [prompts[index] for index in row],
+                "chosen": texts[examples.target[row]].tolist(),
+                "rejected": texts[rejected[row, slot]].tolist(),
+            }
+        ).write_parquet(folder / PAIRS)
+
+    return session.artifact("preferences", session.prompt_settings(), [sft, oracle_artifact, sampled], build)
+
+
+def load(artifact: Artifact, split: Split) -> Pairs:
+    """The pairs as arrays."""
+    table = pl.read_parquet(artifact.folder / PAIRS)
+    first = table.select("user", "position").unique(maintain_order=True)
+    row = (
+        table.select("user", "position")
+        .join(first.with_row_index("row"), on=["user", "position"], how="left", maintain_order="left")["row"]
+        .to_numpy()
+    )
+    slot = table["slot"].to_numpy()
+    shape = (len(first), int(slot.max()) + 1)
+    rejected = np.full(shape, -1, dtype=np.int32)
+    eps, reference = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    chosen = np.zeros(len(first), dtype=np.float32)
+    rejected[row, slot] = table["rejected_item"].to_numpy()
+    eps[row, slot] = table["eps"].to_numpy()
+    reference[row, slot] = table["reference_rejected"].to_numpy()
+    chosen[row] = table["reference_chosen"].to_numpy()
+    examples = Examples(split.train, first["user"].to_numpy(), first["position"].to_numpy())
+    return Pairs(examples, rejected, eps, chosen, reference)
+
+
+def flip_probabilities(oracle: SmoothingOracle, examples: Examples, rejected: np.ndarray) -> np.ndarray:
+    """The oracle's flip probabilities, checked: float32 [n, K].
+
+    Raises:
+        PluginError: the oracle broke its contract.
+    """
+    name = oracle.origin or type(oracle).__qualname__
+    with running(oracle):
+        eps = np.asarray(oracle.flip_probability(examples, rejected), dtype=np.float32)
+    if eps.shape != rejected.shape:
+        raise PluginError(f"{name} returned flip probabilities of shape {eps.shape}, not {rejected.shape}")
+    held = eps[rejected >= 0]
+    if not ((held >= 0) & (held < 1)).all():
+        wrong = held[~((held >= 0) & (held < 1))][0]
+        raise PluginError(f"{name} returned the flip probability {wrong}, which is not in [0, 1)")
+    return eps

@@ -1,0 +1,167 @@
+"""Rejected sampling: which items lose against each target, by one sampler or a weighted mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from rosepo_core.contracts import RejectedSampler, SamplerContext
+from rosepo_core.engine.embeddings import title_embeddings
+from rosepo_core.engine.recommender import TitleModel
+from rosepo_core.errors import PluginError, RequestError
+from rosepo_core.records import Examples, Floats, Ints, Split
+from rosepo_core.registry import running
+from rosepo_core.stages.session import Session
+from rosepo_core.store import Artifact
+
+REJECTED = "rejected.safetensors"
+
+
+def choose_examples(
+    split: Split, max_users: int | None, max_per_user: int | None, max_pairs: int | None, rng: np.random.Generator
+) -> Examples:
+    """The training examples that become pairs: every place with at least one item before it, the latest
+    `max_per_user` of each of at most `max_users` users, and at most `max_pairs` in all, whole users first.
+
+    Returns:
+        examples over ``split.train``, ordered by user and position.
+    """
+    lengths = split.train.lengths
+    counts = np.maximum(lengths - 1, 0)
+    if max_per_user is not None:
+        counts = np.minimum(counts, max_per_user)
+    users = rng.permutation(np.flatnonzero(counts))[:max_users]
+    if max_pairs is not None:
+        # Whole users keep the trees full; the last one is cut to its latest places.
+        before = np.cumsum(counts[users]) - counts[users]
+        users = users[before < max_pairs]
+        counts[users[-1:]] = np.minimum(counts[users[-1:]], max_pairs - before[len(users) - 1 : len(users)])
+    users = np.sort(users)
+    position = np.concatenate([np.arange(lengths[user] - counts[user], lengths[user]) for user in users] or [[]])
+    return Examples(split.train, np.repeat(users, counts[users]).astype(np.int32), position.astype(np.int32))
+
+
+def assign_slots(n: int, k: int, weights: np.ndarray[Any, Any], rng: np.random.Generator) -> Ints:
+    """Which sampler fills each slot, drawn by weight: int32 [n, k]."""
+    return rng.choice(len(weights), size=(n, k), p=weights / weights.sum()).astype(np.int32)
+
+
+def check(sampler: RejectedSampler, rejected: Any, examples: Examples, k: int, context: SamplerContext) -> Ints:
+    """What the sampler returned, if it keeps its contract.
+
+    Raises:
+        PluginError: it does not; the message names the sampler and the first wrong row.
+    """
+    name = sampler.origin or type(sampler).__qualname__
+    items = np.asarray(rejected)
+    if items.shape != (len(examples), k) or items.dtype.kind not in "iu":
+        raise PluginError(f"{name} returned {items.dtype} {items.shape}, not integers ({len(examples)}, {k})")
+    items = items.astype(np.int32)
+    ordered = np.sort(items, axis=1)
+    faults = {
+        "an index outside the catalogue": ((items < -1) | (items >= len(context.catalogue))).any(1),
+        "the target": (items == examples.target[:, None]).any(1),
+        "an item twice": ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(1),
+    }
+    if not sampler.options.allow_seen:
+        faults["an item that the user has interacted with"] = context.seen.contains(examples.user, items).any(1)
+    for fault, rows in faults.items():
+        if rows.any():
+            row = int(np.flatnonzero(rows)[0])
+            raise PluginError(f"{name} returned {fault} for example {row} (user index {examples.user[row]})")
+    return items
+
+
+def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifact) -> Artifact:
+    """RUN/sampling: the examples with their rejected items and which sampler gave each."""
+    samplers: list[RejectedSampler] = [
+        session.component("sampler", index) for index in range(len(session.config.sampler))
+    ]
+    needs = frozenset[str]().union(*(sampler.needs for sampler in samplers))
+    settings = {
+        "sampler": session.plugin_settings("sampler"),
+        "preferences": session.resolved["preferences"],
+        "seed": session.config.seed,
+    }
+    inputs = [split_artifact, *([sft] if needs else [])]
+
+    def build(folder: Path) -> None:
+        options = session.config.preferences
+        rng = session.rng("sampling")
+        examples = choose_examples(split, options.max_users, options.max_per_user, options.max_pairs, rng)
+        if not len(examples):
+            raise RequestError("there is nothing to make pairs of: no user has two training interactions")
+        weights = np.array([choice.weight for choice in session.config.sampler])
+        slots = assign_slots(len(examples), options.negatives, weights, rng)
+        rejected = np.full_like(slots, -1)
+        for index, sampler in enumerate(samplers):
+            rows = np.flatnonzero((slots == index).any(1))
+            context = _context(session, split, sft, sampler, index)
+            with running(sampler):
+                given = sampler.sample(examples.take(rows), options.negatives, context)
+                given = check(sampler, given, examples.take(rows), options.negatives, context)
+            _fill(rejected, slots, rows, index, given)
+        slots[rejected < 0] = -1
+        arrays = {"user": examples.user, "position": examples.position, "rejected": rejected, "sampler": slots}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REJECTED)
+        empty = int((rejected < 0).all(1).sum())
+        if empty:
+            session.reporter.note(f"{empty:,} of {len(examples):,} examples got no rejected item and are left out")
+
+    return session.artifact("sampling", settings, inputs, build)
+
+
+def load(artifact: Artifact, split: Split) -> tuple[Examples, Ints, Ints]:
+    """Examples that have a rejected item, with rejected items and samplers, int32 [n, K] each."""
+    arrays = load_file(artifact.folder / REJECTED)
+    some = (arrays["rejected"] >= 0).any(1)
+    examples = Examples(split.train, arrays["user"][some], arrays["position"][some])
+    return examples, arrays["rejected"][some], arrays["sampler"][some]
+
+
+def _fill(rejected: Ints, slots: Ints, rows: Any, index: int, given: Ints) -> None:
+    """Put a sampler's items, best first, into its slots; an item that another sampler gave to the row is passed."""
+    for column in range(given.shape[1]):
+        item = given[:, column]
+        free = (slots[rows] == index) & (rejected[rows] < 0)
+        usable = (item >= 0) & ~(rejected[rows] == item[:, None]).any(1) & free.any(1)
+        rejected[rows[usable], free[usable].argmax(1)] = item[usable]
+
+
+def _context(
+    session: Session, split: Split, sft: Artifact, sampler: RejectedSampler, index: int
+) -> SamplerContext:
+    @cache
+    def embeddings() -> Floats:
+        return title_embeddings(
+            split.catalogue.titles, lambda: session.policy.trained(sft.folder), session.policy.tokenizer, session.reporter
+        )
+
+    return SamplerContext(
+        catalogue=split.catalogue,
+        seen=split.train_seen,
+        rng=session.rng(f"sampler {index}"),
+        reporter=session.reporter,
+        language_model=title_model(session, split, sft) if "language-model" in sampler.needs else None,
+        title_embeddings=embeddings if "title-embeddings" in sampler.needs else None,
+    )
+
+
+def title_model(session: Session, split: Split, weights: Artifact | None) -> TitleModel:
+    """The language model over the catalogue's titles, as `weights` left it; the base model where it is None."""
+    model = session.policy.trained(weights.folder) if weights else session.policy.base()
+    return TitleModel(
+        model,
+        session.policy.tokenizer,
+        session.template(split),
+        reporter=session.reporter,
+        seed=session.config.seed,
+        length_normalize=session.config.evaluation.length_normalize,
+    )
+
+

@@ -1,0 +1,104 @@
+"""What all stages of a run share: the configuration, the store, the plugins, one language model, and who listens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rosepo_core import __version__
+from rosepo_core.config import RunConfig
+from rosepo_core.contracts import Reporter
+from rosepo_core.engine.policy import PolicySlot
+from rosepo_core.engine.prompts import PromptTemplate, make_template
+from rosepo_core.registry import Registry
+from rosepo_core.store import Artifact, RunStore, fingerprint
+
+
+class RunReporter(Reporter, Protocol):
+    """A reporter that also hears of stages."""
+
+    def stage_started(self, stage: str) -> None:
+        """`stage` begins."""
+
+    def stage_finished(self, artifact: Artifact) -> None:
+        """The stage of `artifact` is done; ``artifact.reused`` says whether it had been before."""
+
+
+class Session:
+    """One run while it lasts."""
+
+    def __init__(self, config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter) -> None:
+        self.config = config
+        self.store = store
+        self.registry = registry
+        self.reporter = reporter
+        self.artifacts: dict[str, Artifact] = {}
+
+    @cached_property
+    def resolved(self) -> Mapping[str, Any]:
+        """The configuration with every key."""
+        return self.config.resolved(self.registry)
+
+    @cached_property
+    def policy(self) -> PolicySlot:
+        """The run's language model; nothing is loaded before it is used."""
+        return PolicySlot(self.config.model.name, self.config.model.dtype, self.reporter)
+
+    def template(self, split: Any) -> PromptTemplate:
+        """The prompt template over the split's catalogue."""
+        length = self.resolved["dataset"]["history_length"]
+        return make_template(self.config.prompt, self.policy.tokenizer, split.catalogue, length)
+
+    def prompt_settings(self) -> Mapping[str, Any]:
+        """All that decides the token ids of a prompt, for fingerprints."""
+        return {
+            "model": self.policy.fingerprint,
+            "dtype": self.config.model.dtype,
+            "prompt": self.resolved["prompt"],
+            "history_length": self.resolved["dataset"]["history_length"],
+        }
+
+    def component(self, section: str, index: int | None = None) -> Any:
+        """A fresh instance of the plugin that a section names."""
+        choice = getattr(self.config, section) if index is None else self.config.sampler[index]
+        return self.registry.create(section, choice.name, choice.options)
+
+    def plugin_settings(self, section: str) -> Any:
+        """A plugin section with the version of each plugin in it, for fingerprints."""
+        choices = self.config.sampler if section == "sampler" else [getattr(self.config, section)]
+        versions = [str(self.registry.entry(section, choice.name)) for choice in choices]
+        return [self.resolved[section], versions]
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """A generator for one purpose, independent of all the others."""
+        return np.random.default_rng([self.config.seed, *purpose.encode()])
+
+    def artifact(
+        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Artifact], build: Callable[[Path], None]
+    ) -> Artifact:
+        """The artifact of a stage: found by its fingerprint, or made by `build` in the folder that it is given.
+
+        Args:
+            stage: its name.
+            settings: all that the stage depends on beside its inputs.
+            inputs: earlier artifacts that it reads.
+        """
+        wanted = fingerprint(__version__, stage, settings, [artifact.fingerprint for artifact in inputs])
+        self.reporter.stage_started(stage)
+
+        def timed(folder: Path) -> float:
+            start = time.perf_counter()
+            build(folder)
+            return time.perf_counter() - start
+
+        found = self.store.find(stage, wanted)
+        artifact = self.store.reuse(found) if found else self.store.make(stage, wanted, timed)
+        self.artifacts[stage] = artifact
+        self.reporter.stage_finished(artifact)
+        self.registry.stage_finished(self.store.folder, stage, artifact.folder, artifact.reused is not None)
+        return artifact

@@ -1,0 +1,68 @@
+"""Supervised fine-tuning: from histories to the next title."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.training import fine_tune
+from rosepo_core.errors import RequestError
+from rosepo_core.records import Sequences, Split
+from rosepo_core.stages.session import Session
+from rosepo_core.store import Artifact
+
+LOG = "log.json"
+
+
+def training_users(split: Split, most: int | None, rng: np.random.Generator) -> Sequences:
+    """The training sequences, of at most `most` users drawn by `rng`; the others' are empty."""
+    lengths = split.train.lengths
+    if most is None or most >= np.count_nonzero(lengths):
+        return split.train
+    kept = rng.choice(np.flatnonzero(lengths), most, replace=False)
+    return split.train.prefix(np.where(np.isin(np.arange(len(lengths)), kept), lengths, 0))
+
+
+def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
+    """RUN/sft: the adapter or the model, the tokenizer, the prompt template and ``log.json``, one entry a step."""
+    options = session.config.sft
+    settings = {**session.prompt_settings(), "sft": session.resolved["sft"], "seed": session.config.seed}
+
+    def build(folder: Path) -> None:
+        template = session.template(split)
+        sequences = template.sft_sequences(training_users(split, options.max_users, session.rng("sft users")))
+        if not sequences:
+            raise RequestError("SFT has no training sequence: no user has a training interaction")
+        model = session.policy.to_train(options, session.config.seed)
+        log = []
+        if options.steps != 0:
+            log = fine_tune(
+                model,
+                session.policy.tokenizer,
+                sequences,
+                batch_size=options.batch_size,
+                learning_rate=options.learning_rate,
+                steps=options.steps,
+                epochs=options.epochs,
+                warmup_ratio=options.warmup_ratio,
+                weight_decay=options.weight_decay,
+                gradient_checkpointing=options.gradient_checkpointing,
+                seed=session.config.seed,
+                reporter=session.reporter,
+            )
+        save_policy(model, template, session, folder)
+        (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
+
+    return session.artifact("sft", settings, [split_artifact], build)
+
+
+def save_policy(model: object, template: PromptTemplate, session: Session, folder: Path) -> None:
+    """What plain PEFT or transformers loads: weights, tokenizer, and beside them the prompt template."""
+    model.save_pretrained(folder)  # type: ignore[attr-defined]
+    # PEFT writes a model card full of blanks.
+    (folder / "README.md").unlink(missing_ok=True)
+    session.policy.tokenizer.save_pretrained(folder)
+    template.save(folder)
