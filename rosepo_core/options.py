@@ -13,7 +13,8 @@ from rosepo_core.errors import RequestError, nearest
 class Options(BaseModel):
     """Base of every options model: unknown keys are errors, values are frozen, every field has a description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # A column or a title may be a number; on the command line nobody would quote it.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
@@ -26,6 +27,7 @@ def parse_options(model: type[OptionsT], values: Mapping[str, Any], where: str) 
         model: the options model.
         values: keys as written by the user; `-` and `_` are the same in a key.
         where: the section that the keys stand in, e.g. ``"sampler"``; errors then speak of ``sampler.temperature``.
+            Empty at the top of a configuration.
 
     Raises:
         RequestError: an unknown key (with the nearest known ones), or a value of the wrong type or range.
@@ -35,7 +37,7 @@ def parse_options(model: type[OptionsT], values: Mapping[str, Any], where: str) 
         return model.model_validate(normal)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in (where, *first["loc"]))
+        path = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
         if first["type"] == "extra_forbidden":
             message = f"unknown option '{path}'{nearest(str(first['loc'][-1]), model.model_fields)}"
         elif first["type"] == "missing":

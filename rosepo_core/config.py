@@ -1,0 +1,338 @@
+"""The configuration of a run: defaults, overlaid by a TOML file, overlaid by the command line.
+
+A plugin's options stand flat beside its name::
+
+    [loss]
+    name = "rosepo"
+    beta = 0.1
+
+    [[sampler]]
+    name = "self-hard"
+    weight = 0.5
+
+Options belong to the name beside them: where the command line names another plugin than the file does, the file's
+options for that section are dropped, for they were meant for the other one.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import Field
+
+from rosepo_core.errors import RequestError, nearest
+from rosepo_core.options import Options, parse_options
+from rosepo_core.registry import Registry, load_plugins
+from rosepo_core.sections import (
+    AlignmentOptions,
+    EvaluationOptions,
+    ModelOptions,
+    PreferenceOptions,
+    PromptOptions,
+    SFTOptions,
+    SplitOptions,
+)
+
+
+class PluginChoice(Options):
+    """A plugin and its options, as far as they were given."""
+
+    name: str = Field(min_length=1, description="The plugin's name, or 'distribution/name'.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Its options; the others have their defaults.")
+
+
+class SamplerChoice(PluginChoice):
+    """A sampler and its share of the rejected items."""
+
+    weight: float = Field(1.0, gt=0, description="Share of the rejected items, relative to the other samplers'.")
+
+
+class RunConfig(Options):
+    """All that determines a run."""
+
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is drawn.")
+    dataset: PluginChoice = Field(PluginChoice(name="movielens-100k"), description="Where interactions come from.")
+    split: SplitOptions = Field(SplitOptions(), description="What is held out.")
+    model: ModelOptions = Field(ModelOptions(), description="The language model to start from.")
+    prompt: PromptOptions = Field(PromptOptions(), description="How a history becomes text.")
+    sft: SFTOptions = Field(SFTOptions(), description="Supervised fine-tuning.")
+    oracle: PluginChoice = Field(PluginChoice(name="sasrec"), description="What gives the smoothing factors.")
+    sampler: tuple[SamplerChoice, ...] = Field(
+        (SamplerChoice(name="self-hard"),), min_length=1, description="What picks the rejected items."
+    )
+    preferences: PreferenceOptions = Field(PreferenceOptions(), description="How many pairs are made.")
+    loss: PluginChoice = Field(PluginChoice(name="rosepo"), description="The objective over the pairs.")
+    alignment: AlignmentOptions = Field(AlignmentOptions(), description="Preference optimization.")
+    evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How models are compared.")
+
+    def resolved(self, registry: Registry | None = None) -> dict[str, Any]:
+        """Every key with its value, the plugins' defaults included, in the layout of the file; unset ones are `None`.
+
+        Raises:
+            RequestError: a plugin is missing, or one of its options is wrong.
+        """
+        registry = registry or load_plugins()
+        whole: dict[str, Any] = {}
+        for section in RunConfig.model_fields:
+            value = getattr(self, section)
+            if section == "sampler":
+                whole[section] = [
+                    {"name": choice.name, "weight": choice.weight}
+                    | _plugin_options("sampler", choice, registry, _sampler_where(self.sampler, index))
+                    for index, choice in enumerate(self.sampler)
+                ]
+            elif isinstance(value, PluginChoice):
+                whole[section] = {"name": value.name} | _plugin_options(section, value, registry, section)
+            elif isinstance(value, Options):
+                whole[section] = value.model_dump(mode="json")
+            else:
+                whole[section] = value
+        return whole
+
+    def to_toml(self, registry: Registry | None = None) -> str:
+        """`resolved` as a file that `load_config` reads back to the same; TOML has no null, so unset keys are left
+        out."""
+        return tomli_w.dumps(_without_none(self.resolved(registry)))
+
+
+SECTIONS: Mapping[str, type[Options]] = {
+    "split": SplitOptions,
+    "model": ModelOptions,
+    "prompt": PromptOptions,
+    "sft": SFTOptions,
+    "preferences": PreferenceOptions,
+    "alignment": AlignmentOptions,
+    "evaluation": EvaluationOptions,
+}
+"""The sections with options of the core's own."""
+
+PLUGIN_SECTIONS = ("dataset", "oracle", "loss")
+"""The sections that name one plugin; ``sampler`` names one or several."""
+
+
+def load_config(
+    file: Path | None, overrides: Sequence[tuple[str, Any]] = (), registry: Registry | None = None
+) -> RunConfig:
+    """Read a configuration. Precedence: defaults < file < overrides.
+
+    Args:
+        file: TOML, or `None` for the defaults. Keys may be written with `-` or `_`.
+        overrides: what the command line says, in its order: ``("sft.steps", "80")``, ``("loss", "ipo")`` (the same as
+            ``loss.name``), ``("sampler", "self-hard=0.5")``; naming samplers replaces the file's list of them. A
+            string value is read as TOML where that gives a number, a boolean, a quoted string, an array or a table,
+            else as it stands. An option of ``sampler`` goes to every sampler that has it.
+        registry: the plugins whose options are checked; those that are installed if not given.
+
+    Raises:
+        RequestError: the file cannot be read, or a key or value is wrong; the message names file and key.
+    """
+    registry = registry or load_plugins()
+    values = [(key.replace("-", "_"), _read_value(value)) for key, value in overrides]
+    layer: dict[str, Any] = {}
+    try:
+        if file is not None:
+            layer = _normal_file(_read(file))
+    except RequestError as error:
+        raise RequestError(f"{file}: {error}") from None
+    try:
+        return _validate(_overlay(layer, values, registry), registry)
+    except RequestError as error:
+        message = str(error)
+        raise RequestError(f"{file}: {message}" if message == _fault(layer, registry) else message) from None
+
+
+def _fault(layer: Mapping[str, Any], registry: Registry) -> str | None:
+    """What is wrong with the file by itself."""
+    try:
+        _validate(layer, registry)
+    except RequestError as error:
+        return str(error)
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"is not UTF-8 text (byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"is not valid TOML: {error}") from None
+
+
+def _read_value(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return value
+    # A value with a line break could smuggle in further keys, and a date is more likely a name.
+    if len(parsed) > 1 or isinstance(parsed["value"], date | datetime | time):
+        return value
+    return parsed["value"]
+
+
+def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's tables with `_` in their keys, samplers always in a list, a bare name made a table."""
+    tables = _normal_keys(raw, "")
+    for section, value in tables.items():
+        _check_section(section)
+        if section == "seed":
+            continue
+        if section == "sampler":
+            several = value if isinstance(value, list) else [value]
+            tables[section] = [_normal_table(section, each) for each in several]
+            if len(several) == 1:
+                tables[section][0].setdefault("name", RunConfig().sampler[0].name)
+            elif not several:
+                raise RequestError("'sampler' is empty; name at least one")
+        else:
+            tables[section] = _normal_table(section, value)
+    return tables
+
+
+def _normal_table(section: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str) and "name" in _core_keys(section):
+        return {"name": value}
+    if not isinstance(value, Mapping):
+        raise RequestError(f"'{section}' must be a table, [{section}], not {value!r}")
+    return _normal_keys(value, section)
+
+
+def _normal_keys(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    normal: dict[str, Any] = {}
+    for key, value in table.items():
+        plain = key.replace("-", "_")
+        if plain in normal:
+            raise RequestError(f"'{'.'.join(filter(None, (where, plain)))}' is given twice, with '-' and with '_'")
+        normal[plain] = value
+    return normal
+
+
+def _check_section(section: str) -> None:
+    if section not in RunConfig.model_fields:
+        raise RequestError(f"unknown section '{section}'{nearest(section, RunConfig.model_fields)}")
+
+
+def _core_keys(section: str) -> Iterable[str]:
+    """The keys of a section that are the core's own."""
+    if section in SECTIONS:
+        return SECTIONS[section].model_fields
+    return ("name", "weight") if section == "sampler" else ("name",)
+
+
+def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], registry: Registry) -> dict[str, Any]:
+    """The file's tables with the overrides put in: first all names, then the options that belong to them."""
+    merged = {section: value if section == "seed" else _copy(value) for section, value in layers.items()}
+    options: list[tuple[str, str, Any]] = []
+    samplers: list[dict[str, Any]] = []
+    for key, value in overrides:
+        section, _, option = key.partition(".")
+        _check_section(section)
+        if key == "seed":
+            merged["seed"] = value
+        elif section == "seed":
+            raise RequestError(f"unknown option '{key}'; did you mean 'seed'?")
+        elif option not in ("", "name"):
+            options.append((section, option, value))
+        elif "name" not in _core_keys(section):
+            example = f"{section}.{next(iter(_core_keys(section)))}"
+            raise RequestError(f"'{section}' is a section; set one of its options, such as '{example}'")
+        elif section == "sampler":
+            samplers.append(_sampler_named(str(value), merged.get("sampler", [])))
+        elif section in PLUGIN_SECTIONS:
+            name = str(value)
+            kept = merged.get(section, {})
+            merged[section] = {**(kept if _name_of(section, kept) == name else {}), "name": name}
+        else:
+            merged.setdefault(section, {})["name"] = value
+    if samplers:
+        merged["sampler"] = samplers
+    for section, option, value in options:
+        if section == "sampler":
+            tables = merged.setdefault("sampler", [{"name": RunConfig().sampler[0].name}])
+            for table in _samplers_with(option, tables, registry):
+                table[option] = value
+        else:
+            merged.setdefault(section, {})[option] = value
+    return merged
+
+
+def _copy(value: Any) -> Any:
+    return [dict(table) for table in value] if isinstance(value, list) else dict(value)
+
+
+def _name_of(section: str, table: Mapping[str, Any]) -> str:
+    return str(table.get("name", getattr(RunConfig(), section).name))
+
+
+def _sampler_named(value: str, known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The table of ``NAME`` or ``NAME=WEIGHT``, with the options that the file has for this sampler."""
+    name, equals, weight = value.partition("=")
+    table = next((dict(table) for table in known if table["name"] == name), {"name": name})
+    table.pop("weight", None)
+    return table | ({"weight": weight} if equals else {})
+
+
+def _samplers_with(option: str, tables: Sequence[dict[str, Any]], registry: Registry) -> Sequence[dict[str, Any]]:
+    if option == "weight":
+        raise RequestError("weights are given with the names, such as --sampler self-hard=0.5")
+    models = [registry.get("sampler", table["name"]).Options for table in tables]
+    chosen = [table for table, model in zip(tables, models, strict=True) if option in model.model_fields]
+    if not chosen:
+        known = {key for model in models for key in model.model_fields}
+        raise RequestError(f"unknown option 'sampler.{option}'{nearest(option, known)}")
+    return chosen
+
+
+def _validate(layers: Mapping[str, Any], registry: Registry) -> RunConfig:
+    parsed: dict[str, Any] = {}
+    for section, value in layers.items():
+        if section in SECTIONS:
+            parsed[section] = parse_options(SECTIONS[section], value, section)
+        elif section in PLUGIN_SECTIONS:
+            name = _name_of(section, value)
+            parsed[section] = _choice(PluginChoice, {**value, "name": name}, section)
+            _plugin_options(section, parsed[section], registry, section)
+        elif section == "sampler":
+            several = [_choice(SamplerChoice, table, _sampler_where(value, i)) for i, table in enumerate(value)]
+            for index, choice in enumerate(several):
+                _plugin_options(section, choice, registry, _sampler_where(value, index))
+            parsed[section] = tuple(several)
+        else:
+            parsed[section] = value
+    return parse_options(RunConfig, parsed, "")
+
+
+ChoiceT = TypeVar("ChoiceT", bound=PluginChoice)
+
+
+def _choice(model: type[ChoiceT], table: Mapping[str, Any], where: str) -> ChoiceT:
+    """Part the core's keys from the plugin's."""
+    own = model.model_fields.keys() - {"options"}
+    values: dict[str, Any] = {key: value for key, value in table.items() if key in own}
+    values["options"] = {key: value for key, value in table.items() if key not in own}
+    return parse_options(model, values, where)
+
+
+def _plugin_options(kind: str, choice: PluginChoice, registry: Registry, where: str) -> dict[str, Any]:
+    model = registry.get(kind, choice.name).Options
+    return parse_options(model, choice.options, where).model_dump(mode="json")
+
+
+def _sampler_where(samplers: Sequence[Any], index: int) -> str:
+    """What errors call a sampler's section: as the user wrote it."""
+    return "sampler" if len(samplers) == 1 else f"sampler[{index}]"
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(each) for key, each in value.items() if each is not None}
+    return [_without_none(each) for each in value] if isinstance(value, list) else value

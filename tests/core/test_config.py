@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import tomllib
+from importlib.metadata import entry_points
+
+import pytest
+
+from rosepo_core.config import RunConfig, load_config
+from rosepo_core.errors import RequestError
+from rosepo_core.registry import Registry
+
+PLUGINS = """
+    from pathlib import Path
+    from pydantic import Field
+    from rosepo_core.api import (
+        Dataset, DatasetOptions, Options, PreferenceLoss, RejectedSampler, SamplerOptions, SmoothingOracle, hookimpl
+    )
+
+    class FolderOptions(DatasetOptions):
+        path: Path | None = Field(None, description="Folder.")
+        user_column: str = Field("user", description="Column.")
+
+    class Folder(Dataset):
+        Options = FolderOptions
+        def load(self, reporter): ...
+
+    class FileOptions(DatasetOptions):
+        path: Path = Field(description="File.")
+
+    class File(Dataset):
+        Options = FileOptions
+        def load(self, reporter): ...
+
+    class Any(RejectedSampler):
+        def sample(self, examples, k, context): ...
+
+    class HardOptions(SamplerOptions):
+        temperature: float = Field(1.0, description="Temperature.")
+
+    class Hard(Any):
+        Options = HardOptions
+
+    class Oracle(SmoothingOracle):
+        def flip_probability(self, examples, rejected): ...
+
+    class LossOptions(Options):
+        beta: float = Field(0.1, gt=0, description="Beta.")
+
+    class Loss(PreferenceLoss):
+        Options = LossOptions
+        def __call__(self, log_probs): ...
+
+    @hookimpl
+    def rosepo_register_datasets(register):
+        register("movielens-100k", "acme_config:Folder", summary="")
+        register("table", "acme_config:File", summary="")
+
+    @hookimpl
+    def rosepo_register_samplers(register):
+        register("self-hard", "acme_config:Hard", summary="")
+        register("uniform", "acme_config:Any", summary="")
+
+    @hookimpl
+    def rosepo_register_oracles(register):
+        register("sasrec", "acme_config:Oracle", summary="")
+
+    @hookimpl
+    def rosepo_register_losses(register):
+        register("rosepo", "acme_config:Loss", summary="")
+        register("ipo", "acme_config:Loss", summary="")
+"""
+
+
+@pytest.fixture
+def registry(install) -> Registry:
+    install("acme-config", "1.0", "acme_config", PLUGINS)
+    return Registry(point for point in entry_points(group="rosepo") if point.dist.name == "acme-config")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str):
+        file = tmp_path / "run.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def refusal(registry, file=None, *overrides) -> str:
+    with pytest.raises(RequestError) as caught:
+        load_config(file, overrides, registry)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_the_main_job(registry):
+    config = load_config(None, (), registry)
+    assert config == RunConfig()
+    assert (config.dataset.name, config.model.name) == ("movielens-100k", "smollm2-135m")
+    assert ([each.name for each in config.sampler], config.oracle.name, config.loss.name) == (
+        ["self-hard"],
+        "sasrec",
+        "rosepo",
+    )
+
+
+def test_precedence(registry, write):
+    file = write('[loss]\nname = "ipo"\nbeta = 0.2\n[sft]\nlearning-rate = 1e-3\nsteps = 10\n')
+    config = load_config(file, [("sft.steps", "80"), ("alignment.batch-size", "4")], registry)
+    assert (config.loss.name, config.loss.options) == ("ipo", {"beta": 0.2})
+    assert (config.sft.learning_rate, config.sft.steps, config.sft.epochs) == (1e-3, 80, 1.0)
+    assert config.alignment.batch_size == 4
+
+
+def test_naming_another_plugin_drops_the_options_of_the_files_one(registry, write):
+    file = write("[loss]\nbeta = 0.2\n")
+    assert load_config(file, [("loss", "ipo")], registry).loss.options == {}
+    assert load_config(file, [("loss", "rosepo")], registry).loss.options == {"beta": 0.2}
+    assert load_config(file, [("loss.beta", "0.3"), ("loss", "ipo")], registry).loss.options == {"beta": 0.3}
+
+
+def test_a_bare_name_stands_for_a_table(registry, write):
+    config = load_config(write('loss = "ipo"\nsampler = "uniform"\nmodel = "some/model"\n'), (), registry)
+    assert (config.loss.name, config.sampler[0].name, config.model.name) == ("ipo", "uniform", "some/model")
+    assert load_config(None, [("model", "folder")], registry).model.name == "folder"
+
+
+def test_samplers(registry, write):
+    file = write('[[sampler]]\nname = "self-hard"\ntemperature = 0.5\nweight = 3\n[[sampler]]\nname = "uniform"\n')
+    config = load_config(file, (), registry)
+    assert [(each.name, each.weight, each.options) for each in config.sampler] == [
+        ("self-hard", 3.0, {"temperature": 0.5}),
+        ("uniform", 1.0, {}),
+    ]
+    config = load_config(file, [("sampler", "uniform=0.25"), ("sampler", "self-hard=0.75")], registry)
+    assert [(each.name, each.weight, each.options) for each in config.sampler] == [
+        ("uniform", 0.25, {}),
+        ("self-hard", 0.75, {"temperature": 0.5}),
+    ]
+    assert load_config(file, [("sampler", "uniform")], registry).sampler[0].name == "uniform"
+    assert load_config(write("[sampler]\ntemperature = 2\n"), (), registry).sampler[0].options == {"temperature": 2}
+
+
+def test_an_option_goes_to_the_samplers_that_have_it(registry):
+    both = [("sampler", "self-hard"), ("sampler", "uniform")]
+    config = load_config(None, [*both, ("sampler.temperature", "0.7"), ("sampler.allow-seen", "true")], registry)
+    assert [each.options for each in config.sampler] == [
+        {"temperature": 0.7, "allow_seen": True},
+        {"allow_seen": True},
+    ]
+    message = refusal(registry, None, ("sampler", "uniform"), ("sampler.temperature", "0.7"))
+    assert message == "unknown option 'sampler.temperature'; known: allow_seen"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("data/u.data", "data/u.data"), ("0", "0"), ('"0.50"', "0.50"), ("2024-01-02", "2024-01-02"), ("", "")],
+)
+def test_text_from_the_command_line(registry, text, value):
+    config = load_config(None, [("dataset.user-column", text)], registry)
+    assert config.resolved(registry)["dataset"]["user_column"] == value
+
+
+def test_array_from_the_command_line(registry):
+    assert load_config(None, [("evaluation.ks", "[1, 20]")], registry).evaluation.ks == (1, 20)
+
+
+def test_a_required_option_may_come_from_the_command_line(registry, write):
+    file = write('[dataset]\nname = "table"\n')
+    config = load_config(file, [("dataset.path", "log.csv")], registry)
+    assert config.resolved(registry)["dataset"]["path"] == "log.csv"
+    assert refusal(registry, file) == f"{file}: option 'dataset.path' is required"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[sfft]\nsteps = 1", "unknown section 'sfft'; did you mean 'sft'?"),
+        ("[sft]\nlearning_ratee = 1", "unknown option 'sft.learning_ratee'; did you mean 'learning_rate'?"),
+        ("[loss]\nbetta = 1", "unknown option 'loss.betta'; did you mean 'beta'?"),
+        ('[sft]\nsteps = "many"', "option 'sft.steps' = 'many': input should be a valid integer"),
+        ("[loss]\nbeta = -1", "option 'loss.beta' = -1: input should be greater than 0"),
+        ('seed = "x"', "option 'seed' = 'x': input should be a valid integer"),
+        ('[split]\nstrategy = "random"', "option 'split.strategy' = 'random': input should be 'leave-one-out' or"),
+        ("sft = 3", "'sft' must be a table, [sft], not 3"),
+        ('[loss]\nname = "rosepoo"', "no loss is called 'rosepoo'; did you mean 'rosepo'?"),
+        ('[[sampler]]\nname = "uniform"\n[[sampler]]\nweight = 1', "option 'sampler[1].name' is required"),
+        ("sampler = []", "'sampler' is empty"),
+        ("[sft]\nlora-rank = 1\nlora_rank = 2", "'sft.lora_rank' is given twice"),
+        ("[sft]\nsteps 3", "is not valid TOML: Expected '=' after a key in a key/value pair (at line 2, column 7)"),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_key(registry, write, text, message):
+    file = write(text)
+    assert refusal(registry, file).startswith(f"{file}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("sft.stepps", "1"), "unknown option 'sft.stepps'; did you mean 'steps'"),
+        (("losss", "ipo"), "unknown section 'losss'; did you mean 'loss'?"),
+        (("sft", "1"), "'sft' is a section; set one of its options, such as 'sft.method'"),
+        (("seed.x", "1"), "unknown option 'seed.x'; did you mean 'seed'?"),
+        (("loss", "dpoo"), "no loss is called 'dpoo'; did you mean 'ipo'?"),
+        (("sampler", "uniform=much"), "option 'sampler.weight' = 'much': input should be a valid number"),
+        (("sampler.weight", "1"), "weights are given with the names, such as --sampler self-hard=0.5"),
+    ],
+)
+def test_a_wrong_override_does_not_blame_the_file(registry, write, override, message):
+    assert refusal(registry, write("seed = 1"), override).startswith(message)
+
+
+def test_unreadable_files(registry, tmp_path):
+    assert refusal(registry, tmp_path / "none.toml") == f"{tmp_path / 'none.toml'}: cannot be read: " + (
+        "No such file or directory"
+    )
+    (tmp_path / "latin.toml").write_bytes(b'[prompt]\nheader = "caf\xe9"')
+    assert refusal(registry, tmp_path / "latin.toml").endswith("latin.toml: is not UTF-8 text (byte 22)")
+
+
+def test_resolved_has_every_key_and_reads_back(registry, write):
+    config = load_config(None, [("sampler", "self-hard=2"), ("sampler", "uniform"), ("sft.steps", "5")], registry)
+    resolved = config.resolved(registry)
+    assert list(resolved) == list(RunConfig.model_fields)
+    assert resolved["loss"] == {"name": "rosepo", "beta": 0.1}
+    assert resolved["sampler"] == [
+        {"name": "self-hard", "weight": 2.0, "allow_seen": False, "temperature": 1.0},
+        {"name": "uniform", "weight": 1.0, "allow_seen": False},
+    ]
+    assert resolved["dataset"]["path"] is None
+    text = config.to_toml(registry)
+    assert tomllib.loads(text)["sft"]["steps"] == 5
+    assert load_config(write(text), (), registry).resolved(registry) == resolved
+
+
+def test_every_section_describes_its_options():
+    undescribed = [
+        f"{section}.{key}"
+        for section, field in RunConfig.model_fields.items()
+        for key, option in getattr(field.annotation, "model_fields", {}).items()
+        if not option.description
+    ]
+    assert undescribed == []

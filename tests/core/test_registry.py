@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from rosepo_core.contracts import PreferenceLoss
+from rosepo_core.errors import PluginError, RequestError
+from rosepo_core.registry import Entry, PluginWarning, Registry, load_plugins, running
+
+HINGE = """
+    from pydantic import Field
+    from rosepo_core.api import Options, PreferenceLoss, hookimpl
+
+    class HingeOptions(Options):
+        margin: float = Field(1.0, gt=0, description="Width of the margin.")
+
+    class Hinge(PreferenceLoss):
+        Options = HingeOptions
+
+        def __call__(self, log_probs):
+            raise ZeroDivisionError("in the middle of work")
+
+    @hookimpl
+    def rosepo_register_losses(register):
+        register("hinge", "{module}:Hinge", summary="A margin.")
+"""
+REGISTERS = """
+    from rosepo_core.api import hookimpl
+
+    @hookimpl
+    def rosepo_register_losses(register):
+        register({name!r}, {target!r}, summary="")
+"""
+
+
+def hinge(module: str) -> str:
+    return HINGE.replace("{module}", module)
+
+
+def registers(name: str, target: str) -> str:
+    return REGISTERS.format(name=name, target=target)
+
+
+def quietly() -> Registry:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PluginWarning)
+        return Registry.discover()
+
+
+def of(registry: Registry, *distributions: str) -> list[Entry]:
+    return [entry for entry in registry.entries() if entry.distribution in distributions]
+
+
+def test_installed_plugin_is_listed_with_its_distribution(install):
+    install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    assert of(Registry.discover(), "acme-hinge") == [
+        Entry("loss", "hinge", "acme-hinge", "1.2", "acme_hinge:Hinge", "A margin.")
+    ]
+
+
+def test_listing_imports_no_implementation(install, tmp_path):
+    install("acme-lazy", "1.0", "acme_lazy", registers("lazy", "acme_heavy:Heavy"))
+    (tmp_path / "site-packages" / "acme_heavy.py").write_text("class Heavy: ...")
+    registry = Registry.discover()
+    assert [entry.target for entry in registry.entries("loss") if entry.name == "lazy"] == ["acme_heavy:Heavy"]
+    assert "acme_heavy" not in sys.modules
+    with pytest.raises(PluginError, match="no subclass"):
+        registry.get("loss", "lazy")
+    assert sys.modules.pop("acme_heavy")
+
+
+def test_get_and_create(install):
+    install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    registry = Registry.discover()
+    assert issubclass(registry.get("loss", "hinge"), PreferenceLoss)
+    assert registry.create("loss", "hinge", {}).options.margin == 1.0
+    loss = registry.create("loss", "hinge", {"margin": 2.5})
+    assert loss.options.margin == 2.5
+    assert loss.origin == "loss 'hinge' of acme-hinge 1.2"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"margn": 1}, "unknown option 'loss.margn'; did you mean 'margin'?"),
+        ({"margin": "wide"}, "option 'loss.margin' = 'wide': input should be a valid number"),
+        ({"margin": -1}, "option 'loss.margin' = -1: input should be greater than 0"),
+    ],
+)
+def test_create_names_the_wrong_option(install, options, message):
+    install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    with pytest.raises(RequestError) as caught:
+        Registry.discover().create("loss", "hinge", options)
+    assert str(caught.value).startswith(message)
+
+
+def test_missing_name_offers_the_nearest(install):
+    install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    with pytest.raises(RequestError, match=r"^no loss is called 'hing'; did you mean 'hinge'"):
+        Registry.discover().get("loss", "hing")
+
+
+def test_two_owners_of_one_name(install):
+    install("acme-one", "1.0", "acme_one", hinge("acme_one"), "one")
+    install("Acme.Two", "2.0", "acme_two", hinge("acme_two"), "two")
+    registry = Registry.discover()
+    with pytest.raises(RequestError) as caught:
+        registry.get("loss", "hinge")
+    assert "acme-one 1.0" in str(caught.value)
+    assert "Acme.Two 2.0" in str(caught.value)
+    assert "'acme-one/hinge'" in str(caught.value)
+    assert registry.get("loss", "acme-one/hinge").__module__ == "acme_one"
+    assert registry.get("loss", "acme-two/hinge").__module__ == "acme_two"
+    assert registry.problems == ()
+
+
+def test_a_reused_entry_point_name_drops_nobody(install):
+    install("acme-one", "1.0", "acme_one", registers("first", "acme_one:X"), "losses")
+    install("acme-two", "1.0", "acme_two", registers("second", "acme_two:X"), "losses")
+    assert [entry.name for entry in of(Registry.discover(), "acme-one", "acme-two")] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import acme_not_there", "ModuleNotFoundError: No module named 'acme_not_there'"),
+        ("def broken(:", "SyntaxError: invalid syntax (acme_broken.py, line 1)"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        (registers("Not_Kebab", "a:B"), "the name of loss 'Not_Kebab' is not kebab-case, as in 'self-hard'"),
+        (registers("fine", "a.B"), "the target of loss 'fine' is 'a.B', not 'package.module:Class'"),
+    ],
+)
+def test_a_plugin_that_fails_to_load_is_one_warning_and_one_line(install, source, error):
+    install("acme-broken", "0.1", "acme_broken", source)
+    install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    with pytest.warns(PluginWarning) as caught:
+        registry = Registry.discover()
+    assert [str(warning.message) for warning in caught] == [f"plugin 'main' of acme-broken 0.1: {error}"]
+    assert registry.problems == (f"plugin 'main' of acme-broken 0.1: {error}",)
+    assert of(registry, "acme-broken") == [Entry("plugin", "main", "acme-broken", "0.1", "acme_broken", "", error)]
+    assert registry.create("loss", "hinge", {}).options.margin == 1.0
+    with pytest.raises(RequestError, match=r"plugin 'main' of acme-broken 0\.1 did not load"):
+        registry.get("loss", "fine")
+
+
+def test_registering_a_name_twice(install):
+    source = registers("twin", "a:B") + '        register("twin", "a:C", summary="")\n'
+    install("acme-twice", "1.0", "acme_twice", source)
+    (entry,) = of(quietly(), "acme-twice")
+    assert entry.error == "it registers loss 'twin' a second time"
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "error"),
+    [
+        ("@hookimpl\ndef rosepo_register_loses(register): pass", "'rosepo_register_loses' is no hook; did you mean"),
+        ("def rosepo_register_losses(register): pass", "'rosepo_register_losses' is not marked with @hookimpl"),
+    ],
+)
+def test_a_misspelt_hook_is_that_plugins_warning(install, misspelt, error):
+    source = "from rosepo_core.api import hookimpl\n" + misspelt + "\n@hookimpl\n"
+    source += "def rosepo_register_oracles(register): register('kept', 'a:B', summary='')\n"
+    install("acme-typo", "1.0", "acme_typo", source)
+    with pytest.warns(PluginWarning, match=r"acme-typo 1\.0"):
+        registry = Registry.discover()
+    kept, broken = of(registry, "acme-typo")
+    assert (kept.kind, kept.name) == ("oracle", "kept")
+    assert broken.kind == "plugin"
+    assert broken.error.startswith(error)
+
+
+def test_a_hook_with_wrong_arguments_is_reported(install):
+    source = "from rosepo_core.api import hookimpl\n@hookimpl\ndef rosepo_register_losses(registry): pass\n"
+    install("acme-arguments", "1.0", "acme_arguments", source)
+    (entry,) = of(quietly(), "acme-arguments")
+    assert "PluginValidationError" in entry.error
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("acme_gone:X", "cannot import 'acme_gone:X': ModuleNotFoundError"),
+        ("json:Nothing", "cannot import 'json:Nothing': AttributeError"),
+        ("json:JSONDecoder", "'json:JSONDecoder' is no subclass of PreferenceLoss"),
+        ("json:dumps", "'json:dumps' is no subclass of PreferenceLoss"),
+        ("rosepo_core.contracts:PreferenceLoss", "does not implement __call__"),
+    ],
+)
+def test_a_bad_target_names_its_plugin(install, target, message):
+    install("acme-target", "3.1", "acme_target", registers("bad", target))
+    with pytest.raises(PluginError) as caught:
+        Registry.discover().get("loss", "bad")
+    assert str(caught.value).startswith("loss 'bad' of acme-target 3.1: ")
+    assert message in str(caught.value)
+
+
+def test_options_that_drop_the_core_ones_are_refused(install):
+    source = """
+        from rosepo_core.api import Options, RejectedSampler, hookimpl
+
+        class Bare(RejectedSampler):
+            Options = Options
+
+            def sample(self, examples, k, context): ...
+
+        @hookimpl
+        def rosepo_register_samplers(register):
+            register("bare", "acme_bare:Bare", summary="")
+    """
+    install("acme-bare", "1.0", "acme_bare", source)
+    with pytest.raises(PluginError, match=r"'acme_bare:Bare\.Options' is no subclass of SamplerOptions"):
+        Registry.discover().get("sampler", "bare")
+
+
+def test_a_failure_while_running_keeps_its_exception_and_names_the_plugin(install):
+    install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    loss = Registry.discover().create("loss", "hinge", {})
+    with pytest.raises(ZeroDivisionError, match="in the middle of work") as caught, running(loss), running(loss):
+        loss(None)
+    assert caught.value.__notes__ == ["raised by loss 'hinge' of acme-hinge 1.2"]
+
+
+def test_observers_are_told_and_one_that_fails_is_a_warning(install):
+    good = """
+        from rosepo_core.api import hookimpl
+        calls = []
+
+        @hookimpl
+        def rosepo_stage_finished(run, stage, reused):
+            calls.append((run, stage, reused))
+    """
+    bad = """
+        from rosepo_core.api import hookimpl
+
+        @hookimpl
+        def rosepo_stage_finished(stage):
+            raise OSError("disk full")
+    """
+    install("acme-bad", "1.0", "acme_bad", bad)
+    install("acme-good", "1.0", "acme_good", good)
+    registry = Registry.discover()
+    with pytest.warns(PluginWarning, match="'main' of acme-bad 1.0: rosepo_stage_finished: OSError: disk full"):
+        registry.stage_finished(Path("run"), "sft", Path("run/sft"), reused=True)
+    assert sys.modules["acme_good"].calls == [(Path("run"), "sft", True)]
+
+
+def test_commands_are_registered_and_one_that_fails_is_a_warning(install):
+    source = """
+        from rosepo_core.api import hookimpl
+
+        @hookimpl
+        def rosepo_register_commands(app):
+            app.append("{0}") if "{0}" == "good" else app.missing()
+    """
+    install("acme-bad", "1.0", "acme_bad", source.format("bad"))
+    install("acme-good", "1.0", "acme_good", source.format("good"))
+    app: list[str] = []
+    with pytest.warns(PluginWarning, match="acme-bad"):
+        Registry.discover().register_commands(app)
+    assert app == ["good"]
+
+
+def test_loading_happens_once():
+    assert load_plugins() is load_plugins()
