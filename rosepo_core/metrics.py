@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rosepo_core.records import Bools, Ints, Longs, Metrics
+from rosepo_core.records import Bools, Ints, Longs
 
 Doubles = NDArray[np.float64]
 Scores = NDArray[np.floating]
+Metrics = Mapping[str, float]
 
 HEAD_SHARE = 0.2
 """Share of the catalogue that counts as popular (the head); the rest is the long tail."""
