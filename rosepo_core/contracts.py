@@ -54,7 +54,11 @@ class DatasetOptions(Options):
     """Options of every dataset; the core applies these after `load`."""
 
     min_rating: float | None = Field(None, description="Drop interactions rated below this.")
-    k_core: int = Field(1, ge=1, description="Keep users and items with at least this many interactions each.")
+    k_core: int = Field(
+        1,
+        ge=0,
+        description="Keep users and items with at least this many interactions each; 0 also keeps items without any.",
+    )
     duplicates: Literal["keep", "first", "last"] = Field(
         "last", description="Which of a user's interactions with the same item to keep."
     )

@@ -1,0 +1,302 @@
+"""The corpus cut in time into training, validation and test; and the candidates that evaluation ranks.
+
+Items are numbered in the order of the catalogue, users in the order in which they first appear in the log. A user's
+sequence is ordered by time; where timestamps are equal, by the order of rows in the source.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from rosepo_core.errors import RequestError
+from rosepo_core.records import Candidates, Catalogue, Corpus, Examples, Ints, Longs, SeenItems, Sequences, Split
+from rosepo_core.sections import SplitOptions
+
+ARRAYS = "split.safetensors"
+USERS = "users.parquet"
+CATALOGUE = "catalogue.parquet"
+CANDIDATES = "candidates.parquet"
+
+
+def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
+    """Hold out the end of the log.
+
+    ``leave-one-out`` looks at each user on their own: the last interaction is the test target, the one before it the
+    validation target, the rest is for training. Users with fewer than three interactions are for training alone.
+    Training on one user may see what happened after another user's test target.
+
+    ``temporal`` cuts everyone at the same two points in time, so that nothing which is known only later can be
+    learned. The log in order of time is cut where ``1 - validation_fraction - test_fraction`` and
+    ``1 - test_fraction`` of it have passed; interactions with the timestamp of the first one behind a cut all stand
+    behind it. In the validation and the test window a user's first interaction is the target; users who have no
+    earlier one, so no history, give no example.
+
+    In both, a history is everything of the user before the target: in a test example that includes what was held out
+    for validation. The sequences of the validation and test examples end with the target.
+
+    Raises:
+        RequestError: nothing is left to train on or to hold out.
+    """
+    log = corpus.interactions
+    users = log["user"].unique(maintain_order=True)
+    items = corpus.catalogue["item"]
+    user = _index(log["user"], users)
+    item = _index(log["item"], items)
+    time = log["timestamp"].to_numpy()
+    order = np.lexsort((time, user))
+    full = Sequences(item[order], _offsets(np.bincount(user, minlength=users.len())))
+
+    if options.strategy == "leave-one-out":
+        held_out = full.lengths >= 3
+        if not held_out.any():
+            raise RequestError(
+                f"each of the {users.len()} users of dataset '{corpus.name}' has fewer than 3 interactions: "
+                "leave-one-out needs 3 of one user at least; loosen the filters, or set split.strategy='temporal'"
+            )
+        train_lengths = np.where(held_out, full.lengths - 2, full.lengths)
+        validation_place = np.where(held_out, full.lengths - 2, -1)
+        test_place = np.where(held_out, full.lengths - 1, -1)
+    else:
+        first_cut, second_cut = _cuts(time, corpus.name, options)
+        train_lengths, before_test = (
+            np.bincount(user[time < cut], minlength=users.len()) for cut in (first_cut, second_cut)
+        )
+        validation_place = np.where((train_lengths > 0) & (before_test > train_lengths), train_lengths, -1)
+        test_place = np.where((before_test > 0) & (full.lengths > before_test), before_test, -1)
+        for window, place in (("validation", validation_place), ("test", test_place)):
+            if (place < 0).all():
+                raise RequestError(
+                    f"dataset '{corpus.name}' has no user with an interaction in the {window} window and one before "
+                    f"it: raise split.{window}_fraction, or set split.strategy='leave-one-out'"
+                )
+
+    train = full.prefix(train_lengths)
+    catalogue = Catalogue(
+        ids=tuple(items),
+        titles=tuple(corpus.catalogue["title"]),
+        popularity=np.bincount(train.items, minlength=items.len()).astype(np.int64),
+        attributes=corpus.catalogue.drop("item", "title"),
+    )
+    return Split(
+        users=tuple(users),
+        catalogue=catalogue,
+        train=train,
+        validation=_examples(full, train_lengths, validation_place),
+        test=_examples(full, train_lengths, test_place),
+        seen=SeenItems.of(full, items.len()),
+    )
+
+
+def count_split(split: Split) -> dict[str, int]:
+    """Users, items, training interactions, validation and test examples, and users that give no test example."""
+    return {
+        "users": len(split.users),
+        "items": len(split.catalogue),
+        "train_interactions": len(split.train.items),
+        "validation_examples": len(split.validation),
+        "test_examples": len(split.test),
+        "users_without_test": len(split.users) - len(split.test),
+    }
+
+
+def draw_candidates(split: Split, examples: Examples, count: int, seed: int) -> Candidates:
+    """For each example its target and `count` - 1 other items, uniformly without replacement from those that the user
+    never interacts with, in random order.
+
+    Raises:
+        RequestError: a user has too few unseen items.
+    """
+    others = count - 1
+    items = len(split.catalogue)
+    users, row_of = np.unique(examples.user, return_inverse=True)
+    low = np.searchsorted(split.seen.keys, users.astype(np.int64) * items)
+    high = np.searchsorted(split.seen.keys, (users.astype(np.int64) + 1) * items)
+    unseen = items - (high - low)
+    if (unseen < others).any():
+        worst = int(np.argmin(unseen))
+        raise RequestError(
+            f"user '{split.users[users[worst]]}' has {unseen[worst]} unseen items of {items}, too few for {count} "
+            f"candidates: set evaluation.candidates to at most {unseen[worst] + 1}"
+        )
+    rng = np.random.default_rng(seed)
+    ranks = _distinct_below(unseen[row_of], others, rng)
+    drawn = _unseen_at(ranks, split.seen.keys, users, low, high, row_of, items)
+    rows = np.concatenate([examples.target[:, None], drawn], axis=1).astype(np.int32)
+    shuffled = rng.permuted(rows, axis=1)
+    target_column = np.argmax(shuffled == examples.target[:, None], axis=1).astype(np.int32)
+    return Candidates(shuffled, target_column)
+
+
+def save_split(split: Split, folder: Path) -> None:
+    """Write the split into `folder`, which exists: arrays as safetensors, ids and titles as parquet."""
+    arrays: dict[str, NDArray[Any]] = {
+        "train.items": split.train.items,
+        "train.offsets": split.train.offsets,
+        "seen.keys": split.seen.keys,
+        "popularity": split.catalogue.popularity,
+    }
+    for name, examples in (("validation", split.validation), ("test", split.test)):
+        arrays[f"{name}.items"] = examples.sequences.items
+        arrays[f"{name}.offsets"] = examples.sequences.offsets
+        arrays[f"{name}.user"] = examples.user
+        arrays[f"{name}.position"] = examples.position
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
+    pl.DataFrame({"user": split.users}, schema={"user": pl.String}).write_parquet(folder / USERS)
+    names = pl.DataFrame(
+        {"item": split.catalogue.ids, "title": split.catalogue.titles}, schema={"item": pl.String, "title": pl.String}
+    )
+    pl.concat([names, split.catalogue.attributes], how="horizontal").write_parquet(folder / CATALOGUE)
+
+
+def load_split(folder: Path) -> Split:
+    """Read what `save_split` wrote."""
+    arrays = load_file(folder / ARRAYS)
+    table = pl.read_parquet(folder / CATALOGUE)
+    catalogue = Catalogue(
+        ids=tuple(table["item"]),
+        titles=tuple(table["title"]),
+        popularity=arrays["popularity"],
+        attributes=table.drop("item", "title"),
+    )
+
+    def examples(name: str) -> Examples:
+        sequences = Sequences(arrays[f"{name}.items"], arrays[f"{name}.offsets"])
+        return Examples(sequences, arrays[f"{name}.user"], arrays[f"{name}.position"])
+
+    return Split(
+        users=tuple(pl.read_parquet(folder / USERS)["user"]),
+        catalogue=catalogue,
+        train=Sequences(arrays["train.items"], arrays["train.offsets"]),
+        validation=examples("validation"),
+        test=examples("test"),
+        seen=SeenItems(arrays["seen.keys"], len(catalogue)),
+    )
+
+
+def save_candidates(candidates: Candidates, split: Split, examples: Examples, folder: Path) -> None:
+    """Write the candidates of `examples` into `folder`, which exists: one parquet file that others can read, too.
+
+    Columns: ``user`` and ``target`` (the source's ids), ``target_title``, ``candidates`` (the source's item ids),
+    ``items`` (the same as indices) and ``target_column``.
+    """
+    ids = np.array(split.catalogue.ids, dtype=object)
+    users = np.array(split.users, dtype=object)
+    titles = np.array(split.catalogue.titles, dtype=object)
+    pl.DataFrame(
+        {
+            "user": users[examples.user].tolist(),
+            "target": ids[examples.target].tolist(),
+            "target_title": titles[examples.target].tolist(),
+            "candidates": ids[candidates.items].tolist(),
+            "items": candidates.items,
+            "target_column": candidates.target_column,
+        },
+        schema={
+            "user": pl.String,
+            "target": pl.String,
+            "target_title": pl.String,
+            "candidates": pl.List(pl.String),
+            "items": pl.Array(pl.Int32, candidates.items.shape[1]),
+            "target_column": pl.Int32,
+        },
+    ).write_parquet(folder / CANDIDATES)
+
+
+def load_candidates(folder: Path) -> Candidates:
+    """Read what `save_candidates` wrote."""
+    table = pl.read_parquet(folder / CANDIDATES)
+    return Candidates(table["items"].to_numpy(), table["target_column"].to_numpy())
+
+
+def _index(values: pl.Series, known: pl.Series) -> Ints:
+    """The place of each value in `known`, which holds each value once: int32 of the length of `values`."""
+    places = pl.DataFrame({"value": known, "place": np.arange(known.len(), dtype=np.int32)})
+    joined = pl.DataFrame({"value": values}).join(places, on="value", how="left", maintain_order="left")
+    index: Ints = joined["place"].to_numpy()
+    return index
+
+
+def _offsets(lengths: NDArray[np.integer]) -> Longs:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _cuts(time: Longs, name: str, options: SplitOptions) -> tuple[int, int]:
+    """The first timestamp of the validation window and the first of the test window."""
+    rest = 1 - options.validation_fraction - options.test_fraction
+    if rest <= 0:
+        raise RequestError(
+            f"split.validation_fraction={options.validation_fraction:g} and "
+            f"split.test_fraction={options.test_fraction:g} leave nothing to train on: their sum must be below 1"
+        )
+    ordered = np.sort(time)
+    first, second = (ordered[round(share * len(time))] for share in (rest, 1 - options.test_fraction))
+    if first == ordered[0] or first == second:
+        part = "training" if first == ordered[0] else "validation"
+        raise RequestError(
+            f"dataset '{name}' has too few different timestamps to cut in time: nothing is left for {part}; "
+            "set split.strategy='leave-one-out', or raise the fractions"
+        )
+    return int(first), int(second)
+
+
+def _examples(full: Sequences, train_lengths: Longs, place: Longs) -> Examples:
+    """One example for each user whose `place` is not -1. The sequences end with the target; those of other users hold
+    what is for training."""
+    user = np.flatnonzero(place >= 0).astype(np.int32)
+    sequences = full.prefix(np.where(place >= 0, place + 1, train_lengths))
+    return Examples(sequences, user, place[user].astype(np.int32))
+
+
+def _distinct_below(limits: Longs, k: int, rng: np.random.Generator) -> Longs:
+    """`k` distinct numbers below ``limits[i]`` for each row i, each set as likely as any other: int64 [n, k].
+
+    Robert Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", CACM 30(9), 1987), all rows at a time.
+    """
+    drawn = np.empty((len(limits), k), dtype=np.int64)
+    for column in range(k):
+        largest = limits - k + column
+        number = rng.integers(0, largest + 1)
+        taken = (drawn[:, :column] == number[:, None]).any(axis=1)
+        drawn[:, column] = np.where(taken, largest, number)
+    return drawn
+
+
+def _unseen_at(
+    ranks: Longs,
+    keys: Longs,
+    users: NDArray[np.integer],
+    low: NDArray[np.integer],
+    high: NDArray[np.integer],
+    row_of: NDArray[np.integer],
+    items: int,
+) -> Longs:
+    """The item at each rank among a user's unseen items.
+
+    The j-th seen item s_j of a user has s_j - j unseen items before it, so the unseen item of rank r is r plus the
+    number of seen ones with s_j - j <= r.
+
+    Args:
+        ranks: int64 [n, k].
+        keys: of `SeenItems`; those of ``users[m]`` are ``keys[low[m]:high[m]]``.
+        users: ascending, [users].
+        low: [users].
+        high: [users].
+        row_of: place in `users` of each row of `ranks`, [n].
+        items: number of items in the catalogue.
+    """
+    counts = high - low
+    start = _offsets(counts)
+    within = np.arange(start[-1]) - np.repeat(start[:-1], counts)
+    place = np.repeat(low, counts) + within
+    # `items + 1` keeps users apart: unseen counts and ranks both lie in 0..items.
+    block = np.arange(len(users), dtype=np.int64) * (items + 1)
+    before = np.repeat(block, counts) + keys[place] - np.repeat(users.astype(np.int64), counts) * items - within
+    found = np.searchsorted(before, block[row_of][:, None] + ranks, side="right")
+    unseen: Longs = ranks + found - start[:-1][row_of][:, None]
+    return unseen
