@@ -1,1 +1,24 @@
-"""First-party samplers."""
+"""First-party samplers of rejected items."""
+
+from rosepo_core.api import Register, hookimpl
+
+
+@hookimpl
+def rosepo_register_samplers(register: Register) -> None:
+    """Register `self-hard`, `semantic-similar`, `popularity-aware` and `uniform`."""
+    register(
+        "self-hard",
+        "rosepo_samplers.self_hard:SelfHard",
+        summary="The SFT model's own wrong answers: what it would have recommended instead.",
+    )
+    register(
+        "semantic-similar",
+        "rosepo_samplers.semantic:SemanticSimilar",
+        summary="Items whose titles mean nearly the same as the target's.",
+    )
+    register(
+        "popularity-aware",
+        "rosepo_samplers.popularity:PopularityAware",
+        summary="Items in proportion to their popularity, to a power.",
+    )
+    register("uniform", "rosepo_samplers.uniform:Uniform", summary="Any item, each as likely as the next.")

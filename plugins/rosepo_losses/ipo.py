@@ -1,0 +1,35 @@
+"""Identity Preference Optimization."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from rosepo_core.api import LogProbs, Options, PreferenceLoss
+from rosepo_losses.pairwise import log_ratios, mean_over_valid
+
+
+class IPOOptions(Options):
+    """Options of `ipo`."""
+
+    beta: float = Field(0.1, gt=0, description="The paper's tau: the margin aimed at is 1 / (2 beta) nats per token.")
+
+
+class IPO(PreferenceLoss):
+    """(h - 1 / (2 beta))^2, h the margin of the log-ratios, each averaged over its response's tokens.
+
+    Azar et al., A General Theoretical Paradigm to Understand Learning from Human Preferences (arXiv 2310.12036),
+    equation 17, beta being the paper's tau. The paper's h sums over tokens; as in TRL's ``loss_type="ipo"`` each
+    log-ratio is divided by the number of its response's tokens, so that beta means the same for short titles and long
+    ones. Several rejected responses make as many pairs with the same chosen one; a row's loss is the mean over its
+    valid pairs.
+    """
+
+    Options = IPOOptions
+
+    def __call__(self, log_probs: LogProbs) -> Tensor:
+        """Loss of each row: float [n]."""
+        chosen, rejected = log_ratios(log_probs)
+        chosen = chosen / log_probs.chosen_tokens.clamp(min=1)[:, None]
+        rejected = rejected / log_probs.rejected_tokens.clamp(min=1)
+        return mean_over_valid((chosen - rejected - 1 / (2 * self.beta)) ** 2, log_probs.valid)

@@ -1,0 +1,192 @@
+"""Which items may be rejected, and exact random draws among them for many examples at once."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rosepo_core.api import Bools, Catalogue, Examples, Ints, SamplerContext
+
+# Cells of the largest temporary array; a handful of such arrays of 8 bytes a cell live at once.
+BLOCK_CELLS = 1 << 21
+# Rounds of rejection before the rows still short of items are drawn from the whole catalogue instead.
+ROUNDS = 4
+
+
+class Eligibility:
+    """Which items may stand against an example's target.
+
+    Never the target, nor an item of the same title: to a language model the two are one response. Titles are the same
+    if equal after Unicode NFKC, case folding and collapsing of white space. A year is part of the title: a remake is
+    another item of nearly the same title, which is just what `semantic-similar` looks for. Never an item that the
+    user has interacted with, unless `allow_seen`.
+    """
+
+    def __init__(self, context: SamplerContext, allow_seen: bool) -> None:
+        self.items = len(context.catalogue)
+        self.title = _title_numbers(context.catalogue)
+        self._by_title = np.argsort(self.title, kind="stable")
+        self._bounds = np.searchsorted(self.title[self._by_title], np.arange(self.title.max(initial=-1) + 2))
+        self._seen = None if allow_seen else context.seen
+
+    def mask(self, examples: Examples, items: NDArray[np.integer]) -> Bools:
+        """Whether items[i, j] may be rejected for example i: bool [n, m]; False where the item is -1."""
+        good: Bools = (items >= 0) & (self.title[items] != self.title[examples.target][:, None])
+        if self._seen is not None:
+            good &= ~self._seen.contains(examples.user, items)
+        return good
+
+    def excluded(self, examples: Examples) -> list[NDArray[np.integer]]:
+        """The items that may not be rejected, one array an example, the target among them."""
+        same_title = [
+            self._by_title[self._bounds[title] : self._bounds[title + 1]] for title in self.title[examples.target]
+        ]
+        if self._seen is None:
+            return list(same_title)
+        seen = {user: self._seen.of_user(user) for user in np.unique(examples.user).tolist()}
+        return [np.union1d(twins, seen[user]) for twins, user in zip(same_title, examples.user.tolist(), strict=True)]
+
+    def blank(self, keys: NDArray[np.floating], examples: Examples) -> None:
+        """Set keys[i, j], float [n, items], to -inf in place where item j may not be rejected for example i."""
+        excluded = self.excluded(examples)
+        rows = np.repeat(np.arange(len(excluded)), [len(items) for items in excluded])
+        keys[rows, np.concatenate(excluded)] = -np.inf
+
+
+def _title_numbers(catalogue: Catalogue) -> Ints:
+    """int32 [items]: equal where the normalized titles are equal."""
+    numbers: dict[str, int] = {}
+    normal = (" ".join(unicodedata.normalize("NFKC", title).casefold().split()) for title in catalogue.titles)
+    return np.array([numbers.setdefault(title, len(numbers)) for title in normal], dtype=np.int32)
+
+
+def blocks(rows: int, width: int) -> Iterator[slice]:
+    """Slices of `rows` rows that keep arrays of `width` columns within the memory bound."""
+    step = max(1, BLOCK_CELLS // max(width, 1))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def first_kept(items: Ints, kept: Bools, k: int) -> Ints:
+    """The first `k` kept items of each row, in order: int32 [n, k], -1 where fewer are kept."""
+    place = np.cumsum(kept, axis=1) - 1
+    rows, columns = np.nonzero(kept & (place < k))
+    out = np.full((len(items), k), -1, dtype=np.int32)
+    out[rows, place[rows, columns]] = items[rows, columns]
+    return out
+
+
+def largest(keys: NDArray[np.floating], k: int) -> Ints:
+    """Columns of the `k` largest keys of each row, largest first, equal ones by column: int32 [n, k], -1 for keys of
+    -inf and where there are fewer columns."""
+    out = np.full((len(keys), k), -1, dtype=np.int32)
+    width = min(k, keys.shape[1])
+    if width == 0:
+        return out
+    top = np.argpartition(keys, keys.shape[1] - width, axis=1)[:, keys.shape[1] - width :]
+    top.sort(axis=1)
+    values = np.take_along_axis(keys, top, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    ranked = np.take_along_axis(top, order, axis=1)
+    out[:, :width] = np.where(np.take_along_axis(values, order, axis=1) > -np.inf, ranked, -1)
+    return out
+
+
+def popularity_log_weights(catalogue: Catalogue, power: float) -> NDArray[np.float64]:
+    """power * log popularity, shifted to a maximum of 0: float64 [items], -inf for items of no popularity unless
+    `power` is 0."""
+    if power == 0:
+        return np.zeros(len(catalogue))
+    with np.errstate(divide="ignore"):
+        log_weights = power * np.log(catalogue.popularity.astype(np.float64))
+    log_weights -= log_weights.max(initial=0.0)
+    return log_weights
+
+
+def draw(
+    examples: Examples,
+    k: int,
+    log_weights: NDArray[np.float64],
+    eligibility: Eligibility,
+    rng: np.random.Generator,
+) -> Ints:
+    """Items drawn one after another without replacement, each with a probability proportional to its weight among the
+    eligible items that are left (successive sampling, the Plackett-Luce distribution).
+
+    Rejection first: the distinct eligible items in a stream of independent draws, in order of appearance, are such a
+    sample. The few rows that stay short, of users who have seen most of the weight, continue exactly over the whole
+    catalogue with Gumbel-top-k (Kool et al. 2019, arXiv 1903.06059). Items of weight 0 come only after all the
+    others, uniformly.
+
+    Args:
+        examples: n examples.
+        k: items per example.
+        log_weights: float64 [items], at most 0; -inf for weight 0.
+        eligibility: which items may be drawn.
+        rng: the source of chance.
+
+    Returns:
+        int32 [n, k]; -1 where fewer than `k` items are eligible.
+    """
+    cumulative = np.cumsum(np.exp(log_weights))
+    if not len(cumulative) or cumulative[-1] == 0:
+        return _draw_exactly(examples, np.full((len(examples), k), -1, np.int32), log_weights, eligibility, rng)
+    drawn = np.full((len(examples), k), -1, dtype=np.int32)
+    short = np.arange(len(examples))
+    for round_number in range(ROUNDS):
+        width = (k + 4) << round_number
+        for block in blocks(len(short), k + width):
+            rows = short[block]
+            # `right` keeps items of weight 0 from being hit; the largest product may round up to the total itself.
+            points = rng.random((len(rows), width)) * cumulative[-1]
+            stream = np.minimum(
+                np.searchsorted(cumulative, points, side="right"), np.searchsorted(cumulative, cumulative[-1])
+            )
+            together = np.concatenate([drawn[rows], stream.astype(np.int32)], axis=1)
+            kept = _first_occurrence(together)
+            kept[:, :k] &= together[:, :k] >= 0
+            kept[:, k:] &= eligibility.mask(examples.take(rows), together[:, k:])
+            drawn[rows] = first_kept(together, kept, k)
+        short = short[drawn[short, -1] < 0]
+        if not len(short):
+            return drawn
+    drawn[short] = _draw_exactly(examples.take(short), drawn[short], log_weights, eligibility, rng)
+    return drawn
+
+
+def _draw_exactly(
+    examples: Examples,
+    drawn: Ints,
+    log_weights: NDArray[np.float64],
+    eligibility: Eligibility,
+    rng: np.random.Generator,
+) -> Ints:
+    """`drawn`, int32 [n, k] with -1 at the end of rows, completed by Gumbel-top-k over the whole catalogue."""
+    weighty = log_weights > -np.inf
+    # Far enough below that no Gumbel noise lifts an item without weight over one with.
+    floor = log_weights[weighty].min(initial=0.0) - 1000.0
+    keys_without_noise = np.where(weighty, log_weights, floor)
+    out = drawn.copy()
+    for block in blocks(len(examples), len(log_weights)):
+        part = drawn[block]
+        keys = keys_without_noise + rng.gumbel(size=(len(part), len(log_weights)))
+        eligibility.blank(keys, examples.take(np.arange(block.start, block.stop)))
+        rows, columns = np.nonzero(part >= 0)
+        keys[rows, part[rows, columns]] = -np.inf
+        together = np.concatenate([part, largest(keys, part.shape[1])], axis=1)
+        out[block] = first_kept(together, together >= 0, part.shape[1])
+    return out
+
+
+def _first_occurrence(items: Ints) -> Bools:
+    """Whether items[i, j], which is at least -1, stands in row i for the first time: bool of the same shape."""
+    width = items.shape[1]
+    tagged = np.sort((items.astype(np.int64) + 1) * width + np.arange(width), axis=1)
+    item, column = np.divmod(tagged, width)
+    first = np.ones(items.shape, dtype=np.bool_)
+    first[:, 1:] = item[:, 1:] != item[:, :-1]
+    out = np.empty_like(first)
+    np.put_along_axis(out, column, first, axis=1)
+    return out

@@ -1,0 +1,78 @@
+"""Rejected items whose titles mean nearly the same as the target's, against semantic hallucination."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from rosepo_core.api import Examples, Floats, Ints, RejectedSampler, SamplerContext, SamplerOptions
+from rosepo_samplers.drawing import Eligibility, blocks, first_kept, largest
+
+# Neighbours kept per target beyond the pool, to make up for those that a user has seen; a row in which even these
+# do not suffice is ranked over the whole catalogue.
+SPARE_NEIGHBOURS = 50
+
+
+class SemanticSimilarOptions(SamplerOptions):
+    """Options of `semantic-similar`."""
+
+    pool: int = Field(
+        10, ge=1, description="Draw uniformly from this many nearest eligible titles; 1 takes the nearest itself."
+    )
+
+
+class SemanticSimilar(RejectedSampler):
+    """Items drawn uniformly, without replacement, from the `pool` eligible items nearest to the target by cosine.
+
+    RosePO (arXiv 2410.12519), semantic-similar rejected sampling: the model shall not recommend what only sounds
+    right. Where more items are asked for than `pool`, the pool grows to as many. A duplicate of the target's title is
+    never drawn (titles equal up to case, white space and Unicode form), but a remake is: its title has another year,
+    and two films that differ in little else are the very confusion that these pairs are for.
+    """
+
+    Options = SemanticSimilarOptions
+    needs = frozenset({"title-embeddings"})
+
+    def sample(self, examples: Examples, k: int, context: SamplerContext) -> Ints:
+        """Rejected items: int32 [n, k], -1 where fewer are eligible."""
+        assert context.title_embeddings is not None  # granted by `needs`
+        embeddings = context.title_embeddings()
+        eligibility = Eligibility(context, self.options.allow_seen)
+        pool = max(self.options.pool, k)
+        width = min(pool + SPARE_NEIGHBOURS, eligibility.items)
+
+        targets, target_row = np.unique(examples.target, return_inverse=True)
+        neighbours = np.empty((len(targets), width), dtype=np.int32)
+        for block in blocks(len(targets), eligibility.items):
+            neighbours[block] = largest(_similarities(embeddings, targets[block]), width)
+            context.reporter.progress(block.stop, len(targets), "targets")
+
+        rejected = np.empty((len(examples), k), dtype=np.int32)
+        for block in blocks(len(examples), width):
+            part = examples.take(np.arange(block.start, block.stop))
+            near = neighbours[target_row[block]]
+            nearest = first_kept(near, eligibility.mask(part, near), pool)
+            if width < eligibility.items:
+                short = np.flatnonzero(nearest[:, -1] < 0)
+                nearest[short] = _nearest_in_catalogue(part.take(short), pool, embeddings, eligibility)
+            keys = np.where(nearest >= 0, context.rng.random(nearest.shape), -np.inf)
+            columns = largest(keys, k)
+            rejected[block] = np.where(columns >= 0, np.take_along_axis(nearest, np.maximum(columns, 0), 1), -1)
+        return rejected
+
+
+def _similarities(embeddings: Floats, items: Ints) -> Floats:
+    """Cosines of `items` with all items, from unit-length rows: float32 [m, items]."""
+    similarities: Floats = embeddings[items] @ embeddings.T
+    return similarities
+
+
+def _nearest_in_catalogue(examples: Examples, pool: int, embeddings: Floats, eligibility: Eligibility) -> Ints:
+    """The nearest eligible items of each example, nearest first: int32 [n, pool], -1 where fewer are eligible."""
+    nearest = np.empty((len(examples), pool), dtype=np.int32)
+    for block in blocks(len(examples), eligibility.items):
+        part = examples.take(np.arange(block.start, block.stop))
+        similarities = _similarities(embeddings, part.target)
+        eligibility.blank(similarities, part)
+        nearest[block] = largest(similarities, pool)
+    return nearest
