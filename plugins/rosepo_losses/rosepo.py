@@ -23,7 +23,8 @@ class RosePO(PreferenceLoss):
     RosePO (arXiv 2410.12519): eps is the probability that this user likes the rejected item better after all. The
     derivative in Delta is eps - sigmoid(-Delta), so each pair comes to rest at Delta = log((1 - eps) / eps). With
     eps = 0 throughout it is `dpo`, value for value; with one eps for all pairs it is conservative DPO. Several
-    rejected responses make as many pairs with the same chosen one; the loss of a row is the mean over its valid pairs.
+    rejected responses make as many pairs with the same chosen one; the loss of a row is the mean over its valid
+    pairs.
     """
 
     Options = RosePOOptions
