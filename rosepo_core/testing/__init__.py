@@ -1,0 +1,40 @@
+"""Contract tests that plugin authors inherit. They need pytest and a plugin that is installed, but no language model.
+
+    from rosepo_core.testing import LossContract
+
+    class TestHinge(LossContract):
+        name = "hinge"
+
+Override the fixture `options` where a component needs options, or smaller ones, to run on a toy world.
+"""
+
+import pytest
+
+# Without this, pytest shows no values where an assertion of the kit fails.
+pytest.register_assert_rewrite("rosepo_core.testing.contracts")
+
+from rosepo_core.testing.contracts import (  # noqa: E402
+    DatasetContract,
+    LossContract,
+    OracleContract,
+    SamplerContract,
+)
+from rosepo_core.testing.toys import (  # noqa: E402
+    FakeLanguageModel,
+    SilentReporter,
+    random_log_probs,
+    toy_split,
+    train_examples,
+)
+
+__all__ = [
+    "DatasetContract",
+    "FakeLanguageModel",
+    "LossContract",
+    "OracleContract",
+    "SamplerContract",
+    "SilentReporter",
+    "random_log_probs",
+    "toy_split",
+    "train_examples",
+]

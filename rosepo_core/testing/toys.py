@@ -1,0 +1,140 @@
+"""A small world for tests: a split, a language model without weights, log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from rosepo_core.records import Catalogue, Examples, Floats, Ints, LogProbs, SeenItems, Sequences, Split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SilentReporter:
+    """A `Reporter` that shows nothing and keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Nothing is shown."""
+
+    def note(self, message: str) -> None:
+        """Kept in `notes`."""
+        self.notes.append(message)
+
+
+class FakeLanguageModel:
+    """A `LanguageModel` without weights: a title's log-probability depends on the last item of the history alone.
+
+    Attributes:
+        table: float32 [items + 1, items], each row sums to one as probabilities; the last row is of empty histories.
+    """
+
+    def __init__(self, items: int, seed: int = 0) -> None:
+        logits = np.random.default_rng(seed).normal(scale=2.0, size=(items + 1, items))
+        self.table: Floats = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+        self._rng = np.random.default_rng(seed)
+
+    def generate(
+        self,
+        examples: Examples,
+        k: int,
+        *,
+        exclude: Callable[[Examples], list[NDArray[np.integer]]],
+        beams: int = 8,
+        temperature: float = 0.0,
+    ) -> Ints:
+        """As `LanguageModel.generate`; exact, so `beams` only has to be large enough."""
+        assert beams >= k, f"beams={beams} cannot give k={k} titles"
+        scores = self.table[examples.histories(1)[:, 0]].astype(np.float64)
+        if temperature > 0:
+            scores = scores / temperature + self._rng.gumbel(size=scores.shape)
+        for row, banned in enumerate(exclude(examples)):
+            scores[row, banned] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        left = np.take_along_axis(scores, order, axis=1) > -np.inf
+        chosen = np.full((len(examples), k), -1, dtype=np.int32)
+        chosen[:, : order.shape[1]] = np.where(left, order, -1)
+        return chosen
+
+    def score(self, examples: Examples, items: Ints) -> Floats:
+        """As `LanguageModel.score`."""
+        scores = np.take_along_axis(self.table[examples.histories(1)[:, 0]], np.maximum(items, 0), axis=1)
+        return np.where(items >= 0, scores, -np.inf).astype(np.float32)
+
+
+def toy_split(users: int = 30, items: int = 40, shortest: int = 6, longest: int = 15, seed: int = 0) -> Split:
+    """A leave-one-out split of random sequences without repeats, with read-only arrays.
+
+    Each of the first half of the items is drawn three times as often as each of the second half, and every item has
+    at least one training interaction if `users` and `longest` allow it.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.where(np.arange(items) < items // 2, 3.0, 1.0)
+    lengths = rng.integers(shortest, longest + 1, size=users)
+    drawn = [rng.choice(items, size=length, replace=False, p=weights / weights.sum()) for length in lengths]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    whole = Sequences(_frozen(np.concatenate(drawn).astype(np.int32)), _frozen(offsets))
+    train = whole.prefix(whole.lengths - 2)
+    everyone = np.arange(users, dtype=np.int32)
+    catalogue = Catalogue(
+        ids=tuple(f"i{item}" for item in range(items)),
+        titles=tuple(f"{WORDS[item % len(WORDS)]} {item} ({1950 + item})" for item in range(items)),
+        popularity=_frozen(np.bincount(train.items, minlength=items).astype(np.int64)),
+        attributes=pl.DataFrame(),
+    )
+    return Split(
+        users=tuple(f"u{user}" for user in range(users)),
+        catalogue=catalogue,
+        train=Sequences(_frozen(train.items), _frozen(train.offsets)),
+        validation=Examples(whole, everyone, _frozen((lengths - 2).astype(np.int32))),
+        test=Examples(whole, everyone, _frozen((lengths - 1).astype(np.int32))),
+        seen=SeenItems.of(whole, items),
+    )
+
+
+WORDS = ("Night", "River", "Alien", "Garden", "Winter", "Return", "Silence", "Harbor")
+
+
+def train_examples(split: Split) -> Examples:
+    """The last training interaction of each user as a target."""
+    position = _frozen((split.train.lengths - 1).astype(np.int32))
+    return Examples(split.train, np.arange(len(split.users), dtype=np.int32), position)
+
+
+def random_log_probs(n: int = 9, k: int = 3, seed: int = 0) -> LogProbs:
+    """Log-probabilities of titles of 2 to 9 tokens; about a third of the slots beyond the first are empty."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    chosen_tokens = torch.randint(2, 10, (n,), generator=generator)
+    rejected_tokens = torch.randint(2, 10, (n, k), generator=generator)
+    reference_chosen = -chosen_tokens * (0.5 + uniform(n))
+    reference_rejected = -rejected_tokens * (0.5 + uniform(n, k))
+    valid = uniform(n, k) > 1 / 3
+    valid[:, 0] = True
+    return LogProbs(
+        chosen=(reference_chosen + uniform(n) - 0.5).requires_grad_(),
+        rejected=(reference_rejected + uniform(n, k) - 0.5).requires_grad_(),
+        reference_chosen=reference_chosen,
+        reference_rejected=reference_rejected,
+        chosen_tokens=chosen_tokens,
+        rejected_tokens=rejected_tokens,
+        eps=0.4 * uniform(n, k),
+        valid=valid,
+    )
+
+
+def _frozen(array: Any) -> Any:
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,263 @@
+"""The contract kit catches what it is there to catch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch.nn.functional as F
+from pydantic import Field
+
+from rosepo_core.contracts import PreferenceLoss, RejectedSampler, SamplerOptions, SmoothingOracle
+from rosepo_core.testing import (
+    FakeLanguageModel,
+    LossContract,
+    OracleContract,
+    SamplerContract,
+    toy_split,
+    train_examples,
+)
+
+
+def kit(contract, component):
+    """The contract's tests, over a component that no plugin registers."""
+
+    class Bound(contract):
+        def make(self, options):
+            return component(component.Options(**options))
+
+    return Bound()
+
+
+class Fair(RejectedSampler):
+    """A correct sampler, for the incorrect ones to break."""
+
+    def sample(self, examples, k, context):
+        draws = context.rng.random((len(examples), len(context.catalogue)))
+        items = np.broadcast_to(np.arange(len(context.catalogue)), draws.shape)
+        if not self.options.allow_seen:
+            draws[context.seen.contains(examples.user, items)] = 2
+        draws[np.arange(len(examples)), examples.target] = 2
+        order = np.argsort(draws, axis=1)[:, :k]
+        return np.where(np.take_along_axis(draws, order, axis=1) < 2, order, -1).astype(np.int32)
+
+
+class GivesTarget(Fair):
+    def sample(self, examples, k, context):
+        rejected = super().sample(examples, k, context)
+        rejected[-1, 0] = examples.target[-1]
+        return rejected
+
+
+class GivesSeen(Fair):
+    def sample(self, examples, k, context):
+        self.options = SamplerOptions(allow_seen=True)
+        return super().sample(examples, k, context)
+
+
+class GivesTwice(Fair):
+    def sample(self, examples, k, context):
+        rejected = super().sample(examples, k, context)
+        rejected[0] = rejected[0, 0]
+        return rejected
+
+
+class OwnChance(Fair):
+    def sample(self, examples, k, context):
+        return np.random.permutation(super().sample(examples, k, context))
+
+
+class WrongType(Fair):
+    def sample(self, examples, k, context):
+        return super().sample(examples, k, context).astype(np.int64)
+
+
+def test_a_correct_sampler_passes():
+    contract = kit(SamplerContract, Fair)
+    contract.test_rejected_items({}, 4)
+    contract.test_rejected_items_when_seen_ones_are_allowed({})
+    contract.test_marks_what_is_left_empty({})
+    contract.test_same_seed_same_items({})
+    contract.test_no_examples({})
+
+
+@pytest.mark.parametrize("sampler", [GivesTarget, GivesSeen, GivesTwice, WrongType])
+def test_a_wrong_sampler_fails(sampler):
+    with pytest.raises(AssertionError):
+        kit(SamplerContract, sampler).test_rejected_items({}, 4)
+
+
+def test_a_sampler_with_chance_of_its_own_fails():
+    with pytest.raises(AssertionError):
+        kit(SamplerContract, OwnChance).test_same_seed_same_items({})
+
+
+class Popularity(SmoothingOracle):
+    """A correct oracle."""
+
+    def fit(self, split, context):
+        self.counts = split.catalogue.popularity.astype(np.float32)
+        return {"items": float(len(self.counts))}
+
+    def state(self):
+        return {"counts": self.counts}
+
+    def restore(self, state):
+        self.counts = state["counts"]
+
+    def score(self, examples, items):
+        return self.counts[items]
+
+    def flip_probability(self, examples, rejected):
+        difference = self.counts[examples.target][:, None] - self.counts[rejected]
+        return (0.99 / (1 + np.exp(difference))).astype(np.float32)
+
+
+class Forgetful(Popularity):
+    def restore(self, state):
+        self.counts = state["counts"][::-1]
+
+
+class Certain(Popularity):
+    def flip_probability(self, examples, rejected):
+        return np.ones(rejected.shape, dtype=np.float32)
+
+
+class Relative(Popularity):
+    def score(self, examples, items):
+        return self.counts[items] - self.counts[items].max(axis=1, keepdims=True)
+
+
+class Peeking(Popularity):
+    def fit(self, split, context):
+        self.seen = split.test.user
+        return super().fit(split, context)
+
+
+def test_a_correct_oracle_passes():
+    contract = kit(OracleContract, Popularity)
+    contract.test_flip_probability({})
+    contract.test_scores({})
+    contract.test_state_round_trip({})
+    contract.test_same_seed_same_flips({})
+
+
+@pytest.mark.parametrize(
+    ("oracle", "test"),
+    [
+        (Forgetful, "test_state_round_trip"),
+        (Certain, "test_flip_probability"),
+        (Relative, "test_scores"),
+        (Peeking, "test_flip_probability"),
+    ],
+)
+def test_a_wrong_oracle_fails(oracle, test):
+    with pytest.raises(AssertionError):
+        getattr(kit(OracleContract, oracle), test)({})
+
+
+class Logistic(PreferenceLoss):
+    """A correct loss without a reference: the mean over valid slots."""
+
+    needs_reference = False
+
+    def __call__(self, log_probs):
+        margin = log_probs.chosen[:, None] - log_probs.rejected
+        losses = (-F.logsigmoid(margin)).masked_fill(~log_probs.valid, 0)
+        return losses.sum(dim=1) / log_probs.valid.sum(dim=1)
+
+
+class Backwards(Logistic):
+    def __call__(self, log_probs):
+        return -super().__call__(log_probs)
+
+
+class ReadsEmptySlots(Logistic):
+    def __call__(self, log_probs):
+        return -F.logsigmoid(log_probs.chosen[:, None] - log_probs.rejected).mean(dim=1)
+
+
+class MixesPairs(Logistic):
+    def __call__(self, log_probs):
+        losses = super().__call__(log_probs)
+        return losses - losses.mean().detach()
+
+
+class Overflows(Logistic):
+    def __call__(self, log_probs):
+        margin = log_probs.chosen[:, None] - log_probs.rejected
+        return ((1 + (-margin).exp()).log() * log_probs.valid).sum(dim=1)
+
+
+class ReadsReference(Logistic):
+    def __call__(self, log_probs):
+        return super().__call__(log_probs) + log_probs.reference_chosen
+
+
+def test_a_correct_loss_passes():
+    contract = kit(LossContract, Logistic)
+    contract.test_one_finite_loss_for_each_pair({}, 3)
+    contract.test_extreme_margins_stay_finite({})
+    contract.test_a_step_down_the_gradient_lowers_the_loss({})
+    contract.test_prefers_the_chosen({})
+    contract.test_ignores_invalid_slots({})
+    contract.test_pairs_do_not_mix({})
+    contract.test_reads_only_what_it_says({})
+
+
+@pytest.mark.parametrize(
+    ("loss", "test"),
+    [
+        (Backwards, "test_prefers_the_chosen"),
+        (ReadsEmptySlots, "test_ignores_invalid_slots"),
+        (MixesPairs, "test_pairs_do_not_mix"),
+        (Overflows, "test_extreme_margins_stay_finite"),
+        (ReadsReference, "test_reads_only_what_it_says"),
+    ],
+)
+def test_a_wrong_loss_fails(loss, test):
+    with pytest.raises(AssertionError):
+        getattr(kit(LossContract, loss), test)({})
+
+
+class UndescribedOptions(SamplerOptions):
+    strength: float = Field(1.0)
+
+
+class Undescribed(Fair):
+    Options = UndescribedOptions
+
+
+def test_an_option_without_a_description_fails(install):
+    source = """
+        from rosepo_core.api import hookimpl
+
+        @hookimpl
+        def rosepo_register_samplers(register):
+            register("undescribed", "test_contract_kit:Undescribed", summary="")
+    """
+    from rosepo_core.registry import load_plugins
+
+    install("acme-undescribed", "1.0", "acme_undescribed", source)
+    load_plugins.cache_clear()
+    try:
+        contract = type("Contract", (SamplerContract,), {"component": Undescribed})()
+        with pytest.raises(AssertionError, match="strength"):
+            contract.test_every_option_is_described()
+        with pytest.raises(AssertionError, match="no summary"):
+            contract.test_is_registered()
+    finally:
+        load_plugins.cache_clear()
+
+
+def test_the_fake_language_model():
+    split = toy_split()
+    examples = train_examples(split)
+    model = FakeLanguageModel(len(split.catalogue))
+    banned = [np.arange(38) for _ in range(len(examples))]
+    generated = model.generate(examples, 3, exclude=lambda _: banned)
+    scores = model.score(examples, generated)
+    assert set(generated[:, :2].ravel().tolist()) == {38, 39}
+    assert (generated[:, 2] == -1).all()
+    assert (scores[:, 0] >= scores[:, 1]).all()
+    assert (scores[:, 2] == -np.inf).all()
+    np.testing.assert_allclose(np.exp(model.table).sum(axis=1), 1, rtol=1e-4)
