@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,14 +76,8 @@ def trl_loss(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     )
     rows = Dataset.from_list([{"prompt": "a", "chosen": " b", "rejected": " a"}])
 
-    def compute(
-        loss_type: str,
-        beta: float,
-        token_log_probs: torch.Tensor,
-        answers: torch.Tensor,
-        reference: tuple[torch.Tensor, torch.Tensor],
-        label_smoothing: float = 0.0,
-    ) -> tuple[float, torch.Tensor]:
+    @cache
+    def make_trainer(loss_type: str, beta: float, label_smoothing: float) -> DPOTrainer:
         config = DPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trl")),
             loss_type=[loss_type],
@@ -92,7 +87,17 @@ def trl_loss(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
             report_to=[],
             use_cpu=True,
         )
-        trainer = DPOTrainer(LlamaForCausalLM(shape), args=config, train_dataset=rows, processing_class=tokenizer)
+        return DPOTrainer(LlamaForCausalLM(shape), args=config, train_dataset=rows, processing_class=tokenizer)
+
+    def compute(
+        loss_type: str,
+        beta: float,
+        token_log_probs: torch.Tensor,
+        answers: torch.Tensor,
+        reference: tuple[torch.Tensor, torch.Tensor],
+        label_smoothing: float = 0.0,
+    ) -> tuple[float, torch.Tensor]:
+        trainer = make_trainer(loss_type, beta, label_smoothing)
         given = GivenLogProbs(token_log_probs)
         batch = {
             "input_ids": torch.full(answers.shape, 2),
