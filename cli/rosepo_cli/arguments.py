@@ -1,0 +1,52 @@
+"""Options that several commands share, and those that come from the options models of plugins and sections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rosepo_core.errors import RequestError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.toml", help="Read the configuration from this file.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key, e.g. loss.beta=0.2; may be repeated."),
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `rosepo train` printed it.")]
+
+# Keys with a dot (--sampler.temperature 0.7) are too many, and too dependent on plugins, to be declared one by one.
+DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def overrides(settings: Iterable[str], dotted: Sequence[str]) -> list[tuple[str, Any]]:
+    """Key and value of every ``--set KEY=VALUE`` and every ``--SECTION.KEY VALUE`` or ``--SECTION.KEY=VALUE``.
+
+    Raises:
+        RequestError: an argument is neither.
+    """
+    found: list[tuple[str, Any]] = []
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise RequestError(f"--set {setting}: write KEY=VALUE, e.g. --set loss.beta=0.2")
+        found.append((key, value))
+    rest = list(dotted)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            raise RequestError(f"unexpected argument '{argument}'")
+        key, equals, value = argument[2:].partition("=")
+        if "." not in key:
+            raise RequestError(f"unknown option '--{key}'; keys of the configuration are --SECTION.KEY VALUE")
+        if not equals:
+            if not rest:
+                raise RequestError(f"option '--{key}' needs a value")
+            value = rest.pop(0)
+        found.append((key, value))
+    return found

@@ -1,0 +1,84 @@
+"""How a run tells how far it is: a live line on a terminal, plain lines elsewhere. All of it on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from rosepo_core.store import Artifact
+
+PLAIN_EVERY = 20.0
+"""Seconds between two lines about the same stage where there is no terminal."""
+
+
+class ConsoleReporter:
+    """Shows stages as they come and go, and the progress of the one that runs."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._unit = ""
+        self._stage = ""
+        self._started = self._told = 0.0
+
+    @contextmanager
+    def live(self) -> Iterator[ConsoleReporter]:
+        """Keep the live line while the work goes on."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]} {task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            transient=True,
+        ) as self._bar:
+            yield self
+        self._bar = None
+
+    def stage_started(self, stage: str) -> None:
+        """Start the clock of `stage`."""
+        self._stage, self._started, self._told = stage, time.monotonic(), time.monotonic()
+
+    def stage_finished(self, artifact: Artifact) -> None:
+        """One line that stays."""
+        self._drop()
+        if artifact.reused is None:
+            self._console.print(f"{artifact.stage:<17} {artifact.seconds:6.1f} s", markup=False)
+        else:
+            here = artifact.reused.resolve() == artifact.folder.parent.resolve()
+            source = "this run" if here else str(artifact.reused)
+            self._console.print(f"{artifact.stage:<17} reused from {source}", markup=False)
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Move the bar, or now and then print a line."""
+        elapsed = time.monotonic() - self._started
+        rate = f"{done / elapsed:,.1f}/s" if elapsed > 0 else ""
+        if self._bar is not None:
+            if self._task is None or unit != self._unit:
+                self._drop()
+                self._task = self._bar.add_task(self._stage, total=total, unit=unit, rate="")
+                self._unit = unit
+            self._bar.update(self._task, completed=done, total=total, unit=unit, rate=rate)
+        elif not self._console.is_terminal and time.monotonic() - self._told > PLAIN_EVERY:
+            self._told = time.monotonic()
+            self._console.print(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}", markup=False)
+
+    def note(self, message: str) -> None:
+        """A line that stays."""
+        self._console.print(f"  {message}", markup=False, soft_wrap=not self._console.is_terminal)
+
+    def _drop(self) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = None
