@@ -6,18 +6,50 @@ import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from rosepo_core.contracts import DatasetOptions
+from rosepo_core.contracts import Dataset, DatasetOptions
 from rosepo_core.errors import PluginError, RequestError
 from rosepo_core.records import Corpus
+from rosepo_core.registry import running
+
+if TYPE_CHECKING:
+    from rosepo_core.stages.session import Session
+    from rosepo_core.store import Artifact
 
 INTERACTIONS = "interactions.parquet"
 CATALOGUE = "catalogue.parquet"
 CORPUS = "corpus.json"
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _ROW = "__row"
+
+
+def stage(session: Session) -> Artifact:
+    """RUN/dataset: the filtered corpus."""
+    dataset: Dataset = session.component("dataset")
+
+    def build(folder: Path) -> None:
+        with running(dataset):
+            corpus = dataset.load(session.reporter)
+        corpus = filter_corpus(corpus, dataset.options)
+        for note in corpus.notes:
+            session.reporter.note(note)
+        save_corpus(corpus, folder)
+
+    settings = {"dataset": session.plugin_settings("dataset"), "files": _identities(dataset.options)}
+    return session.artifact("dataset", settings, [], build)
+
+
+def _identities(options: DatasetOptions) -> dict[str, list[tuple[str, int, int]]]:
+    """Size and time of change of every file that an option names, so that a changed file is read again."""
+    found = {}
+    for name, value in options:
+        if isinstance(value, str | Path) and value and (path := Path(value).expanduser()).exists():
+            files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+            found[name] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return found
 
 
 def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:

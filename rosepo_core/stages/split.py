@@ -7,7 +7,7 @@ sequence is ordered by time; where timestamps are equal, by the order of rows in
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -17,11 +17,25 @@ from safetensors.numpy import load_file, save_file
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Candidates, Catalogue, Corpus, Examples, Ints, Longs, SeenItems, Sequences, Split
 from rosepo_core.sections import SplitOptions
+from rosepo_core.stages.dataset import load_corpus
+
+if TYPE_CHECKING:
+    from rosepo_core.stages.session import Session
+    from rosepo_core.store import Artifact
 
 ARRAYS = "split.safetensors"
 USERS = "users.parquet"
 CATALOGUE = "catalogue.parquet"
 CANDIDATES = "candidates.parquet"
+
+
+def stage(session: Session, corpus: Artifact) -> Artifact:
+    """RUN/split: who has which interactions for training, validation and test."""
+
+    def build(folder: Path) -> None:
+        save_split(split_corpus(load_corpus(corpus.folder), session.config.split), folder)
+
+    return session.artifact("split", {"split": session.resolved["split"]}, [corpus], build)
 
 
 def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
