@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rosepo_core.api import Bools, Catalogue, Examples, Ints, SamplerContext
 
 # Cells of the largest temporary array; a handful of such arrays of 8 bytes a cell live at once.
-BLOCK_CELLS = 1 << 21
+BLOCK_CELLS = 1 << 22
 # Rounds of rejection before the rows still short of items are drawn from the whole catalogue instead.
 ROUNDS = 4
 
@@ -79,8 +79,8 @@ def first_kept(items: Ints, kept: Bools, k: int) -> Ints:
 
 
 def largest(keys: NDArray[np.floating], k: int) -> Ints:
-    """Columns of the `k` largest keys of each row, largest first, equal ones by column: int32 [n, k], -1 for keys of
-    -inf and where there are fewer columns."""
+    """Columns of the `k` largest keys of each row, largest first: int32 [n, k], -1 for keys of -inf and where
+    there are fewer columns."""
     out = np.full((len(keys), k), -1, dtype=np.int32)
     width = min(k, keys.shape[1])
     if width == 0:
