@@ -1,0 +1,138 @@
+"""Log-probabilities of responses, all those of a tree in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from rosepo_core.contracts import Reporter
+from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.trees import TreeBatch, pack
+from rosepo_core.errors import RequestError
+from rosepo_core.records import Examples, Floats, Ints
+
+LOGIT_BYTES = 256 * 2**20
+"""Most memory that logits and what is made of them take at once."""
+
+BRANCH_TOKENS = 1024
+"""About the most tokens of branches in one tree when scoring."""
+
+BLOCK_RESPONSES = 2**16
+"""Responses that are laid out as trees at once when scoring; batches are made within a block."""
+
+
+def log_probs(model: Any, batch: TreeBatch) -> Tensor:
+    """Log-probability of each response, summed over its tokens, terminator included: float32 [r].
+
+    Only the positions before response tokens reach the language-model head, a chunk at a time, so that no more than
+    `LOGIT_BYTES` of logits exist at once, with gradients or without.
+
+    Args:
+        model: a causal language model of transformers with sdpa or eager attention, bare or with PEFT adapters.
+        batch: on the model's device.
+
+    Raises:
+        RequestError: the model's attention takes no mask of one's own.
+    """
+    decoder, head = _parts(model)
+    dtype = next(decoder.parameters()).dtype
+    hidden = decoder(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask(dtype),
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    of_parents = hidden.flatten(0, 1)[batch.parents]
+    of_tokens = _token_log_probs(head, of_parents, batch.targets, model.config.vocab_size)
+    return torch.zeros(len(batch.rows), device=of_tokens.device).index_add(0, batch.responses, of_tokens)
+
+
+def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor]]:
+    """The model below its head, and what makes float32 logits of its hidden states."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    attention = bare.config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise RequestError(f"the model was loaded with attention '{attention}'; token trees need 'sdpa' or 'eager'")
+    head, config = bare.get_output_embeddings(), bare.config
+    cap = getattr(config, "final_logit_softcapping", None)
+    # Cohere multiplies its logits, Granite divides them.
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+
+    def logits(hidden: Tensor) -> Tensor:
+        values: Tensor = head(hidden).float()
+        if scale != 1.0:
+            values = values * scale
+        return values if cap is None else cap * torch.tanh(values / cap)
+
+    return bare.get_decoder(), logits
+
+
+def _token_log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
+    def chunk_log_probs(hidden: Tensor, targets: Tensor) -> Tensor:
+        return -cross_entropy(head(hidden), targets, reduction="none")
+
+    # Logits, log-softmax, its gradient and the logits' own.
+    rows = max(1, LOGIT_BYTES // (4 * 4 * vocabulary))
+    pieces = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(chunk_log_probs, *piece, use_reentrant=False) for piece in pieces])
+    return torch.cat([chunk_log_probs(*piece) for piece in pieces])
+
+
+@torch.no_grad()
+def score_items(
+    model: Any,
+    template: PromptTemplate,
+    examples: Examples,
+    items: Ints,
+    token_budget: int,
+    reporter: Reporter,
+    *,
+    shared: bool = False,
+    length_normalize: bool = False,
+    candidates: Ints | None = None,
+) -> Floats:
+    """Log-probability of generating each item's title after each example's prompt.
+
+    Args:
+        model: as in `log_probs`, in evaluation mode.
+        template: makes the prompts.
+        examples: n examples.
+        items: int32 [n, m], -1 for none.
+        token_budget: tokens per forward pass, padding included.
+        reporter: hears how many titles are scored.
+        shared: how much history the prompts show, see `PromptTemplate`.
+        length_normalize: give the mean over a response's tokens instead of the sum.
+        candidates: what the prompts list, int32 [n, c], see `PromptTemplate.prompts`.
+
+    Returns:
+        float32 [n, m]; -inf where there is no item.
+    """
+    scores = np.full(items.shape, -np.inf, dtype=np.float32)
+    device = next(model.parameters()).device
+    total, done = int((items >= 0).sum()), 0
+    block = max(1, BLOCK_RESPONSES // max(1, items.shape[1]))
+    for start in range(0, len(examples), block):
+        rows = np.arange(start, min(start + block, len(examples)))
+        grown = template.trees(
+            examples.take(rows),
+            items[rows],
+            shared=shared,
+            candidates=None if candidates is None else candidates[rows],
+        )
+        trees = [part for tree in grown for part in tree.split(BRANCH_TOKENS)]
+        for members in pack([len(tree) for tree in trees], token_budget):
+            batch = TreeBatch.of([trees[index] for index in members.tolist()], pad_token_id=0).to(device)
+            values = log_probs(model, batch)
+            if length_normalize:
+                values = values / batch.lengths
+            scores[start + batch.rows.cpu().numpy(), batch.columns.cpu().numpy()] = values.cpu().numpy()
+            done += len(values)
+            reporter.progress(done, total, "titles")
+    return scores

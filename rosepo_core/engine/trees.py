@@ -1,0 +1,234 @@
+"""Token trees: a prompt and all the responses to it laid out once, in one sequence.
+
+A tree is a trunk and branches that leave it. A trunk token sees the trunk up to itself; a branch token sees the trunk
+up to where its branch leaves and its own branch up to itself. Positions count depth, so every token stands where it
+would stand if its response alone followed the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rosepo_core.records import Bools, Ints, Longs
+
+
+@dataclass(frozen=True)
+class TokenTree:
+    """A trunk, branches and which of their tokens answer what.
+
+    The last token of a branch's response is only ever predicted, so it is a target and not one of the `tokens`.
+
+    Attributes:
+        tokens: token ids, int32 [t]: the trunk, then one branch after another.
+        depth: position of each token, int32 [t].
+        branch: 0 in the trunk, else the number of the branch, int32 [t].
+        limit: how many trunk tokens each token sees, int32 [t].
+        rows: the example that each response belongs to, int32 [r].
+        columns: its column among the example's responses, int32 [r].
+        lengths: tokens of each response, its terminator included, int32 [r].
+        parents: index in `tokens` of the token before each response token, int32 [sum of lengths].
+        targets: ids of the response tokens, int32 [sum of lengths].
+    """
+
+    tokens: Ints
+    depth: Ints
+    branch: Ints
+    limit: Ints
+    rows: Ints
+    columns: Ints
+    lengths: Ints
+    parents: Ints
+    targets: Ints
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def with_rows(self, rows: NDArray[np.integer]) -> TokenTree:
+        """The same tree with its responses counted to other examples, [r]."""
+        return replace(self, rows=np.asarray(rows, dtype=np.int32))
+
+    def split(self, branch_tokens: int) -> list[TokenTree]:
+        """Trees with the same responses, about `branch_tokens` tokens of branches in each: a long tree costs the
+        square of its length in attention."""
+        owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        first = np.cumsum(self.lengths) - self.lengths
+        in_trunk = ~np.isin(np.arange(len(self.lengths)) + 1, self.branch)
+        visible = self.parents[first] + 1
+        grown = np.where(in_trunk, 0, self.lengths - 1)
+        part = (np.cumsum(grown) - grown) // branch_tokens
+        if not len(part) or part[-1] == 0:
+            return [self]
+        seen = visible + np.where(in_trunk, self.lengths - 1, 0)
+        return [
+            TokenTree.grow(
+                self.tokens[: seen[held].max()],
+                rows=self.rows[held],
+                columns=self.columns[held],
+                visible=visible[held],
+                lengths=self.lengths[held],
+                targets=self.targets[held[owner]],
+                in_trunk=in_trunk[held],
+            )
+            for held in (part == number for number in np.unique(part))
+        ]
+
+    @staticmethod
+    def grow(
+        trunk: Ints,
+        rows: NDArray[np.integer],
+        columns: NDArray[np.integer],
+        visible: NDArray[np.integer],
+        lengths: NDArray[np.integer],
+        targets: Ints,
+        in_trunk: Bools,
+    ) -> TokenTree:
+        """Lay out r responses on a trunk.
+
+        Args:
+            trunk: token ids, [trunk], at least one.
+            rows: [r]. columns: [r]. lengths: [r], each at least 1.
+            visible: how many trunk tokens come before each response, at least one, [r].
+            targets: the responses' token ids one after another, [sum of lengths].
+            in_trunk: which responses stand in the trunk already, at `visible`, and need no branch, [r].
+        """
+        response = np.repeat(np.arange(len(lengths)), lengths)
+        within = np.arange(len(targets)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        grown = np.where(in_trunk, 0, lengths - 1)
+        start = len(trunk) + np.cumsum(grown) - grown
+        follows_trunk = in_trunk[response] | (within == 0)
+        parents = np.where(follows_trunk, visible[response] + within - 1, start[response] + within - 1)
+        is_input = ~in_trunk[response] & (within < lengths[response] - 1)
+        inputs = response[is_input]
+        along = np.arange(len(trunk))
+
+        def joined(of_trunk: NDArray[np.integer], of_branches: NDArray[np.integer]) -> Ints:
+            return np.concatenate([of_trunk, of_branches]).astype(np.int32)
+
+        return TokenTree(
+            tokens=joined(trunk, targets[is_input]),
+            depth=joined(along, visible[inputs] + within[is_input]),
+            branch=joined(np.zeros_like(along), inputs + 1),
+            limit=joined(along + 1, visible[inputs]),
+            rows=np.asarray(rows, dtype=np.int32),
+            columns=np.asarray(columns, dtype=np.int32),
+            lengths=np.asarray(lengths, dtype=np.int32),
+            parents=parents.astype(np.int32),
+            targets=targets.astype(np.int32),
+        )
+
+
+def pack(
+    lengths: Sequence[int] | NDArray[np.integer], token_budget: int, rng: np.random.Generator | None = None
+) -> list[Longs]:
+    """Group trees of about the same length into batches.
+
+    Args:
+        lengths: tokens of each tree, [n].
+        token_budget: most tokens of a batch, padding included; a longer tree is a batch by itself.
+        rng: shuffles the batches and which of the equally long trees go together; without it the longest come first,
+            so that memory which does not suffice is noticed at once.
+
+    Returns:
+        the trees' indices, int64 [n] in all, a batch each.
+    """
+    lengths = np.asarray(lengths)
+    shuffled = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
+    order = shuffled[np.argsort(-lengths[shuffled], kind="stable")].astype(np.int64)
+    batches = []
+    first = 0
+    while first < len(order):
+        width = max(1, token_budget // max(1, int(lengths[order[first]])))
+        batches.append(order[first : first + width])
+        first += width
+    if rng is not None:
+        rng.shuffle(batches)
+    return batches
+
+
+@dataclass(frozen=True)
+class TreeBatch:
+    """Trees of about the same length, padded to the longest.
+
+    Attributes:
+        input_ids: int64 [b, t].
+        position_ids: int64 [b, t].
+        branch: 0 in trunks, -1 in padding, int64 [b, t].
+        limit: how many trunk tokens each token sees, int64 [b, t]; 0 in padding.
+        parents: index in the flattened [b * t] of the token before each response token, int64 [s].
+        targets: ids of the response tokens, int64 [s].
+        responses: the response that each response token belongs to, int64 [s].
+        trees: the tree of the batch that each response belongs to, int64 [r].
+        rows: int64 [r]. columns: int64 [r]. lengths: int64 [r]. As in `TokenTree`.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    branch: Tensor
+    limit: Tensor
+    parents: Tensor
+    targets: Tensor
+    responses: Tensor
+    trees: Tensor
+    rows: Tensor
+    columns: Tensor
+    lengths: Tensor
+
+    @staticmethod
+    def of(trees: Sequence[TokenTree], pad_token_id: int, *, pad_left: bool = False) -> TreeBatch:
+        """Pad and stack; `pad_token_id` may be any id of the vocabulary, as nothing sees padding."""
+        sizes = np.array([len(tree) for tree in trees])
+        width = int(sizes.max())
+        shift = width - sizes if pad_left else np.zeros_like(sizes)
+        row = np.repeat(np.arange(len(trees)), sizes)
+        column = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes - shift, sizes)
+
+        def padded(name: str, fill: int) -> Tensor:
+            table = np.full((len(trees), width), fill, dtype=np.int64)
+            table[row, column] = np.concatenate([getattr(tree, name) for tree in trees])
+            return torch.from_numpy(table)
+
+        def flat(name: str) -> Longs:
+            return np.concatenate([getattr(tree, name) for tree in trees]).astype(np.int64)
+
+        counts = np.array([len(tree.rows) for tree in trees])
+        predicted = np.array([len(tree.parents) for tree in trees])
+        lengths = flat("lengths")
+        return TreeBatch(
+            input_ids=padded("tokens", pad_token_id),
+            position_ids=padded("depth", 0),
+            branch=padded("branch", -1),
+            limit=padded("limit", 0),
+            parents=torch.from_numpy(flat("parents") + np.repeat(np.arange(len(trees)) * width + shift, predicted)),
+            targets=torch.from_numpy(flat("targets")),
+            responses=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
+            trees=torch.from_numpy(np.repeat(np.arange(len(trees)), counts)),
+            rows=torch.from_numpy(flat("rows")),
+            columns=torch.from_numpy(flat("columns")),
+            lengths=torch.from_numpy(lengths),
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
+        """The same batch on `device`."""
+        moved = {
+            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self)
+        }
+        return TreeBatch(**moved)
+
+    def sees(self) -> Tensor:
+        """Which token (dimension 1) sees which (dimension 2): bool [b, t, t]. Padding sees padding alone: a row
+        without a single True would make attention NaN."""
+        depth, branch = self.position_ids, self.branch
+        on_trunk = depth[:, None, :] < self.limit[:, :, None]
+        in_branch = (branch[:, None, :] == branch[:, :, None]) & (depth[:, None, :] <= depth[:, :, None])
+        return torch.where((branch == 0)[:, None, :], on_trunk, in_branch)
+
+    def attention_mask(self, dtype: torch.dtype) -> Tensor:
+        """What to add to the attention scores, 0 or -inf: [b, 1, t, t] of `dtype`."""
+        sees = self.sees()
+        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)[:, None]
