@@ -239,8 +239,8 @@ class PromptTemplate(ABC):
         needed = self._fixed_cost(candidates) + self.response_lengths.max()
         if needed.max() > self.options.max_length:
             raise RequestError(
-                f"option 'prompt.max_length' = {self.options.max_length}: set it to {needed.max()} or more, which a prompt "
-                "without history and the longest title take"
+                f"option 'prompt.max_length' = {self.options.max_length}: set it to {needed.max()} or more, what a "
+                "prompt without history and the longest title take"
             )
         room: Longs = self.options.max_length - needed
         return room
