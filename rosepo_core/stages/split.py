@@ -249,7 +249,9 @@ def _cuts(time: Longs, name: str, options: SplitOptions) -> tuple[int, int]:
             f"split.test_fraction={options.test_fraction:g} leave nothing to train on: their sum must be below 1"
         )
     ordered = np.sort(time)
-    first, second = (ordered[round(share * len(time))] for share in (rest, 1 - options.test_fraction))
+    first, second = (
+        ordered[min(round(share * len(time)), len(time) - 1)] for share in (rest, 1 - options.test_fraction)
+    )
     if first == ordered[0] or first == second:
         part = "training" if first == ordered[0] else "validation"
         raise RequestError(
