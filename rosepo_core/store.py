@@ -123,6 +123,10 @@ class RunStore:
             )
         return Artifact(stage, self.folder / stage, manifest["fingerprint"], self.folder, manifest["seconds"])
 
+    def discard(self) -> None:
+        """Remove the whole run folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def _siblings(self) -> Iterator[Path]:
         parent = self.folder.resolve().parent
         if parent.is_dir():

@@ -1,0 +1,121 @@
+"""`rosepo plugins`, `rosepo data` and `rosepo doctor`: what is there, and whether it is well."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rosepo_cli.arguments import DOTTED, Json, overrides
+
+KINDS = ("dataset", "sampler", "oracle", "loss")
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands."""
+    plugins = typer.Typer(no_args_is_help=True, help="What plugins there are.")
+    plugins.command("list")(list_plugins)
+    plugins.command("show")(show_plugin)
+    data = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+    data.command("check", context_settings=DOTTED)(check_data)
+    app.add_typer(plugins, name="plugins")
+    app.add_typer(data, name="data")
+    app.command()(doctor)
+
+
+def list_plugins(
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; all if not given.")] = None,
+    json_: Json = False,
+) -> None:
+    """List all plugins with where they come from."""
+    from rosepo_core.errors import RequestError, nearest
+    from rosepo_core.registry import load_plugins
+
+    if kind is not None and kind not in KINDS:
+        raise RequestError(f"unknown kind of plugin '{kind}'{nearest(kind, KINDS)}")
+    registry = load_plugins()
+    entries = registry.entries(kind)
+    if json_:
+        print(json.dumps({"plugins": [dataclasses.asdict(entry) for entry in entries], "problems": registry.problems}))
+        return
+    from rosepo_cli.tables import show_plugins
+
+    show_plugins(entries)
+
+
+def show_plugin(
+    name: Annotated[str, typer.Argument(help="The plugin's name, or DISTRIBUTION/NAME.")], json_: Json = False
+) -> None:
+    """Describe a plugin and its options."""
+    from rosepo_core.errors import RequestError, nearest
+    from rosepo_core.registry import load_plugins
+
+    registry = load_plugins()
+    entries = [entry for entry in registry.entries() if name in (entry.name, entry.qualified_name)]
+    if not entries:
+        raise RequestError(f"unknown plugin '{name}'{nearest(name, [entry.name for entry in registry.entries()])}")
+    described: list[dict[str, Any]] = []
+    for entry in entries:
+        component = registry.get(entry.kind, entry.qualified_name)
+        described.append(
+            {
+                **dataclasses.asdict(entry),
+                "description": (component.__doc__ or "").strip(),
+                "options": component.Options.model_json_schema().get("properties", {}),
+            }
+        )
+    if json_:
+        print(json.dumps(described, default=str))
+        return
+    from rosepo_cli.tables import show_plugin_details
+
+    show_plugin_details(described)
+
+
+def check_data(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A log of interactions: CSV, TSV, Parquet or JSONL.")],
+    dataset: Annotated[str, typer.Option(help="The dataset plugin that reads it.")] = "table",
+    json_: Json = False,
+) -> None:
+    """Read a log as training would, and sum it up. Options of the dataset are --dataset.KEY VALUE."""
+    from rosepo_cli.progress import ConsoleReporter
+    from rosepo_core.errors import RequestError
+    from rosepo_core.registry import load_plugins, running
+    from rosepo_core.stages.dataset import check_corpus, filter_corpus
+
+    options: dict[str, Any] = {"path": str(file)}
+    for key, value in overrides([], context.args):
+        section, _, option = key.partition(".")
+        if section != "dataset":
+            raise RequestError(f"unknown option '--{key}'; options of the dataset are --dataset.KEY VALUE")
+        options[option] = value
+    component = load_plugins().create("dataset", dataset, options)
+    reporter = ConsoleReporter()
+    with reporter.live(), running(component):
+        corpus = component.load(reporter)
+    summary = check_corpus(filter_corpus(corpus, component.options))
+    if json_:
+        print(json.dumps(dataclasses.asdict(summary), ensure_ascii=False))
+        return
+    from rosepo_cli.tables import show_corpus
+
+    show_corpus(summary)
+
+
+def doctor(json_: Json = False) -> None:
+    """Check this machine and what is installed."""
+    from rosepo_core.diagnostics import diagnose
+
+    checks = diagnose()
+    if json_:
+        print(json.dumps([dataclasses.asdict(check) for check in checks]))
+    else:
+        from rosepo_cli.tables import show_checks
+
+        show_checks(checks)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)

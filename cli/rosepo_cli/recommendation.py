@@ -1,0 +1,36 @@
+"""`rosepo recommend`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rosepo_cli.arguments import Json, RunFolder
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(recommend)
+
+
+def recommend(
+    run: RunFolder,
+    history: Annotated[
+        list[str], typer.Option("--history", metavar="TITLE", help="A title, oldest first; repeat it for each one.")
+    ],
+    k: Annotated[int, typer.Option("--k", min=1, help="How many titles.")] = 10,
+    stage: Annotated[str, typer.Option(help="Which model: aligned, sft or base.")] = "aligned",
+    json_: Json = False,
+) -> None:
+    """Recommend what to choose next: titles of the run's catalogue and no others."""
+    import json
+
+    from rosepo_cli.tables import show_recommendations
+    from rosepo_core.recommender import Recommender
+
+    found = Recommender.from_run(run, stage).recommend(history, k)
+    if json_:
+        print(json.dumps([{"title": title, "log_probability": score} for title, score in found], ensure_ascii=False))
+    else:
+        show_recommendations(found)

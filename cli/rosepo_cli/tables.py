@@ -1,0 +1,185 @@
+"""What commands show: tables that fit 80 columns, on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rosepo_core.diagnostics import Check
+    from rosepo_core.planning import Plan
+    from rosepo_core.registry import Entry
+    from rosepo_core.stages.dataset import CorpusSummary
+    from rosepo_core.stages.evaluation import Evaluation
+
+ACCURACY = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
+RECOMMENDED = {"arp@1": "ARP", "aplt@1": "tail share", "coverage@1": "coverage", "gini@1": "Gini"}
+STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def to_json(folder: Path, evaluation: Evaluation | None) -> str:
+    """The run's folder and, where it was evaluated, the contents of its metrics.json."""
+    document: dict[str, Any] = {"run": str(folder)}
+    if evaluation is not None:
+        document["metrics"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return json.dumps(document, ensure_ascii=False)
+
+
+def show_evaluation(folder: Path, evaluation: Evaluation | None) -> None:
+    """All models side by side, and where the run is."""
+    console = _console()
+    if evaluation is not None:
+        users, candidates = evaluation.candidates.items.shape
+        console.print()
+        accuracy = [metric for metric in ACCURACY if _known(evaluation, metric)]
+        table = _table("", *(_heading(metric) for metric in accuracy), title="Accuracy")
+        for name, result in evaluation.models.items():
+            table.add_row(name, *(f"{result.metrics[metric]:.3f}" for metric in accuracy))
+        console.print(table)
+        console.print()
+        bias = [metric for metric in RECOMMENDED if _known(evaluation, metric)]
+        table = _table("", *(RECOMMENDED[metric] for metric in bias), title="The one item recommended to each user")
+        for name, result in evaluation.models.items():
+            table.add_row(name, *(f"{result.metrics[m]:.1f}" if m == "arp@1" else f"{result.metrics[m]:.3f}" for m in bias))
+        console.print(table)
+        console.print(f"\n{users:,} test users, {candidates} candidates each, the target among them", markup=False)
+        console.print(f"report  {folder / 'report.html'}", markup=False, soft_wrap=True)
+    console.print(f"run     {folder}", markup=False, soft_wrap=True)
+
+
+def _known(evaluation: Evaluation, metric: str) -> bool:
+    return all(metric in result.metrics for result in evaluation.models.values())
+
+
+def _heading(metric: str) -> str:
+    return metric.upper()
+
+
+def show_recommendations(found: Sequence[tuple[str, float]]) -> None:
+    """Titles, the most probable first."""
+    table = _table("", "title", "log-probability")
+    table.columns[1].justify = "left"
+    for rank, (title, score) in enumerate(found, 1):
+        table.add_row(f"{rank}", Text(title), f"{score:.2f}")
+    _console().print(table)
+
+
+def show_plugins(entries: Sequence[Entry]) -> None:
+    """One line a plugin, by kind; what did not load in red."""
+    table = _table("kind", "name", "from", "summary")
+    for column in table.columns:
+        column.justify = "left"
+    for entry in entries:
+        summary = Text(f"does not load: {entry.error}", style="red") if entry.error else Text(entry.summary)
+        table.add_row(entry.kind, Text(entry.name), Text(f"{entry.distribution} {entry.version}"), summary)
+    _console().print(table)
+
+
+def show_plugin_details(described: Sequence[Mapping[str, Any]]) -> None:
+    """What a plugin does and every option with its default."""
+    console = _console()
+    for plugin in described:
+        console.print(f"{plugin['kind']} {plugin['name']}", style="bold", markup=False)
+        console.print(f"{plugin['distribution']} {plugin['version']}, {plugin['target']}\n", markup=False)
+        console.print(plugin["description"], markup=False)
+        table = _table("option", "type", "default", "meaning")
+        for column in table.columns:
+            column.justify = "left"
+        for name, schema in plugin["options"].items():
+            default = json.dumps(schema["default"]) if "default" in schema else "required"
+            table.add_row(name, Text(_type(schema)), Text(default), Text(schema.get("description", "")))
+        console.print()
+        console.print(table)
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return " | ".join(str(value) for value in schema["enum"])
+    if "anyOf" in schema:
+        return " | ".join(_type(each) for each in schema["anyOf"] if each.get("type") != "null")
+    return str(schema.get("type", schema.get("const", "any")))
+
+
+def show_corpus(summary: CorpusSummary) -> None:
+    """A log in figures, then what may be wrong with it."""
+    console = _console()
+    table = _table("", "")
+    for label, value in (
+        ("dataset", summary.name),
+        ("users", f"{summary.users:,}"),
+        ("items", f"{summary.items:,}"),
+        ("interactions", f"{summary.interactions:,}"),
+        ("density", f"{summary.density:.2%}"),
+        ("first", summary.first),
+        ("last", summary.last),
+    ):
+        table.add_row(label, Text(value))
+    for label, counts in (("per user", summary.interactions_per_user), ("per item", summary.interactions_per_item)):
+        table.add_row(label, ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    table.columns[1].justify = "left"
+    console.print(table)
+    for title, ids in list(summary.duplicate_titles.items())[:5]:
+        console.print(f"title shared by {len(ids)} items: {title}", markup=False)
+    for note in summary.notes:
+        console.print(f"note: {note}", markup=False)
+    for warning in summary.warnings:
+        console.print(f"warning: {warning}", markup=False, style="yellow")
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """One line a check, with the fix where one is needed."""
+    table = _table("", "check", "found")
+    for column in table.columns:
+        column.justify = "left"
+    for check in checks:
+        found = Text(check.detail)
+        if check.fix:
+            found.append(f"\n{check.fix}", style="yellow")
+        table.add_row(Text(check.status, style=STATUS_STYLES[check.status]), check.name, found)
+    _console().print(table)
+
+
+def show_plan(config: str, plan: Plan, as_json: bool) -> None:
+    """The resolved configuration, then what it would cost."""
+    if as_json:
+        print(json.dumps({"config": config, "plan": plan.document()}))
+        return
+    console = _console()
+    console.print(config, markup=False)
+    table = _table("stage", "examples", "tokens", "longest", "time")
+    for row in plan.stages:
+        table.add_row(
+            row.stage, f"{row.examples:,}", f"{row.tokens:,}", f"{row.longest:,}", duration(row.seconds)
+        )
+    console.print(table)
+    console.print(
+        f"\nabout {duration(plan.seconds)} in all, and {plan.memory / 2**30:.1f} GiB of memory at most; measured here: "
+        f"{plan.train_rate:,.0f} tokens/s in training, {plan.score_rate:,.0f} in scoring",
+        markup=False,
+    )
+    for note in plan.notes:
+        console.print(note, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """Such as ``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

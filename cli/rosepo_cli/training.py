@@ -1,0 +1,78 @@
+"""`rosepo train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rosepo_cli.arguments import DOTTED, ConfigFile, Json, Set, overrides
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(context_settings=DOTTED)(train)
+
+
+def train(
+    context: typer.Context,
+    dataset: Annotated[str | None, typer.Option(help="Where interactions come from.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="Alias, hub id, folder or GGUF file.", show_default=False)] = None,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=WEIGHT]", help="What picks rejected items; may be repeated.", show_default=False),
+    ] = None,
+    oracle: Annotated[str | None, typer.Option(help="What gives the smoothing factors.", show_default=False)] = None,
+    loss: Annotated[str | None, typer.Option(help="The preference objective.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", show_default=False)] = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="The run folder; by default a new one under runs/.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Turn a log of interactions and a language model into an aligned recommender.
+
+    Options of plugins and of the configuration's sections are --SECTION.KEY VALUE, e.g. --loss.beta 0.2,
+    --sft.steps 80; `rosepo plugins show NAME` lists a plugin's. Precedence: defaults, --config, command line.
+    """
+    from rosepo_core.config import load_config
+    from rosepo_core.registry import load_plugins
+
+    named = {"dataset": dataset, "model": model, "oracle": oracle, "loss": loss, "seed": seed}
+    given: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
+    given += [("sampler", name) for name in sampler or []]
+    given += overrides(set_ or [], context.args)
+    registry = load_plugins()
+    settings = load_config(config, given, registry)
+    if dry_run:
+        _plan(settings, registry, json_)
+        return
+
+    from rosepo_cli.progress import ConsoleReporter
+    from rosepo_cli.tables import show_evaluation, to_json
+    from rosepo_core import pipeline
+
+    folder = run or pipeline.default_folder(settings, registry)
+    reporter = ConsoleReporter()
+    with reporter.live():
+        done = pipeline.run(settings, folder, reporter, registry=registry, until=until)
+    if json_:
+        print(to_json(folder, done.evaluation))
+    else:
+        show_evaluation(folder, done.evaluation)
+
+
+def _plan(settings: Any, registry: Any, as_json: bool) -> None:
+    from rosepo_cli.progress import ConsoleReporter
+    from rosepo_cli.tables import show_plan
+    from rosepo_core.planning import plan
+
+    reporter = ConsoleReporter()
+    with reporter.live():
+        made = plan(settings, reporter, registry=registry)
+    show_plan(settings.to_toml(registry), made, as_json)

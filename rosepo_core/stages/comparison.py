@@ -1,0 +1,125 @@
+"""All models of a run over the same candidates: each one's scores are an artifact, so that only what changed is scored
+again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rosepo_core.engine.scoring import score_items
+from rosepo_core.errors import RequestError
+from rosepo_core.records import Candidates, Examples, Floats, Split
+from rosepo_core.registry import running
+from rosepo_core.stages import oracle as oracle_stage
+from rosepo_core.stages.evaluation import (
+    Evaluation,
+    ScoreFn,
+    load_scores,
+    per_user_table,
+    popularity_scores,
+    save_scores,
+    score_model,
+    summarize,
+)
+from rosepo_core.stages.session import Session
+from rosepo_core.stages.split import draw_candidates, load_candidates, save_candidates
+from rosepo_core.store import Artifact
+
+SCORES = "scores.safetensors"
+TOKEN_BUDGET = 4096
+"""Tokens per forward pass when scoring."""
+
+
+def stage(
+    session: Session, cut: Artifact, split: Split, sft: Artifact, oracle: Artifact, aligned: Artifact
+) -> Evaluation:
+    """RUN/candidates, RUN/scores-MODEL for each model, and RUN/evaluation: ``per_user.parquet``."""
+    examples = test_examples(session, split)
+    drawn = _candidates(session, cut, split, examples)
+    candidates = load_candidates(drawn.folder)
+
+    def language_model(weights: Artifact | None) -> ScoreFn:
+        def score(examples: Examples, items: np.ndarray) -> Floats:
+            template = session.template(split)
+            return score_items(
+                session.policy.trained(weights.folder) if weights else session.policy.base(),
+                template,
+                examples,
+                items,
+                token_budget=TOKEN_BUDGET,
+                reporter=session.reporter,
+                length_normalize=session.config.evaluation.length_normalize,
+                candidates=items if template.options.candidates else None,
+            )
+
+        return score
+
+    def judge(examples: Examples, items: np.ndarray) -> Floats | None:
+        fitted = oracle_stage.load(session, oracle)
+        with running(fitted):
+            return fitted.score(examples, items)
+
+    prompted = {**session.prompt_settings(), "length_normalize": session.config.evaluation.length_normalize}
+    artifacts = {
+        "popularity": _scored(session, "popularity", popularity_scores(split), {}, [drawn], examples, candidates),
+        "oracle": _scored(session, "oracle", judge, {}, [drawn, oracle], examples, candidates),
+        "base": _scored(session, "base", language_model(None), prompted, [drawn], examples, candidates),
+        "sft": _scored(session, "sft", language_model(sft), prompted, [drawn, sft], examples, candidates),
+        "aligned": _scored(session, "aligned", language_model(aligned), prompted, [drawn, aligned], examples, candidates),
+    }
+    scores = {name: load_scores(artifact.folder / SCORES) for name, artifact in artifacts.items() if ranks(artifact)}
+    evaluation = summarize(scores, split, examples, candidates, session.config.evaluation)
+
+    def build(folder: Path) -> None:
+        per_user_table(evaluation, split).write_parquet(folder / "per_user.parquet")
+
+    session.artifact("evaluation", {"ks": session.config.evaluation.ks}, list(artifacts.values()), build)
+    return evaluation
+
+
+def test_examples(session: Session, split: Split) -> Examples:
+    """The test examples, or as many of them as `evaluation.max_users` says, drawn by the seed."""
+    most = session.config.evaluation.max_users
+    if not len(split.test):
+        raise RequestError("there is no user to test on: nobody has an interaction to hold out")
+    if most is None or most >= len(split.test):
+        return split.test
+    return split.test.take(np.sort(session.rng("test users").choice(len(split.test), most, replace=False)))
+
+
+def ranks(scored: Artifact) -> bool:
+    """Whether the model ranks anything; an oracle need not."""
+    return (scored.folder / SCORES).exists()
+
+
+def _candidates(session: Session, cut: Artifact, split: Split, examples: Examples) -> Artifact:
+    def build(folder: Path) -> None:
+        count = session.config.evaluation.candidates
+        save_candidates(draw_candidates(split, examples, count, session.config.seed), split, examples, folder)
+
+    options = session.config.evaluation
+    settings = {"count": options.candidates, "max_users": options.max_users, "seed": session.config.seed}
+    return session.artifact("candidates", settings, [cut], build)
+
+
+def _scored(
+    session: Session,
+    name: str,
+    score: ScoreFn,
+    settings: dict[str, object],
+    inputs: list[Artifact],
+    examples: Examples,
+    candidates: Candidates,
+) -> Artifact:
+    def build(folder: Path) -> None:
+        values = score_model(name, score, examples, candidates)
+        if values is None:
+            session.reporter.note(f"the {name} ranks nothing and is left out of the table")
+        else:
+            save_scores(values, folder / SCORES)
+
+    return session.artifact(f"scores-{name}", settings, inputs, build)
+
+

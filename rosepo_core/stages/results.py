@@ -1,0 +1,85 @@
+"""What a run leaves for people: metrics.json, report.html, environment.json and the model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from rosepo_core import __version__
+from rosepo_core.records import Split
+from rosepo_core.stages import preferences
+from rosepo_core.stages.evaluation import Evaluation, metrics_document, write_metrics
+from rosepo_core.stages.report import ReportData, render
+from rosepo_core.stages.session import Session
+from rosepo_core.stages.sft import LOG
+from rosepo_core.store import CONFIG, Artifact, write_text
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "polars", "tokenizers")
+
+
+def environment(session: Session) -> Mapping[str, str]:
+    """Versions of Python, rosepo, the libraries that results depend on, and the plugins of this run."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "rosepo": __version__}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    for section in ("dataset", "sampler", "oracle", "loss"):
+        choices = session.config.sampler if section == "sampler" else [getattr(session.config, section)]
+        for choice in choices:
+            entry = session.registry.entry(section, choice.name)
+            found[f"{section} {choice.name}"] = f"{entry.distribution} {entry.version}"
+    return found
+
+
+def write_environment(session: Session) -> None:
+    """RUN/environment.json."""
+    write_text(session.store.folder / "environment.json", json.dumps(environment(session), indent=2) + "\n")
+
+
+def write(session: Session, split: Split, evaluation: Evaluation) -> None:
+    """RUN/metrics.json and RUN/report.html."""
+    folder, artifacts = session.store.folder, session.artifacts
+    seconds = {stage: artifact.seconds for stage, artifact in artifacts.items()}
+    name = session.config.dataset.name
+    write_metrics(
+        metrics_document(name, session.config.seed, [evaluation], seconds), folder / "metrics.json"
+    )
+    data = ReportData(
+        title=f"{name}, {session.config.model.name}, {session.config.loss.name}",
+        command=f"rosepo train --config {folder / CONFIG}",
+        summary=_summary(session, split, evaluation),
+        config=session.config.to_toml(session.registry),
+        evaluations=[evaluation],
+        split=split,
+        sft_log=_log(artifacts["sft"]),
+        alignment_log=_log(artifacts["aligned"]),
+        pairs=preferences.load(artifacts["preferences"], split),
+        seconds=seconds,
+        environment=environment(session),
+    )
+    write_text(folder / "report.html", render(data))
+
+
+def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[str, str]:
+    config = session.config
+    return {
+        "Dataset": f"{config.dataset.name}: {len(split.users):,} users, {len(split.catalogue):,} items, "
+        f"{len(split.train.items):,} training interactions",
+        "Split": config.split.strategy,
+        "Model": config.model.name,
+        "Prompt": f"{config.prompt.template}, {config.prompt.titles} titles",
+        "Samplers": ", ".join(f"{choice.name} ({choice.weight:g})" for choice in config.sampler),
+        "Oracle": config.oracle.name,
+        "Loss": config.loss.name,
+        "Seed": str(config.seed),
+        "Test users": f"{len(evaluation.examples):,}",
+    }
+
+
+def _log(artifact: Artifact) -> Any:
+    return json.loads((artifact.folder / LOG).read_text(encoding="utf-8"))
