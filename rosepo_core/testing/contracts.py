@@ -113,7 +113,7 @@ class DatasetContract(ComponentContract):
         assert {column: interactions.schema[column] for column in types} == types
         if "rating" in interactions.columns:
             assert interactions.schema["rating"] == pl.Float64
-        assert interactions.select(types).null_count().row(0) == (0, 0, 0)
+        assert interactions.select(list(types)).null_count().row(0) == (0, 0, 0)
 
     def test_catalogue(self, options: Mapping[str, Any]) -> None:
         """Every item stands there once, with a title."""
