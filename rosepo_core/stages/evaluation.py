@@ -160,7 +160,7 @@ def summarize(
             per_user=per_user,
             metrics={**metrics.mean(per_user), **metrics.recommended(top, popularity, ks)},
             intervals={
-                metric: metrics.rate_interval(each) if metric.startswith("hr@") else metrics.mean_interval(each)
+                metric: metrics.rate_interval(each) if metric.startswith("hr@") else _bounded_interval(each)
                 for metric, each in per_user.items()
             },
         )
@@ -195,6 +195,12 @@ def evaluate(
         else:
             scores[name] = values
     return summarize(scores, split, examples, candidates, options)
+
+
+def _bounded_interval(values: Doubles) -> tuple[float, float]:
+    # The normal approximation knows no bounds.
+    low, high = np.clip(metrics.mean_interval(values), 0, 1)
+    return float(low), float(high)
 
 
 def compare(evaluation: Evaluation, model: str, baseline: str, metric: str) -> Difference:

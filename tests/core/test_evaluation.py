@@ -79,6 +79,8 @@ def test_metrics_by_hand_in_the_order_of_the_table(split, candidates):
     assert result.models["sft"].ranks.expected.tolist() == [3, 1]
     assert result.offered == 5 / 6
     assert set(popularity.intervals) == {"hr@1", "hr@2", "ndcg@2", "mrr"}
+    # Two users, reciprocal ranks 1/3 and 1: 2/3 -+ 1.96 / 3 leaves the range at its upper end.
+    assert popularity.intervals["mrr"] == (pytest.approx(2 / 3 - 1.95996 / 3, abs=1e-4), 1)
 
 
 def test_a_model_that_ranks_nothing_is_left_out_and_named(split, candidates):

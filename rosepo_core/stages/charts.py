@@ -1,0 +1,287 @@
+"""Geometry of the report's charts: numbers in, coordinates out. The template draws them as inline SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A small canvas: it is shown at about its own size, so that its text stays readable on a telephone.
+WIDTH, HEIGHT = 440, 250
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 14, 40
+LABEL_HEIGHT = 15
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A place on an axis, in pixels, with its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A path in SVG's notation; `style` are CSS classes."""
+
+    path: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rectangle with the text that a pointer shows."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    style: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point with its interval (`low` and `high` in pixels) and its label's place."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    label: str
+    label_x: float
+    label_y: float
+    anchor: str
+    style: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """All that the template draws; coordinates are pixels of a `WIDTH` x `HEIGHT` canvas."""
+
+    title: str
+    x_label: str
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    caption: str = ""
+    lines: Sequence[Line] = ()
+    bars: Sequence[Bar] = ()
+    dots: Sequence[Dot] = ()
+    legend: Mapping[str, str] = field(default_factory=dict)
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The pixel of `value`, to a tenth."""
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+    def ticks(self, wanted: int) -> list[Tick]:
+        """About `wanted` round values within the scale."""
+        rough = (self.high - self.low) / wanted
+        unit = 10.0 ** math.floor(math.log10(rough))
+        step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (round(step / unit, 3) == 2.5))
+        return [Tick(self(place * step), number(place * step, decimals)) for place in range(first, last + 1)]
+
+
+def number(value: float, decimals: int) -> str:
+    """A number as text, with a true minus sign and thousands apart."""
+    text = f"{value:,.{decimals}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text.replace(",", "")) else text.lstrip("-")
+
+
+def curves(title: str, history: Sequence[Mapping[str, float]], names: Mapping[str, tuple[str, str]]) -> Chart | None:
+    """Values of a trainer's log over its steps, each with its running mean over a twentieth of the run.
+
+    Args:
+        title: of the chart.
+        history: log entries of the Hugging Face Trainer; those without ``step`` or the wanted key are passed over.
+        names: key in the log -> (label, CSS class).
+
+    Returns:
+        None where no entry has any of the keys.
+    """
+    found: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    for key in names:
+        points = [(entry["step"], entry[key]) for entry in history if key in entry and "step" in entry]
+        points = [(step, value) for step, value in points if math.isfinite(value)]
+        if points:
+            steps, values = np.array(points, dtype=np.float64).T
+            found[key] = steps, values
+    if not found:
+        return None
+    every_step = np.concatenate([steps for steps, _ in found.values()])
+    every_value = np.concatenate([values for _, values in found.values()])
+    x = _scale(every_step.min(), every_step.max(), LEFT, WIDTH - RIGHT, margin=0)
+    y = _scale(every_value.min(), every_value.max(), HEIGHT - BOTTOM, TOP)
+    lines = []
+    for key, (steps, values) in found.items():
+        window = max(1, len(values) // 20)
+        if window > 1:
+            lines.append(Line(_path(steps, values, x, y), f"{names[key][1]} raw"))
+        lines.append(Line(_path(steps, running_mean(values, window), x, y), names[key][1]))
+    return Chart(
+        title=title,
+        x_label="optimizer step",
+        x_ticks=x.ticks(6),
+        y_ticks=y.ticks(6),
+        lines=lines,
+        legend={names[key][0]: names[key][1] for key in found} if len(names) > 1 else {},
+    )
+
+
+def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Mean over the last `window` values (fewer at the start): float64 of the same length."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    mean: NDArray[np.float64] = (sums[end] - sums[start]) / (end - start)
+    return mean
+
+
+def histogram(title: str, values: NDArray[np.floating], high: float, x_label: str, style: str) -> Chart:
+    """Shares of `values` in 25 equal bins from 0 to `high`."""
+    counts, edges = np.histogram(values, bins=25, range=(0, high))
+    shares = counts / len(values)
+    x = Scale(0, high, LEFT, WIDTH - RIGHT)
+    y = _scale(0, shares.max(), HEIGHT - BOTTOM, TOP, from_zero=True)
+    bars = [
+        _bar(x(low) + 0.5, x(up) - x(low) - 1, share, y, style, f"{low:.3f} to {up:.3f}: {share:.1%} ({count:,})")
+        for low, up, share, count in zip(edges[:-1], edges[1:], shares, counts, strict=True)
+        if count
+    ]
+    return Chart(title=title, x_label=x_label, x_ticks=x.ticks(6), y_ticks=_percent(y), bars=bars)
+
+
+def popularity_bars(title: str, groups: Mapping[str, tuple[NDArray[np.integer], str]]) -> Chart:
+    """Shares of each group's items by training interactions, in bins that double: 0, 1, 2-3, 4-7, ...
+
+    Args:
+        title: of the chart.
+        groups: label -> (training interactions of each item, not empty; CSS class).
+    """
+    bins = {label: np.ceil(np.log2(counts + 1.0)).astype(int) for label, (counts, _) in groups.items()}
+    last = max(int(places.max()) for places in bins.values())
+    shares = {label: np.bincount(places, minlength=last + 1) / len(places) for label, places in bins.items()}
+    x = Scale(0, last + 1, LEFT, WIDTH - RIGHT)
+    y = _scale(0, max(float(share.max()) for share in shares.values()), HEIGHT - BOTTOM, TOP, from_zero=True)
+    slot = (x(1) - x(0)) * 0.8 / len(groups)
+    bars = []
+    for place, (label, (_, style)) in enumerate(groups.items()):
+        for column in np.flatnonzero(shares[label]).tolist():
+            low, high = (2 ** (column - 1), 2**column - 1) if column else (0, 0)
+            span = f"{low}" if low == high else f"{low} to {high}"
+            text = f"{label}, {span} interactions: {shares[label][column]:.1%}"
+            start = x(column) + 0.1 * (x(1) - x(0)) + place * slot
+            bars.append(_bar(start, slot - 0.5, float(shares[label][column]), y, style, text))
+    ticks = [Tick(round((x(column) + x(column + 1)) / 2, 1), _bin_name(column)) for column in range(last + 1)]
+    return Chart(
+        title=title,
+        x_label="training interactions of the item, from",
+        x_ticks=ticks,
+        y_ticks=_percent(y),
+        bars=bars,
+        legend={label: style for label, (_, style) in groups.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Point:
+    """A labelled point of a scatter, with the interval of its y."""
+
+    label: str
+    x: float
+    y: float
+    low: float
+    high: float
+    style: str
+
+
+def scatter(title: str, points: Sequence[Point], x_label: str) -> Chart:
+    """Labelled points with vertical intervals; labels stand clear of each other."""
+    held = [value for point in points for value in (point.y, point.low, point.high) if math.isfinite(value)]
+    x = _scale(min(point.x for point in points), max(point.x for point in points), LEFT, WIDTH - RIGHT, margin=0.12)
+    y = _scale(min(held), max(held), HEIGHT - BOTTOM, TOP, margin=0.08)
+    right_side = [x(point.x) < (LEFT + WIDTH - RIGHT) * 0.62 for point in points]
+    heights = _apart([y(point.y) + 4 for point in points], right_side, TOP + 8, HEIGHT - BOTTOM - 4)
+    dots = [
+        Dot(
+            x=x(point.x),
+            y=y(point.y),
+            low=y(point.low) if math.isfinite(point.low) else y(point.y),
+            high=y(point.high) if math.isfinite(point.high) else y(point.y),
+            label=point.label,
+            label_x=x(point.x) + (10 if right else -10),
+            label_y=height,
+            anchor="start" if right else "end",
+            style=point.style,
+            text=f"{point.label}: {point.y:.3f} at {point.x:.1f}",
+        )
+        for point, right, height in zip(points, right_side, heights, strict=True)
+    ]
+    return Chart(title=title, x_label=x_label, x_ticks=x.ticks(6), y_ticks=y.ticks(6), dots=dots)
+
+
+def _apart(wanted: Sequence[float], side: Sequence[bool], top: float, bottom: float) -> list[float]:
+    """Heights near the wanted ones, `LABEL_HEIGHT` apart among the labels of one side, within top and bottom."""
+    heights = list(wanted)
+    for chosen in (True, False):
+        order = sorted((place for place in range(len(wanted)) if side[place] == chosen), key=lambda p: wanted[p])
+        for before, place in zip([None, *order], order, strict=False):
+            floor = top if before is None else heights[before] + LABEL_HEIGHT
+            heights[place] = max(heights[place], floor)
+        for after, place in zip([None, *reversed(order)], reversed(order), strict=False):
+            ceiling = bottom if after is None else heights[after] - LABEL_HEIGHT
+            heights[place] = min(heights[place], ceiling)
+    return [round(height, 1) for height in heights]
+
+
+def _scale(
+    low: float, high: float, start: float, end: float, *, margin: float = 0.05, from_zero: bool = False
+) -> Scale:
+    low, high = float(low), float(high)
+    if high - low < 1e-9 * max(1.0, abs(high)):
+        high, low = high + max(abs(high) * 0.1, 0.5), low if from_zero else low - max(abs(low) * 0.1, 0.5)
+    room = (high - low) * margin
+    return Scale(low if from_zero else low - room, high + room, start, end)
+
+
+def _path(steps: NDArray[np.float64], values: NDArray[np.float64], x: Scale, y: Scale) -> str:
+    # More points than pixels would only make the file large.
+    kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), WIDTH)).astype(int))
+    return "M" + "L".join(f"{x(steps[place])},{y(values[place])}" for place in kept.tolist())
+
+
+def _bar(x: float, width: float, share: float, y: Scale, style: str, text: str) -> Bar:
+    # A thing that exists shows at least as a hairline.
+    height = max(y(0) - y(share), 1.0)
+    return Bar(round(x, 1), round(y(0) - height, 1), round(width, 1), round(height, 1), style, text)
+
+
+def _percent(y: Scale) -> list[Tick]:
+    ticks = Scale(y.low * 100, y.high * 100, y.start, y.end).ticks(6)
+    return [Tick(tick.at, f"{tick.text}\N{NARROW NO-BREAK SPACE}%") for tick in ticks]
+
+
+def _bin_name(column: int) -> str:
+    low = 2 ** (column - 1) if column else 0
+    return f"{low // 1024}k" if low >= 1024 else str(low)

@@ -1,0 +1,360 @@
+"""The report: one HTML file that shows a run to a reader, and asks the network for nothing.
+
+`ReportData` is plain data and every part of it is optional; a section whose data is missing is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rosepo_core import metrics
+from rosepo_core.records import Pairs, Split
+from rosepo_core.stages import charts
+from rosepo_core.stages.charts import Chart, number
+from rosepo_core.stages.evaluation import Evaluation, compare
+
+STYLES: Mapping[str, str] = {
+    "popularity": "grey",
+    "oracle": "gold",
+    "base": "blue",
+    "sft": "teal",
+    "aligned": "rose",
+}
+MODEL_TITLES: Mapping[str, str] = {
+    "popularity": "Popularity",
+    "oracle": "Oracle",
+    "base": "Base",
+    "sft": "SFT",
+    "aligned": "Aligned",
+}
+METRIC_TITLES: Mapping[str, str] = {
+    "hr": "HR",
+    "ndcg": "NDCG",
+    "mrr": "MRR",
+    "arp": "ARP",
+    "aplt": "Tail",
+    "coverage": "Coverage",
+    "gini": "Gini",
+}
+SHOWN_USERS = 12
+SHOWN_ITEMS = 5
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a report shows.
+
+    Attributes:
+        title: the headline, e.g. ``"movielens-100k, smollm2-135m, rosepo"``.
+        command: the command line that made the run.
+        summary: what was run in a few words each, label -> value.
+        config: the resolved configuration as TOML.
+        evaluations: one a protocol.
+        split: needed for the users' lists and for the pairs' popularity.
+        sft_log: the SFT trainer's log, one mapping an entry, as the Hugging Face Trainer keeps it.
+        alignment_log: likewise, of alignment.
+        pairs: the preference pairs.
+        history_length: how many items of a user's history are shown.
+        seconds: what each stage took, by stage in order.
+        environment: versions, by name.
+        notes: what a reader should know, a sentence each.
+    """
+
+    title: str
+    command: str = ""
+    summary: Mapping[str, str] = field(default_factory=dict)
+    config: str = ""
+    evaluations: Sequence[Evaluation] = ()
+    split: Split | None = None
+    sft_log: Sequence[Mapping[str, float]] = ()
+    alignment_log: Sequence[Mapping[str, float]] = ()
+    pairs: Pairs | None = None
+    history_length: int = 8
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ShownItem:
+    """A title, whether the item is popular (`rosepo_core.metrics.head_items`), and whether it is the target."""
+
+    title: str
+    popular: bool
+    target: bool
+
+
+@dataclass(frozen=True)
+class ShownUser:
+    """One user's test example: the end of the history, the target, and what each model would recommend.
+
+    Attributes:
+        user: the source's id.
+        earlier: items of the history before those shown.
+        history: oldest first.
+        target: the held-out item.
+        models: display title, CSS class, expected rank of the target as text, top items; one a model.
+    """
+
+    user: str
+    earlier: int
+    history: tuple[ShownItem, ...]
+    target: ShownItem
+    models: tuple[tuple[str, str, str, tuple[ShownItem, ...]], ...]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    value: str
+    interval: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    title: str
+    arrow: str
+    cells: tuple[_Cell, ...]
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    name: str
+    users: str
+    candidates: int
+    offered: str
+    models: tuple[tuple[str, str], ...]
+    groups: tuple[tuple[str, tuple[_Row, ...]], ...]
+    verdicts: tuple[str, ...]
+    scatter: Chart
+    x_name: str
+    y_name: str
+
+
+@dataclass(frozen=True)
+class _Stage:
+    name: str
+    time: str
+    share: float
+
+
+def render(data: ReportData) -> str:
+    """The report as HTML. Every text in `data` is shown as text, whatever it holds."""
+    environment = Environment(
+        loader=PackageLoader("rosepo_core", "stages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    longest = max(data.seconds.values(), default=0.0) or 1.0
+    return environment.get_template("report.html.jinja").render(
+        data=data,
+        protocols=[_protocol(evaluation) for evaluation in data.evaluations if evaluation.models],
+        training=_training(data),
+        preferences=_preferences(data),
+        users=shown_users(data.evaluations[0], data.split, data.history_length)
+        if data.evaluations and data.split
+        else (),
+        shown_items=SHOWN_ITEMS,
+        stages=[
+            _Stage(name, _duration(seconds), round(100 * seconds / longest, 2))
+            for name, seconds in data.seconds.items()
+        ],
+        total=_duration(sum(data.seconds.values())),
+    )
+
+
+def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tuple[ShownUser, ...]:
+    """`SHOWN_USERS` test users, evenly spaced over all of them, so that nobody picked them."""
+    catalogue = split.catalogue
+    head = metrics.head_items(catalogue.popularity)
+    count = len(evaluation.examples)
+    rows = np.unique(np.linspace(0, count - 1, min(SHOWN_USERS, count)).round().astype(int))
+    examples = evaluation.examples.take(rows)
+    histories = examples.histories(history_length)
+
+    def items(row: Iterable[int], target: int) -> tuple[ShownItem, ...]:
+        return tuple(ShownItem(catalogue.titles[item], bool(head[item]), item == target) for item in row if item >= 0)
+
+    return tuple(
+        ShownUser(
+            user=split.users[examples.user[place]],
+            earlier=max(0, int(examples.position[place]) - history_length),
+            history=items(histories[place].tolist(), -1),
+            target=items([target], target)[0],
+            models=tuple(
+                (
+                    MODEL_TITLES.get(name, name),
+                    STYLES.get(name, "violet"),
+                    f"{result.ranks.expected[row]:g}",
+                    items(result.top[row, :SHOWN_ITEMS].tolist(), target),
+                )
+                for name, result in evaluation.models.items()
+            ),
+        )
+        for place, (row, target) in enumerate(zip(rows.tolist(), examples.target.tolist(), strict=True))
+    )
+
+
+def metric_title(name: str) -> str:
+    """How a metric is written, e.g. ``"NDCG@10"`` for ``"ndcg@10"``."""
+    base, at, k = name.partition("@")
+    return METRIC_TITLES.get(base, base) + at + k
+
+
+def _protocol(evaluation: Evaluation) -> _Protocol:
+    models = evaluation.models
+    names = list(next(iter(models.values())).metrics)
+    k = max(evaluation.ks)
+    y_name = f"ndcg@{k}" if k > 1 else "hr@1"
+    x_name = f"arp@{k}"
+    accuracy = set(next(iter(models.values())).per_user)
+    points = [
+        charts.Point(
+            MODEL_TITLES.get(name, name),
+            result.metrics[x_name],
+            result.metrics[y_name],
+            *result.intervals[y_name],
+            STYLES.get(name, "violet"),
+        )
+        for name, result in models.items()
+    ]
+    return _Protocol(
+        name=evaluation.protocol,
+        users=number(len(evaluation.examples), 0),
+        candidates=evaluation.candidates.items.shape[1],
+        offered=f"{evaluation.offered:.1%}",
+        models=tuple((MODEL_TITLES.get(name, name), STYLES.get(name, "violet")) for name in models),
+        groups=(
+            ("Accuracy", tuple(_row(evaluation, name) for name in names if name in accuracy)),
+            ("What is recommended", tuple(_row(evaluation, name) for name in names if name not in accuracy)),
+        ),
+        verdicts=tuple(
+            _verdict(evaluation, model, baseline, y_name)
+            for model, baseline in (("sft", "base"), ("aligned", "sft"))
+            if {model, baseline} <= models.keys()
+        ),
+        scatter=charts.scatter(
+            f"{metric_title(y_name)} against popularity", points, f"{metric_title(x_name)}: training interactions"
+        ),
+        x_name=metric_title(x_name),
+        y_name=metric_title(y_name),
+    )
+
+
+def _row(evaluation: Evaluation, metric: str) -> _Row:
+    decimals = 1 if metric.startswith("arp") else 3
+    direction = metrics.DIRECTIONS[metric.partition("@")[0]]
+    shown = [round(result.metrics[metric], decimals) for result in evaluation.models.values()]
+    best = max(shown) if direction == "higher" else min(shown)
+    cells = []
+    for value, result in zip(shown, evaluation.models.values(), strict=True):
+        interval = result.intervals.get(metric, ())
+        text = "\N{EN DASH}".join(f"{end:.3f}".removeprefix("0") for end in interval if math.isfinite(end))
+        cells.append(_Cell(number(value, decimals), text, value == best and len(set(shown)) > 1))
+    arrow = "\N{UPWARDS ARROW}" if direction == "higher" else "\N{DOWNWARDS ARROW}"
+    return _Row(metric, metric_title(metric), arrow, tuple(cells))
+
+
+def _verdict(evaluation: Evaluation, model: str, baseline: str, metric: str) -> str:
+    difference = compare(evaluation, model, baseline, metric)
+    after, before = (evaluation.models[name].metrics[metric] for name in (model, baseline))
+    if difference.low > 0:
+        judged = "is above"
+    elif difference.high < 0:
+        judged = "is below"
+    else:
+        judged = "does not clearly differ from"
+    mean, low, high = (_signed(value) for value in (difference.mean, difference.low, difference.high))
+    interval = "" if math.isnan(difference.low) else f"; paired 95\N{NO-BREAK SPACE}% interval {low} to {high}"
+    return (
+        f"{MODEL_TITLES[model]} {judged} {MODEL_TITLES[baseline]} in {metric_title(metric)}: "
+        f"{after:.3f} against {before:.3f} ({mean}{interval})."
+    )
+
+
+def _training(data: ReportData) -> list[Chart]:
+    log = data.alignment_log
+    wanted = [
+        charts.curves("SFT: loss", data.sft_log, {"loss": ("loss", "teal")}),
+        charts.curves("Alignment: loss", log, {"loss": ("loss", "rose")}),
+        charts.curves("Alignment: reward margin", log, {"rewards/margins": ("rewards/margins", "rose")}),
+        charts.curves("Alignment: reward accuracy", log, {"rewards/accuracies": ("rewards/accuracies", "rose")}),
+        charts.curves(
+            "Alignment: log-probabilities",
+            log,
+            {"logps/chosen": ("chosen", "teal"), "logps/rejected": ("rejected", "rose dashed")},
+        ),
+    ]
+    captions = ("", "", "", "", _log_prob_caption(log))
+    return [
+        replace(chart, caption=caption) for chart, caption in zip(wanted, captions, strict=True) if chart is not None
+    ]
+
+
+def _log_prob_caption(log: Sequence[Mapping[str, float]]) -> str:
+    """How far the log-probabilities moved, and what it means when both fell."""
+    moved = {}
+    for key in ("logps/chosen", "logps/rejected"):
+        values = [entry[key] for entry in log if key in entry]
+        tenth = max(1, len(values) // 10)
+        if len(values) < 2:
+            return ""
+        moved[key] = float(np.mean(values[-tenth:]) - np.mean(values[:tenth]))
+    chosen, rejected = moved["logps/chosen"], moved["logps/rejected"]
+    text = (
+        f"From the first to the last tenth, chosen moved by {_signed(chosen, 2)}, rejected by {_signed(rejected, 2)}."
+    )
+    if chosen < 0 and rejected < 0:
+        text += " Both fell: the margin can widen while the chosen titles become less likely, too."
+    return text
+
+
+def _preferences(data: ReportData) -> list[Chart]:
+    if data.pairs is None:
+        return []
+    pairs = data.pairs
+    held = pairs.rejected >= 0
+    eps = pairs.eps[held]
+    if not len(eps):
+        return []
+    shown = [
+        replace(
+            charts.histogram(
+                "Smoothing factor", eps, max(0.5, float(eps.max())), "eps: P(rejected is preferred)", "gold"
+            ),
+            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
+        )
+    ]
+    if data.split is not None:
+        popularity = data.split.catalogue.popularity
+        row, slot = np.nonzero(held)
+        chosen, rejected = popularity[pairs.examples.target[row]], popularity[pairs.rejected[row, slot]]
+        shown.append(
+            replace(
+                charts.popularity_bars(
+                    "Popularity of chosen and rejected", {"chosen": (chosen, "teal"), "rejected": (rejected, "rose")}
+                ),
+                caption=f"Share of pairs; mean interactions: chosen {number(chosen.mean(), 1)}, "
+                f"rejected {number(rejected.mean(), 1)}.",
+            )
+        )
+    return shown
+
+
+def _signed(value: float, decimals: int = 3) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

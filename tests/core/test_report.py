@@ -1,0 +1,283 @@
+"""The report: complete, self-contained, and safe to show whatever the titles hold."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+
+from rosepo_core.records import Candidates, Catalogue, Examples, Pairs, SeenItems, Sequences, Split
+from rosepo_core.sections import EvaluationOptions
+from rosepo_core.stages import charts, evaluation
+from rosepo_core.stages.report import ReportData, render, shown_users
+
+HOSTILE = "<script>alert('x')</script> & \"more\" <img src=http://evil.example/x.png>"
+USERS, ITEMS = 30, 40
+
+
+class Page(HTMLParser):
+    """Elements, attributes, ids and text of a page; fails on tags that do not match."""
+
+    VOID = ("meta", "br", "img", "link", "input")
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.attributes, self.ids, self.open, self.texts = [], [], set(), [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *each) for each in attrs]
+        self.ids |= {value for name, value in attrs if name == "id"}
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *each) for each in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", "".join(self.texts))
+
+
+def make_split():
+    rng = np.random.default_rng(3)
+    sequences = Sequences(
+        np.concatenate([rng.permutation(ITEMS)[:12] for _ in range(USERS)]).astype(np.int32),
+        np.arange(USERS + 1) * 12,
+    )
+    test = Examples(sequences, np.arange(USERS, dtype=np.int32), np.full(USERS, 11, dtype=np.int32))
+    train = sequences.prefix(np.full(USERS, 10))
+    popularity = np.bincount(train.items, minlength=ITEMS).astype(np.int64)
+    titles = tuple(HOSTILE if item == test.target[0] else f"Title {item} (1995)" for item in range(ITEMS))
+    catalogue = Catalogue(tuple(map(str, range(ITEMS))), titles, popularity, pl.DataFrame())
+    return Split(
+        tuple(f"u{user}" for user in range(USERS)), catalogue, train, test, test, SeenItems.of(sequences, ITEMS)
+    )
+
+
+@pytest.fixture(scope="module")
+def split():
+    return make_split()
+
+
+@pytest.fixture(scope="module")
+def result(split):
+    rng = np.random.default_rng(5)
+    column = rng.integers(10, size=USERS)
+    items = np.stack([rng.choice(np.setdiff1d(np.arange(ITEMS), target), 10, False) for target in split.test.target])
+    items[np.arange(USERS), column] = split.test.target
+    candidates = Candidates(items.astype(np.int32), column.astype(np.int32))
+
+    def knows(share):
+        def score(examples, items):
+            lucky = (np.arange(len(items)) < share * len(items))[:, None]
+            return (10.0 * (lucky & (items == examples.target[:, None])) + items % 7).astype(np.float32)
+
+        return score
+
+    models = {
+        "popularity": evaluation.popularity_scores(split),
+        "base": knows(0),
+        "sft": knows(0.5),
+        "aligned": knows(0.5),
+        "<b>mine</b>": knows(1),
+    }
+    return evaluation.evaluate(models, split, split.test, candidates, EvaluationOptions(), None)
+
+
+@pytest.fixture(scope="module")
+def full(split, result):
+    rejected = np.array([[1, -1], [2, 3]], dtype=np.int32)
+    eps = np.array([[0.25, 0.9], [0.25, 0.4]], dtype=np.float32)
+    pairs = Pairs(
+        split.test.take(np.array([0, 1])), rejected, eps, np.zeros(2, np.float32), np.zeros((2, 2), np.float32)
+    )
+    return ReportData(
+        title=f"toy {HOSTILE}",
+        command="rosepo train --loss rosepo",
+        summary={"Dataset": "toy", HOSTILE: HOSTILE},
+        config='[model]\nname = "</pre><script>"',
+        evaluations=(result,),
+        split=split,
+        sft_log=[{"loss": 3.0 - step / 10, "step": step} for step in range(1, 11)]
+        + [{"train_loss": 2.5, "step": 10}],
+        alignment_log=[
+            {
+                "loss": 0.69 - step / 1000,
+                "rewards/margins": step / 10,
+                "rewards/accuracies": 0.6,
+                "logps/chosen": -20.0 - step,
+                "logps/rejected": -21.0 - 2 * step,
+                "step": step,
+            }
+            for step in range(1, 41)
+        ],
+        pairs=pairs,
+        seconds={"sft": 125.0, "aligned": 12.34},
+        environment={"torch": "2.13.0"},
+        notes=(f"A note on {HOSTILE}.",),
+    )
+
+
+def test_every_section_is_there(full):
+    page = Page(render(full))
+    assert page.ids == {"results-1", "training", "preferences", "users", "time", "run"}
+    titles = {title: title in page.text for title in ("SFT: loss", "Alignment: loss", "Alignment: reward margin")}
+    titles |= {title: title in page.text for title in ("Alignment: reward accuracy", "Alignment: log-probabilities")}
+    titles |= {title: title in page.text for title in ("Smoothing factor", "Popularity of chosen and rejected")}
+    titles |= {title: title in page.text for title in ("NDCG@10 against popularity", "12 users", "2.1 min", "12.3 s")}
+    assert all(titles.values()), titles
+    assert page.tags.count("svg") == 1 + 5 + 2
+    assert page.tags.count("article") == 12
+
+
+def test_a_hostile_title_is_shown_and_never_run(full):
+    text = render(full)
+    page = Page(text)
+    assert {"script", "img", "b", "iframe", "object", "a"}.isdisjoint(page.tags)
+    assert "alert('x')" in page.text
+    assert "<b>mine</b>" in page.text
+    assert text.count("<script") == 0
+
+
+def test_nothing_is_asked_of_the_network(full):
+    page = Page(render(full))
+    assert not [
+        each for each in page.attributes if each[1] in ("src", "href", "srcset", "xlink:href", "action", "data")
+    ]
+    style = render(full).split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
+
+
+def test_numbers_of_the_table(full, result):
+    page = Page(render(full))
+    for name in ("hr@1", "ndcg@10", "mrr", "gini@10"):
+        assert f"{result.models['aligned'].metrics[name]:.3f}" in page.text
+    low, high = result.models["sft"].intervals["hr@5"]
+    assert f"{low:.3f}\N{EN DASH}{high:.3f}".replace("0.", ".") in page.text
+    rows = re.findall(r'<tr><th scope="row">(\S+?)<span class="arrow">(.*?)</tr>', render(full), re.S)
+    marked = {name: ["best" in cell for cell in cells.split("<td")[1:]] for name, cells in rows}
+    # The last model knows every target. Among ten candidates everyone is in the first ten, so HR@10 tells nothing.
+    for name in ("HR@1", "HR@5", "NDCG@5", "NDCG@10", "MRR"):
+        assert marked[name][-1], name
+    assert marked["HR@10"] == [False] * 5
+    # Popularity recommends the most popular items, so it is never marked in ARP, where lower is better.
+    assert marked["ARP@1"][0] is False
+    assert any(marked["ARP@1"])
+
+
+def test_verdicts_compare_user_by_user(full):
+    page = Page(render(full))
+    assert "SFT is above Base in NDCG@10: " in page.text
+    # Both rank alike: no difference, and none is claimed.
+    assert "Aligned does not clearly differ from SFT in NDCG@10: " in page.text
+    assert "(+0.000; paired 95 % interval +0.000 to +0.000)" in page.text
+
+
+def test_falling_log_probabilities_are_said_aloud(full):
+    # Means of the first four and last four steps differ by 36.
+    text = Page(render(full)).text
+    assert "chosen moved by \N{MINUS SIGN}36.00, rejected by \N{MINUS SIGN}72.00. Both fell" in text
+
+
+def test_pairs_count_only_what_is_there(full):
+    # Three rejected items; the 0.9 belongs to an empty slot.
+    assert "Share of 3 pairs; mean 0.300, median 0.250." in Page(render(full)).text
+
+
+def test_parts_without_data_are_left_out(split, result):
+    page = Page(render(ReportData(title="bare")))
+    assert (page.ids, page.tags.count("svg")) == (set(), 0)
+    assert Page(render(ReportData("one", evaluations=(result,)))).ids == {"results-1"}
+    assert Page(render(ReportData("one", evaluations=(result,), split=split))).ids == {"results-1", "users"}
+    assert Page(render(ReportData("one", sft_log=[{"train_loss": 1.0, "step": 3}]))).ids == set()
+    assert Page(render(ReportData("one", sft_log=[{"loss": 1.0, "step": 1}]))).ids == {"training"}
+
+
+def test_one_user_and_one_model_are_enough(split):
+    candidates = Candidates(np.array([[split.test.target[0], 1]], dtype=np.int32), np.array([0], dtype=np.int32))
+    models = dict.fromkeys(("sft", "aligned"), lambda examples, items: np.zeros(items.shape, np.float32))
+    one = evaluation.evaluate(
+        models, split, split.test.take(np.array([0])), candidates, EvaluationOptions(ks=(1,)), None
+    )
+    text = Page(render(ReportData("one", evaluations=(one,), split=split))).text
+    assert "Aligned does not clearly differ from SFT in HR@1: 0.500 against 0.500 (+0.000)." in text
+    assert "HR@1 against popularity" in text
+
+
+def test_twelve_users_with_history_target_and_lists(split, result):
+    users = shown_users(result, split, 4)
+    assert [user.user for user in users] == [f"u{row}" for row in (0, 3, 5, 8, 11, 13, 16, 18, 21, 24, 26, 29)]
+    first = users[0]
+    assert first.target.title == HOSTILE
+    assert first.earlier == 11 - 4
+    assert [item.title for item in first.history] == [
+        split.catalogue.titles[item] for item in split.test.sequences[0][7:11]
+    ]
+    head = set(np.argsort(-split.catalogue.popularity, kind="stable")[:8].tolist())
+    for _, _, _, items in first.models:
+        assert len(items) == 5
+    name, _, rank, items = first.models[-1]
+    assert (name, rank) == ("<b>mine</b>", "1")
+    assert items[0].target
+    shown = result.models["<b>mine</b>"].top[0, :5].tolist()
+    assert [item.popular for item in items] == [item in head for item in shown]
+
+
+def test_curves_pass_over_what_they_cannot_draw():
+    log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": 1.0}, {"train_loss": 1.5}]
+    chart = charts.curves("loss", log, {"loss": ("loss", "teal")})
+    assert chart is not None
+    assert [line.path.count("L") for line in chart.lines] == [1]
+    assert charts.curves("loss", [{"step": 1}], {"loss": ("loss", "teal")}) is None
+
+
+def test_running_mean_by_hand():
+    assert charts.running_mean(np.array([4.0, 2.0, 6.0, 0.0]), 2).tolist() == [4, 3, 4, 3]
+
+
+def test_ticks_are_round():
+    assert [tick.text for tick in charts.Scale(0, 1, 0, 100).ticks(5)] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    assert [tick.text for tick in charts.Scale(-26, -19, 0, 100).ticks(4)] == [
+        f"\N{MINUS SIGN}{n}" for n in (26, 24, 22, 20)
+    ]
+    assert [tick.text for tick in charts.Scale(0, 1.1, 0, 100).ticks(5)] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+    assert [(tick.at, tick.text) for tick in charts.Scale(0, 4000, 0, 100).ticks(2)] == [
+        *((0, "0"), (50, "2,000"), (100, "4,000"))
+    ]
+
+
+def test_popularity_bins_double():
+    counts = np.array([0, 1, 2, 3, 4, 7, 8, 1500])
+    chart = charts.popularity_bars("popularity", {"chosen": (counts, "teal")})
+    shares = [re.search(r"(\S+(?: to \S+)?) interactions: (.*)", bar.text).groups() for bar in chart.bars]
+    assert shares == [
+        *(("0", "12.5%"), ("1", "12.5%"), ("2 to 3", "25.0%"), ("4 to 7", "25.0%"), ("8 to 15", "12.5%")),
+        ("1024 to 2047", "12.5%"),
+    ]
+    assert [tick.text for tick in chart.x_ticks][-3:] == ["256", "512", "1k"]
+
+
+def test_labels_of_near_points_stand_apart():
+    points = [charts.Point(name, 1.0, 0.5 + place / 1000, 0.4, 0.6, "rose") for place, name in enumerate("abcde")]
+    chart = charts.scatter("scatter", [*points, charts.Point("far", 9.0, 0.1, 0.1, 0.1, "rose")], "x")
+    heights = sorted(dot.label_y for dot in chart.dots[:5])
+    assert min(np.diff(heights)) >= charts.LABEL_HEIGHT - 0.2
+    assert heights[0] >= chart.top
+    assert heights[-1] <= chart.bottom
