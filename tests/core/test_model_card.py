@@ -1,0 +1,107 @@
+"""The model card, as the hub's own library reads it and as Markdown shows it."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+from huggingface_hub import ModelCard as HubCard
+
+from rosepo_core.stages.model_card import ModelCard, model_card
+
+METRICS = {
+    "base": {"hr@1": 0.1, "ndcg@10": 0.4, "arp@10": 83.14},
+    "aligned": {"hr@1": 0.25, "ndcg@10": 0.5, "arp@10": 97.0},
+}
+
+
+def make(**changes):
+    values = {
+        "name": "Toy recommender",
+        "method": "lora",
+        "base_model": "/somewhere/base",
+        "base_model_id": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "dataset": "movielens-100k",
+        "parts": {"Loss": "rosepo, beta 0.1", "Sampler": "self-hard"},
+        "protocols": {"candidates-20": METRICS},
+        "prompt": "Titles:\nToy Story (1995)\n",
+        "response": "Twelve Monkeys (1995)",
+        "licence": "apache-2.0",
+        "licence_notes": ("MovieLens may not be redistributed.",),
+    }
+    return ModelCard(**(values | changes))
+
+
+def test_the_hub_reads_its_metadata():
+    data = HubCard(model_card(make())).data
+    assert data.library_name == "peft"
+    assert data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert data.base_model_relation == "adapter"
+    assert data.license == "apache-2.0"
+    assert data.pipeline_tag == "text-generation"
+    assert {"rosepo", "recommender-systems", "preference-optimization", "lora"} <= set(data.tags)
+
+
+def test_a_full_model_without_a_hub_id():
+    data = HubCard(model_card(make(method="full", base_model_id=None, licence=None))).data
+    assert data.library_name == "transformers"
+    assert data.base_model is None
+    assert data.license is None
+    assert "lora" not in data.tags
+
+
+def test_sections_in_order():
+    headings = re.findall(r"^#+ (.*)$", HubCard(model_card(make())).text, re.M)
+    assert headings == [
+        *(
+            "Toy recommender",
+            "How it was made",
+            "Objective",
+            "Results",
+            "Loading",
+            "Prompt",
+            "Limitations",
+            "Licences",
+        ),
+    ]
+    bare = model_card(ModelCard(name="bare", method="lora", base_model="b", dataset="d"))
+    assert re.findall(r"^#+ (.*)$", HubCard(bare).text, re.M) == ["bare", "Objective", "Loading", "Limitations"]
+
+
+def test_the_table():
+    lines = [line for line in model_card(make()).splitlines() if line.startswith("|")]
+    assert lines == [
+        "| metric | Base | Aligned |",
+        "| --- | ---: | ---: |",
+        "| HR@1 | 0.100 | 0.250 |",
+        "| NDCG@10 | 0.400 | 0.500 |",
+        "| ARP@10 | 83.1 | 97.0 |",
+    ]
+
+
+@pytest.mark.parametrize(("method", "count"), [("lora", 5), ("full", 3)])
+def test_loading_is_python_in_at_most_five_lines(method, count):
+    code = re.search(r"```python\n(.*?)\n```", model_card(make(method=method, base_model='a "b"\\c')), re.S).group(1)
+    assert len(code.splitlines()) == count
+    strings = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+    assert strings == ({'a "b"\\c', "aligned"} if method == "lora" else {"aligned"})
+
+
+def test_names_and_titles_cannot_break_out():
+    text = model_card(
+        make(
+            name="evil\n---\n# two",
+            base_model_id='x: "y"\n- z',
+            dataset="a | <script>b</script> *c*",
+            prompt="```\n# no heading\n````",
+            protocols={"p`q": {"a|b": {"hr@1": 0.5}}},
+        )
+    )
+    card = HubCard(text)
+    assert card.data.base_model == 'x: "y"\n- z'
+    assert "# evil --- \\# two" in card.text
+    assert "a \\| \\<script\\>b\\</script\\> \\*c\\*" in card.text
+    assert "`````text\n```\n# no heading\n````\n`````" in card.text
+    assert "| metric | a\\|b |" in card.text
+    assert "Protocol `p'q`:" in card.text
