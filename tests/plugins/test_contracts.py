@@ -43,6 +43,10 @@ class TestConstant(OracleContract):
 class TestSASRec(OracleContract):
     name = "rosepo/sasrec"
 
+    @pytest.fixture
+    def options(self):
+        return {"layers": 1, "hidden_size": 16, "max_epochs": 2}
+
 
 class TestTable(DatasetContract):
     name = "rosepo/table"
