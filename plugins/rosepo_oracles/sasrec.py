@@ -1,0 +1,435 @@
+"""SASRec, self-attentive sequential recommendation (Kang and McAuley, ICDM 2018, arXiv 1808.09781), as an oracle.
+
+What follows the paper: item embeddings shared by input and output, learned positions, causal self-attention blocks
+with layer normalization before and residual connections around each part, and a next item predicted at every
+position in one pass. What differs: the objective is the softmax cross-entropy over the whole catalogue instead of one
+sampled negative, which ranks much better (Klenitskiy and Vasilev, RecSys 2023; Petrov and Macdonald, RecSys 2023);
+each item has an output bias that starts at the logarithm of its popularity; and long sequences are cut into windows,
+so that all of a user's interactions are learned from, not only the latest.
+
+A sequence enters as a start marker and its items, so a target without any history is predicted from the marker alone.
+Windows are padded on the right, where causal attention makes padding harmless.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from rosepo_core.api import (
+    Examples,
+    Floats,
+    Ints,
+    Longs,
+    Options,
+    OracleContext,
+    RosepoError,
+    Sequences,
+    SmoothingOracle,
+    Split,
+)
+from rosepo_oracles import calibration
+
+LOGITS_PER_CHUNK = 2**22
+"""Logits held at once in training (16 MiB)."""
+
+SCORES_PER_CHUNK = 2**22
+"""Numbers held at once in scoring."""
+
+WINDOWS_PER_PASS = 64
+"""Windows per forward pass in scoring."""
+
+CALIBRATION_ITEMS = 100
+"""Unseen items drawn for each validation target to calibrate on."""
+
+
+class SASRecOptions(Options):
+    """Options of `sasrec`."""
+
+    layers: int = Field(2, ge=1, description="Self-attention blocks.")
+    heads: int = Field(2, ge=1, description="Attention heads per block; must divide hidden_size.")
+    hidden_size: int = Field(64, ge=1, description="Size of the item embeddings and of every layer.")
+    max_history: int = Field(50, ge=1, description="At most this many earlier items are attended to.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the embeddings and in the blocks.")
+    learning_rate: float = Field(5e-3, gt=0, description="Peak learning rate; falls to zero along a half cosine.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(0.3, ge=0, description="Decoupled weight decay of the matrices.")
+    batch_size: int = Field(32, ge=1, description="Windows of at most max_history + 1 targets per optimizer step.")
+    max_epochs: int = Field(8, ge=1, description="Passes over the training interactions.")
+    patience: int = Field(
+        3, ge=1, description="Stop after this many epochs without a better NDCG@10 on the validation targets."
+    )
+    temperature: float | None = Field(
+        None, gt=0, description="Divides the margins in the flip probability; fitted on validation pairs if unset."
+    )
+    max_flip: float = Field(0.45, ge=0, lt=0.5, description="Largest flip probability; margins settle above zero.")
+
+    @field_validator("hidden_size")
+    @classmethod
+    def _heads_fit(cls, value: int, info: ValidationInfo) -> int:
+        heads = info.data.get("heads", 1)
+        if value % heads:
+            raise ValueError(f"must be a multiple of heads ({heads})")
+        return value
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of users' sequences, each a sequence of its own that starts with the marker.
+
+    Attributes:
+        user: int64 [w].
+        start: position of the first target, int64 [w].
+        length: number of targets, int64 [w], at least 1.
+    """
+
+    user: Longs
+    start: Longs
+    length: Longs
+
+    def take(self, rows: NDArray[np.integer]) -> Windows:
+        """The windows at `rows`."""
+        return Windows(self.user[rows], self.start[rows], self.length[rows])
+
+    def tokens(self, sequences: Sequences, marker: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs (the marker, then all targets but the last) and targets, int64 [w, longest], padded on the right,
+        and which places are not padding, bool [w, longest]."""
+        column = np.arange(int(self.length.max()))
+        filled = column < self.length[:, None]
+        place = (sequences.offsets[self.user] + self.start)[:, None] + column
+        targets = sequences.items[np.where(filled, place, 0)].astype(np.int64)
+        inputs = np.concatenate([np.full((len(targets), 1), marker), targets[:, :-1]], axis=1)
+        return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(filled)
+
+
+def training_windows(lengths: Longs, size: int, rng: np.random.Generator) -> Windows:
+    """Windows of at most `size` targets that cover each position of each user once. Where a sequence is cut is drawn
+    anew at each call, so that in time every position is seen with histories of every length."""
+    users = np.flatnonzero(lengths)
+    lengths = lengths[users]
+    first = np.where(lengths > size, rng.integers(1, size + 1, size=len(users)), lengths)
+    count = 1 + -(-(lengths - first) // size)
+    owner = np.repeat(np.arange(len(users)), count)
+    nth = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    stop = np.minimum(first[owner] + nth * size, lengths[owner])
+    start = np.where(nth == 0, 0, first[owner] + (nth - 1) * size)
+    return Windows(users[owner], start, stop - start)
+
+
+def batches(windows: Windows, size: int, rng: np.random.Generator) -> Iterator[Windows]:
+    """Batches of about equally long windows, in random order."""
+    order = np.argsort(windows.length * rng.uniform(0.8, 1.2, size=len(windows.length)), kind="stable")
+    for batch in rng.permutation(-(-len(order) // size)):
+        yield windows.take(order[batch * size : (batch + 1) * size])
+
+
+class Dropout(nn.Module):
+    """`torch.nn.Dropout`, several times as fast on a CPU, where drawing Bernoulli variables is slow."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros with probability `rate`, the rest scaled up."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = (torch.rand_like(x) >= self.rate) * (1 / (1 - self.rate))
+        return x * kept
+
+
+class Block(nn.Module):
+    """Causal self-attention and a position-wise feed-forward network (equations 2 to 8 of the paper)."""
+
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(size)
+        self.attention_in = nn.Linear(size, 3 * size)
+        self.attention_out = nn.Linear(size, size)
+        self.feed_forward_norm = nn.LayerNorm(size)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(size, size), nn.ReLU(), Dropout(dropout), nn.Linear(size, size), Dropout(dropout)
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float [b, t, size] to the same shape."""
+        heads = self.attention_in(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.dropout(self.attention_out(attended.transpose(1, 2).flatten(-2)))
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Network(nn.Module):
+    """From item numbers to hidden states; the score of item i is ``hidden @ item.weight[i] + bias[i]``.
+
+    `item` has one row more than the catalogue has items: the start marker.
+    """
+
+    def __init__(self, items: int, options: SASRecOptions) -> None:
+        super().__init__()
+        size = options.hidden_size
+        self.items = items
+        self.item = nn.Embedding(items + 1, size)
+        self.position = nn.Embedding(options.max_history + 1, size)
+        self.dropout = Dropout(options.dropout)
+        self.blocks = nn.Sequential(*(Block(size, options.heads, options.dropout) for _ in range(options.layers)))
+        self.norm = nn.LayerNorm(size)
+        self.bias = nn.Parameter(torch.zeros(items))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Int64 [b, t] to hidden states, float [b, t, size]."""
+        x = self.item(inputs) * math.sqrt(self.item.embedding_dim) + self.position.weight[: inputs.shape[1]]
+        hidden: Tensor = self.norm(self.blocks(self.dropout(x)))
+        return hidden
+
+
+class CatalogueCrossEntropy(torch.autograd.Function):
+    """Mean of -log softmax(hidden @ weight.T + bias)[target] with the gradient worked out along the way, a chunk of
+    rows at a time: logits for a whole batch never exist."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+        """Hidden [n, d], weight [items, d], bias [items], target int64 [n]."""
+        d_hidden, d_weight, d_bias = torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)
+        log_likelihood = hidden.new_zeros(())
+        rows = max(1, LOGITS_PER_CHUNK // len(weight))
+        for h, d_h, t in zip(hidden.split(rows), d_hidden.split(rows), target[:, None].split(rows), strict=True):
+            gradient = torch.addmm(bias, h, weight.T).softmax(dim=1)
+            likelihood = gradient.gather(1, t)
+            log_likelihood += likelihood.log().sum()
+            gradient.scatter_(1, t, likelihood - 1)
+            torch.mm(gradient, weight, out=d_h)
+            d_weight.addmm_(gradient.T, h)
+            d_bias += gradient.sum(dim=0)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.count = len(target)
+        return -log_likelihood / len(target)
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of the mean."""
+        d_hidden, d_weight, d_bias = ctx.saved_tensors
+        scale = d_loss / ctx.count
+        return d_hidden * scale, d_weight * scale, d_bias * scale, None
+
+
+class SASRec(SmoothingOracle):
+    """P(the user prefers the rejected item) = sigmoid((s(rejected) - s(target)) / T), at most `max_flip`.
+
+    T is fitted on pairs of a validation target and items drawn uniformly from those that the user has not seen. With
+    uniform draws, and only with them, the odds that of two items the one is the target are those of the two items'
+    probabilities of coming next, which is what scores trained by cross-entropy estimate (Luce's choice rule, T near
+    one). Popular or hard negatives would put the odds of having been drawn into the probability; drawn from the model
+    itself, they would make every pair an even bet.
+    """
+
+    Options: ClassVar[type[Options]] = SASRecOptions
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self.temperature = 1.0
+        self.network: Network | None = None
+
+    def fit(self, split: Split, context: OracleContext) -> Mapping[str, float]:
+        """Train, stop early, calibrate.
+
+        Returns:
+            ``ndcg@10``, ``hr@10`` (validation targets among all unseen items), ``epochs`` (until the best one),
+            ``temperature``; and ``auc``, ``nll``, ``ece`` and, at temperature one, ``nll_uncalibrated``,
+            ``ece_uncalibrated`` of pairs of every second validation example, the temperature here fitted on the other
+            half. Without validation examples only ``epochs`` and ``temperature``.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            shown = self._train(split, context)
+        if len(split.validation):
+            shown |= self._calibrate(split, context)
+        self.temperature = self.options.temperature or self.temperature
+        return shown | {"temperature": self.temperature}
+
+    def state(self) -> Mapping[str, NDArray[Any]]:
+        """The network's parameters by name, and ``temperature``, float64 []."""
+        state = {name: value.numpy() for name, value in self._fitted.state_dict().items()}
+        return state | {"temperature": np.array(self.temperature, dtype=np.float64)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take back what `state` gave."""
+        arrays = dict(state)
+        self.temperature = float(arrays.pop("temperature"))
+        self.network = Network(len(arrays["bias"]), self.options).eval()
+        self.network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
+
+    def score(self, examples: Examples, items: Ints) -> Floats:
+        """Logits of the next item, float32 [n, m]; -inf where the item is -1. Their softmax over the catalogue is the
+        probability of each item coming next."""
+        network = self._fitted
+        hidden = self._hidden(examples)
+        scores = np.empty(items.shape, dtype=np.float32)
+        rows = max(1, SCORES_PER_CHUNK // max(1, items.shape[1] * self.options.hidden_size))
+        with torch.no_grad():
+            for at in range(0, len(examples), rows):
+                some = torch.from_numpy(np.maximum(items[at : at + rows], 0).astype(np.int64))
+                products = torch.einsum("nmd,nd->nm", network.item(some), hidden[at : at + rows])
+                scores[at : at + rows] = (products + network.bias[some]).numpy()
+        scores[items < 0] = -np.inf
+        return scores
+
+    def flip_probability(self, examples: Examples, rejected: Ints) -> Floats:
+        """float32 [n, k]; 0 where rejected is -1."""
+        scores = self.score(examples, np.concatenate([examples.target[:, None], rejected], axis=1))
+        flips = calibration.sigmoid((scores[:, 1:] - scores[:, :1]) / self.temperature)
+        flips[rejected < 0] = 0.0
+        return np.minimum(flips, self.options.max_flip).astype(np.float32)
+
+    @property
+    def _fitted(self) -> Network:
+        if self.network is None:
+            raise RosepoError("the oracle 'sasrec' is asked before it was fitted or restored")
+        return self.network
+
+    def _train(self, split: Split, context: OracleContext) -> dict[str, float]:
+        options: SASRecOptions = self.options
+        popularity = torch.from_numpy(split.catalogue.popularity + 1.0).float()
+        network = self.network = Network(len(split.catalogue), options)
+        with torch.no_grad():
+            network.bias.copy_(popularity.log() - popularity.log().mean())
+        parameters = list(network.parameters())
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+                {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+            ],
+            lr=options.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        size = options.max_history + 1
+        best: dict[str, float] = {"ndcg@10": -1.0}
+        kept = network.state_dict()
+        for epoch in range(options.max_epochs):
+            network.train()
+            windows = training_windows(split.train.lengths, size, context.rng)
+            steps = -(-len(windows.user) // options.batch_size)
+            for step, batch in enumerate(batches(windows, options.batch_size, context.rng)):
+                done = (epoch + step / steps) / options.max_epochs
+                rate = options.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+                if options.warmup_ratio:
+                    rate *= min(1.0, (done + 1 / (steps * options.max_epochs)) / options.warmup_ratio)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                inputs, targets, filled = batch.tokens(split.train, network.items)
+                weight = network.item.weight[: network.items]
+                loss = CatalogueCrossEntropy.apply(network(inputs)[filled], weight, network.bias, targets[filled])
+                if not math.isfinite(loss.item()):
+                    raise RosepoError(
+                        f"the oracle 'sasrec' diverged in epoch {epoch + 1}: set oracle.learning_rate lower than "
+                        f"{options.learning_rate:g}"
+                    )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            context.reporter.progress(epoch + 1, options.max_epochs, "epochs")
+            network.eval()
+            if not len(split.validation):
+                continue
+            quality = self._rank(split.validation)
+            if quality["ndcg@10"] > best["ndcg@10"]:
+                best = quality | {"epochs": float(epoch + 1)}
+                kept = {name: value.clone() for name, value in network.state_dict().items()}
+            elif epoch + 1 - best["epochs"] >= options.patience:
+                break
+        if not len(split.validation):
+            return {"epochs": float(options.max_epochs)}
+        network.load_state_dict(kept)
+        return best
+
+    def _calibrate(self, split: Split, context: OracleContext) -> dict[str, float]:
+        examples = split.validation
+        drawn = context.rng.integers(0, len(split.catalogue), size=(len(examples), CALIBRATION_ITEMS), dtype=np.int32)
+        seen = split.train_seen.contains(examples.user, drawn) | (drawn == examples.target[:, None])
+        scores = self.score(examples, np.concatenate([examples.target[:, None], drawn], axis=1))
+        margins = scores[:, :1] - scores[:, 1:]
+        fitted, held_out = (margins[half::2][~seen[half::2]] for half in (0, 1))
+        self.temperature = calibration.fit_temperature(margins[~seen])
+        shown = {}
+        if len(held_out):
+            half = calibration.fit_temperature(fitted)
+            shown = {
+                "auc": calibration.pairwise_auc(held_out),
+                "nll": calibration.negative_log_likelihood(held_out, half),
+                "nll_uncalibrated": calibration.negative_log_likelihood(held_out, 1.0),
+                "ece": calibration.expected_calibration_error(held_out, half),
+                "ece_uncalibrated": calibration.expected_calibration_error(held_out, 1.0),
+            }
+        return shown
+
+    def _rank(self, examples: Examples) -> dict[str, float]:
+        """NDCG@10 and HR@10 of the targets among all items that are not in the history."""
+        network = self._fitted
+        hidden = self._hidden(examples)
+        above = np.empty(len(examples), dtype=np.int64)
+        rows = max(1, SCORES_PER_CHUNK // network.items)
+        for at in range(0, len(examples), rows):
+            some = examples.take(np.arange(at, min(at + rows, len(examples))))
+            with torch.no_grad():
+                scores = torch.addmm(
+                    network.bias, hidden[at : at + rows], network.item.weight[: network.items].T
+                ).numpy()
+            target = np.take_along_axis(scores, some.target[:, None].astype(np.int64), axis=1)
+            owner = np.repeat(np.arange(len(some)), some.position)
+            first = np.repeat(np.cumsum(some.position) - some.position, some.position)
+            place = some.sequences.offsets[some.user][owner] + np.arange(len(owner)) - first
+            scores[owner, some.sequences.items[place]] = -np.inf
+            above[at : at + rows] = (scores > target).sum(axis=1)
+        gain = np.where(above < 10, 1 / np.log2(above + 2), 0.0)
+        return {"ndcg@10": float(gain.mean()), "hr@10": float((above < 10).mean())}
+
+    def _hidden(self, examples: Examples) -> Tensor:
+        """The state that predicts each example's target: float [n, size].
+
+        The history is all that comes before the target, up to `max_history` items. Of longer ones, a window starts at
+        every `max_history` / 4th position, and an example is answered by the earliest window that reaches it: so it
+        sees at least three quarters of `max_history` items, and the many examples of one window cost one pass. Which
+        items it sees depends on its position alone.
+        """
+        longest: int = self.options.max_history
+        stride = max(1, longest // 4)
+        position = examples.position.astype(np.int64)
+        start = np.where(position <= longest, 0, -(-(position - longest) // stride) * stride)
+        order = np.lexsort((position, start, examples.user))
+        user, start, position = examples.user[order].astype(np.int64), start[order], position[order]
+        last = np.ones(len(order), dtype=np.bool_)
+        last[:-1] = (user[1:] != user[:-1]) | (start[1:] != start[:-1])
+        windows = Windows(user[last], start[last], position[last] - start[last] + 1)
+        window: Longs = np.cumsum(last) - last
+        by_length = np.argsort(windows.length, kind="stable")
+        place = np.empty_like(by_length)
+        place[by_length] = np.arange(len(by_length))
+        by_place = np.argsort(place[window], kind="stable")
+        order, row, column = order[by_place], place[window][by_place], (position - start)[by_place]
+        hidden = torch.empty(len(order), self.options.hidden_size)
+        with torch.no_grad():
+            for at in range(0, len(by_length), WINDOWS_PER_PASS):
+                batch = windows.take(by_length[at : at + WINDOWS_PER_PASS])
+                inputs, _, _ = batch.tokens(examples.sequences, self._fitted.items)
+                here = slice(*np.searchsorted(row, [at, at + WINDOWS_PER_PASS]))
+                hidden[order[here]] = self._fitted(inputs)[row[here] - at, column[here]]
+        return hidden
