@@ -5,7 +5,7 @@ from __future__ import annotations
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
@@ -111,6 +111,7 @@ def test_the_order_of_candidates_does_not_count(scores, target, columns):
     assert all((before[name] == after[name]).all() for name in before)
 
 
+@settings(max_examples=20, deadline=None)
 @given(coarse, targets)
 def test_ties_are_worth_what_breaking_them_at_random_is_worth(scores, target):
     rng = np.random.default_rng(0)
