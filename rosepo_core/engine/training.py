@@ -17,7 +17,7 @@ import torch
 from datasets import Dataset as Table
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from rosepo_core.contracts import PreferenceLoss, Reporter
@@ -313,6 +313,7 @@ def fine_tune(
             processing_class=tokenizer,
             callbacks=[_Progress(reporter)],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         return _history(trainer)
 
@@ -358,5 +359,6 @@ def align_preferences(
             **_arguments(seed, gradient_checkpointing),
         )
         trainer = AlignmentTrainer(model, args, loss, trees, pad_token_id, [_Progress(reporter)])
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         return _history(trainer)
