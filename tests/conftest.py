@@ -11,6 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rosepo_core.records import Catalogue
 
+# Models this small gain nothing from more, and wait for each other where the cores are shared.
+torch.set_num_threads(1)
+
 TITLES = (
     "The Lighthouse Keeper (1995)",
     "The Lighthouse (1995)",

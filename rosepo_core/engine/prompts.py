@@ -190,6 +190,25 @@ class PromptTemplate(ABC):
             )
         return trees
 
+    def trunks(
+        self, examples: Examples, *, shared: bool = False, candidates: Ints | None = None
+    ) -> tuple[list[Ints], Ints, Ints]:
+        """The prompts of `prompts`, those that begin alike written once: ``tokens[trunk[i]][:length[i]]`` is that of
+        example i.
+
+        Returns:
+            tokens: int32 ids of each trunk.
+            trunk: int32 [n].
+            length: int32 [n].
+        """
+        candidates = self._candidates(examples, candidates)
+        tokens: list[Ints] = []
+        trunk, length = np.zeros((2, len(examples)), dtype=np.int32)
+        for rows, history, visible, _ in self._groups(examples, np.arange(len(examples)), shared, candidates):
+            trunk[rows], length[rows] = len(tokens), visible
+            tokens.append(self._prompt(history, None if candidates is None else candidates[rows[0]]))
+        return tokens, trunk, length
+
     @abstractmethod
     def _groups(
         self, examples: Examples, kept: Longs, shared: bool, candidates: Ints | None

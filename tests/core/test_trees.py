@@ -1,0 +1,118 @@
+"""Layout, packing and masks of token trees, by hand and against the plain rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
+
+
+def tree(trunk: list[int], responses: list[tuple[int, list[int], bool]]) -> TokenTree:
+    """Responses as (visible trunk tokens, ids, whether the ids stand in the trunk)."""
+    return TokenTree.grow(
+        np.array(trunk, dtype=np.int32),
+        rows=np.arange(len(responses)),
+        columns=np.zeros(len(responses), dtype=np.int64),
+        visible=np.array([visible for visible, _, _ in responses]),
+        lengths=np.array([len(ids) for _, ids, _ in responses]),
+        targets=np.array([token for _, ids, _ in responses for token in ids], dtype=np.int32),
+        in_trunk=np.array([inside for _, _, inside in responses]),
+    )
+
+
+# Trunk 1 2 3 4 5; (3 4) follows 1 2 in the trunk, (7 8 9) branches off there, (6 9) off the whole trunk.
+EXAMPLE = tree([1, 2, 3, 4, 5], [(2, [3, 4], True), (2, [7, 8, 9], False), (5, [6, 9], False)])
+
+
+def test_a_tree_is_its_trunk_and_its_branches_without_their_last_tokens() -> None:
+    assert EXAMPLE.tokens.tolist() == [1, 2, 3, 4, 5, 7, 8, 6]
+    assert EXAMPLE.depth.tolist() == [0, 1, 2, 3, 4, 2, 3, 5]
+    assert EXAMPLE.branch.tolist() == [0, 0, 0, 0, 0, 2, 2, 3]
+    assert EXAMPLE.limit.tolist() == [1, 2, 3, 4, 5, 2, 2, 5]
+
+
+def test_every_response_token_has_the_token_before_it_as_parent() -> None:
+    assert EXAMPLE.lengths.tolist() == [2, 3, 2]
+    assert EXAMPLE.targets.tolist() == [3, 4, 7, 8, 9, 6, 9]
+    assert EXAMPLE.parents.tolist() == [1, 2, 1, 5, 6, 4, 7]
+
+
+@pytest.mark.parametrize("pad_left", [False, True])
+def test_a_token_sees_its_ancestors_only_and_padding_sees_padding(pad_left: bool) -> None:
+    batch = TreeBatch.of([tree([1, 2], [(1, [5, 6], False)]), tree([1], [(1, [4], False)])], 0, pad_left=pad_left)
+    assert batch.sees()[0].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    assert batch.input_ids[1].tolist() == ([0, 0, 1] if pad_left else [1, 0, 0])
+    # A padding token that saw nothing would turn its row of the attention into NaN.
+    assert batch.sees()[1].any(1).all()
+    place = 2 if pad_left else 0
+    assert batch.sees()[1, place].int().tolist() == [int(column == place) for column in range(3)]
+    assert batch.parents.tolist() == [0, 2, 3 + place]
+    assert batch.targets.tolist() == [5, 6, 4]
+    assert batch.responses.tolist() == [0, 0, 1]
+    assert batch.trees.tolist() == [0, 1]
+
+
+def test_the_additive_mask_is_minus_infinity_where_nothing_is_seen() -> None:
+    batch = TreeBatch.of([EXAMPLE], 0)
+    mask = batch.attention_mask(torch.bfloat16)
+    assert mask.shape == (1, 1, 8, 8)
+    assert mask.dtype == torch.bfloat16
+    assert torch.equal(mask[0, 0] == 0, batch.sees()[0])
+    assert torch.equal(mask[0, 0] == -torch.inf, ~batch.sees()[0])
+
+
+def test_rows_can_be_counted_anew() -> None:
+    assert EXAMPLE.with_rows(np.array([4, 4, 9])).rows.tolist() == [4, 4, 9]
+    assert EXAMPLE.rows.tolist() == [0, 1, 2]
+
+
+def test_pack_keeps_to_the_budget_with_padding_counted() -> None:
+    assert [batch.tolist() for batch in pack([3, 9, 4, 2, 30], 12)] == [[4], [1], [2, 0, 3]]
+
+
+def test_pack_shuffles_by_the_generator_and_loses_nothing() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 200)
+    batches = pack(lengths, 100, np.random.default_rng(1))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(200))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 100 for batch in batches)
+    again = pack(lengths, 100, np.random.default_rng(1))
+    other = pack(lengths, 100, np.random.default_rng(2))
+    assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in again]
+    assert [batch.tolist() for batch in batches] != [batch.tolist() for batch in other]
+
+
+def path(grown: TokenTree, response: int) -> tuple[list[int], list[int]]:
+    """The sequence that a response's last parent sees, read off the mask alone, and the response's targets."""
+    ends = np.cumsum(grown.lengths)
+    own = slice(ends[response] - grown.lengths[response], ends[response])
+    last = int(grown.parents[own][-1])
+    seen = np.flatnonzero(TreeBatch.of([grown], 0).sees()[0, last].numpy())
+    assert grown.depth[seen].tolist() == list(range(len(seen)))
+    assert set(grown.parents[own].tolist()) <= set(seen.tolist())
+    return grown.tokens[seen].tolist(), grown.targets[own].tolist()
+
+
+RESPONSES = st.lists(
+    st.tuples(st.integers(1, 8), st.lists(st.integers(0, 9), min_size=1, max_size=4)), min_size=1, max_size=8
+)
+
+
+@given(trunk=st.lists(st.integers(0, 9), min_size=8, max_size=8), responses=RESPONSES, limit=st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_whatever_a_tree_holds_each_response_sees_its_prompt_and_itself(
+    trunk: list[int], responses: list[tuple[int, list[int]]], limit: int
+) -> None:
+    grown = tree(trunk, [(visible, ids, trunk[visible : visible + len(ids)] == ids) for visible, ids in responses])
+    expected = [((trunk[:visible] + ids)[:-1], ids) for visible, ids in responses]
+    assert [path(grown, response) for response in range(len(responses))] == expected
+
+    parts = grown.split(limit)
+    rows = [int(row) for part in parts for row in part.rows]
+    assert rows == list(range(len(responses)))
+    assert [path(part, response) for part in parts for response in range(len(part.rows))] == expected
+    longest = max(len(ids) for _, ids in responses)
+    assert all(int((part.branch > 0).sum()) < limit + longest for part in parts)
