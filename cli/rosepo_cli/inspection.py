@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +64,7 @@ def show_plugin(
         described.append(
             {
                 **dataclasses.asdict(entry),
-                "description": (component.__doc__ or "").strip(),
+                "description": inspect.cleandoc(component.__doc__ or ""),
                 "options": component.Options.model_json_schema().get("properties", {}),
             }
         )

@@ -66,7 +66,7 @@ def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[Prefere
     responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
     reference = np.concatenate([pairs.reference_chosen[:, None], pairs.reference_rejected], axis=1)
     trees = []
-    for tree in template.trees(pairs.examples, responses):
+    for tree in template.trees(pairs.examples, responses, shared=True):
         rows, local = np.unique(tree.rows, return_inverse=True)
         trees.append(PreferenceTree(tree.with_rows(local), pairs.eps[rows], reference[rows]))
     return trees

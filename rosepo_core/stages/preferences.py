@@ -38,9 +38,9 @@ def stage(
         eps = flip_probabilities(fitted, examples, rejected)
         responses = np.concatenate([examples.target[:, None], rejected], axis=1)
         model = sampling.title_model(session, split, sft)
-        reference = model.log_probs(examples, responses)
+        reference = model.score(examples, responses)
         template = session.template(split)
-        prompts = template.prompt_texts(examples)
+        prompts = template.prompt_texts(examples, shared=True)
         texts = np.array(template.response_texts, dtype=object)
         row, slot = np.nonzero(rejected >= 0)
         names = [choice.name for choice in session.config.sampler]

@@ -11,7 +11,6 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts import RejectedSampler, SamplerContext
-from rosepo_core.engine.embeddings import title_embeddings
 from rosepo_core.engine.recommender import TitleModel
 from rosepo_core.errors import PluginError, RequestError
 from rosepo_core.records import Examples, Floats, Ints, Split
@@ -42,8 +41,10 @@ def choose_examples(
         users = users[before < max_pairs]
         counts[users[-1:]] = np.minimum(counts[users[-1:]], max_pairs - before[len(users) - 1 : len(users)])
     users = np.sort(users)
-    position = np.concatenate([np.arange(lengths[user] - counts[user], lengths[user]) for user in users] or [[]])
-    return Examples(split.train, np.repeat(users, counts[users]).astype(np.int32), position.astype(np.int32))
+    user = np.repeat(users, counts[users])
+    # The place of each pair among its user's, counted from the end of the user's sequence.
+    back = np.repeat(np.cumsum(counts[users]), counts[users]) - np.arange(len(user))
+    return Examples(split.train, user.astype(np.int32), (lengths[user] - back).astype(np.int32))
 
 
 def assign_slots(n: int, k: int, weights: np.ndarray[Any, Any], rng: np.random.Generator) -> Ints:
@@ -138,6 +139,9 @@ def _context(
 ) -> SamplerContext:
     @cache
     def embeddings() -> Floats:
+        # The sentence encoder is slow to import, and most samplers do without.
+        from rosepo_core.engine.embeddings import title_embeddings
+
         return title_embeddings(
             split.catalogue.titles, lambda: session.policy.trained(sft.folder), session.policy.tokenizer, session.reporter
         )
@@ -155,13 +159,4 @@ def _context(
 def title_model(session: Session, split: Split, weights: Artifact | None) -> TitleModel:
     """The language model over the catalogue's titles, as `weights` left it; the base model where it is None."""
     model = session.policy.trained(weights.folder) if weights else session.policy.base()
-    return TitleModel(
-        model,
-        session.policy.tokenizer,
-        session.template(split),
-        reporter=session.reporter,
-        seed=session.config.seed,
-        length_normalize=session.config.evaluation.length_normalize,
-    )
-
-
+    return TitleModel(model, session.template(split), session.reporter, session.config.seed)
