@@ -310,7 +310,7 @@ def test_drawn_candidates_hold_the_target_and_nothing_the_user_knows(
 
 
 def test_more_candidates_than_there_are_items_is_refused(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
-    with pytest.raises(RequestError, match="'prompt.candidates' = 41: the catalogue has 40 items"):
+    with pytest.raises(RequestError, match=r"'prompt\.candidates' = 41: the catalogue has 40 items"):
         make_template(PromptOptions(template="chat", candidates=41), tiny_tokenizer, catalogue, 3)
     template = make_template(PromptOptions(template="chat", candidates=40), tiny_tokenizer, catalogue, 3)
     with pytest.raises(RequestError, match="only 38 items are new to user 0"):
@@ -325,7 +325,7 @@ def test_a_timeline_begins_as_the_tokenizer_begins_a_text(tiny_tokenizer: Any, c
     template = make_template(PromptOptions(header=""), tokenizer, catalogue, 3)
     examples = every_example(sequences([6, 5]))
     assert template.prompt_texts(examples) == ["<|im_start|>", "<|im_start|>Quiet Rivers\n"]
-    with pytest.raises(RequestError, match="'prompt.header' is empty"):
+    with pytest.raises(RequestError, match=r"'prompt\.header' is empty"):
         make_template(PromptOptions(header=""), tiny_tokenizer, catalogue, 3)
 
 
@@ -344,7 +344,7 @@ def test_a_saved_template_is_the_same_template(
 
 
 def test_a_folder_without_a_template_says_which_folder_to_name(tmp_path: Path, tiny_tokenizer: Any) -> None:
-    with pytest.raises(RequestError, match="holds no prompt_template.json; name a run's folder 'sft' or 'aligned'"):
+    with pytest.raises(RequestError, match=r"holds no prompt_template\.json; name a run's folder 'sft' or 'aligned'"):
         load_template(tmp_path, tiny_tokenizer)
     (tmp_path / "prompt_template.json").write_text("{")
     with pytest.raises(RequestError, match=r"prompt_template.json is no JSON \("):
