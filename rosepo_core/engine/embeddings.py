@@ -19,7 +19,7 @@ Encoder = Literal["all-minilm-l6-v2", "language-model"]
 
 # What stands before a title when the language model reads it. It takes the first position, whose state says little of
 # the text and dwarfs all others (Xiao et al. 2024, arXiv 2309.17453), and tells that a title follows.
-_PREFIX = "Title:\n"
+_PREFIX = "Titles:\n"
 
 
 def choose_encoder(encoder: Encoder | Literal["auto"] = "auto") -> Encoder:
@@ -87,14 +87,14 @@ def _mean_states(
     """Last hidden states averaged over each title's tokens, float32 [titles, d]."""
     prefix = torch.tensor(tokenizer(_PREFIX).input_ids)
     tokens = [torch.tensor(ids) for ids in tokenizer(titles, add_special_tokens=False).input_ids]
+    decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
 
     @torch.inference_mode()
     def encode(rows: Longs) -> Floats:
         batch = [torch.cat([prefix, tokens[row]]) for row in rows]
         # Padding stands on the right, where no token of a title looks; so it needs no mask.
         ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id)
-        output = model(input_ids=ids.to(model.device), output_hidden_states=True, use_cache=False, logits_to_keep=1)
-        states = output.hidden_states[-1].float().cpu()
+        states = decoder(input_ids=ids.to(model.device), use_cache=False).last_hidden_state.float().cpu()
         place = torch.arange(ids.shape[1])
         ends = torch.tensor([len(row) for row in batch])[:, None]
         inside = (place >= len(prefix)) & (place < ends)
