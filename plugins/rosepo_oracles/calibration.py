@@ -18,8 +18,8 @@ wrong way on average and zero where none does."""
 
 
 def sigmoid(x: NDArray[np.floating]) -> Doubles:
-    """1 / (1 + exp(-x)), without overflow."""
-    result: Doubles = 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, dtype=np.float64)))
+    """1 / (1 + exp(-x)), without overflow and exact in both tails."""
+    result: Doubles = np.exp(-np.logaddexp(0.0, -np.asarray(x, dtype=np.float64)))
     return result
 
 
@@ -43,7 +43,7 @@ def fit_temperature(margins: NDArray[np.floating]) -> float:
     for _ in range(50):
         middle = 0.5 * (low + high)
         slope = float((margins * sigmoid(-margins / (scale * np.exp(middle)))).mean())
-        low, high = (low, middle) if slope > 0 else (middle, high)
+        low, high = (low, middle) if slope >= 0 else (middle, high)
     return float(scale * np.exp(0.5 * (low + high)))
 
 
