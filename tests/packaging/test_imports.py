@@ -30,7 +30,7 @@ LAYERS = (
     {"rosepo_core.engine"},
     {"rosepo_core.stages"},
     {"rosepo_core.pipeline"},
-    {"rosepo_core", "rosepo_core.testing"},
+    {"rosepo_core", "rosepo_core.diagnostics", "rosepo_core.testing"},
     {"rosepo_cli"},
 )
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "gguf", "sentence_transformers", "polars", "safetensors"}
