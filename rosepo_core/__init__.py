@@ -1,3 +1,61 @@
-"""rosepo: the alignment toolkit for LLM recommenders."""
+"""rosepo, the alignment toolkit for LLM recommenders.
+
+For other projects: `align` does what `rosepo train` does, and `Recommender` what `rosepo recommend` does. Neither
+torch nor any plugin is imported before one of them is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from rosepo_core.config import RunConfig
+    from rosepo_core.pipeline import Run
+    from rosepo_core.recommender import Recommender
+    from rosepo_core.stages.session import RunReporter
 
 __version__ = "0.1.0"
+__all__ = ["Recommender", "__version__", "align"]
+
+
+def align(
+    config: RunConfig | Mapping[str, Any],
+    run: str | Path,
+    *,
+    reporter: RunReporter | None = None,
+    until: str | None = None,
+) -> Run:
+    """Turn a log of interactions and a language model into an aligned recommender.
+
+    Args:
+        config: a configuration, or the tables of one as they stand in a file:
+            ``{"dataset": {"name": "table", "path": "log.csv"}, "loss": "dpo"}``. What is not there has its default.
+        run: the run folder; finished stages in it, or in runs beside it, are reused.
+        reporter: hears how far the work is; silent if not given.
+        until: the last stage to do, of `rosepo_core.pipeline.STAGES`; all if not given.
+
+    Returns:
+        The run: its folder, and its evaluation if it came that far.
+
+    Raises:
+        RequestError: something in the request or the data is wrong; the message names it and the fix.
+    """
+    from pathlib import Path
+
+    from rosepo_core import pipeline
+    from rosepo_core.config import RunConfig, read_config
+    from rosepo_core.stages.session import QuietReporter
+
+    settings = config if isinstance(config, RunConfig) else read_config(config)
+    return pipeline.run(settings, Path(run), reporter or QuietReporter(), until=until)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Recommender":
+        from rosepo_core.recommender import Recommender
+
+        return Recommender
+    raise AttributeError(f"module 'rosepo_core' has no attribute '{name}'")

@@ -146,6 +146,15 @@ def load_config(
         raise RequestError(f"{file}: {message}" if message == _fault(layer, registry) else message) from None
 
 
+def read_config(tables: Mapping[str, Any], registry: Registry | None = None) -> RunConfig:
+    """A configuration from tables as they stand in a file, e.g. ``{"loss": {"name": "rosepo", "beta": 0.2}}``.
+
+    Raises:
+        RequestError: a key or value is wrong; the message names the key.
+    """
+    return _validate(_normal_file(tables), registry or load_plugins())
+
+
 def _fault(layer: Mapping[str, Any], registry: Registry) -> str | None:
     """What is wrong with the file by itself."""
     try:

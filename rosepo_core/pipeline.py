@@ -1,19 +1,20 @@
-"""The whole flow: dataset -> split -> SFT -> oracle -> rejected sampling -> preferences -> alignment -> evaluation."""
+"""The whole flow: dataset, split, SFT, oracle, rejected sampling, preferences, alignment, evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rosepo_core.config import RunConfig
+from rosepo_core.config import RunConfig, load_config
 from rosepo_core.errors import RequestError, nearest
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages import alignment, comparison, dataset, oracle, preferences, results, sampling, sft, split
 from rosepo_core.stages.evaluation import Evaluation
 from rosepo_core.stages.session import RunReporter, Session
-from rosepo_core.store import CONFIG, RunStore, fingerprint, write_text
+from rosepo_core.store import CONFIG, RunStore, fingerprint
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "preferences", "aligned", "evaluation")
 """The stages in their order, as `until` names them."""
@@ -34,7 +35,9 @@ class Run:
 
 def default_folder(config: RunConfig, registry: Registry) -> Path:
     """``runs/DATASET-LOSS-FINGERPRINT``: one folder for each resolved configuration."""
-    return Path("runs") / f"{config.dataset.name}-{config.loss.name}-{fingerprint(config.resolved(registry))[:8]}"
+    # A plugin may be named as DISTRIBUTION/NAME.
+    names = [name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name)]
+    return Path("runs") / "-".join([*names, fingerprint(config.resolved(registry))[:8]])
 
 
 def run(
@@ -48,15 +51,47 @@ def run(
     """Run every stage up to `until` in `folder`, reusing what this run or one beside it has made before.
 
     Raises:
-        RequestError: something in the request or the data is wrong; nothing new is left behind.
+        RequestError: something in the request or the data is wrong. Where this is found before fine-tuning is done,
+            the folder is left as it was; later, the finished stages are kept.
     """
     if until is not None and until not in STAGES:
         raise RequestError(f"unknown stage '{until}'{nearest(until, STAGES)}")
     registry = registry or load_plugins()
+    table: Evaluation | None = None
     with _opened(config, RunStore(folder), registry, reporter) as session:
-        for stage, table in _stages(session):
+        for stage, evaluation in _stages(session):
+            table = evaluation
             if stage == until:
                 break
+    return Run(folder, table)
+
+
+def evaluate(
+    folder: Path,
+    overrides: Sequence[tuple[str, Any]],
+    reporter: RunReporter,
+    *,
+    registry: Registry | None = None,
+) -> Run:
+    """The table of a finished run, made anew where `overrides` change the section ``[evaluation]``; nothing is
+    trained.
+
+    Raises:
+        RequestError: there is no run or it is not finished, or another section is to be changed; the run is left as
+            it was.
+    """
+    for key, _ in overrides:
+        if key.partition(".")[0] != "evaluation":
+            raise RequestError(f"'{key}' cannot be changed in a finished run, only evaluation.* can: train a new one")
+    registry = registry or load_plugins()
+    store = RunStore.open(folder)
+    config = load_config(folder / CONFIG, overrides, registry)
+    with _opened(config, store, registry, reporter) as session:
+        done = {stage: session.finished(stage) for stage in STAGES[:-1]}
+        data = split.load_split(done["split"].folder)
+        drawn = comparison.draw(session, done["split"], data)
+        table = comparison.stage(session, drawn, data, done["sft"], done["oracle"], done["aligned"])
+        results.write(session, data, table)
     return Run(folder, table)
 
 
@@ -67,7 +102,10 @@ def _stages(session: Session) -> Iterator[tuple[str, Evaluation | None]]:
     cut = split.stage(session, corpus)
     data = split.load_split(cut.folder)
     yield "split", None
+    # Before anything costly, so that a request for more candidates than there are is turned down at once.
+    drawn = comparison.draw(session, cut, data)
     tuned = sft.stage(session, cut, data)
+    session.store.commit()
     yield "sft", None
     judge = oracle.stage(session, cut, data)
     yield "oracle", None
@@ -77,27 +115,21 @@ def _stages(session: Session) -> Iterator[tuple[str, Evaluation | None]]:
     yield "preferences", None
     aligned = alignment.stage(session, data, tuned, pairs)
     yield "aligned", None
-    table = comparison.stage(session, cut, data, tuned, judge, aligned)
+    table = comparison.stage(session, drawn, data, tuned, judge, aligned)
     results.write(session, data, table)
     yield "evaluation", table
 
 
 @contextmanager
 def _opened(config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter) -> Iterator[Session]:
-    """A session whose folder is as it was before when the request turns out wrong before any stage is done."""
+    """A session on a folder that is left as it was if the request turns out wrong before `RunStore.commit`."""
     session = Session(config, store, registry, reporter)
-    text = config.to_toml(registry)
-    file = store.folder / CONFIG
-    before = file.read_text(encoding="utf-8") if file.exists() else None
+    store.begin(config.to_toml(registry))
     try:
-        store.folder.mkdir(parents=True, exist_ok=True)
-        write_text(file, text)
         yield session
-        results.write_environment(session)
     except RequestError:
-        if not session.artifacts:
-            if before is None:
-                store.discard()
-            else:
-                write_text(file, before)
+        store.roll_back()
         raise
+    finally:
+        store.commit()
+    results.write_environment(session)

@@ -60,6 +60,10 @@ class RunStore:
             RequestError: `folder` is a file, or holds other things than a run.
         """
         self.folder = folder
+        self._existed = folder.exists()
+        self._config_before: str | None = None
+        self._replaced: list[tuple[Path, Path | None]] = []
+        self._provisional = False
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).exists())):
             raise RequestError(f"{folder} exists and is no run folder (it has no {CONFIG}): choose another --run")
 
@@ -76,8 +80,49 @@ class RunStore:
             )
         return RunStore(folder)
 
+    def begin(self, config: str) -> None:
+        """Write the configuration; until `commit`, `roll_back` can undo it and whatever stages follow.
+
+        Raises:
+            RequestError: the folder cannot be written.
+        """
+        file = self.folder / CONFIG
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._config_before = file.read_text(encoding="utf-8") if file.exists() else None
+            write_text(file, config)
+        except OSError as error:
+            raise RequestError(f"{self.folder} cannot be written: {error.strerror}; choose another --run") from None
+        self._provisional = True
+
+    def commit(self) -> None:
+        """Keep what has been made, and what is made from now on as soon as it is there."""
+        for _, old in self._replaced:
+            if old is not None:
+                shutil.rmtree(old)
+        self._replaced.clear()
+        self._provisional = False
+
+    def roll_back(self) -> None:
+        """Leave the folder as it was before `begin`; nothing happens after `commit`."""
+        if not self._provisional:
+            return
+        for final, old in reversed(self._replaced):
+            shutil.rmtree(final)
+            if old is not None:
+                os.rename(old / final.name, final)
+                old.rmdir()
+        self._replaced.clear()
+        self._provisional = False
+        if self._config_before is not None:
+            write_text(self.folder / CONFIG, self._config_before)
+        elif self._existed:
+            (self.folder / CONFIG).unlink()
+        else:
+            shutil.rmtree(self.folder)
+
     def find(self, stage: str, wanted: str) -> Artifact | None:
-        """The whole and undamaged artifact of `stage` with the fingerprint `wanted`, from this run or one beside it."""
+        """The undamaged artifact of `stage` with the fingerprint `wanted`, from this run or one beside it."""
         for folder in (self.folder, *self._siblings()):
             manifest = read_manifest(folder / stage)
             if manifest and manifest["fingerprint"] == wanted and _intact(folder / stage, manifest):
@@ -92,10 +137,13 @@ class RunStore:
                 self._put(staged, found.stage)
         return Artifact(found.stage, self.folder / found.stage, found.fingerprint, found.reused, found.seconds)
 
-    def make(self, stage: str, wanted: str, build: Callable[[Path], float]) -> Artifact:
+    def make(self, stage: str, wanted: str, inputs: Mapping[str, str], build: Callable[[Path], float]) -> Artifact:
         """Have `build` fill a staging folder and put it in place; whatever stood there goes once it is complete.
 
         Args:
+            stage: its name.
+            wanted: the artifact's fingerprint.
+            inputs: the fingerprints of the artifacts that it is made from, by stage.
             build: writes files into the folder that it is given and returns the seconds that the work took.
         """
         with self._staging(stage) as staged:
@@ -105,7 +153,13 @@ class RunStore:
             }
             for path in files:
                 _fsync(staged / path)
-            manifest = {"stage": stage, "fingerprint": wanted, "seconds": round(seconds, 3), "files": files}
+            manifest = {
+                "stage": stage,
+                "fingerprint": wanted,
+                "inputs": dict(inputs),
+                "seconds": round(seconds, 3),
+                "files": files,
+            }
             write_text(staged / MANIFEST, json.dumps(manifest, indent=1))
             self._put(staged, stage)
         return Artifact(stage, self.folder / stage, wanted, None, seconds)
@@ -114,18 +168,16 @@ class RunStore:
         """The finished artifact of `stage` in this run, whatever its fingerprint.
 
         Raises:
-            RequestError: the run has not come that far.
+            RequestError: the run has not come that far, or an earlier stage was made anew since.
         """
+        again = f"finish the run with `rosepo train --config {self.folder / CONFIG} --run {self.folder}`"
         manifest = read_manifest(self.folder / stage)
         if manifest is None:
-            raise RequestError(
-                f"{self.folder} has no finished stage '{stage}': run `rosepo train` with --run {self.folder} again"
-            )
+            raise RequestError(f"{self.folder} has no finished stage '{stage}': {again}")
+        for name, used in manifest.get("inputs", {}).items():
+            if self.artifact(name).fingerprint != used:
+                raise RequestError(f"{self.folder}: stage '{name}' was made anew after stage '{stage}': {again}")
         return Artifact(stage, self.folder / stage, manifest["fingerprint"], self.folder, manifest["seconds"])
-
-    def discard(self) -> None:
-        """Remove the whole run folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _siblings(self) -> Iterator[Path]:
         parent = self.folder.resolve().parent
@@ -140,14 +192,14 @@ class RunStore:
 
     def _put(self, staged: Path, stage: str) -> None:
         final = self.folder / stage
-        if final.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{stage}-old-", dir=self.folder))
+        old = Path(tempfile.mkdtemp(prefix=f".{stage}-old-", dir=self.folder)) if final.exists() else None
+        if old is not None:
             os.rename(final, old / stage)
-            os.rename(staged, final)
-            shutil.rmtree(old)
-        else:
-            os.rename(staged, final)
+        os.rename(staged, final)
         _fsync(self.folder)
+        self._replaced.append((final, old))
+        if not self._provisional:
+            self.commit()
 
 
 class _Staging:

@@ -40,7 +40,9 @@ def list_plugins(
     registry = load_plugins()
     entries = registry.entries(kind)
     if json_:
-        print(json.dumps({"plugins": [dataclasses.asdict(entry) for entry in entries], "problems": registry.problems}))
+        print(
+            json.dumps({"plugins": [dataclasses.asdict(entry) for entry in entries], "problems": registry.problems})
+        )
         return
     from rosepo_cli.tables import show_plugins
 

@@ -28,7 +28,9 @@ def _console() -> Console:
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table
@@ -57,7 +59,9 @@ def show_evaluation(folder: Path, evaluation: Evaluation | None) -> None:
         bias = [metric for metric in RECOMMENDED if _known(evaluation, metric)]
         table = _table("", *(RECOMMENDED[metric] for metric in bias), title="The one item recommended to each user")
         for name, result in evaluation.models.items():
-            table.add_row(name, *(f"{result.metrics[m]:.1f}" if m == "arp@1" else f"{result.metrics[m]:.3f}" for m in bias))
+            table.add_row(
+                name, *(f"{result.metrics[m]:.1f}" if m == "arp@1" else f"{result.metrics[m]:.3f}" for m in bias)
+            )
         console.print(table)
         console.print(f"\n{users:,} test users, {candidates} candidates each, the target among them", markup=False)
         console.print(f"report  {folder / 'report.html'}", markup=False, soft_wrap=True)
@@ -156,26 +160,35 @@ def show_checks(checks: Sequence[Check]) -> None:
     _console().print(table)
 
 
-def show_plan(config: str, plan: Plan, as_json: bool) -> None:
+def show_plan(config: str, folder: Path, plan: Plan) -> None:
     """The resolved configuration, then what it would cost."""
-    if as_json:
-        print(json.dumps({"config": config, "plan": plan.document()}))
-        return
     console = _console()
     console.print(config, markup=False)
     table = _table("stage", "examples", "tokens", "longest", "time")
     for row in plan.stages:
         table.add_row(
-            row.stage, f"{row.examples:,}", f"{row.tokens:,}", f"{row.longest:,}", duration(row.seconds)
+            row.stage,
+            f"{row.examples:,} {row.unit}",
+            f"{row.tokens:,}" if row.tokens else "",
+            f"{row.longest:,}" if row.longest else "",
+            "reused" if row.reused else "unknown" if row.seconds is None else duration(row.seconds),
         )
     console.print(table)
-    console.print(
-        f"\nabout {duration(plan.seconds)} in all, and {plan.memory / 2**30:.1f} GiB of memory at most; measured here: "
-        f"{plan.train_rate:,.0f} tokens/s in training, {plan.score_rate:,.0f} in scoring",
-        markup=False,
-    )
-    for note in plan.notes:
-        console.print(note, markup=False)
+    memory = ", ".join(f"{what} {_gibibytes(size)}" for what, size in plan.memory.items())
+    for line in (
+        "",
+        f"time    about {duration(plan.seconds)}, at {plan.train_rate:,.0f} tokens/s in training and "
+        f"{plan.score_rate:,.0f} in scoring, measured here and now",
+        f"memory  about {_gibibytes(sum(plan.memory.values()))} GiB: {memory}",
+        f"run     {folder}",
+        *(f"reused  {row.stage} from {row.reused}" for row in plan.stages if row.reused),
+        *(f"note: {note}" for note in plan.notes),
+    ):
+        console.print(line, markup=False)
+
+
+def _gibibytes(size: float) -> str:
+    return f"{size / 2**30:.2f}"
 
 
 def duration(seconds: float) -> str:

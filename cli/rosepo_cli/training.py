@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,30 +50,26 @@ def train(
     given += overrides(set_ or [], context.args)
     registry = load_plugins()
     settings = load_config(config, given, registry)
-    if dry_run:
-        _plan(settings, registry, json_)
-        return
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_evaluation, to_json
+    from rosepo_cli.tables import show_evaluation, show_plan, to_json
     from rosepo_core import pipeline
 
     folder = run or pipeline.default_folder(settings, registry)
     reporter = ConsoleReporter()
+    if dry_run:
+        from rosepo_core.planning import plan
+
+        with reporter.live():
+            made = plan(settings, folder, reporter, registry=registry)
+        if json_:
+            print(json.dumps({"config": settings.resolved(registry), "run": str(folder), "plan": made.document()}))
+        else:
+            show_plan(settings.to_toml(registry), folder, made)
+        return
     with reporter.live():
         done = pipeline.run(settings, folder, reporter, registry=registry, until=until)
     if json_:
         print(to_json(folder, done.evaluation))
     else:
         show_evaluation(folder, done.evaluation)
-
-
-def _plan(settings: Any, registry: Any, as_json: bool) -> None:
-    from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_plan
-    from rosepo_core.planning import plan
-
-    reporter = ConsoleReporter()
-    with reporter.live():
-        made = plan(settings, reporter, registry=registry)
-    show_plan(settings.to_toml(registry), made, as_json)

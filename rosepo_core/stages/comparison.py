@@ -1,5 +1,5 @@
-"""All models of a run over the same candidates: each one's scores are an artifact, so that only what changed is scored
-again.
+"""All models of a run over the same candidates; each one's scores are an artifact, so that only what changed is
+scored again.
 """
 
 from __future__ import annotations
@@ -32,12 +32,24 @@ TOKEN_BUDGET = 4096
 """Tokens per forward pass when scoring."""
 
 
+def draw(session: Session, cut: Artifact, split: Split) -> Artifact:
+    """RUN/candidates: what every model ranks for each test example."""
+    options = session.config.evaluation
+
+    def build(folder: Path) -> None:
+        examples = test_examples(session, split)
+        candidates = draw_candidates(split, examples, options.candidates, session.config.seed)
+        save_candidates(candidates, split, examples, folder)
+
+    settings = {"count": options.candidates, "max_users": options.max_users, "seed": session.config.seed}
+    return session.artifact("candidates", settings, [cut], build)
+
+
 def stage(
-    session: Session, cut: Artifact, split: Split, sft: Artifact, oracle: Artifact, aligned: Artifact
+    session: Session, drawn: Artifact, split: Split, sft: Artifact, oracle: Artifact, aligned: Artifact
 ) -> Evaluation:
-    """RUN/candidates, RUN/scores-MODEL for each model, and RUN/evaluation: ``per_user.parquet``."""
+    """RUN/scores-MODEL for each model, and RUN/evaluation: ``per_user.parquet``."""
     examples = test_examples(session, split)
-    drawn = _candidates(session, cut, split, examples)
     candidates = load_candidates(drawn.folder)
 
     def language_model(weights: Artifact | None) -> ScoreFn:
@@ -67,7 +79,9 @@ def stage(
         "oracle": _scored(session, "oracle", judge, {}, [drawn, oracle], examples, candidates),
         "base": _scored(session, "base", language_model(None), prompted, [drawn], examples, candidates),
         "sft": _scored(session, "sft", language_model(sft), prompted, [drawn, sft], examples, candidates),
-        "aligned": _scored(session, "aligned", language_model(aligned), prompted, [drawn, aligned], examples, candidates),
+        "aligned": _scored(
+            session, "aligned", language_model(aligned), prompted, [drawn, aligned], examples, candidates
+        ),
     }
     scores = {name: load_scores(artifact.folder / SCORES) for name, artifact in artifacts.items() if ranks(artifact)}
     evaluation = summarize(scores, split, examples, candidates, session.config.evaluation)
@@ -94,16 +108,6 @@ def ranks(scored: Artifact) -> bool:
     return (scored.folder / SCORES).exists()
 
 
-def _candidates(session: Session, cut: Artifact, split: Split, examples: Examples) -> Artifact:
-    def build(folder: Path) -> None:
-        count = session.config.evaluation.candidates
-        save_candidates(draw_candidates(split, examples, count, session.config.seed), split, examples, folder)
-
-    options = session.config.evaluation
-    settings = {"count": options.candidates, "max_users": options.max_users, "seed": session.config.seed}
-    return session.artifact("candidates", settings, [cut], build)
-
-
 def _scored(
     session: Session,
     name: str,
@@ -121,5 +125,3 @@ def _scored(
             save_scores(values, folder / SCORES)
 
     return session.artifact(f"scores-{name}", settings, inputs, build)
-
-

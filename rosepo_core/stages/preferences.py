@@ -22,9 +22,7 @@ from rosepo_core.store import Artifact
 PAIRS = "pairs.parquet"
 
 
-def stage(
-    session: Session, split: Split, sft: Artifact, oracle_artifact: Artifact, sampled: Artifact
-) -> Artifact:
+def stage(session: Session, split: Split, sft: Artifact, oracle_artifact: Artifact, sampled: Artifact) -> Artifact:
     """RUN/preferences: ``pairs.parquet``.
 
     Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected), ``chosen_item``,

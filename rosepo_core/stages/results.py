@@ -46,9 +46,7 @@ def write(session: Session, split: Split, evaluation: Evaluation) -> None:
     folder, artifacts = session.store.folder, session.artifacts
     seconds = {stage: artifact.seconds for stage, artifact in artifacts.items()}
     name = session.config.dataset.name
-    write_metrics(
-        metrics_document(name, session.config.seed, [evaluation], seconds), folder / "metrics.json"
-    )
+    write_metrics(metrics_document(name, session.config.seed, [evaluation], seconds), folder / "metrics.json")
     data = ReportData(
         title=f"{name}, {session.config.model.name}, {session.config.loss.name}",
         command=f"rosepo train --config {folder / CONFIG}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,35 @@ from rosepo_core.engine.recommender import TitleModel
 from rosepo_core.errors import PluginError, RequestError
 from rosepo_core.records import Examples, Floats, Ints, Split
 from rosepo_core.registry import running
+from rosepo_core.sections import PreferenceOptions
 from rosepo_core.stages.session import Session
 from rosepo_core.store import Artifact
 
 REJECTED = "rejected.safetensors"
 
 
-def choose_examples(
-    split: Split, max_users: int | None, max_per_user: int | None, max_pairs: int | None, rng: np.random.Generator
-) -> Examples:
+def choose_examples(split: Split, options: PreferenceOptions, rng: np.random.Generator) -> Examples:
     """The training examples that become pairs: every place with at least one item before it, the latest
     `max_per_user` of each of at most `max_users` users, and at most `max_pairs` in all, whole users first.
 
     Returns:
-        examples over ``split.train``, ordered by user and position.
+        examples over ``split.train``, ordered by user and position; at least one.
+
+    Raises:
+        RequestError: there is none.
     """
     lengths = split.train.lengths
     counts = np.maximum(lengths - 1, 0)
-    if max_per_user is not None:
-        counts = np.minimum(counts, max_per_user)
-    users = rng.permutation(np.flatnonzero(counts))[:max_users]
-    if max_pairs is not None:
+    if not counts.any():
+        raise RequestError("there is nothing to make pairs of: no user has two training interactions")
+    if options.max_per_user is not None:
+        counts = np.minimum(counts, options.max_per_user)
+    users = rng.permutation(np.flatnonzero(counts))[: options.max_users]
+    if options.max_pairs is not None:
         # Whole users keep the trees full; the last one is cut to its latest places.
         before = np.cumsum(counts[users]) - counts[users]
-        users = users[before < max_pairs]
-        counts[users[-1:]] = np.minimum(counts[users[-1:]], max_pairs - before[len(users) - 1 : len(users)])
+        users = users[before < options.max_pairs]
+        counts[users[-1:]] = np.minimum(counts[users[-1:]], options.max_pairs - before[len(users) - 1 : len(users)])
     users = np.sort(users)
     user = np.repeat(users, counts[users])
     # The place of each pair among its user's, counted from the end of the user's sequence.
@@ -94,9 +97,7 @@ def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifac
     def build(folder: Path) -> None:
         options = session.config.preferences
         rng = session.rng("sampling")
-        examples = choose_examples(split, options.max_users, options.max_per_user, options.max_pairs, rng)
-        if not len(examples):
-            raise RequestError("there is nothing to make pairs of: no user has two training interactions")
+        examples = choose_examples(split, options, rng)
         weights = np.array([choice.weight for choice in session.config.sampler])
         slots = assign_slots(len(examples), options.negatives, weights, rng)
         rejected = np.full_like(slots, -1)
@@ -134,16 +135,17 @@ def _fill(rejected: Ints, slots: Ints, rows: Any, index: int, given: Ints) -> No
         rejected[rows[usable], free[usable].argmax(1)] = item[usable]
 
 
-def _context(
-    session: Session, split: Split, sft: Artifact, sampler: RejectedSampler, index: int
-) -> SamplerContext:
+def _context(session: Session, split: Split, sft: Artifact, sampler: RejectedSampler, index: int) -> SamplerContext:
     @cache
     def embeddings() -> Floats:
         # The sentence encoder is slow to import, and most samplers do without.
         from rosepo_core.engine.embeddings import title_embeddings
 
         return title_embeddings(
-            split.catalogue.titles, lambda: session.policy.trained(sft.folder), session.policy.tokenizer, session.reporter
+            split.catalogue.titles,
+            lambda: session.policy.trained(sft.folder),
+            session.policy.tokenizer,
+            session.reporter,
         )
 
     return SamplerContext(

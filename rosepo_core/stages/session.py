@@ -29,6 +29,22 @@ class RunReporter(Reporter, Protocol):
         """The stage of `artifact` is done; ``artifact.reused`` says whether it had been before."""
 
 
+class QuietReporter:
+    """Shows nothing."""
+
+    def progress(self, done: int, total: int, unit: str) -> None:
+        """Nothing."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+    def stage_started(self, stage: str) -> None:
+        """Nothing."""
+
+    def stage_finished(self, artifact: Artifact) -> None:
+        """Nothing."""
+
+
 class Session:
     """One run while it lasts."""
 
@@ -78,6 +94,19 @@ class Session:
         """A generator for one purpose, independent of all the others."""
         return np.random.default_rng([self.config.seed, *purpose.encode()])
 
+    def fingerprint(self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Artifact]) -> str:
+        """Of a stage's artifact: equal where everything that it depends on is."""
+        return fingerprint(__version__, stage, settings, [artifact.fingerprint for artifact in inputs])
+
+    def finished(self, stage: str) -> Artifact:
+        """The artifact of a stage that this run has done before, whatever it depended on.
+
+        Raises:
+            RequestError: the run has not come that far.
+        """
+        self.artifacts[stage] = self.store.artifact(stage)
+        return self.artifacts[stage]
+
     def artifact(
         self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Artifact], build: Callable[[Path], None]
     ) -> Artifact:
@@ -88,7 +117,7 @@ class Session:
             settings: all that the stage depends on beside its inputs.
             inputs: earlier artifacts that it reads.
         """
-        wanted = fingerprint(__version__, stage, settings, [artifact.fingerprint for artifact in inputs])
+        wanted = self.fingerprint(stage, settings, inputs)
         self.reporter.stage_started(stage)
 
         def timed(folder: Path) -> float:
@@ -97,7 +126,8 @@ class Session:
             return time.perf_counter() - start
 
         found = self.store.find(stage, wanted)
-        artifact = self.store.reuse(found) if found else self.store.make(stage, wanted, timed)
+        made_from = {artifact.stage: artifact.fingerprint for artifact in inputs}
+        artifact = self.store.reuse(found) if found else self.store.make(stage, wanted, made_from, timed)
         self.artifacts[stage] = artifact
         self.reporter.stage_finished(artifact)
         self.registry.stage_finished(self.store.folder, stage, artifact.folder, artifact.reused is not None)

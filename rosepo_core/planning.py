@@ -1,0 +1,377 @@
+"""What a run would do and cost, without doing it.
+
+Dataset, split and candidates are made for real, in a temporary folder, so that examples and tokens are counted, not
+guessed. Time comes from a few real forward and backward passes of the run's own model on this machine. Memory is
+computed from the model's size and from what those passes kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rosepo_core.config import RunConfig
+from rosepo_core.contracts import RejectedSampler, SamplerContext
+from rosepo_core.engine.models import describe
+from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.recommender import TitleModel
+from rosepo_core.engine.scoring import BRANCH_TOKENS, LOGIT_BYTES, log_probs
+from rosepo_core.engine.trees import TokenTree, TreeBatch
+from rosepo_core.records import Examples, Ints, Split
+from rosepo_core.registry import Registry, load_plugins, running
+from rosepo_core.stages import alignment, comparison, dataset, oracle, preferences, sampling, sft, split
+from rosepo_core.stages.session import QuietReporter, RunReporter, Session
+from rosepo_core.stages.split import load_candidates, load_split
+from rosepo_core.store import Artifact, RunStore
+
+MEASURED_TOKENS = 512
+"""About the tokens of the batches that are timed on a CPU; on a GPU they have the run's own size."""
+
+MEASURED_EXAMPLES = 16
+"""Examples that a sampler which generates is timed on."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage would do.
+
+    Attributes:
+        stage: its name; ``"scores"`` are those of the three language models together.
+        examples: what it goes through: interactions, training sequences, pairs, titles to score...
+        unit: what `examples` counts.
+        tokens: that pass through the model, each as often as it does, padding left out; 0 where there are none.
+        longest: tokens of the longest sequence or tree, 0 where there are none.
+        seconds: how long it would take, `None` where that is not known beforehand, 0 where it is nothing to speak of.
+        reused: the run folder that it would be taken from.
+    """
+
+    stage: str
+    examples: int
+    unit: str
+    tokens: int = 0
+    longest: int = 0
+    seconds: float | None = 0.0
+    reused: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        stages: in their order.
+        pairs: preference pairs.
+        train_rate: tokens per second in training, forward and backward.
+        score_rate: tokens per second in scoring.
+        memory: bytes at the costliest moment, by what takes them.
+        notes: what else to know, a line each.
+    """
+
+    stages: tuple[StagePlan, ...]
+    pairs: int
+    train_rate: float
+    score_rate: float
+    memory: Mapping[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages whose time is known and that are not reused."""
+        return sum(stage.seconds or 0.0 for stage in self.stages if stage.reused is None)
+
+    def document(self) -> dict[str, Any]:
+        """The plan as JSON writes it."""
+        return {**asdict(self), "seconds": self.seconds, "memory_total": sum(self.memory.values())}
+
+
+class _Rehearsal(Session):
+    """A session that makes what is made in a moment, in a temporary folder, and only looks for the rest."""
+
+    made = frozenset({"dataset", "split", "candidates"})
+
+    def __init__(
+        self, config: RunConfig, store: RunStore, scratch: RunStore, registry: Registry, reporter: RunReporter
+    ) -> None:
+        super().__init__(config, store, registry, reporter)
+        self._scratch = scratch
+
+    def artifact(
+        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Artifact], build: Callable[[Path], None]
+    ) -> Artifact:
+        wanted = self.fingerprint(stage, settings, inputs)
+        found = self.store.find(stage, wanted)
+        if found is None and stage in self.made:
+
+            def untimed(folder: Path) -> float:
+                build(folder)
+                return 0.0
+
+            found = self._scratch.make(stage, wanted, {}, untimed)
+        artifact = found or Artifact(stage, self._scratch.folder / stage, wanted, None, 0.0)
+        self.artifacts[stage] = artifact
+        return artifact
+
+
+def plan(config: RunConfig, folder: Path, reporter: RunReporter, *, registry: Registry | None = None) -> Plan:
+    """What `rosepo_core.pipeline.run` would do with the same configuration and folder; nothing is written there.
+
+    Raises:
+        RequestError: the run would end with it before anything is trained.
+    """
+    registry = registry or load_plugins()
+    with tempfile.TemporaryDirectory(prefix="rosepo-plan-") as scratch:
+        session = _Rehearsal(config, RunStore(folder), RunStore(Path(scratch)), registry, reporter)
+        return _plan(session)
+
+
+def _plan(session: _Rehearsal) -> Plan:
+    corpus = dataset.stage(session)
+    cut = split.stage(session, corpus)
+    data = load_split(cut.folder)
+    drawn = comparison.draw(session, cut, data)
+    tuned = sft.stage(session, cut, data)
+    judge = oracle.stage(session, cut, data)
+    sampled = sampling.stage(session, cut, data, tuned)
+    pairs_artifact = preferences.stage(session, data, tuned, judge, sampled)
+    alignment.stage(session, data, tuned, pairs_artifact)
+
+    template = session.template(data)
+    material = sft_lengths(session, template, data)
+    examples, rejected = stand_in_pairs(session, data)
+    responses = np.concatenate([examples.target[:, None], rejected], axis=1)
+    trees = template.trees(examples, responses, shared=True)
+    scored = _scoring_trees(template, comparison.test_examples(session, data), load_candidates(drawn.folder).items)
+    speed = _measure(session, template, data, examples, trees, scored)
+
+    def row(stage: str, count: int, unit: str, tokens: float, lengths: Sequence[int], seconds: float | None) -> None:
+        reused = session.artifacts[stage].reused if stage in session.artifacts else None
+        longest = max(lengths, default=0)
+        rows.append(StagePlan(stage, count, unit, round(tokens), longest, seconds, str(reused) if reused else None))
+
+    rows: list[StagePlan] = []
+    options = session.config
+    tree_lengths = [len(tree) for tree in trees]
+    score_lengths = [len(tree) for tree in scored]
+    sft_tokens = _trained_tokens(material, options.sft.batch_size, options.sft.steps, options.sft.epochs)
+    aligned_tokens = _trained_tokens(
+        tree_lengths,
+        options.alignment.batch_size * options.alignment.gradient_accumulation_steps,
+        options.alignment.steps,
+        options.alignment.epochs,
+    )
+    pair_count = int((rejected >= 0).sum())
+    row("dataset", int(data.seen.keys.size), "interactions", 0, [], 0.0)
+    row("split", len(data.users), "users", 0, [], 0.0)
+    row("sft", len(material), "sequences", sft_tokens, material, sft_tokens / speed.train)
+    row("oracle", len(data.train.items), "interactions", 0, [], None)
+    row("sampling", len(examples), "examples", 0, [], speed.sampling)
+    row("preferences", pair_count, "pairs", sum(tree_lengths), tree_lengths, sum(tree_lengths) / speed.score)
+    row("aligned", pair_count, "pairs", aligned_tokens, tree_lengths, aligned_tokens / speed.train)
+    # Base, SFT and aligned.
+    language_models = 3
+    titles = language_models * sum(len(tree.lengths) for tree in scored)
+    tokens = language_models * sum(score_lengths)
+    row("scores", titles, "titles", tokens, score_lengths, tokens / speed.score)
+    return Plan(
+        stages=tuple(rows),
+        pairs=pair_count,
+        train_rate=speed.train,
+        score_rate=speed.score,
+        memory=_memory(session, speed, max(material), max(tree_lengths)),
+        notes=tuple(_notes(session, template, data)),
+    )
+
+
+def sft_lengths(session: Session, template: PromptTemplate, data: Split) -> list[int]:
+    """Tokens of every sequence that supervised fine-tuning would train on."""
+    users = sft.training_users(data, session.config.sft.max_users, session.rng("sft users"))
+    return [len(ids) for ids, _ in template.sft_sequences(users)]
+
+
+def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
+    """The very examples that pairs would be made of, with items drawn uniformly in place of the rejected ones, which
+    are not known yet: int32 [n, K]."""
+    options = session.config.preferences
+    examples = sampling.choose_examples(data, options, session.rng("sampling"))
+    drawn = np.random.default_rng(0).integers(len(data.catalogue), size=(len(examples), options.negatives))
+    return examples, drawn.astype(np.int32)
+
+
+def _scoring_trees(template: PromptTemplate, examples: Examples, items: Ints) -> list[TokenTree]:
+    listed = items if template.options.candidates else None
+    trees = template.trees(examples, items, candidates=listed)
+    return [part for tree in trees for part in tree.split(BRANCH_TOKENS)]
+
+
+def _trained_tokens(lengths: Sequence[int], batch_size: int, steps: int | None, epochs: float) -> float:
+    if not lengths:
+        return 0.0
+    if steps is None:
+        return sum(lengths) * epochs
+    return float(np.mean(lengths)) * min(batch_size, len(lengths)) * steps
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """What was measured.
+
+    Attributes:
+        train: tokens per second, forward and backward.
+        score: tokens per second without gradients.
+        sampling: seconds of the whole stage.
+        kept: bytes that a training step keeps for its backward pass, per token.
+        weights: bytes of the model.
+        trained: bytes of the parameters that are trained.
+    """
+
+    train: float
+    score: float
+    sampling: float
+    kept: float
+    weights: int
+    trained: int
+
+
+def _measure(
+    session: Session,
+    template: PromptTemplate,
+    data: Split,
+    examples: Examples,
+    trees: Sequence[TokenTree],
+    scored: Sequence[TokenTree],
+) -> _Speed:
+    options = session.config
+    model = session.policy.to_train(options.sft, options.seed)
+    device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    if options.sft.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def batch(of: Sequence[TokenTree], budget: int) -> TreeBatch:
+        """Trees of about the median length."""
+        by_length = sorted(of, key=len)[len(of) // 2 :]
+        count = max(1, budget // len(by_length[0]))
+        return TreeBatch.of(by_length[:count], pad_token_id=0).to(device)
+
+    budget = options.alignment.batch_size * max(map(len, trees)) if on_gpu else MEASURED_TOKENS
+    first, trained = batch(trees, 1), batch(trees, budget)
+    # The first pass is the slow one, so it is not timed.
+    kept = _kept_bytes(model, first) / first.input_ids.numel()
+    train = trained.input_ids.numel() / _timed(lambda: _train_step(model, trained), on_gpu)
+    weights = describe(model).bytes
+    trained_bytes = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
+
+    model.eval().requires_grad_(False)
+    to_score = batch(scored, comparison.TOKEN_BUDGET if on_gpu else MEASURED_TOKENS)
+    with torch.no_grad():
+        log_probs(model, batch(scored, 1))
+        score = to_score.input_ids.numel() / _timed(lambda: log_probs(model, to_score), on_gpu)
+    seconds = 0.0
+    if session.artifacts["sampling"].reused is None:
+        titles = TitleModel(model, template, QuietReporter(), options.seed)
+        seconds = _sampling_seconds(session, template, data, examples, titles, score)
+    return _Speed(train, score, seconds, kept, weights, trained_bytes)
+
+
+def _train_step(model: Any, batch: TreeBatch) -> None:
+    torch.autograd.backward(log_probs(model, batch).sum())
+    model.zero_grad()
+
+
+def _kept_bytes(model: Any, batch: TreeBatch) -> float:
+    """Memory of all that the backward pass of a training step needs, beside the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = log_probs(model, batch).sum()
+    torch.autograd.backward(loss)
+    return sum(kept.values())
+
+
+def _timed(work: Callable[[], object], on_gpu: bool) -> float:
+    start = time.perf_counter()
+    work()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _sampling_seconds(
+    session: Session, template: PromptTemplate, data: Split, examples: Examples, titles: TitleModel, score_rate: float
+) -> float:
+    """What samplers that ask the language model would take, from a few examples answered by the untrained one, and
+    what reading the catalogue once would; the rest is nothing beside it."""
+    options = session.config
+    weights = np.array([choice.weight for choice in options.sampler])
+    shares = 1 - (1 - weights / weights.sum()) ** options.preferences.negatives
+    few = examples.take(np.arange(min(MEASURED_EXAMPLES, len(examples))))
+    seconds = 0.0
+    for index, share in enumerate(shares.tolist()):
+        sampler: RejectedSampler = session.component("sampler", index)
+        if "title-embeddings" in sampler.needs:
+            seconds += float(template.response_lengths.sum()) / score_rate
+        elif "language-model" in sampler.needs:
+            context = SamplerContext(
+                catalogue=data.catalogue,
+                seen=data.train_seen,
+                rng=np.random.default_rng(0),
+                reporter=QuietReporter(),
+                language_model=titles,
+            )
+            with running(sampler):
+                start = time.perf_counter()
+                sampler.sample(few, options.preferences.negatives, context)
+                seconds += (time.perf_counter() - start) * len(examples) * share / len(few)
+    return seconds
+
+
+def _memory(session: Session, speed: _Speed, longest_sequence: int, longest_tree: int) -> dict[str, int]:
+    """Bytes at the costliest moment of training, which is the costliest of all."""
+    config = session.config
+    tokens = max(config.sft.batch_size * longest_sequence, config.alignment.batch_size * longest_tree)
+    return {
+        "weights": speed.weights,
+        # A gradient and Adam's two moments, all of the parameters' own type.
+        "gradients and optimizer": 3 * speed.trained,
+        "activations": round(speed.kept * tokens),
+        "logits": LOGIT_BYTES,
+    }
+
+
+def _notes(session: Session, template: PromptTemplate, data: Split) -> Iterator[str]:
+    config = session.config
+    lengths = data.train.lengths
+    users = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    places = np.arange(len(users)) - np.repeat(data.train.offsets[:-1], lengths)
+    trained = Examples(data.train, users, places.astype(np.int32))
+    for what, examples, shared in (("training", trained, True), ("test", data.test, False)):
+        cut = template.cut(examples, shared=shared)
+        if cut.items:
+            yield (
+                f"prompt.max_length={config.prompt.max_length} cuts {cut.items:,} items from the histories of "
+                f"{cut.examples:,} of {len(examples):,} {what} examples"
+            )
+    titles = template.response_lengths
+    yield f"titles have {titles.mean():.1f} tokens on average and {titles.max()} at most, their end included"
+    yield "rejected titles are not known yet; their tokens are those of titles drawn uniformly"
+    if session.artifacts["oracle"].reused is None:
+        yield f"the time that oracle '{config.oracle.name}' takes to learn is not known beforehand and not counted"
+    yield (
+        "memory is the weights, a gradient and two moments of each trained number, what a training step keeps per "
+        "token (measured) times the tokens of the largest batch, and logits; Python and its libraries come on top"
+    )
