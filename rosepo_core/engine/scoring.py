@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from rosepo_core.contracts import Reporter
+from rosepo_core.engine.head import frozen_head_log_probs
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.trees import TreeBatch, pack
 from rosepo_core.errors import RequestError
@@ -40,7 +41,7 @@ def log_probs(model: Any, batch: TreeBatch) -> Tensor:
     Raises:
         RequestError: the model's attention takes no mask of one's own.
     """
-    decoder, head = _parts(model)
+    decoder = decoder_of(model)
     dtype = next(decoder.parameters()).dtype
     hidden = decoder(
         input_ids=batch.input_ids,
@@ -49,12 +50,22 @@ def log_probs(model: Any, batch: TreeBatch) -> Tensor:
         use_cache=False,
     ).last_hidden_state
     of_parents = hidden.flatten(0, 1)[batch.parents]
-    of_tokens = _token_log_probs(head, of_parents, batch.targets, model.config.vocab_size)
+    of_tokens = token_log_probs(model, of_parents, batch.targets)
     return torch.zeros(len(batch.rows), device=of_tokens.device).index_add(0, batch.responses, of_tokens)
 
 
-def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor]]:
-    """The model below its head, and what makes float32 logits of its hidden states."""
+def decoder_of(model: Any) -> Any:
+    """The model below its head, which gives hidden states.
+
+    Raises:
+        RequestError: the model's attention takes no mask of one's own.
+    """
+    return _parts(model)[0]
+
+
+def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor], Tensor | None]:
+    """The model below its head, what makes float32 logits of its hidden states, and the head's weight where it is
+    frozen and all that there is to the head."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     attention = bare.config._attn_implementation
     if attention not in ("sdpa", "eager"):
@@ -70,10 +81,22 @@ def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor]]:
             values = values * scale
         return values if cap is None else cap * torch.tanh(values / cap)
 
-    return bare.get_decoder(), logits
+    plain = type(head) is torch.nn.Linear and head.bias is None and scale == 1.0 and cap is None
+    frozen = head.weight if plain and not head.weight.requires_grad else None
+    return bare.get_decoder(), logits, frozen
 
 
-def _token_log_probs(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
+def token_log_probs(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target given the hidden state before it, float32 [n].
+
+    Args:
+        model: as in `log_probs`. hidden: last hidden states, [n, d]. targets: token ids, int64 [n].
+    """
+    _, head, frozen = _parts(model)
+    if frozen is not None and torch.is_grad_enabled():
+        return frozen_head_log_probs(hidden, frozen, targets)
+    vocabulary = model.config.vocab_size
+
     def chunk_log_probs(hidden: Tensor, targets: Tensor) -> Tensor:
         return -cross_entropy(head(hidden), targets, reduction="none")
 

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from rosepo_core.contracts import PreferenceLoss, Reporter
-from rosepo_core.engine.scoring import log_probs
+from rosepo_core.engine.adapters import fused_adapters
+from rosepo_core.engine.scoring import decoder_of, log_probs, token_log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.records import Floats, Ints, LogProbs
 
@@ -101,6 +102,24 @@ class LengthBucketSampler(Sampler[int]):
 
 
 class _SFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with the engine's own language-model head: the same loss, from the positions that have a label
+    alone."""
+
+    def compute_loss(
+        self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Mean negative log-probability of the labels of the step."""
+        labels = inputs["labels"][:, 1:]
+        labelled = labels != -100
+        # Padding is on the right, where causal attention never looks from a token that counts.
+        hidden = decoder_of(model)(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+        count = num_items_in_batch if num_items_in_batch is not None else labelled.sum()
+        return -token_log_probs(model, hidden[labelled], labels[labelled]).sum() / count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Leave out the metrics that need a second pass over the logits."""
+        Trainer.log(self, logs, start_time)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
         return LengthBucketSampler(lengths, self.args.train_batch_size, self.args.seed)
@@ -256,7 +275,10 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _history(trainer: Any) -> LogHistory:
+def _train(trainer: Any, model: PreTrainedModel) -> LogHistory:
+    trainer.remove_callback(PrinterCallback)
+    with fused_adapters(model):
+        trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -313,9 +335,7 @@ def fine_tune(
             processing_class=tokenizer,
             callbacks=[_Progress(reporter)],
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        return _history(trainer)
+        return _train(trainer, model)
 
 
 def align_preferences(
@@ -359,6 +379,4 @@ def align_preferences(
             **_arguments(seed, gradient_checkpointing),
         )
         trainer = AlignmentTrainer(model, args, loss, trees, pad_token_id, [_Progress(reporter)])
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        return _history(trainer)
+        return _train(trainer, model)

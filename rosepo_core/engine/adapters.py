@@ -1,0 +1,73 @@
+"""LoRA layers without the small operations around them, while training.
+
+PEFT computes an adapter beside its layer: casts, a dropout, two thin products, a scaling and a sum, each of which
+reads or writes a whole activation, and keeps them all for the backward pass. Here a layer and its adapter are one
+function: the thin products add into the layer's own output and gradient, and nothing is kept but the input and its
+projection to the adapter's rank. Same mathematics, same parameters, for any LoRA without dropout (Hu et al. 2021, arXiv
+2106.09685).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor
+from torch.nn.functional import linear
+
+
+class _LowRankLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+        """X [t, in], weight [out, in], bias [out], down [r, in], up [out, r] -> [t, out]."""
+        narrow = x @ down.T
+        ctx.save_for_backward(x, weight, down, up, narrow)
+        return linear(x, weight, bias).addmm_(narrow, up.T)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, down and up; the weight is frozen."""
+        (gradient,) = gradients
+        x, weight, down, up, narrow = ctx.saved_tensors
+        of_narrow = gradient @ up
+        of_x = (gradient @ weight).addmm_(of_narrow, down) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, of_narrow.T @ x, gradient.T @ narrow
+
+
+def _forward(layer: Any, name: str, x: Tensor) -> Tensor:
+    base = layer.base_layer
+    down = layer.lora_A[name].weight.to(x.dtype)
+    up = (layer.lora_B[name].weight * layer.scaling[name]).to(x.dtype)
+    flat: Tensor = _LowRankLinear.apply(x.flatten(0, -2), base.weight, base.bias, down, up)  # type: ignore[no-untyped-call]
+    return flat.unflatten(0, x.shape[:-1])
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether the adapter is nothing but two products on a frozen layer."""
+    if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
+        return False
+    name, base = layer.active_adapters[0], layer.base_layer
+    return (
+        type(base) is torch.nn.Linear
+        and not base.weight.requires_grad
+        and not layer.use_dora.get(name, False)
+        and not layer.lora_bias.get(name, False)
+        and (isinstance(layer.lora_dropout[name], torch.nn.Identity) or layer.lora_dropout[name].p == 0)
+    )
+
+
+@contextmanager
+def fused_adapters(model: torch.nn.Module) -> Iterator[None]:
+    """While training, let every plain LoRA layer of `model` be one function; the others stay as they are."""
+    fused = [layer for layer in model.modules() if isinstance(layer, Linear) and _is_plain(layer)]
+    for layer in fused:
+        layer.forward = partial(_forward, layer, layer.active_adapters[0])
+    try:
+        yield
+    finally:
+        for layer in fused:
+            del layer.forward
