@@ -7,6 +7,8 @@ that was chosen comes first), and by symmetry the probability of the other order
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,15 +38,26 @@ def fit_temperature(margins: NDArray[np.floating]) -> float:
     found by bisection of log T. It is logistic regression on the margins, in both orders, without an intercept.
     """
     margins = np.asarray(margins, dtype=np.float64)
+    return _bisect(margins, lambda temperature: float((margins * sigmoid(-margins / temperature)).mean()) < 0)
+
+
+def temperature_for_mean_flip(margins: NDArray[np.floating], flip: float) -> float:
+    """The temperature T at which sigmoid(-margin / T), the flip probability, has the mean `flip`, between the share
+    of margins below zero (T near zero) and 1/2 (T without bound)."""
+    margins = np.asarray(margins, dtype=np.float64)
+    return _bisect(margins, lambda temperature: float(sigmoid(-margins / temperature).mean()) < flip)
+
+
+def _bisect(margins: Doubles, too_low: Callable[[float], bool]) -> float:
+    """Where `too_low` turns from true to false, as a temperature within the bounds; one if all margins are zero."""
     scale = float(np.abs(margins).mean()) if margins.size else 0.0
     if scale == 0.0:
         return 1.0
     low, high = -np.log(LARGEST_RATIO), np.log(LARGEST_RATIO)
     for _ in range(50):
         middle = 0.5 * (low + high)
-        slope = float((margins * sigmoid(-margins / (scale * np.exp(middle)))).mean())
-        low, high = (low, middle) if slope >= 0 else (middle, high)
-    return float(scale * np.exp(0.5 * (low + high)))
+        low, high = (middle, high) if too_low(scale * float(np.exp(middle))) else (low, middle)
+    return scale * float(np.exp(0.5 * (low + high)))
 
 
 def pairwise_auc(margins: NDArray[np.floating]) -> float:
