@@ -8,14 +8,21 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 from rosepo_core import __version__
+from rosepo_core.engine.models import resolve_model
 from rosepo_core.records import Split
 from rosepo_core.stages import preferences
 from rosepo_core.stages.evaluation import Evaluation, metrics_document, write_metrics
+from rosepo_core.stages.model_card import ModelCard, model_card
 from rosepo_core.stages.report import ReportData, render
 from rosepo_core.stages.session import Session
 from rosepo_core.stages.sft import LOG
 from rosepo_core.store import CONFIG, Artifact, write_text
+
+HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Where the models behind the aliases come from."""
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "polars", "tokenizers")
 
@@ -42,11 +49,13 @@ def write_environment(session: Session) -> None:
 
 
 def write(session: Session, split: Split, evaluation: Evaluation) -> None:
-    """RUN/metrics.json and RUN/report.html."""
+    """RUN/metrics.json, RUN/report.html and the model card, RUN/aligned/README.md."""
     folder, artifacts = session.store.folder, session.artifacts
-    seconds = {stage: artifact.seconds for stage, artifact in artifacts.items()}
+    seconds = _seconds(artifacts)
     name = session.config.dataset.name
-    write_metrics(metrics_document(name, session.config.seed, [evaluation], seconds), folder / "metrics.json")
+    document = metrics_document(name, session.config.seed, [evaluation], seconds)
+    write_metrics(document, folder / "metrics.json")
+    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluation, document["protocols"])))
     data = ReportData(
         title=f"{name}, {session.config.model.name}, {session.config.loss.name}",
         command=f"rosepo train --config {folder / CONFIG}",
@@ -61,6 +70,35 @@ def write(session: Session, split: Split, evaluation: Evaluation) -> None:
         environment=environment(session),
     )
     write_text(folder / "report.html", render(data))
+
+
+def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
+    """Seconds by stage; drawing candidates and scoring them are parts of the evaluation."""
+    parts = {name for name in artifacts if name == "candidates" or name.startswith("scores-")}
+    seconds = {stage: artifact.seconds for stage, artifact in artifacts.items() if stage not in parts}
+    seconds["evaluation"] += sum(artifacts[name].seconds for name in parts)
+    return seconds
+
+
+def _card(session: Session, split: Split, evaluation: Evaluation, protocols: Mapping[str, Any]) -> ModelCard:
+    config, template = session.config, session.template(split)
+    example = evaluation.examples.take(np.arange(1))
+    is_alias = config.model.name in HUB_IDS
+    return ModelCard(
+        name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
+        method=config.sft.method,
+        base_model=str(resolve_model(config.model.name, session.reporter)),
+        dataset=config.dataset.name,
+        base_model_id=HUB_IDS.get(config.model.name),
+        base_model_notes="Its weights were dequantized from a GGUF file (Q4_1)." if is_alias else "",
+        dataset_notes=_summary(session, split, evaluation)["Dataset"],
+        parts={label: text for label, text in _summary(session, split, evaluation).items() if label != "Dataset"},
+        protocols=protocols,
+        prompt=template.prompt_texts(example)[0],
+        response=template.response_texts[int(example.target[0])],
+        licence="apache-2.0" if is_alias else None,
+        licence_notes=["The terms of the data and of the base model hold for what is made of them."],
+    )
 
 
 def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[str, str]:
