@@ -1,11 +1,12 @@
 """Scoring titles by token tree beside one sequence a title, with the same model, batches and code.
 
-    python benchmarks/tree_scoring.py [--users 2] [--candidates 20] [--titles short] [--threads 2] [--json]
+    python benchmarks/tree_scoring.py [--users 2] [--candidates 20] [--titles short] [--threads 1] [--json]
 
 Two jobs on MovieLens-100K's users with the longest histories: `ranking` scores the candidates of each user's test
 example, `pairs` scores a chosen and a rejected title at each of the last 30 places of a training sequence. `bare
 forward` is the model below its head on as many tokens as the trees have, without mask or head: what is left to gain.
-Times are the best of three in turn, of one for the sequences, which take long.
+Seconds are the process's own on all its threads, which other work on the machine disturbs less: the best
+of three in turn, of one for the sequences, which take long.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--titles", default="short", choices=("short", "full"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -105,9 +106,9 @@ def main() -> None:
             for name, way in ways.items():
                 if name == "sequences" and repeat:
                     continue
-                start = time.perf_counter()
+                start = time.process_time()
                 way()
-                seconds[name] = min(seconds[name], time.perf_counter() - start)
+                seconds[name] = min(seconds[name], time.process_time() - start)
         tokens = {"tree": sum(map(len, trees)), "sequences": sum(b.input_ids.numel() for b in by_sequence)}
         results[job] = {
             "titles": int((items >= 0).sum()),
