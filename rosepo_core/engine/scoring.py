@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from rosepo_core.contracts import Reporter
+from rosepo_core.engine import attention
 from rosepo_core.engine.head import frozen_head_log_probs
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.trees import TreeBatch, pack
@@ -67,9 +68,9 @@ def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor], Tensor | None]:
     """The model below its head, what makes float32 logits of its hidden states, and the head's weight where it is
     frozen and all that there is to the head."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    attention = bare.config._attn_implementation
-    if attention not in ("sdpa", "eager"):
-        raise RequestError(f"the model was loaded with attention '{attention}'; token trees need 'sdpa' or 'eager'")
+    kind = bare.config._attn_implementation
+    if kind not in ("sdpa", "eager", attention.NAME):
+        raise RequestError(f"the model was loaded with attention '{kind}'; token trees need 'sdpa' or 'eager'")
     head, config = bare.get_output_embeddings(), bare.config
     cap = getattr(config, "final_logit_softcapping", None)
     # Cohere multiplies its logits, Granite divides them.
