@@ -43,7 +43,7 @@ def _forward(layer: Any, name: str, x: Tensor) -> Tensor:
     down = layer.lora_A[name].weight.to(x.dtype)
     up = (layer.lora_B[name].weight * layer.scaling[name]).to(x.dtype)
     flat: Tensor = _LowRankLinear.apply(x.flatten(0, -2), base.weight, base.bias, down, up)  # type: ignore[no-untyped-call]
-    return flat.unflatten(0, x.shape[:-1])
+    return flat.view(*x.shape[:-1], -1)
 
 
 def _is_plain(layer: Any) -> bool:

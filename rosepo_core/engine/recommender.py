@@ -14,6 +14,7 @@ from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.titles import TitleTrie
+from rosepo_core.errors import RequestError
 from rosepo_core.records import Examples, Floats, Ints, Sequences
 
 TOKEN_BUDGET = 4096
@@ -84,7 +85,12 @@ class TitleModel:
 
         Returns:
             items int32 [k] and their log-probabilities float32 [k], best first; -1 and -inf where there are fewer.
+
+        Raises:
+            RequestError: the prompts of this model list candidates, so that it can only rank what it is given.
         """
+        if self._template.options.candidates:
+            raise RequestError("this run's prompts list candidates (prompt.candidates), so it cannot recommend freely")
         # The target is what comes after the history; any item does, for nothing looks at it.
         sequence = Sequences(np.append(history, 0).astype(np.int32), np.array([0, len(history) + 1], dtype=np.int64))
         example = Examples(sequence, np.zeros(1, np.int32), np.array([len(history)], dtype=np.int32))

@@ -90,8 +90,8 @@ class LengthBucketSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(len(self._lengths), generator=self._generator)
         batches: list[Tensor] = []
-        for block in order.split(32 * self._batch_size):
-            batches += block[self._lengths[block].argsort(stable=True)].split(self._batch_size)
+        for block in torch.split(order, 32 * self._batch_size):
+            batches += torch.split(block[self._lengths[block].argsort(stable=True)], self._batch_size)
         # A batch that is not full must come last, or it would shift the borders of all that follow.
         full = [batch for batch in batches if len(batch) == self._batch_size]
         rest = [batch for batch in batches if len(batch) < self._batch_size]
@@ -114,7 +114,8 @@ class _SFTTrainer(SFTTrainer):  # type: ignore[misc]
         # Padding is on the right, where causal attention never looks from a token that counts.
         hidden = decoder_of(model)(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         count = num_items_in_batch if num_items_in_batch is not None else labelled.sum()
-        return -token_log_probs(model, hidden[labelled], labels[labelled]).sum() / count
+        loss: Tensor = -token_log_probs(model, hidden[labelled], labels[labelled]).sum() / count
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Leave out the metrics that need a second pass over the logits."""
