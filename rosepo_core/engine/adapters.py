@@ -1,4 +1,4 @@
-"""LoRA layers without the small operations around them, while training.
+"""LoRA layers without the small operations around them, in training and in scoring.
 
 PEFT computes an adapter beside its layer: casts, a dropout, two thin products, a scaling and a sum, each of which
 reads or writes a whole activation, and keeps them all for the backward pass. Here a layer and its adapter are one
@@ -62,7 +62,7 @@ def _is_plain(layer: Any) -> bool:
 
 @contextmanager
 def fused_adapters(model: torch.nn.Module) -> Iterator[None]:
-    """While training, let every plain LoRA layer of `model` be one function; the others stay as they are."""
+    """For a while, let every plain LoRA layer of `model` be one function; the others stay as they are."""
     fused = [layer for layer in model.modules() if isinstance(layer, Linear) and _is_plain(layer)]
     for layer in fused:
         layer.forward = partial(_forward, layer, layer.active_adapters[0])

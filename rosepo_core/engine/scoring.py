@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rosepo_core.contracts import Reporter
 from rosepo_core.engine import attention
+from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.head import frozen_head_log_probs
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.trees import TreeBatch, pack
@@ -153,7 +154,8 @@ def score_items(
         trees = [part for tree in grown for part in tree.split(BRANCH_TOKENS)]
         for members in pack([len(tree) for tree in trees], token_budget):
             batch = TreeBatch.of([trees[index] for index in members.tolist()], pad_token_id=0).to(device)
-            values = log_probs(model, batch)
+            with fused_adapters(model):
+                values = log_probs(model, batch)
             if length_normalize:
                 values = values / batch.lengths
             scores[start + batch.rows.cpu().numpy(), batch.columns.cpu().numpy()] = values.cpu().numpy()
