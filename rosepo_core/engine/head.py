@@ -15,18 +15,25 @@ CHUNK = 128
 """Hidden states whose logits exist at a time: enough for full speed, and 49,152 logits of each are 25 MB."""
 
 
+def _log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, jacobian: Tensor | None) -> Tensor:
+    """float32 [n]; writes the gradients of each in its hidden state into `jacobian`, [n, d], if there is one."""
+    log_probs = torch.empty(len(hidden), device=hidden.device)
+    for start in range(0, len(hidden), CHUNK):
+        rows = slice(start, start + CHUNK)
+        logits = (hidden[rows] @ weight.T).float()
+        normalizer = logits.logsumexp(-1, keepdim=True)
+        log_probs[rows] = (logits.gather(1, targets[rows, None]) - normalizer)[:, 0]
+        if jacobian is not None:
+            probabilities = logits.sub_(normalizer).exp_().to(weight.dtype)
+            jacobian[rows] = weight[targets[rows]] - probabilities @ weight
+    return log_probs
+
+
 class _FrozenHeadLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        log_probs = torch.empty(len(hidden), device=hidden.device)
         jacobian = torch.empty_like(hidden)
-        for start in range(0, len(hidden), CHUNK):
-            rows = slice(start, start + CHUNK)
-            logits = (hidden[rows] @ weight.T).float()
-            normalizer = logits.logsumexp(-1, keepdim=True)
-            log_probs[rows] = (logits.gather(1, targets[rows, None]) - normalizer)[:, 0]
-            probabilities = logits.sub_(normalizer).exp_().to(weight.dtype)
-            jacobian[rows] = weight[targets[rows]] - probabilities @ weight
+        log_probs = _log_probs(hidden, weight, targets, jacobian)
         ctx.save_for_backward(jacobian)
         return log_probs
 
@@ -45,5 +52,7 @@ def frozen_head_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Te
     Returns:
         float32 [n].
     """
+    if not torch.is_grad_enabled():
+        return _log_probs(hidden, weight, targets, None)
     result: Tensor = _FrozenHeadLogProbs.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return result

@@ -95,7 +95,7 @@ def token_log_probs(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         model: as in `log_probs`. hidden: last hidden states, [n, d]. targets: token ids, int64 [n].
     """
     _, head, frozen = _parts(model)
-    if frozen is not None and torch.is_grad_enabled():
+    if frozen is not None:
         return frozen_head_log_probs(hidden, frozen, targets)
     vocabulary = model.config.vocab_size
 
