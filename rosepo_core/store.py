@@ -147,7 +147,7 @@ class RunStore:
             build: writes files into the folder that it is given and returns the seconds that the work took.
         """
         with self._staging(stage) as staged:
-            seconds = build(staged)
+            seconds = round(build(staged), 3)
             files = {
                 str(path.relative_to(staged)): _sha256(path) for path in sorted(staged.rglob("*")) if path.is_file()
             }
@@ -157,7 +157,7 @@ class RunStore:
                 "stage": stage,
                 "fingerprint": wanted,
                 "inputs": dict(inputs),
-                "seconds": round(seconds, 3),
+                "seconds": seconds,
                 "files": files,
             }
             write_text(staged / MANIFEST, json.dumps(manifest, indent=1))
@@ -183,7 +183,10 @@ class RunStore:
         parent = self.folder.resolve().parent
         if parent.is_dir():
             yield from sorted(
-                run for run in parent.iterdir() if (run / CONFIG).is_file() and run != self.folder.resolve()
+                # Path.is_file raises where others' folders may not be entered.
+                run
+                for run in parent.iterdir()
+                if os.path.isfile(run / CONFIG) and run != self.folder.resolve()
             )
 
     def _staging(self, stage: str) -> _Staging:
@@ -219,10 +222,11 @@ class _Staging:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a stage's folder; None where there is none or it is damaged."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return manifest if {"fingerprint", "files", "seconds"} <= manifest.keys() else None
+    whole = isinstance(manifest, dict) and {"fingerprint", "files", "seconds"} <= manifest.keys()
+    return manifest if whole else None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -242,7 +246,10 @@ def write_text(path: Path, text: str) -> None:
 
 def _intact(folder: Path, manifest: Mapping[str, Any]) -> bool:
     files: Mapping[str, str] = manifest["files"]
-    return all((folder / name).is_file() and _sha256(folder / name) == digest for name, digest in files.items())
+    try:
+        return all(_sha256(folder / name) == digest for name, digest in files.items())
+    except OSError:
+        return False
 
 
 def _sha256(path: Path) -> str:
