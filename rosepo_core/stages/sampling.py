@@ -65,7 +65,8 @@ def check(sampler: RejectedSampler, rejected: Any, examples: Examples, k: int, c
     items = np.asarray(rejected)
     if items.shape != (len(examples), k) or items.dtype.kind not in "iu":
         raise PluginError(f"{name} returned {items.dtype} {items.shape}, not integers ({len(examples)}, {k})")
-    items = items.astype(np.int32)
+    # Not int32 before the range is checked: larger numbers would wrap into it.
+    items = items.astype(np.int64)
     ordered = np.sort(items, axis=1)
     faults = {
         "an index outside the catalogue": ((items < -1) | (items >= len(context.catalogue))).any(1),
@@ -78,7 +79,7 @@ def check(sampler: RejectedSampler, rejected: Any, examples: Examples, k: int, c
         if rows.any():
             row = int(np.flatnonzero(rows)[0])
             raise PluginError(f"{name} returned {fault} for example {row} (user index {examples.user[row]})")
-    return items
+    return items.astype(np.int32)
 
 
 def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifact) -> Artifact:
@@ -103,15 +104,22 @@ def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifac
         rejected = np.full_like(slots, -1)
         for index, sampler in enumerate(samplers):
             rows = np.flatnonzero((slots == index).any(1))
+            if not len(rows):
+                continue
             context = _context(session, split, sft, sampler, index)
             with running(sampler):
                 given = sampler.sample(examples.take(rows), options.negatives, context)
                 given = check(sampler, given, examples.take(rows), options.negatives, context)
             _fill(rejected, slots, rows, index, given)
         slots[rejected < 0] = -1
+        empty = int((rejected < 0).all(1).sum())
+        if empty == len(examples):
+            raise RequestError(
+                f"no example got a rejected item out of {len(split.catalogue):,} in the catalogue: "
+                "take other samplers, or set sampler.allow_seen"
+            )
         arrays = {"user": examples.user, "position": examples.position, "rejected": rejected, "sampler": slots}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REJECTED)
-        empty = int((rejected < 0).all(1).sum())
         if empty:
             session.reporter.note(f"{empty:,} of {len(examples):,} examples got no rejected item and are left out")
 
