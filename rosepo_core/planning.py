@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts import RejectedSampler, SamplerContext
+from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.models import describe
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.recommender import TitleModel
@@ -263,9 +264,10 @@ def _measure(
 
     budget = options.alignment.batch_size * max(map(len, trees)) if on_gpu else MEASURED_TOKENS
     first, trained = batch(trees, 1), batch(trees, budget)
-    # The first pass is the slow one, so it is not timed.
-    kept = _kept_bytes(model, first) / first.input_ids.numel()
-    train = trained.input_ids.numel() / _timed(lambda: _train_step(model, trained), on_gpu)
+    with fused_adapters(model):
+        # The first pass is the slow one, so it is not timed.
+        kept = _kept_bytes(model, first) / first.input_ids.numel()
+        train = trained.input_ids.numel() / _timed(lambda: _train_step(model, trained), on_gpu)
     weights = describe(model).bytes
     trained_bytes = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
 

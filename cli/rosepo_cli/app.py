@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from rosepo_cli import evaluation, inspection, recommendation, training
-from rosepo_core.errors import RosepoError
+from rosepo_core.errors import RequestError, RosepoError
 from rosepo_core.registry import PluginWarning, load_plugins
 
 app = typer.Typer(
@@ -48,8 +48,14 @@ def run(arguments: Sequence[str]) -> int:
         warnings.showwarning = _show_warning
         try:
             load_plugins().register_commands(app)
-            result: Any = get_command(app)(arguments, prog_name="rosepo", standalone_mode=False)
-            return result if isinstance(result, int) else 0
+            command = get_command(app)
+            # Typer's own way to run a command has its own ideas of interruptions and of readers that go away.
+            with command.make_context("rosepo", list(arguments)) as context:
+                command.invoke(context)
+            sys.stdout.flush()
+            return 0
+        except typer.Exit as end:
+            return end.exit_code
         except (KeyboardInterrupt, typer.Abort):
             print("interrupted; finished stages are kept and will be reused", file=sys.stderr)
             return 130
@@ -63,17 +69,24 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _tell(error: Exception, debug: bool) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands without a command
+        print(error, file=sys.stderr)
+        return 2
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of click's
         hint = getattr(error, "ctx", None)
         command = hint.command_path if hint is not None else "rosepo"
         print(f"error: {error.format_message()} (see `{command} --help`)", file=sys.stderr)
         return 2
-    lines = [f"error: {error}" if isinstance(error, RosepoError) else f"error: {type(error).__name__}: {error}"]
+    if isinstance(error, RequestError):
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    meant_for_users = isinstance(error, RosepoError)
+    lines = [f"error: {error}" if meant_for_users else f"error: {type(error).__name__}: {error}"]
     lines += getattr(error, "__notes__", [])
-    if not isinstance(error, RosepoError) and not debug:
+    if not meant_for_users and not debug:
         lines.append("run again with --debug for the traceback")
     print("\n".join(lines), file=sys.stderr)
-    return error.exit_code if isinstance(error, RosepoError) else 1
+    return 1
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

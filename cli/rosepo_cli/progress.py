@@ -54,11 +54,11 @@ class ConsoleReporter:
         """One line that stays."""
         self._drop()
         if artifact.reused is None:
-            self._console.print(f"{artifact.stage:<17} {artifact.seconds:6.1f} s", markup=False)
+            self._line(f"{artifact.stage:<17} {artifact.seconds:6.1f} s")
         else:
             here = artifact.reused.resolve() == artifact.folder.parent.resolve()
             source = "this run" if here else str(artifact.reused)
-            self._console.print(f"{artifact.stage:<17} reused from {source}", markup=False)
+            self._line(f"{artifact.stage:<17} reused from {source}")
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Move the bar, or now and then print a line."""
@@ -72,11 +72,15 @@ class ConsoleReporter:
             self._bar.update(self._task, completed=done, total=total, unit=unit, rate=rate)
         elif not self._console.is_terminal and time.monotonic() - self._told > PLAIN_EVERY:
             self._told = time.monotonic()
-            self._console.print(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}", markup=False)
+            self._line(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}")
 
     def note(self, message: str) -> None:
         """A line that stays."""
-        self._console.print(f"  {message}", markup=False, soft_wrap=not self._console.is_terminal)
+        self._line(f"  {message}")
+
+    def _line(self, text: str) -> None:
+        # Where there is no terminal, lines are for programs to read.
+        self._console.print(text, markup=False, soft_wrap=not self._console.is_terminal)
 
     def _drop(self) -> None:
         if self._bar is not None and self._task is not None:

@@ -163,7 +163,7 @@ def show_checks(checks: Sequence[Check]) -> None:
 def show_plan(config: str, folder: Path, plan: Plan) -> None:
     """The resolved configuration, then what it would cost."""
     console = _console()
-    console.print(config, markup=False)
+    console.print(config, markup=False, soft_wrap=True)
     table = _table("stage", "examples", "tokens", "longest", "time")
     for row in plan.stages:
         table.add_row(
@@ -175,16 +175,18 @@ def show_plan(config: str, folder: Path, plan: Plan) -> None:
         )
     console.print(table)
     memory = ", ".join(f"{what} {_gibibytes(size)}" for what, size in plan.memory.items())
+    console.print()
     for line in (
-        "",
         f"time    about {duration(plan.seconds)}, at {plan.train_rate:,.0f} tokens/s in training and "
         f"{plan.score_rate:,.0f} in scoring, measured here and now",
         f"memory  about {_gibibytes(sum(plan.memory.values()))} GiB: {memory}",
-        f"run     {folder}",
-        *(f"reused  {row.stage} from {row.reused}" for row in plan.stages if row.reused),
         *(f"note: {note}" for note in plan.notes),
     ):
         console.print(line, markup=False)
+    for row in plan.stages:
+        if row.reused:
+            console.print(f"reused  {row.stage} from {row.reused}", markup=False, soft_wrap=True)
+    console.print(f"run     {folder}", markup=False, soft_wrap=True)
 
 
 def _gibibytes(size: float) -> str:

@@ -1,7 +1,7 @@
 """Log-probabilities of tokens from hidden states through a frozen language-model head.
 
 The gradient of log p(target | h) in h is W[target] - softmax(h W') W: it needs the probabilities and nothing of what
-comes later, so it is made while they are at hand. A chunk of logits is computed once, never kept and never made again.
+comes later, so it is made while they are at hand. A chunk of logits is computed once and never kept.
 """
 
 from __future__ import annotations

@@ -113,9 +113,9 @@ def load_tokenizer(spec: str, reporter: Reporter) -> PreTrainedTokenizerBase:
 def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model that `spec` names, for inference, on the GPU where there is one, and its tokenizer.
 
-    Attention is PyTorch's scaled dot product on a GPU and `engine.attention` elsewhere, so that four-dimensional masks
-    (bool, true where attended to: [batch, 1, queries, keys]) and position ids of one's own work. No parameter requires
-    a gradient.
+    Attention is PyTorch's scaled dot product on a GPU and `engine.attention` elsewhere: four-dimensional masks (bool,
+    true where attended to: [batch, 1, queries, keys]) and position ids of one's own work. No parameter requires a
+    gradient.
 
     Args:
         spec: as in `resolve_model`.

@@ -90,7 +90,9 @@ class TitleModel:
             RequestError: the prompts of this model list candidates, so that it can only rank what it is given.
         """
         if self._template.options.candidates:
-            raise RequestError("this run's prompts list candidates (prompt.candidates), so it cannot recommend freely")
+            raise RequestError(
+                "this run's prompts list candidates (prompt.candidates), so it cannot recommend freely"
+            )
         # The target is what comes after the history; any item does, for nothing looks at it.
         sequence = Sequences(np.append(history, 0).astype(np.int32), np.array([0, len(history) + 1], dtype=np.int64))
         example = Examples(sequence, np.zeros(1, np.int32), np.array([len(history)], dtype=np.int32))

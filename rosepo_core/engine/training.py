@@ -165,9 +165,12 @@ class AlignmentTrainer(Trainer):  # type: ignore[misc]
         width = max(tree.reference.shape[1] for tree in trees)
         pad = [width - tree.reference.shape[1] for tree in trees]
         reference = [
-            torch.nn.functional.pad(torch.from_numpy(tree.reference), (0, p)) for tree, p in zip(trees, pad, strict=True)
+            torch.nn.functional.pad(torch.from_numpy(tree.reference), (0, p))
+            for tree, p in zip(trees, pad, strict=True)
         ]
-        eps = [torch.nn.functional.pad(torch.from_numpy(tree.eps), (0, p)) for tree, p in zip(trees, pad, strict=True)]
+        eps = [
+            torch.nn.functional.pad(torch.from_numpy(tree.eps), (0, p)) for tree, p in zip(trees, pad, strict=True)
+        ]
         offsets = torch.tensor([0, *[len(tree) for tree in trees]]).cumsum(0)
         return {
             "batch": TreeBatch.of([tree.tree for tree in trees], self._pad_token_id),
@@ -177,7 +180,9 @@ class AlignmentTrainer(Trainer):  # type: ignore[misc]
         }
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
-        return torch.tensor(sum(len(batch["eps"]) for batch in batch_samples), device=device) if batch_samples else None
+        return (
+            torch.tensor(sum(len(batch["eps"]) for batch in batch_samples), device=device) if batch_samples else None
+        )
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -232,7 +237,8 @@ class AlignmentTrainer(Trainer):  # type: ignore[misc]
         if pairs:
             per_pair = ("rewards/chosen", "logps/chosen")
             logs |= {
-                name: total / (pairs if name in per_pair else max(rejected, 1.0)) for name, total in self._sums.items()
+                name: total / (pairs if name in per_pair else max(rejected, 1.0))
+                for name, total in self._sums.items()
             }
         self._sums.clear()
         super().log(logs, start_time)

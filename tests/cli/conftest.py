@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -41,23 +43,22 @@ class Done:
 
     @property
     def json(self) -> Any:
+        """The one document on stdout."""
         return json.loads(self.out)
 
     @property
     def stages(self) -> dict[str, str]:
-        """What each finished stage's line says after its name."""
-        lines = (line.split(maxsplit=1) for line in self.err.splitlines() if line and not line.startswith(" "))
+        """What each finished stage's line says after the stage."""
+        lines = (line.split(maxsplit=1) for line in self.err.splitlines() if not line.startswith(" "))
         return {words[0]: words[1] for words in lines if len(words) == 2}
 
+    @property
+    def made(self) -> set[str]:
+        """The stages that were done anew."""
+        return {stage for stage, said in self.stages.items() if said.endswith(" s")}
 
-Rosepo = Callable[..., Done]
-Train = Callable[..., Done]
 
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
+Command = Callable[..., Done]
 
 
 @pytest.fixture(scope="session")
@@ -84,28 +85,39 @@ def log(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue) -> Path:
             for place, item in enumerate(items.tolist())
         ]
     path = tmp_path_factory.mktemp("data") / "log.csv"
-    return write_csv(path, ("user", "item", "timestamp", "rating", "title"), rows)
+    pl.DataFrame(rows, schema=["user", "item", "timestamp", "rating", "title"], orient="row").write_csv(path)
+    return path
 
 
-@pytest.fixture
-def rosepo(capsys: pytest.CaptureFixture[str]) -> Rosepo:
+@pytest.fixture(scope="session")
+def rosepo() -> Command:
     """Run a command line in this process."""
 
     def command(*arguments: object) -> Done:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = run([str(argument) for argument in arguments])
+        return Done(code, out.getvalue(), err.getvalue())
 
     return command
 
 
-@pytest.fixture
-def train(rosepo: Rosepo, log: Path, model_folder: Path) -> Train:
+@pytest.fixture(scope="session")
+def train(rosepo: Command, log: Path, model_folder: Path) -> Command:
     """Run `rosepo train` on the small log with the tiny model; what is given comes last, and so wins."""
 
     def command(*arguments: object) -> Done:
-        parts = ("--dataset=table", f"--dataset.path={log}", f"--model={model_folder}")
-        return rosepo("train", *parts, "--oracle=constant", "--sampler=uniform", *SMALL, *arguments)
+        parts = ("--dataset=table", f"--dataset.path={log}", f"--model={model_folder}", "--oracle=constant")
+        named = any(str(argument).startswith("--sampler=") for argument in arguments)
+        return rosepo("train", *parts, *(() if named else ("--sampler=uniform",)), *SMALL, *arguments)
 
     return command
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, train: Command) -> Path:
+    """A run that went through; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished") / "runs" / "first"
+    done = train("--run", folder)
+    assert done.code == 0, done.err
+    return folder

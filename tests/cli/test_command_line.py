@@ -1,0 +1,148 @@
+"""The command line itself: help, exit codes, tracebacks on request, clean streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROSEPO = Path(sys.executable).parent / "rosepo"
+COMMANDS = (
+    [],
+    ["train"],
+    ["evaluate"],
+    ["recommend"],
+    ["plugins"],
+    ["plugins", "list"],
+    ["plugins", "show"],
+    ["data"],
+    ["data", "check"],
+    ["doctor"],
+)
+
+
+def process(*arguments, **environment):
+    return subprocess.run(
+        [ROSEPO, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_fits_80_columns(rosepo, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = rosepo(*command, "--help")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0].startswith(f"Usage: {' '.join(['rosepo', *command])} ")
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_names_every_command(rosepo):
+    shown = rosepo("--help").out
+    assert {"train", "evaluate", "recommend", "plugins", "data", "doctor"} <= set(
+        re.findall(r"^  (\w+) ", shown, re.M)
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["plugins"], ["data"]])
+def test_no_command_shows_the_help(rosepo, command):
+    done = rosepo(*command)
+    assert done.code == 2
+    assert "Usage: rosepo" in done.out + done.err
+    assert "error:" not in done.err
+
+
+def test_a_failure_is_exit_code_1_and_says_where_to_look(train, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("of seven by nothing")
+
+    monkeypatch.setattr("rosepo_core.stages.dataset.stage", fail)
+    done = train("--run", tmp_path / "run")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines() == [
+        "error: ZeroDivisionError: of seven by nothing",
+        "run again with --debug for the traceback",
+    ]
+    debugged = train("--run", tmp_path / "run", "--debug")
+    assert debugged.code == 1
+    assert "Traceback (most recent call last)" in debugged.err
+    assert debugged.err.splitlines()[-1] == "error: ZeroDivisionError: of seven by nothing"
+
+
+def test_debug_shows_the_traceback_of_a_wrong_request_too(rosepo):
+    assert "Traceback" not in rosepo("train", "--loss=roseop").err
+    assert "Traceback" in rosepo("--debug", "train", "--loss=roseop").err
+    assert "Traceback" in rosepo("train", "--loss=roseop", "--debug").err
+
+
+def test_plugins_as_json(rosepo):
+    listed = rosepo("plugins", "list", "--json").json
+    assert {"dpo", "ipo", "rosepo"} <= {each["name"] for each in listed["plugins"] if each["kind"] == "loss"}
+    [shown] = rosepo("plugins", "show", "popularity-aware", "--json").json
+    assert shown["options"]["power"]["default"] == 1.0
+    assert shown["description"].startswith("Eligible items drawn in proportion to popularity")
+
+
+def test_plugins_for_people(rosepo):
+    assert re.search(r"^loss +ipo +rosepo 0\.1\.0 ", rosepo("plugins", "list", "loss").out, re.M)
+    shown = rosepo("plugins", "show", "self-hard").out
+    assert shown.startswith("sampler self-hard\n")
+    assert re.search(r"^temperature +number +0\.0 ", shown, re.M)
+
+
+def test_data_check(rosepo, log):
+    summary = rosepo("data", "check", log, "--json").json
+    assert (summary["users"], summary["interactions"]) == (24, 253)
+    shown = rosepo("data", "check", log, "--dataset.min_rating=3").out
+    assert re.search(r"^users +24 *$", shown, re.M)
+    assert "min_rating=3 dropped" in shown
+
+
+def test_doctor(rosepo):
+    done = rosepo("doctor", "--json")
+    checks = done.json
+    assert done.code == int(any(check["status"] == "fail" for check in checks))
+    assert {"ok", "warn", "fail"} >= {check["status"] for check in checks}
+
+
+def test_the_streams_of_a_real_process(log, model_folder, tmp_path):
+    run = tmp_path / "runs" / "run"
+    arguments = [
+        "--dataset=table",
+        f"--dataset.path={log}",
+        f"--model={model_folder}",
+        "--until=sft",
+        "--sft.steps=2",
+    ]
+    done = process("train", *arguments, "--run", run, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"run": str(run)}
+    # One line a stage, notes indented, and nothing that a library says.
+    assert [line.split()[0] for line in done.stderr.splitlines() if not line.startswith(" ")] == [
+        *("dataset", "split", "candidates", "sft")
+    ]
+
+
+def test_a_wrong_request_of_a_real_process():
+    done = process("train", "--loss=roseop")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: no loss is called 'roseop'; did you mean 'rosepo'?\n"
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    pipe = subprocess.run(
+        ["bash", "-c", f'"{ROSEPO}" plugins list --json | head -c 1; echo " ${{PIPESTATUS[0]}}"'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (pipe.stdout, pipe.stderr) == ("{ 0\n", "")

@@ -1,0 +1,266 @@
+"""`rosepo train` whole, on a small log and a tiny model: what it leaves, what it reuses, and what others can read."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tomllib
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import rosepo_core
+from rosepo_core.engine.prompts import load_template
+from rosepo_core.pipeline import STAGES
+from rosepo_core.stages.split import load_candidates, load_split
+
+ACCURACY = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
+RECOMMENDED = {f"{metric}@{k}" for metric in ("arp", "aplt", "coverage", "gini") for k in (1, 5, 10)}
+RESCORED = {f"scores-{name}" for name in ("popularity", "oracle", "base", "sft", "aligned")}
+SLOWER = ("--alignment.steps=9", "--alignment.learning_rate=0.002")
+
+
+def metrics_of(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+def log_of(run, stage):
+    return json.loads((run / stage / "log.json").read_text())
+
+
+def test_what_a_run_leaves(finished):
+    document = metrics_of(finished)
+    assert list(document) == ["schema", "dataset", "seed", "protocols", "seconds"]
+    assert (document["schema"], document["dataset"], document["seed"]) == (1, "table", 3)
+    models = document["protocols"]["candidates-5"]
+    # The constant oracle ranks nothing.
+    assert list(models) == ["popularity", "base", "sft", "aligned"]
+    assert all(set(values) >= ACCURACY | RECOMMENDED for values in models.values())
+    assert set(STAGES) <= set(document["seconds"])
+    for stage in STAGES:
+        manifest = json.loads((finished / stage / "manifest.json").read_text())
+        assert manifest["stage"] == stage
+        assert all((finished / stage / file).is_file() for file in manifest["files"])
+    config = tomllib.loads((finished / "config.toml").read_text())
+    assert (config["sft"]["steps"], config["loss"]["name"], config["sampler"][0]["name"]) == (3, "rosepo", "uniform")
+    assert json.loads((finished / "environment.json").read_text())["loss rosepo"].startswith("rosepo ")
+    assert (finished / "report.html").read_text().startswith("<!doctype html>")
+    pickled = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+    assert not [path for path in finished.rglob("*") if path.suffix in pickled or path.name.startswith(".")]
+
+
+def test_plain_trl_reads_the_pairs(finished):
+    pairs = pl.read_parquet(finished / "preferences" / "pairs.parquet")
+    # 24 users, the latest three targets of each.
+    assert pairs.height == 72
+    first = pairs.row(0, named=True)
+    assert first["prompt"].startswith("Titles that one person chose, oldest first:\n")
+    assert first["chosen"].endswith("\n")
+    assert first["chosen"] != first["rejected"]
+    assert pairs["eps"].unique().to_list() == [pytest.approx(0.1)]
+
+
+def test_all_is_reused_when_nothing_changes(train, finished):
+    again = train("--run", finished)
+    assert (again.code, again.made) == (0, set())
+    assert set(again.stages.values()) == {"reused from this run"}
+
+
+@pytest.mark.parametrize(
+    ("change", "made"),
+    [
+        ("--loss=ipo", {"aligned", "scores-aligned", "evaluation"}),
+        (
+            "--sampler=popularity-aware",
+            {"sampling", "preferences", "aligned", "scores-aligned", "evaluation"},
+        ),
+        ("--evaluation.candidates=4", RESCORED | {"candidates", "evaluation"}),
+    ],
+    ids=["loss", "sampler", "candidates"],
+)
+def test_only_what_changes_is_made_anew(train, finished, change, made):
+    run = finished.parent / change.strip("-").replace(".", "-").replace("=", "-")
+    done = train("--run", run, change)
+    assert done.code == 0, done.err
+    assert done.made == made
+    reused = {stage: said for stage, said in done.stages.items() if stage not in made}
+    assert set(reused.values()) == {f"reused from {finished}"}
+    assert {"dataset", "split", "sft", "oracle"} <= set(reused)
+    shutil.rmtree(run)
+
+
+def test_a_damaged_artifact_is_made_anew(train, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "runs" / "copy")
+    with (run / "oracle" / "fit.json").open("a") as file:
+        file.write(" ")
+    done = train("--run", run, "--until=oracle")
+    assert (done.code, done.made) == (0, {"oracle"})
+
+
+def test_one_seed_gives_one_result(train, finished, tmp_path):
+    runs = [finished]
+    for name, seed in (("same", 3), ("other", 4)):
+        runs.append(tmp_path / name / "run")
+        assert train("--run", runs[-1], f"--seed={seed}").code == 0
+    first, same, other = (metrics_of(run)["protocols"] for run in runs)
+    assert first == same
+    assert first != other
+    assert log_of(finished, "aligned")[-1]["loss"] == log_of(runs[1], "aligned")[-1]["loss"]
+
+
+def sequence_log_prob(model, prompt, response):
+    """The plain computation: one sequence, one forward pass, the sum over the response's tokens."""
+    ids = torch.tensor(np.concatenate([prompt, response]), dtype=torch.long)[None]
+    with torch.no_grad():
+        of_tokens = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])
+    return float(of_tokens[-len(response) :].sum())
+
+
+def scores_of_plain_model(run, model, tokenizer):
+    """What the run's aligned model gives the candidates of the first three test users."""
+    template = load_template(run / "aligned", tokenizer)
+    split = load_split(run / "split")
+    items = load_candidates(run / "candidates").items[:3]
+    prompts = template.prompts(split.test.take(np.arange(3)))
+    return [
+        [sequence_log_prob(model, prompt, template.response_ids[item]) for item in row]
+        for prompt, row in zip(prompts, items.tolist(), strict=True)
+    ]
+
+
+def scores_of_run(run, model):
+    return load_file(run / f"scores-{model}" / "scores.safetensors")["scores"][:3]
+
+
+def test_plain_peft_loads_the_aligned_model_and_gives_the_same_scores(finished):
+    model = AutoPeftModelForCausalLM.from_pretrained(finished / "aligned").eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished / "aligned")
+    plain = scores_of_plain_model(finished, model, tokenizer)
+    np.testing.assert_allclose(scores_of_run(finished, "aligned"), plain, atol=1e-4)
+    assert np.abs(scores_of_run(finished, "sft") - plain).max() > 0.01
+
+
+def test_plain_transformers_loads_a_fully_fine_tuned_model(train, tmp_path):
+    run = tmp_path / "runs" / "full"
+    done = train("--run", run, "--sft.method=full", "--sft.learning_rate=0.001", "--alignment.learning_rate=0.001")
+    assert done.code == 0, done.err
+    model = AutoModelForCausalLM.from_pretrained(run / "aligned").eval()
+    plain = scores_of_plain_model(run, model, AutoTokenizer.from_pretrained(run / "aligned"))
+    np.testing.assert_allclose(scores_of_run(run, "aligned"), plain, atol=1e-4)
+
+
+def test_dpo_starts_at_ln_2_and_is_rosepo_without_smoothing(train, finished):
+    logs = {}
+    for name, arguments in {"dpo": ["--loss=dpo"], "rosepo": ["--loss=rosepo", "--oracle.value=0"]}.items():
+        run = finished.parent / f"{name}-until-aligned"
+        assert train("--run", run, "--until=aligned", *SLOWER, *arguments).code == 0
+        logs[name] = log_of(run, "aligned")
+        shutil.rmtree(run)
+    first = logs["dpo"][0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "logps/rejected"} <= set(
+        first
+    )
+    assert logs["dpo"][-1]["loss"] < math.log(2) - 0.005
+    assert logs["dpo"][-1]["rewards/margins"] > 0
+    assert [entry["loss"] for entry in logs["dpo"]] == [entry["loss"] for entry in logs["rosepo"]]
+
+
+def test_everything_else_at_once(train, tmp_path):
+    run = tmp_path / "runs" / "chat"
+    oracle = ["--oracle=sasrec", "--oracle.layers=1", "--oracle.hidden_size=8", "--oracle.temperature=1"]
+    samplers = ["--sampler=self-hard=0.5", "--sampler=semantic-similar=0.5", "--preferences.negatives=2"]
+    prompt = ["--prompt.template=chat", "--prompt.titles=short", "--split.strategy=temporal"]
+    done = train("--run", run, *oracle, *samplers, *prompt, "--sft.max_users=6", "--preferences.max_pairs=20")
+    assert done.code == 0, done.err
+    assert list(metrics_of(run)["protocols"]["candidates-5"]) == ["popularity", "oracle", "base", "sft", "aligned"]
+    pairs = pl.read_parquet(run / "preferences" / "pairs.parquet")
+    assert set(pairs["sampler"]) == {"self-hard", "semantic-similar"}
+    assert set(pairs["slot"]) == {0, 1}
+    assert pairs.select("user", "position").n_unique() == 20
+    assert pairs["eps"].is_between(0, 0.45).all()
+    assert pairs["eps"].n_unique() > 10
+
+
+def test_what_was_done_before_an_interruption_is_kept(train, tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("rosepo_core.stages.oracle.stage", interrupt)
+        done = train("--run", run)
+    assert (done.code, done.out) == (130, "")
+    assert done.err.splitlines()[-1] == "interrupted; finished stages are kept and will be reused"
+    again = train("--run", run, "--until=oracle")
+    assert again.code == 0
+    assert again.made == {"oracle"}
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_json_is_one_document_on_stdout(train, finished):
+    done = train("--run", finished, "--json")
+    assert done.json == {"run": str(finished), "metrics": metrics_of(finished)}
+    half = finished.parent / "half"
+    assert train("--run", half, "--until=sft", "--json").json == {"run": str(half)}
+    shutil.rmtree(half)
+
+
+def test_the_table_fits_80_columns(train, finished, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = train("--run", finished).out
+    lines = shown.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith(("popularity", "base", "sft", "aligned"))] == [
+        *("popularity", "base", "sft", "aligned"),
+        *("popularity", "base", "sft", "aligned"),
+    ]
+    # A path cannot be broken.
+    assert max(len(line) for line in lines if str(finished) not in line) <= 80
+    assert lines[-1] == f"run     {finished}"
+
+
+def test_the_default_folder_is_of_the_configuration(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--until=dataset"], ["--until=dataset"], ["--until=dataset", "--loss=rosepo/dpo"]):
+        assert train(*arguments).code == 0
+    folders = sorted(folder.name.rsplit("-", 1)[0] for folder in (tmp_path / "runs").iterdir())
+    assert folders == ["table-dpo", "table-rosepo"]
+
+
+def test_evaluate_shows_a_finished_run_without_its_log(rosepo, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "runs" / "copy")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("log.csv", "moved.csv"))
+    done = rosepo("evaluate", run, "--json")
+    assert done.code == 0, done.err
+    assert done.made == set()
+    assert done.json["metrics"] == metrics_of(finished)
+
+
+def test_evaluate_with_another_protocol_trains_nothing(rosepo, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "runs" / "copy")
+    done = rosepo("evaluate", run, "--evaluation.candidates", "4", "--set", "evaluation.ks=[1, 2]")
+    assert done.code == 0, done.err
+    assert done.made == RESCORED | {"candidates", "evaluation"}
+    assert "24 test users, 4 candidates each, the target among them" in done.out
+    models = metrics_of(run)["protocols"]["candidates-4"]
+    assert "hr@2" in models["aligned"]
+    assert tomllib.loads((run / "config.toml").read_text())["evaluation"]["candidates"] == 4
+    assert metrics_of(run)["seconds"]["sft"] == metrics_of(finished)["seconds"]["sft"]
+
+
+def test_align_does_what_the_command_does(finished, log, model_folder, tmp_path):
+    assert rosepo_core.align(tomllib.loads((finished / "config.toml").read_text()), finished).folder == finished
+    tables = {"dataset": {"name": "table", "path": str(log)}, "model": str(model_folder), "oracle": "constant"}
+    run = rosepo_core.align(tables, tmp_path / "run", until="split")
+    assert run.evaluation is None
+    assert (run.folder / "split").is_dir()
+    with pytest.raises(rosepo_core.errors.RequestError, match=r"^unknown option 'loss\.betta'"):
+        rosepo_core.align(tables | {"loss": {"betta": 1}}, tmp_path / "wrong")

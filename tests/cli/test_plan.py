@@ -1,0 +1,87 @@
+"""`rosepo train --dry-run`: what would be done, counted for real; and nothing is done."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from rosepo_core.engine.prompts import load_template
+from rosepo_core.stages import preferences
+from rosepo_core.stages.split import load_split
+from rosepo_core.store import RunStore
+
+
+def test_nothing_is_written(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = train("--dry-run")
+    assert done.code == 0, done.err
+    assert list(tmp_path.iterdir()) == []
+    assert "[sft]" in done.out
+    assert "72 pairs" in done.out
+
+
+def test_what_is_counted_is_what_is_done(train, finished, tmp_path):
+    arguments = ("--set", "sft.steps=6", "--preferences.negatives=2", "--seed=5", "--sampler=self-hard")
+    dry = train("--run", tmp_path / "runs" / "run", "--dry-run", "--json", *arguments)
+    assert dry.code == 0, dry.err
+    assert not (tmp_path / "runs").exists()
+    plan = dry.json["plan"]
+    rows = {row["stage"]: row for row in plan["stages"]}
+    assert train("--run", tmp_path / "runs" / "run", *arguments, "--until=preferences").code == 0
+
+    run = tmp_path / "runs" / "run"
+    template = load_template(run / "sft", AutoTokenizer.from_pretrained(run / "sft"))
+    split = load_split(run / "split")
+    lengths = [len(ids) for ids, _ in template.sft_sequences(split.train)]
+    # Six steps of 4 of the sequences.
+    assert rows["sft"]["examples"] == len(lengths)
+    assert rows["sft"]["longest"] == max(lengths)
+    assert rows["sft"]["tokens"] == pytest.approx(6 * 4 * sum(lengths) / len(lengths), abs=1)
+    pairs = load_pairs(run, split)
+    responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
+    trees = template.trees(pairs.examples, responses, shared=True)
+    assert rows["preferences"]["tokens"] == pytest.approx(sum(map(len, trees)), rel=0.1)
+    # 24 users, three targets each, two rejected titles.
+    assert (plan["pairs"], rows["preferences"]["examples"], rows["sampling"]["examples"]) == (144, 144, 72)
+    # 24 test users, 5 candidates each, three language models.
+    assert rows["scores"]["examples"] == 360
+    assert rows["dataset"]["examples"] == 253
+    assert all(row["reused"] is None for row in rows.values())
+    assert rows["oracle"]["seconds"] is None
+    assert plan["seconds"] == pytest.approx(sum(row["seconds"] or 0 for row in rows.values()))
+    assert plan["train_rate"] > 0
+    assert plan["score_rate"] > 0
+
+
+def load_pairs(run, split):
+    return preferences.load(RunStore.open(run).artifact("preferences"), split)
+
+
+def test_memory_of_full_fine_tuning_holds_the_optimizer(train, tmp_path):
+    lora, full = (
+        train("--run", tmp_path / "run", "--dry-run", "--json", f"--sft.method={method}").json["plan"]["memory"]
+        for method in ("lora", "full")
+    )
+    # A gradient and two moments of every weight, all float32.
+    assert full["gradients and optimizer"] == 3 * full["weights"]
+    assert lora["gradients and optimizer"] < full["gradients and optimizer"]
+    assert lora["weights"] > full["weights"]
+
+
+def test_a_plan_says_what_is_reused(train, finished):
+    dry = train("--run", finished.parent / "planned", "--dry-run", "--json", "--loss=ipo")
+    reused = {row["stage"]: row["reused"] for row in dry.json["plan"]["stages"]}
+    assert reused == {
+        **dict.fromkeys(("dataset", "split", "sft", "oracle", "sampling", "preferences"), str(finished)),
+        "aligned": None,
+        "scores": None,
+    }
+    assert not (finished.parent / "planned").exists()
+
+
+def test_a_wrong_request_is_found_by_planning(train, tmp_path):
+    done = train("--run", tmp_path / "run", "--dry-run", "--evaluation.candidates=60")
+    assert done.code == 2
+    assert "set evaluation.candidates to at most" in done.err
+    assert not (tmp_path / "run").exists()

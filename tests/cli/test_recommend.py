@@ -1,0 +1,127 @@
+"""`rosepo recommend`: titles in, real titles out."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+import rosepo_core
+from rosepo_core.engine.prompts import load_template
+from rosepo_core.recommender import TitleIndex
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "embed_in_your_project.py"
+
+HISTORY = ("Quiet Rivers (1994)", "Night Train (1974)")
+
+
+@pytest.fixture(scope="module")
+def recommender(finished):
+    return rosepo_core.Recommender.from_run(finished)
+
+
+def test_the_most_probable_titles_come_first(recommender, finished):
+    """All titles of the catalogue but those of the history, by their plain log-probabilities."""
+    model = AutoPeftModelForCausalLM.from_pretrained(finished / "aligned").eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished / "aligned")
+    template = load_template(finished / "aligned", tokenizer)
+    prompt = "Titles that one person chose, oldest first:\n" + "".join(f"{title}\n" for title in HISTORY)
+    plain = {}
+    for title, response in zip(recommender.titles, template.response_ids, strict=True):
+        ids = torch.tensor([*tokenizer(prompt)["input_ids"], *response.tolist()])[None]
+        with torch.no_grad():
+            of_tokens = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])
+        plain[title] = float(of_tokens[-len(response) :].sum())
+    expected = sorted(plain.keys() - set(HISTORY), key=plain.__getitem__, reverse=True)
+    found = recommender.recommend(HISTORY, 5)
+    assert [title for title, _ in found] == expected[:5]
+    np.testing.assert_allclose([score for _, score in found], [plain[title] for title in expected[:5]], atol=1e-4)
+
+
+def test_all_titles_but_the_history_at_most(recommender):
+    found = recommender.recommend(HISTORY, 1000)
+    assert len(found) == len(recommender.titles) - 2
+    assert {title for title, _ in found} == set(recommender.titles) - set(HISTORY)
+
+
+def test_the_order_of_the_history_counts(recommender):
+    forward, backward = recommender.recommend(HISTORY, 3), recommender.recommend(HISTORY[::-1], 3)
+    assert [score for _, score in forward] != [score for _, score in backward]
+
+
+@pytest.mark.parametrize("stage", ["aligned", "sft", "base"])
+def test_the_command(rosepo, finished, stage):
+    titles = [part for title in HISTORY for part in ("--history", title)]
+    done = rosepo("recommend", finished, *titles, "--k", 3, "--stage", stage, "--json")
+    assert done.code == 0, done.err
+    expected = rosepo_core.Recommender.from_run(finished, stage).recommend(HISTORY, 3)
+    assert [each["title"] for each in done.json] == [title for title, _ in expected]
+    assert [each["log_probability"] for each in done.json] == pytest.approx(
+        [score for _, score in expected], abs=1e-5
+    )
+
+
+def test_the_command_shows_a_table(rosepo, finished, recommender):
+    shown = rosepo("recommend", finished, "--history", HISTORY[0], "--k", 2).out.splitlines()
+    expected = recommender.recommend(HISTORY[:1], 2)
+    assert [line.split(maxsplit=1)[0] for line in shown[-2:]] == ["1", "2"]
+    assert [title in line for line, (title, _) in zip(shown[-2:], expected, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Alien (1979)", "Alien (1979)"),
+        ("  alien  (1979) ", "Alien (1979)"),
+        ("ALIEN", "Alien (1979)"),
+        ("brazil (1985)", "Brazil"),
+        ("Cafe\u0301 (1990)", "Café (1990)"),
+        ("Diva (1981)", "Diva (1981)"),
+    ],
+)
+def test_a_title_is_found_however_it_is_written(written, meant):
+    titles = ("Alien (1979)", "Brazil", "Café (1990)", "Diva (1981)", "DIVA (1981)")
+    assert titles[TitleIndex(titles).find(written)] == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("karate (1981)", "title 'karate (1981)' may be 'Karate (1981)' or 'KARATE (1981)'; write one of them"),
+        (
+            "Alien (1992)",
+            "title 'Alien (1992)' is not in the run's catalogue; did you mean 'Alien (1979)' or 'Diva (1981)'?",
+        ),
+    ],
+)
+def test_a_title_that_may_be_another_is_not_guessed(written, said):
+    titles = ("Alien (1979)", "Brazil", "Karate (1981)", "KARATE (1981)")
+    with pytest.raises(rosepo_core.errors.RequestError) as raised:
+        TitleIndex(titles).find(written)
+    assert str(raised.value) == said
+
+
+def test_the_plugins_that_made_a_run_need_not_be_there(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace('name = "rosepo"', 'name = "gone"'))
+    assert rosepo_core.Recommender.from_run(run).recommend(HISTORY, 1)
+
+
+def test_the_example_of_another_project(finished, capsys):
+    spec = importlib.util.spec_from_file_location("embed_in_your_project", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    config = tomllib.loads((finished / "config.toml").read_text())
+    recommended = example.main(config, str(finished), list(HISTORY))
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[:4]] == ["popularity", "base", "sft", "aligned"]
+    assert [line.split(maxsplit=1)[1] for line in shown[4:]] == [title for title, _ in recommended]
+    assert len(recommended) == 5
