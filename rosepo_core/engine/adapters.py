@@ -3,8 +3,8 @@
 PEFT computes an adapter beside its layer: casts, a dropout, two thin products, a scaling and a sum, each of which
 reads or writes a whole activation, and keeps them all for the backward pass. Here a layer and its adapter are one
 function: the thin products add into the layer's own output and gradient, and nothing is kept but the input and its
-projection to the adapter's rank. Same mathematics, same parameters, for any LoRA without dropout (Hu et al. 2021, arXiv
-2106.09685).
+projection to the adapter's rank. Same mathematics, same parameters, for any LoRA without dropout (Hu et al. 2021,
+arXiv 2106.09685).
 """
 
 from __future__ import annotations

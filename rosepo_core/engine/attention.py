@@ -31,8 +31,9 @@ def attention_products(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) with the query heads of one key head stacked, so
-    that no key is repeated.
+    """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) with the query heads of one key head stacked.
+
+    No key is repeated, as it is where each query head gets a copy of its own.
 
     Args:
         query: [b, heads, t, d]. key, value: [b, key heads, s, d]. attention_mask: bool, true where attended to, or
@@ -53,10 +54,7 @@ def attention_products(
         attention_mask = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
         attention_mask = attention_mask[None, None]
     mask = attention_mask[..., :keys][:, :, None]
-    if mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    else:
-        scores = scores + mask
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
     weights = softmax(scores, dim=-1).view(batch, groups, heads // groups * length, keys)
     return (weights @ value).view(batch, heads, length, size).transpose(1, 2).contiguous(), None
 
