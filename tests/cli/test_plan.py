@@ -22,7 +22,7 @@ def test_nothing_is_written(train, tmp_path, monkeypatch):
 
 
 def test_what_is_counted_is_what_is_done(train, finished, tmp_path):
-    arguments = ("--set", "sft.steps=6", "--preferences.negatives=2", "--seed=5", "--sampler=self-hard")
+    arguments = ("--sft.steps=6", "--preferences.negatives=2", "--seed=5", "--sampler=self-hard")
     dry = train("--run", tmp_path / "runs" / "run", "--dry-run", "--json", *arguments)
     assert dry.code == 0, dry.err
     assert not (tmp_path / "runs").exists()

@@ -97,7 +97,7 @@ def test_a_title_is_found_however_it_is_written(written, meant):
         ("karate (1981)", "title 'karate (1981)' may be 'Karate (1981)' or 'KARATE (1981)'; write one of them"),
         (
             "Alien (1992)",
-            "title 'Alien (1992)' is not in the run's catalogue; did you mean 'Alien (1979)' or 'Diva (1981)'?",
+            "title 'Alien (1992)' is not in the run's catalogue; did you mean 'Alien (1979)' or 'Karate (1981)'?",
         ),
     ],
 )
