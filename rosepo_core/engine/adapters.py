@@ -43,7 +43,7 @@ def _forward(layer: Any, name: str, x: Tensor) -> Tensor:
     down = layer.lora_A[name].weight.to(x.dtype)
     up = (layer.lora_B[name].weight * layer.scaling[name]).to(x.dtype)
     flat: Tensor = _LowRankLinear.apply(x.flatten(0, -2), base.weight, base.bias, down, up)  # type: ignore[no-untyped-call]
-    return flat.view(*x.shape[:-1], -1)
+    return flat.view(*x.shape[:-1], len(base.weight))
 
 
 def _is_plain(layer: Any) -> bool:
@@ -53,7 +53,7 @@ def _is_plain(layer: Any) -> bool:
     name, base = layer.active_adapters[0], layer.base_layer
     return (
         type(base) is torch.nn.Linear
-        and not base.weight.requires_grad
+        and not any(parameter.requires_grad for parameter in base.parameters())
         and not layer.use_dora.get(name, False)
         and not layer.lora_bias.get(name, False)
         and (isinstance(layer.lora_dropout[name], torch.nn.Identity) or layer.lora_dropout[name].p == 0)

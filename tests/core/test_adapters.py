@@ -1,0 +1,154 @@
+"""What is fused for speed gives the values and gradients of the plain operations."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from rosepo_core.engine.adapters import fused_adapters
+from rosepo_core.engine.head import frozen_head_log_probs
+
+
+def adapted(**options: Any) -> Any:
+    """Two layers, the first with a bias, under adapters that are not zero."""
+    torch.manual_seed(1)
+    base = nn.Sequential(nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 7, bias=False))
+    config = LoraConfig(target_modules=["0", "2"], init_lora_weights=False, **options)
+    return get_peft_model(base, config).train()
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
+
+
+def passed(model: Any, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """What comes out, and the gradients of a weighted sum of it."""
+    x.grad = None
+    model.zero_grad()
+    out = model(x)
+    (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+    assert x.grad is not None
+    grown = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return out.detach(), {"x": x.grad.clone()} | {name: gradient.clone() for name, gradient in grown.items()}
+
+
+def fused(model: Any) -> list[bool]:
+    return ["forward" in vars(layer) for layer in (model.base_model.model[0], model.base_model.model[2])]
+
+
+@pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (0, 12)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"r": 1, "lora_alpha": 3},
+        {"r": 4, "lora_alpha": 8},
+        {"r": 16, "lora_alpha": 5},
+        {"r": 4, "lora_alpha": 8, "use_rslora": True},
+        {"r": 2, "rank_pattern": {"0": 6}, "alpha_pattern": {"2": 11}},
+    ],
+)
+def test_fused_adapters_give_pefts_values_and_gradients(options, shape):
+    model, x = adapted(**options), inputs(*shape)
+    expected, expected_gradients = passed(model, x)
+    with fused_adapters(model):
+        assert fused(model) == [True, True]
+        found, gradients = passed(model, x)
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == expected_gradients.keys()
+    assert len(gradients) == 5, "x and two matrices a layer"
+    for name, gradient in gradients.items():
+        assert_close(
+            gradient, expected_gradients[name], atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    assert fused(model) == [False, False]
+    assert_close(passed(model, x)[0], expected, atol=0, rtol=0)
+
+
+def test_fused_adapters_of_a_language_model(tiny_model):
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    torch.manual_seed(3)
+    model = get_peft_model(copy.deepcopy(tiny_model), config).train()
+    ids = torch.randint(0, model.config.vocab_size, (2, 9), generator=torch.Generator().manual_seed(4))
+
+    def losses() -> tuple[Tensor, dict[str, Tensor]]:
+        model.zero_grad()
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    expected, expected_gradients = losses()
+    with fused_adapters(model):
+        found, gradients = losses()
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert len(gradients) == 2 * 2 * 7, "two matrices in each of seven projections of two layers"
+    for name, gradient in gradients.items():
+        assert_close(gradient, expected_gradients[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"lora_dropout": 0.5}, [False, False]),
+        ({"use_dora": True}, [False, False]),
+        # The adapter's own bias, or the layer's, is trained: the second layer has neither.
+        ({"lora_bias": True, "target_modules": ["0"]}, [False]),
+        ({"bias": "lora_only"}, [False, True]),
+    ],
+)
+def test_adapters_that_are_more_than_two_products_stay_as_they_are(options, expected):
+    if "target_modules" in options:
+        torch.manual_seed(1)
+        base = nn.Sequential(nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 7, bias=False))
+        model = get_peft_model(base, LoraConfig(init_lora_weights=False, **options)).train()
+    else:
+        model = adapted(**options)
+    x = inputs(5, 12)
+    torch.manual_seed(5)
+    plain, plain_gradients = passed(model, x)
+    with fused_adapters(model):
+        assert fused(model)[: len(expected)] == expected
+        torch.manual_seed(5)
+        found, gradients = passed(model, x)
+    assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == plain_gradients.keys()
+    for name, gradient in gradients.items():
+        assert_close(gradient, plain_gradients[name], atol=1e-5, rtol=1e-5)
+
+
+def test_layers_are_restored_after_an_error():
+    model = adapted(r=4)
+    with pytest.raises(KeyboardInterrupt), fused_adapters(model):
+        raise KeyboardInterrupt
+    assert fused(model) == [False, False]
+
+
+@pytest.mark.parametrize("n", [0, 1, 127, 128, 129, 300])
+def test_the_frozen_head_gives_log_softmax_and_its_gradient(n):
+    generator = torch.Generator().manual_seed(n)
+    hidden = torch.randn(n, 16, generator=generator).requires_grad_()
+    weight = torch.randn(61, 16, generator=generator)
+    targets = torch.randint(0, 61, (n,), generator=generator)
+    of_each = torch.randn(n, generator=generator)
+
+    expected = (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    (expected_gradient,) = torch.autograd.grad(expected, hidden, of_each)
+    found = frozen_head_log_probs(hidden, weight, targets)
+    (gradient,) = torch.autograd.grad(found, hidden, of_each)
+    assert found.dtype == torch.float32
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert_close(gradient, expected_gradient, atol=1e-5, rtol=1e-5)
+
+
+def test_the_frozen_head_is_exact_where_softmax_would_overflow():
+    hidden = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
+    found = frozen_head_log_probs(hidden, torch.eye(2), torch.tensor([0, 0]))
+    found.sum().backward()
+    assert found.tolist() == [0.0, -200.0]
+    assert hidden.grad is not None
+    assert hidden.grad.tolist() == [[0.0, 0.0], [1.0, -1.0]]
