@@ -225,7 +225,7 @@ class AlignmentTrainer(Trainer):  # type: ignore[misc]
             ("logps/rejected", pairs.rejected),
             ("smoothing", pairs.eps),
         ):
-            self._sums[name] += float((values * valid).sum())
+            self._sums[name] += float(values[valid].sum())
         self._sums["rewards/chosen"] += float(chosen.sum())
         self._sums["logps/chosen"] += float(pairs.chosen.sum())
         self._sums["rejected"] += float(valid.sum())
@@ -311,7 +311,7 @@ def fine_tune(
         sequences: token ids int32 [t] and, of the same shape, which of them are a response's, bool.
 
     Returns:
-        the trainer's log: one entry a step with ``loss``, ``mean_token_accuracy``, ``learning_rate``...
+        the trainer's log: one entry a step with ``loss``, ``grad_norm``, ``learning_rate``...
     """
     table = Table.from_dict(
         {

@@ -1,0 +1,408 @@
+"""The trainers by what they log and change, against plain computation and against TRL's own DPOTrainer."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset as Table
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.testing import assert_close
+from trl import DPOConfig, DPOTrainer
+
+from rosepo_core.contracts import PreferenceLoss
+from rosepo_core.engine.prompts import PromptTemplate, make_template
+from rosepo_core.engine.scoring import score_items
+from rosepo_core.engine.training import (
+    AlignmentConfig,
+    AlignmentTrainer,
+    LengthBucketSampler,
+    PreferenceTree,
+    align_preferences,
+    fine_tune,
+)
+from rosepo_core.records import Catalogue, Examples, Floats, Ints, Pairs, Sequences
+from rosepo_core.registry import load_plugins
+from rosepo_core.sections import PromptOptions
+from rosepo_core.stages.alignment import preference_trees
+from rosepo_core.stages.session import QuietReporter
+
+QUIET = QuietReporter()
+TRL_METRICS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+)
+
+
+@pytest.fixture
+def template(tiny_tokenizer: Any, catalogue: Catalogue) -> PromptTemplate:
+    return make_template(PromptOptions(header="Chosen:\n"), tiny_tokenizer, catalogue, 5)
+
+
+@pytest.fixture
+def lora(tiny_model: Any) -> Any:
+    """A copy of the tiny model with a fresh adapter."""
+    return with_lora(tiny_model)
+
+
+def with_lora(tiny_model: Any, init: bool = True) -> Any:
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=init)
+    return get_peft_model(copy.deepcopy(tiny_model), config).train()
+
+
+def users(*lengths: int) -> Sequences:
+    rng = np.random.default_rng(7)
+    items = np.array([item for length in lengths for item in rng.permutation(40)[:length]], dtype=np.int32)
+    return Sequences(items, np.cumsum([0, *lengths]).astype(np.int64))
+
+
+def places(sequences: Sequences) -> Examples:
+    """Every place with something before it."""
+    user = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    position = np.arange(len(user)) - sequences.offsets[user]
+    return Examples(sequences, user[position > 0].astype(np.int32), position[position > 0].astype(np.int32))
+
+
+def dpo(beta: float = 0.1) -> PreferenceLoss:
+    loss: PreferenceLoss = load_plugins().create("loss", "dpo", {"beta": beta})
+    return loss
+
+
+def references(model: Any, template: PromptTemplate, examples: Examples, rejected: Ints) -> Floats:
+    """As the stage makes them: -inf where there is no item."""
+    responses = np.concatenate([examples.target[:, None], rejected], axis=1)
+    scores = score_items(model.eval(), template, examples, responses, 4096, QUIET, shared=True)
+    model.train()
+    return scores
+
+
+def pairs_of(examples: Examples, rejected: Ints, reference: Floats) -> Pairs:
+    eps = np.random.default_rng(1).uniform(0, 0.4, rejected.shape).astype(np.float32)
+    return Pairs(examples, rejected, eps, reference[:, 0], reference[:, 1:])
+
+
+def draw(examples: Examples, k: int, holes: bool = False) -> Ints:
+    """Rejected items, none the target; with holes every row keeps at least one."""
+    rng = np.random.default_rng(11)
+    away = rng.permuted(np.tile(np.arange(1, 40), (len(examples), 1)), axis=1)[:, :k]
+    rejected = ((examples.target[:, None] + away) % 40).astype(np.int32)
+    if holes:
+        empty = rng.random(rejected.shape) < 0.5
+        empty[np.arange(len(examples)), rng.integers(0, k, len(examples))] = False
+        assert empty.any()
+        rejected[empty] = -1
+    return rejected
+
+
+SFT = {
+    "batch_size": 4,
+    "learning_rate": 1e-2,
+    "steps": 1,
+    "epochs": 1.0,
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "gradient_checkpointing": False,
+    "seed": 0,
+    "reporter": QUIET,
+}
+ALIGN = {**SFT, "gradient_accumulation_steps": 1, "max_grad_norm": 1.0}
+
+
+def tuned(model: Any, tokenizer: Any, sequences: Any, **options: Any) -> list[dict[str, float]]:
+    return fine_tune(model, tokenizer, sequences, **{**SFT, **options})
+
+
+def aligned(model: Any, trees: Sequence[PreferenceTree], **options: Any) -> list[dict[str, float]]:
+    loss = options.pop("loss", dpo())
+    return align_preferences(model, loss, trees, 0, **{**ALIGN, **options})
+
+
+def parameters(model: Any) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def changed(before: dict[str, Tensor], model: Any) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+def test_sft_begins_at_the_mean_over_the_labelled_tokens(tiny_model, lora, tiny_tokenizer, template):
+    sequences = template.sft_sequences(users(3, 9, 2))
+    assert len({len(ids) for ids, _ in sequences}) > 1, "nothing would be padded"
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for ids, labelled in sequences:
+            tokens = torch.from_numpy(ids).long()
+            steps = tiny_model(input_ids=tokens[None]).logits[0, :-1].log_softmax(-1)
+            of_tokens = steps.gather(1, tokens[1:, None])[:, 0]
+            total -= float(of_tokens[torch.from_numpy(labelled[1:])].sum())
+            count += int(labelled.sum())
+    log = tuned(lora, tiny_tokenizer, sequences, batch_size=len(sequences))
+    assert len(log) == 1
+    assert log[0]["loss"] == pytest.approx(total / count, abs=1e-4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_sft_changes_the_adapter_alone_and_learns_a_pattern(lora, tiny_tokenizer, template, checkpointing):
+    pattern = Sequences(np.tile(np.array([3, 14, 15, 9, 26], dtype=np.int32), 4), np.arange(0, 21, 5))
+    before = parameters(lora)
+    log = tuned(lora, tiny_tokenizer, template.sft_sequences(pattern), steps=8, gradient_checkpointing=checkpointing)
+    assert [entry["step"] for entry in log] == list(range(1, 9))
+    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
+    assert changed(before, lora) == {name for name in before if "lora_" in name}
+
+
+def test_sft_of_all_weights(tiny_model, tiny_tokenizer, template):
+    model = copy.deepcopy(tiny_model).train()
+    sequences = template.sft_sequences(users(4, 4))
+    before = parameters(model)
+    log = tuned(model, tiny_tokenizer, sequences, steps=3)
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert changed(before, model) == before.keys()
+
+
+def test_alignment_begins_at_ln_2_and_logs_what_trl_logs(lora, template):
+    examples = places(users(5, 3, 4))
+    rejected = draw(examples, 1)
+    reference = references(lora, template, examples, rejected)
+    pairs = pairs_of(examples, rejected, reference)
+    trees = preference_trees(template, pairs)
+    assert sorted(len(tree) for tree in trees) == [2, 3, 4]
+    before = parameters(lora)
+    log = aligned(lora, trees, batch_size=3, steps=2)
+    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert log[1]["loss"] < log[0]["loss"]
+    assert all(name in entry for entry in log for name in TRL_METRICS)
+    assert log[0]["logps/chosen"] == pytest.approx(reference[:, 0].mean(), abs=1e-3)
+    assert log[0]["logps/rejected"] == pytest.approx(reference[:, 1].mean(), abs=1e-3)
+    assert log[0]["smoothing"] == pytest.approx(pairs.eps.mean(), abs=1e-6)
+    assert changed(before, lora) == {name for name in before if "lora_" in name}
+
+
+@pytest.mark.parametrize("none", [0.0, -np.inf])
+def test_metrics_count_each_pair_once_and_holes_not_at_all(lora, template, none):
+    examples = places(users(5, 3))
+    rejected = draw(examples, 3, holes=True)
+    held = rejected >= 0
+    reference = references(lora, template, examples, rejected)
+    mean = {"chosen": reference[:, 0].mean(), "rejected": reference[:, 1:][held].mean()}
+    # The policy gives the chosen one a nat more than the reference does, and the rejected ones two nats less.
+    shifted = np.where(np.isfinite(reference), reference + np.float32([-1, 2, 2, 2]), np.float32(none))
+    pairs = pairs_of(examples, rejected, shifted.astype(np.float32))
+    (entry,) = aligned(lora, preference_trees(template, pairs), batch_size=2)
+    expected = {
+        "loss": math.log1p(math.exp(-0.3)),
+        "rewards/chosen": 0.1,
+        "rewards/rejected": -0.2,
+        "rewards/margins": 0.3,
+        "rewards/accuracies": 1.0,
+        "logps/chosen": mean["chosen"],
+        "logps/rejected": mean["rejected"],
+        "smoothing": pairs.eps[held].mean(),
+    }
+    assert {name: entry[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert math.isfinite(entry["grad_norm"])
+    assert entry["grad_norm"] > 0
+
+
+def test_holes_leave_the_loss_of_the_pairs_that_are_there(lora, template):
+    """Three slots of which one is filled are one pair."""
+    examples = places(users(4, 3))
+    single = draw(examples, 1)
+    three = np.full((len(examples), 3), -1, dtype=np.int32)
+    slot = np.arange(len(examples)) % 3
+    three[np.arange(len(examples)), slot] = single[:, 0]
+    trained = []
+    for rejected in (single, three):
+        model = copy.deepcopy(lora)
+        reference = references(model, template, examples, rejected) - 0.5 * (np.arange(rejected.shape[1] + 1) > 0)
+        trees = preference_trees(template, pairs_of(examples, rejected, reference.astype(np.float32)))
+        trained.append((stepped(model, trees, batch_size=2), model))
+    assert trained[0][0]["loss"] == pytest.approx(trained[1][0]["loss"], abs=1e-5)
+    for (name, one), other in zip(parameters(trained[0][1]).items(), trained[1][1].parameters(), strict=True):
+        assert_close(one, other.detach(), atol=1e-5, rtol=0, msg=name)
+
+
+def stepped(model: Any, trees: Sequence[PreferenceTree], loss: Any = None, **options: Any) -> dict[str, float]:
+    """One step of plain gradient descent with rate 1, so that parameters change by their gradients."""
+    args = AlignmentConfig(**step_options(**options))
+    trainer = AlignmentTrainer(model, args, loss or dpo(), trees, 0)
+    trainer.train()
+    entry: dict[str, float] = trainer.state.log_history[0]
+    return entry
+
+
+def step_options(**options: Any) -> dict[str, Any]:
+    return {
+        "output_dir": "unused",
+        "bf16": False,
+        "disable_tqdm": True,
+        "learning_rate": 1.0,
+        "logging_steps": 1,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "max_steps": 1,
+        "optim": "sgd",
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+        **({"per_device_train_batch_size": options.pop("batch_size")} if "batch_size" in options else {}),
+        **options,
+    }
+
+
+def test_accumulated_batches_weigh_pairs_alike(tiny_model, template):
+    model = with_lora(tiny_model, init=False)
+    examples = places(users(6, 2, 4, 3))
+    rejected = draw(examples, 2, holes=True)
+    reference = references(model, template, examples, rejected)
+    reference += np.random.default_rng(2).normal(size=reference.shape).astype(np.float32)
+    trees = preference_trees(template, pairs_of(examples, rejected, reference))
+    assert sorted(map(len, trees)) == [1, 2, 3, 5]
+    found = []
+    for batch, accumulation in ((4, 1), (1, 4)):
+        trained = copy.deepcopy(model)
+        entry = stepped(trained, trees, batch_size=batch, gradient_accumulation_steps=accumulation)
+        found.append((entry["loss"], parameters(trained)))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert any(not torch.equal(p, found[0][1][name]) for name, p in parameters(model).items())
+    for name, parameter in found[0][1].items():
+        assert_close(parameter, found[1][1][name], atol=1e-5, rtol=0, msg=name)
+
+
+def test_one_seed_gives_one_log(tiny_model, template, tiny_tokenizer):
+    examples = places(users(5, 3, 4, 6, 2))
+    rejected = draw(examples, 2)
+    logs = []
+    for seed in (3, 3, 4):
+        model = with_lora(tiny_model)
+        sequences = template.sft_sequences(examples.sequences)
+        sft = tuned(model, tiny_tokenizer, sequences, batch_size=2, steps=2, seed=seed)
+        reference = references(model, template, examples, rejected)
+        trees = preference_trees(template, pairs_of(examples, rejected, reference))
+        logs.append((sft, aligned(model, trees, batch_size=2, steps=2, seed=seed)))
+    assert logs[0] == logs[1]
+    assert logs[0] != logs[2]
+
+
+def test_checkpointing_changes_memory_alone(lora, template):
+    examples = places(users(5, 3))
+    rejected = draw(examples, 1)
+    trees = preference_trees(template, pairs_of(examples, rejected, references(lora, template, examples, rejected)))
+    plain, checkpointed = (
+        aligned(copy.deepcopy(lora), trees, steps=2, gradient_checkpointing=flag) for flag in (False, True)
+    )
+    for one, other in zip(plain, checkpointed, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_dropout_is_off_in_alignment(tiny_model, template):
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    config.lora_dropout = 0.5
+    model = get_peft_model(copy.deepcopy(tiny_model), config)
+    examples = places(users(5, 3))
+    rejected = draw(examples, 1)
+    trees = preference_trees(template, pairs_of(examples, rejected, references(model, template, examples, rejected)))
+    assert aligned(model, trees)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_alignment_config_is_a_dpo_config():
+    config = AlignmentConfig(output_dir="unused", beta=0.3, use_cpu=True, bf16=False)
+    assert isinstance(config, DPOConfig)
+    assert (config.beta, config.precompute_ref_log_probs, config.max_length) == (0.3, True, None)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(1, 4), (7, 3), (128, 4), (523, 4), (523, 1)])
+def test_buckets_are_a_permutation_of_about_equal_lengths(n, batch):
+    lengths = np.random.default_rng(n).integers(1, 1000, n)
+    sampler = LengthBucketSampler(lengths.tolist(), batch, seed=5)
+    first, second = list(sampler), list(sampler)
+    assert sorted(first) == sorted(second) == list(range(n)) == list(range(len(sampler)))
+    assert n < 100 or first != second, "an epoch like the one before"
+    assert list(LengthBucketSampler(lengths.tolist(), batch, seed=5)) == first
+    full = lengths[first[: n - n % batch]].reshape(-1, batch)
+    if n == 523:
+        # 131 neighbours among 128 sorted draws from 1,000 lie 24 apart on average; a random four would 600.
+        assert np.ptp(full, axis=1).mean() < 50
+        assert abs(np.corrcoef(np.arange(len(full)), full.mean(1))[0, 1]) < 0.3, "lengths come in order"
+
+
+class _AsGiven(DPOTrainer):  # type: ignore[misc]
+    """TRL's trainer with its batches in the order given."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_step_is_trls_own(tmp_path: Path, tiny_model, tiny_tokenizer, catalogue, method):
+    """The same pairs as text through TRL's DPOTrainer: ids, loss, metrics and gradients."""
+    options = PromptOptions(template="chat", instruction="Go.", question="Next?")
+    template = make_template(options, tiny_tokenizer, catalogue, 5)
+    start = with_lora(tiny_model, init=False) if method == "lora" else copy.deepcopy(tiny_model).train()
+    examples = places(users(4, 2, 3))
+    rejected = draw(examples, 1)
+
+    def moved(model: Any) -> Any:
+        """The policy some steps away from the reference."""
+        generator = torch.Generator().manual_seed(9)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad and ".ref." not in name:
+                    parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        return model
+
+    theirs = copy.deepcopy(start)
+    texts = template.response_texts
+    table = Table.from_dict(
+        {
+            "prompt": template.prompt_texts(examples, shared=True),
+            "chosen": [texts[item] for item in examples.target.tolist()],
+            "rejected": [texts[item] for item in rejected[:, 0].tolist()],
+        }
+    )
+    trainer = _AsGiven(
+        model=theirs,
+        args=DPOConfig(
+            beta=0.1,
+            max_length=None,
+            precompute_ref_log_probs=True,
+            **step_options(output_dir=str(tmp_path), batch_size=len(examples)),
+        ),
+        train_dataset=table,
+        processing_class=tiny_tokenizer,
+    )
+    prompts = template.prompts(examples, shared=True)
+    assert trainer.train_dataset["prompt_ids"][:] == [ids.tolist() for ids in prompts]
+    for name, items in (("chosen_ids", examples.target), ("rejected_ids", rejected[:, 0])):
+        assert trainer.train_dataset[name][:] == [template.response_ids[item].tolist() for item in items.tolist()]
+    reference = references(start, template, examples, rejected)
+    for column, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
+        np.testing.assert_allclose(reference[:, column], trainer.train_dataset[name][:], atol=1e-4)
+    before = parameters(moved(theirs))
+    trainer.train()
+    expected = trainer.state.log_history[0]
+    assert abs(expected["loss"] - math.log(2)) > 1e-3, "the policy is still the reference"
+
+    ours = moved(copy.deepcopy(start))
+    trees = preference_trees(template, pairs_of(examples, rejected, reference))
+    found = stepped(ours, trees, batch_size=len(trees))
+    for name in ("loss", "grad_norm", *TRL_METRICS):
+        assert found[name] == pytest.approx(expected[name], abs=1e-4, rel=1e-4), name
+    reached, targets = parameters(ours), parameters(theirs)
+    trained = [name for name, parameter in ours.named_parameters() if parameter.requires_grad]
+    for name in trained:
+        assert_close(reached[name] - before[name], targets[name] - before[name], atol=1e-4, rtol=0, msg=name)
+    assert max(float((reached[name] - before[name]).abs().max()) for name in trained) > 1e-2
