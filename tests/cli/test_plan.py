@@ -41,7 +41,8 @@ def test_what_is_counted_is_what_is_done(train, finished, tmp_path):
     pairs = load_pairs(run, split)
     responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
     trees = template.trees(pairs.examples, responses, shared=True)
-    assert rows["preferences"]["tokens"] == pytest.approx(sum(map(len, trees)), rel=0.1)
+    # Which titles will be rejected is not known before, only how long titles are; a model prefers short ones.
+    assert rows["preferences"]["tokens"] == pytest.approx(sum(map(len, trees)), rel=0.25)
     # 24 users, three targets each, two rejected titles.
     assert (plan["pairs"], rows["preferences"]["examples"], rows["sampling"]["examples"]) == (144, 144, 72)
     # 24 test users, 5 candidates each, three language models.
