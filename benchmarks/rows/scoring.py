@@ -1,0 +1,88 @@
+"""Row score-20: the log-probabilities of 20 candidates of each user.
+
+    python -m benchmarks.rows.scoring [--quick]
+
+The peer writes one sequence a candidate, a user's 20 in one padded batch, and like rosepo gives only the positions
+before response tokens to the head.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import material
+from rosepo_core.api import Examples, Ints
+from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.scoring import score_items
+from rosepo_core.testing.toys import SilentReporter
+
+CANDIDATES = 20
+
+
+@torch.no_grad()
+def by_sequence(model: Any, prompts: PromptTemplate, users: Examples, items: Ints) -> torch.Tensor:
+    """Log-probability of each item, float32 [n, m]."""
+    scores = torch.empty(items.shape)
+    for row, prompt in enumerate(prompts.prompts(users)):
+        sequences = [np.concatenate([prompt, prompts.response_ids[item]]) for item in items[row].tolist()]
+        lengths = torch.tensor([len(ids) for ids in sequences])
+        width = int(lengths.max())
+        ids = torch.zeros(len(sequences), width, dtype=torch.long)
+        for place, sequence in enumerate(sequences):
+            ids[place, : len(sequence)] = torch.from_numpy(sequence)
+        column = torch.arange(width)
+        # Padding is on the right, where causal attention never looks from a token that counts.
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, len(prompt) - 1 : -1]
+        logits = model.lm_head(hidden).float()
+        targets = ids[:, len(prompt) :, None]
+        steps = logits.gather(2, targets)[..., 0] - logits.logsumexp(-1)
+        scores[row] = (steps * (column[len(prompt) :] < lengths[:, None])).sum(1)
+    return scores
+
+
+def run(quick: bool) -> dict[str, Any]:
+    rounds, users = (1, 2) if quick else (5, 4)
+    split, prompts, model = material.split(), material.template("timeline"), material.bare_model()
+    peer = material.bare_model("sdpa")
+    rng = np.random.default_rng(0)
+    test = split.test.take(np.sort(rng.choice(len(split.test), 16, replace=False)))
+    items = rng.integers(0, len(split.catalogue), (len(test), CANDIDATES)).astype(np.int32)
+    few = test.take(np.arange(users))
+    trees = prompts.trees(test, items)
+    floor = material.forward_rate(model)
+    ours, theirs, rates, apart = [], [], [], 0.0
+    for warm_up in (True, *[False] * rounds):
+        start = time.perf_counter()
+        scores = score_items(model, prompts, test, items, 4096, SilentReporter())
+        mine = len(test) / (time.perf_counter() - start)
+        start = time.perf_counter()
+        expected = by_sequence(peer, prompts, few, items[:users])
+        other = users / (time.perf_counter() - start)
+        apart = float(np.abs(scores[:users] - expected.numpy()).max())
+        if not warm_up:
+            ours.append(mine)
+            theirs.append(other)
+            rates.append(floor())
+    tokens = sum(map(len, trees)) / len(test)
+    return material.row(
+        "score-20",
+        f"scoring {CANDIDATES} candidates after timelines",
+        "users/s",
+        ours=ours,
+        theirs=theirs,
+        peer_name="one sequence a candidate, batches of 20",
+        target=8,
+        floor=statistics.median(rates) / tokens,
+        note=f"{tokens:.0f} tokens a user in trees; scores at most {apart:.2f} apart (bfloat16)",
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(run("--quick" in sys.argv)))
