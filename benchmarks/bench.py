@@ -17,6 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.material import DTYPE
+
 RESULTS = Path(__file__).parent / "results"
 TRAINING = "benchmarks.rows.training"
 ROWS: dict[str, list[str]] = {
@@ -26,8 +30,6 @@ ROWS: dict[str, list[str]] = {
     "sft-targets": [TRAINING, "sft-targets"],
     "memory-k1": ["benchmarks.rows.memory"],
     "score-20": ["benchmarks.rows.scoring"],
-    "catalogue-top10": ["benchmarks.rows.catalogue"],
-    "sasrec": ["benchmarks.rows.sasrec"],
     "linear": ["benchmarks.rows.linear"],
 }
 AT_MOST = ("memory-k1", "linear")
@@ -62,12 +64,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one measurement a row: does it run at all?")
     parser.add_argument("--only", nargs="*", choices=list(ROWS), help="run these rows")
+    parser.add_argument("--peer-batches", default="4,8,16", help="batch sizes of the peer to choose the best from")
     arguments = parser.parse_args()
     path = RESULTS / "cpu.json"
     found = {row["name"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     failed = []
     for name in arguments.only or ROWS:
-        command = [sys.executable, "-m", *ROWS[name], *(["--quick"] if arguments.quick else [])]
+        command = [sys.executable, "-m", *ROWS[name], f"--peer-batches={arguments.peer_batches}"]
+        command += ["--quick"] if arguments.quick else []
         print(f"{name} ...", file=sys.stderr, flush=True)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
@@ -77,7 +81,12 @@ def main() -> None:
         rows = [found[known] for known in ROWS if known in found]
         if not arguments.quick:
             RESULTS.mkdir(exist_ok=True)
-            versions = {package: installed(package) for package in PACKAGES} | {"python": sys.version.split()[0]}
+            versions = {package: installed(package) for package in PACKAGES} | {
+                "python": sys.version.split()[0],
+                "dtype": DTYPE,
+                "instructions": torch.backends.cpu.get_cpu_capability(),
+                "threads": torch.get_num_threads(),
+            }
             path.write_text(json.dumps({"rows": rows, "versions": versions}, indent=1) + "\n", encoding="utf-8")
             (RESULTS / "cpu.md").write_text(table(rows), encoding="utf-8")
     print(table([found[known] for known in ROWS if known in found]))

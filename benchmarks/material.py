@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 
 from rosepo_core.api import Examples, Ints, PreferenceLoss, Split
 from rosepo_core.engine.attention import NAME as PRODUCTS
-from rosepo_core.engine.models import load_model, load_tokenizer
+from rosepo_core.engine.models import computes_bfloat16, load_model, load_tokenizer
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree
@@ -27,6 +27,8 @@ from rosepo_core.stages.split import split_corpus
 from rosepo_core.testing.toys import SilentReporter
 
 MODEL = "smollm2-135m"
+DTYPE = "bfloat16" if computes_bfloat16() else "float32"
+"""Of the base on both sides; bfloat16 where the processor has no instructions for it would starve the peers."""
 HISTORY = 20
 LAST_PLACES = 20
 
@@ -49,13 +51,13 @@ def template(kind: str, candidates: int = 0) -> PromptTemplate:
 
 
 def bare_model(attention: str = PRODUCTS) -> Any:
-    model: Any = load_model(MODEL, "bfloat16", SilentReporter())[0]
+    model: Any = load_model(MODEL, DTYPE, SilentReporter())[0]
     model.set_attn_implementation(attention)
     return model
 
 
 def adapted_model(attention: str = PRODUCTS) -> Any:
-    """SmolLM2-135M in bfloat16 with a fresh LoRA adapter, rank 8, on all linear layers."""
+    """SmolLM2-135M with a fresh LoRA adapter, rank 8, on all linear layers."""
     torch.manual_seed(0)
     config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(bare_model(attention), config).train()
@@ -92,11 +94,11 @@ def dpo() -> PreferenceLoss:
     return loss
 
 
-def training_rate(model: Any, batch: int = 8, length: int = 200) -> Callable[[], float]:
+def training_rate(model: Any, batch: int = 4, length: int = 200) -> Callable[[], float]:
     """Gives a function that times the floor: tokens a second through the model's frozen layers, forward and backward,
     without adapters, head, masks or optimizer."""
     decoder = model.get_base_model().get_decoder() if hasattr(model, "get_base_model") else model.get_decoder()
-    embeddings = torch.zeros(batch, length, decoder.config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    embeddings = torch.zeros(batch, length, decoder.config.hidden_size, dtype=decoder.dtype, requires_grad=True)
 
     def once() -> float:
         start = time.perf_counter()
@@ -107,7 +109,7 @@ def training_rate(model: Any, batch: int = 8, length: int = 200) -> Callable[[],
     return once
 
 
-def forward_rate(model: Any, batch: int = 8, length: int = 200) -> Callable[[], float]:
+def forward_rate(model: Any, batch: int = 4, length: int = 200) -> Callable[[], float]:
     """Gives a function that times the floor of scoring: tokens a second through the model below its head."""
     ids = torch.randint(17, 40000, (batch, length))
 

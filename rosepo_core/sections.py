@@ -18,7 +18,9 @@ class ModelOptions(Options):
         description="Alias ('smollm2-135m'), hub id, local folder with safetensors, or GGUF file.",
     )
     dtype: Literal["bfloat16", "float32", "auto"] = Field(
-        "auto", description="Type of the weights in memory; 'auto' takes the one that the model was saved in."
+        "auto",
+        description="Type of the weights in memory; 'auto' takes the one that the model was saved in, or float32 where "
+        "the processor has no instructions for bfloat16.",
     )
 
 

@@ -1,6 +1,6 @@
 """Row memory-k1: peak memory of one optimizer step of 8 pairs with K = 1, each way in a process of its own.
 
-    python -m benchmarks.rows.memory [--quick]
+    python -m benchmarks.rows.memory
 
 Memory is the process's peak resident set, the libraries and the model included.
 """
@@ -70,8 +70,8 @@ def _peak(way: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def run(quick: bool) -> dict[str, Any]:
-    rounds = 1 if quick else 3
+def run() -> dict[str, Any]:
+    rounds = 1
     peaks = {way: [_peak(way) for _ in range(rounds)] for way in ("rosepo", "trl", "libraries")}
     ours, theirs, start = (sorted(values)[len(values) // 2] for values in peaks.values())
     return {
@@ -94,4 +94,4 @@ if __name__ == "__main__":
         {"rosepo": _rosepo, "trl": _trl, "libraries": _libraries}[sys.argv[-1]]()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     else:
-        print(json.dumps(run("--quick" in sys.argv)))
+        print(json.dumps(run()))

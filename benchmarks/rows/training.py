@@ -1,6 +1,6 @@
 """Rows chat-k1, chat-k15, timeline-k1 and sft-targets: optimizer steps on the same pairs or targets.
 
-    python -m benchmarks.rows.training [--quick] [NAME ...]
+    python -m benchmarks.rows.training [--quick] [--peer-batches=4,8,16] [NAME ...]
 
 rosepo trains through `align_preferences` and `fine_tune`, as `rosepo train` does. After each of its optimizer steps
 the peer's trainer makes one, on its own model with the same base and adapter, so that both see the machine alike.
@@ -26,7 +26,8 @@ from rosepo_core.api import Examples, Ints
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.training import align_preferences, fine_tune
 
-BATCHES = (4, 8, 16)
+_GIVEN = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--peer-batches=")]
+BATCHES = tuple(int(size) for size in (_GIVEN[-1] if _GIVEN else "4,8,16").split(","))
 LEARNING_RATE = 1e-5
 
 
