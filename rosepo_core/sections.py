@@ -19,8 +19,8 @@ class ModelOptions(Options):
     )
     dtype: Literal["bfloat16", "float32", "auto"] = Field(
         "auto",
-        description="Type of the weights in memory; 'auto' takes the one that the model was saved in, or float32 where "
-        "the processor has no instructions for bfloat16.",
+        description="Type of the weights in memory; 'auto' takes the one that the model was saved in, or "
+        "float32 where the processor has no instructions for bfloat16.",
     )
 
 
