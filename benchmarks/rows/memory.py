@@ -50,9 +50,8 @@ def _trl() -> None:
 
     pairs = material.examples(PAIRS, 1)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = dpo_peer(material.template("chat", candidates=20), pairs, material.rejected(pairs, 1), folder)(
-            PAIRS
-        )
+        chat, negatives = material.template("chat", candidates=20), material.rejected(pairs, 1)
+        trainer = dpo_peer(chat, pairs, negatives, folder, PAIRS)
         trainer.args.max_steps = 2
         trainer.train()
 
