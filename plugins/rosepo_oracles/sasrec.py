@@ -40,7 +40,13 @@ from rosepo_core.api import (
 from rosepo_oracles import calibration
 
 LOGITS_PER_CHUNK = 2**22
-"""Logits held at once in training (16 MiB)."""
+"""Logits held at once in training, at most (16 MiB)."""
+
+LOGITS_IN_CACHE = 2**18
+"""Logits held at once where the catalogue is small enough (1 MiB): they are gone over five times."""
+
+ROWS_PER_CHUNK = 128
+"""Rows that a chunk has where the catalogue is not: with fewer, matrix products are slow."""
 
 SCORES_PER_CHUNK = 2**22
 """Numbers held at once in scoring."""
@@ -164,8 +170,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float [b, t, size] to the same shape."""
-        heads = self.attention_in(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        # Not one permutation of all three: its gradient would be put together twice.
+        parts = self.attention_in(self.attention_norm(x)).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.dropout(self.attention_out(attended.transpose(1, 2).flatten(-2)))
         return x + self.feed_forward(self.feed_forward_norm(x))
@@ -210,7 +217,8 @@ class CatalogueCrossEntropy(torch.autograd.Function):
         """Hidden [n, d], weight [items, d], bias [items], target int64 [n]."""
         d_hidden, d_weight, d_bias = torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)
         log_likelihood = hidden.new_zeros(())
-        rows = max(1, LOGITS_PER_CHUNK // len(weight))
+        rows = max(ROWS_PER_CHUNK, LOGITS_IN_CACHE // len(weight))
+        rows = max(1, min(rows, LOGITS_PER_CHUNK // len(weight)))
         for h, d_h, t in zip(hidden.split(rows), d_hidden.split(rows), target[:, None].split(rows), strict=True):
             gradient = torch.addmm(bias, h, weight.T).softmax(dim=1)
             likelihood = gradient.gather(1, t)
