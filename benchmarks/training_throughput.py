@@ -50,7 +50,8 @@ def transformers_loss(model: Any, ids: Tensor) -> Tensor:
 def frozen_head_loss(model: Any, ids: Tensor) -> Tensor:
     bare = model.get_base_model()
     hidden = bare.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-    return -frozen_head_log_probs(hidden, bare.get_output_embeddings().weight, ids[:, 1:].flatten()).mean()
+    weight, targets = bare.get_output_embeddings().weight, ids[:, 1:].flatten()
+    return -frozen_head_log_probs(hidden, weight, targets, torch.arange(len(targets))).mean()
 
 
 def full_loss(model: Any, ids: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ def log_probs(model: Any, batch: TreeBatch) -> Tensor:
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    of_parents = hidden.flatten(0, 1)[batch.parents]
-    of_tokens = token_log_probs(model, of_parents, batch.targets)
+    parents, states = batch.parents.unique(return_inverse=True)
+    of_tokens = token_log_probs(model, hidden.flatten(0, 1)[parents], batch.targets, states)
     return torch.zeros(len(batch.rows), device=of_tokens.device).index_add(0, batch.responses, of_tokens)
 
 
@@ -88,15 +88,16 @@ def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor], Tensor | None]:
     return bare.get_decoder(), logits, frozen
 
 
-def token_log_probs(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of each target given the hidden state before it, float32 [n].
+def token_log_probs(model: Any, hidden: Tensor, targets: Tensor, states: Tensor) -> Tensor:
+    """Log-probability of each target given the hidden state before it, float32 [m].
 
     Args:
-        model: as in `log_probs`. hidden: last hidden states, [n, d]. targets: token ids, int64 [n].
+        model: as in `log_probs`. hidden: last hidden states, [n, d].
+        targets: token ids, int64 [m]. states: the row of `hidden` that comes before each, int64 [m].
     """
     _, head, frozen = _parts(model)
     if frozen is not None:
-        return frozen_head_log_probs(hidden, frozen, targets)
+        return frozen_head_log_probs(hidden, frozen, targets, states)
     vocabulary = model.config.vocab_size
 
     def chunk_log_probs(hidden: Tensor, targets: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ def token_log_probs(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
 
     # Logits, log-softmax, its gradient and the logits' own.
     rows = max(1, LOGIT_BYTES // (4 * 4 * vocabulary))
-    pieces = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+    pieces = zip(torch.split(hidden[states], rows), torch.split(targets, rows), strict=True)
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(chunk_log_probs, *piece, use_reentrant=False) for piece in pieces])
     return torch.cat([chunk_log_probs(*piece) for piece in pieces])

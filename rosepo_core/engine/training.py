@@ -114,7 +114,9 @@ class _SFTTrainer(SFTTrainer):  # type: ignore[misc]
         # Padding is on the right, where causal attention never looks from a token that counts.
         hidden = decoder_of(model)(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         count = num_items_in_batch if num_items_in_batch is not None else labelled.sum()
-        loss: Tensor = -token_log_probs(model, hidden[labelled], labels[labelled]).sum() / count
+        targets = labels[labelled]
+        states = torch.arange(len(targets), device=targets.device)
+        loss: Tensor = -token_log_probs(model, hidden[labelled], targets, states).sum() / count
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

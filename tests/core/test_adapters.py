@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from rosepo_core.engine import head
 from rosepo_core.engine.adapters import fused_adapters
-from rosepo_core.engine.head import frozen_head_log_probs
 
 
 def adapted(**options: Any) -> Any:
@@ -128,27 +128,54 @@ def test_layers_are_restored_after_an_error():
     assert fused(model) == [False, False]
 
 
-@pytest.mark.parametrize("n", [0, 1, 127, 128, 129, 300])
-def test_the_frozen_head_gives_log_softmax_and_its_gradient(n):
-    generator = torch.Generator().manual_seed(n)
-    hidden = torch.randn(n, 16, generator=generator).requires_grad_()
+@pytest.mark.parametrize(("states", "targets"), [(0, 0), (1, 1), (5, 3), (3, 40), (300, 300)])
+@pytest.mark.parametrize("block", [7, 61, 256])
+def test_the_frozen_head_gives_log_softmax_and_its_gradient(monkeypatch, states, targets, block):
+    """Whether the vocabulary of 61 is one tile or nine, and whether a state has no target, one or many."""
+    monkeypatch.setattr(head, "BLOCK", block)
+    monkeypatch.setattr(head, "LOGITS_IN_CACHE", 1)
+    generator = torch.Generator().manual_seed(states)
+    hidden = torch.randn(states, 16, generator=generator).requires_grad_()
     weight = torch.randn(61, 16, generator=generator)
-    targets = torch.randint(0, 61, (n,), generator=generator)
-    of_each = torch.randn(n, generator=generator)
+    tokens = torch.randint(0, 61, (targets,), generator=generator)
+    place = torch.randint(0, max(1, states), (targets,), generator=generator)
+    of_each = torch.randn(targets, generator=generator)
 
-    expected = (hidden @ weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    expected = (hidden @ weight.T).log_softmax(-1)[place, tokens]
     (expected_gradient,) = torch.autograd.grad(expected, hidden, of_each)
-    found = frozen_head_log_probs(hidden, weight, targets)
+    found = head.frozen_head_log_probs(hidden, weight, tokens, place)
     (gradient,) = torch.autograd.grad(found, hidden, of_each)
     assert found.dtype == torch.float32
     assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert_close(gradient, expected_gradient, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert_close(head.frozen_head_log_probs(hidden, weight, tokens, place), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_frozen_head_is_exact_where_softmax_would_overflow():
+def test_the_frozen_head_is_exact_where_softmax_would_overflow(monkeypatch):
+    monkeypatch.setattr(head, "BLOCK", 1)
+    monkeypatch.setattr(head, "LOGITS_IN_CACHE", 1)
     hidden = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
-    found = frozen_head_log_probs(hidden, torch.eye(2), torch.tensor([0, 0]))
+    found = head.frozen_head_log_probs(hidden, torch.eye(2), torch.tensor([0, 0]), torch.tensor([0, 1]))
     found.sum().backward()
     assert found.tolist() == [0.0, -200.0]
     assert hidden.grad is not None
     assert hidden.grad.tolist() == [[0.0, 0.0], [1.0, -1.0]]
+
+
+def test_the_frozen_head_in_bfloat16_is_as_exact_as_its_products(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(6, 16, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(700, 16, generator=generator).bfloat16()
+    tokens, place = torch.arange(0, 600, 100), torch.arange(6)
+    monkeypatch.setattr(head, "LOGITS_IN_CACHE", 1)
+    found = head.frozen_head_log_probs(hidden, weight, tokens, place)
+    found.sum().backward()
+    exact = hidden.detach().float().requires_grad_()
+    expected = (exact @ weight.float().T).log_softmax(-1)[place, tokens]
+    expected.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == torch.bfloat16
+    # Three digits: a bfloat16 has eight bits.
+    assert_close(found, expected, atol=0.05, rtol=0.01)
+    assert_close(hidden.grad.float(), exact.grad, atol=0.05, rtol=0.02)
