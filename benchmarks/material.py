@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -94,32 +94,42 @@ def dpo() -> PreferenceLoss:
     return loss
 
 
-def training_rate(model: Any, batch: int = 4, length: int = 200) -> Callable[[], float]:
-    """Gives a function that times the floor: tokens a second through the model's frozen layers, forward and backward,
-    without adapters, head, masks or optimizer."""
-    decoder = model.get_base_model().get_decoder() if hasattr(model, "get_base_model") else model.get_decoder()
-    embeddings = torch.zeros(batch, length, decoder.config.hidden_size, dtype=decoder.dtype, requires_grad=True)
+class Floor:
+    """What the tokens that must be processed take at the bare model's own rate: every token through the frozen layers,
+    and the state before every response token through the head, without adapters, masks or optimizer.
+    """
 
-    def once() -> float:
+    def __init__(self, model: Any, *, backward: bool, batch: int = 4, length: int = 200) -> None:
+        """`backward`: forward and backward, the weights frozen; else forward alone."""
+        self._model, self._backward, self._shape = model, backward, (batch, length)
+        self._bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._layers: list[float] = []
+        self._head: list[float] = []
+
+    def measure(self) -> None:
+        """Time both rates once, beside what they are the floor of."""
+        decoder, weight = self._bare.get_decoder(), self._bare.get_output_embeddings().weight
+        embeddings = torch.zeros(*self._shape, weight.shape[1], dtype=decoder.dtype, requires_grad=self._backward)
+        states = torch.randn(512, weight.shape[1], dtype=weight.dtype)
         start = time.perf_counter()
-        with model.disable_adapter() if hasattr(model, "disable_adapter") else torch.enable_grad():
-            decoder(inputs_embeds=embeddings, use_cache=False).last_hidden_state.sum().backward()
-        return batch * length / (time.perf_counter() - start)
-
-    return once
-
-
-def forward_rate(model: Any, batch: int = 4, length: int = 200) -> Callable[[], float]:
-    """Gives a function that times the floor of scoring: tokens a second through the model below its head."""
-    ids = torch.randint(17, 40000, (batch, length))
-
-    @torch.no_grad()
-    def once() -> float:
+        with (
+            self._model.disable_adapter() if hasattr(self._model, "disable_adapter") else nullcontext(),
+            torch.set_grad_enabled(self._backward),
+        ):
+            hidden = decoder(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+            if self._backward:
+                hidden.sum().backward()
+        self._layers.append((time.perf_counter() - start) / embeddings.shape[:2].numel())
         start = time.perf_counter()
-        model.get_decoder()(input_ids=ids, use_cache=False)
-        return batch * length / (time.perf_counter() - start)
+        with torch.no_grad():
+            logits = states @ weight.T
+            if self._backward:
+                logits @ weight
+        self._head.append((time.perf_counter() - start) / len(states))
 
-    return once
+    def seconds(self, tokens: float, states: float) -> float:
+        """For so many tokens, and distinct states before response tokens, at the medians of what was measured."""
+        return tokens * statistics.median(self._layers) + states * statistics.median(self._head)
 
 
 def row(

@@ -9,7 +9,6 @@ before response tokens to the head.
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 from typing import Any
@@ -56,8 +55,8 @@ def run(quick: bool) -> dict[str, Any]:
     items = rng.integers(0, len(split.catalogue), (len(test), CANDIDATES)).astype(np.int32)
     few = test.take(np.arange(users))
     trees = prompts.trees(test, items)
-    floor = material.forward_rate(model)
-    ours, theirs, rates, apart = [], [], [], 0.0
+    floor = material.Floor(model, backward=False)
+    ours, theirs, apart = [], [], 0.0
     for warm_up in (True, *[False] * rounds):
         start = time.perf_counter()
         scores = score_items(model, prompts, test, items, 4096, SilentReporter())
@@ -69,8 +68,9 @@ def run(quick: bool) -> dict[str, Any]:
         if not warm_up:
             ours.append(mine)
             theirs.append(other)
-            rates.append(floor())
+            floor.measure()
     tokens = sum(map(len, trees)) / len(test)
+    states = sum(len(np.unique(tree.parents)) for tree in trees) / len(test)
     return material.row(
         "score-20",
         f"scoring {CANDIDATES} candidates after timelines",
@@ -79,7 +79,7 @@ def run(quick: bool) -> dict[str, Any]:
         theirs=theirs,
         peer_name="one sequence a candidate, batches of 20",
         target=8,
-        floor=statistics.median(rates) / tokens,
+        floor=1 / floor.seconds(tokens, states),
         note=f"{tokens:.0f} tokens a user in trees; scores at most {apart:.2f} apart",
     )
 

@@ -9,7 +9,6 @@ the peer's trainer makes one, on its own model with the same base and adapter, s
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -74,10 +73,9 @@ class Turns:
     `work` is how many examples are in each of rosepo's steps on average; the first step warms up.
     """
 
-    def __init__(self, peer: Callable[[], float], floor: Callable[[], float]) -> None:
+    def __init__(self, peer: Callable[[], float], floor: Callable[[], None]) -> None:
         self.seconds: list[float] = []
         self.theirs: list[float] = []
-        self.floor: list[float] = []
         self._peer, self._floor = peer, floor
         self._start = time.perf_counter()
 
@@ -85,7 +83,7 @@ class Turns:
         if done > 1:
             self.seconds.append(time.perf_counter() - self._start)
             self.theirs.append(self._peer())
-            self.floor.append(self._floor())
+            self._floor()
         self._start = time.perf_counter()
 
     def note(self, message: str) -> None:
@@ -145,7 +143,8 @@ def preference_row(
         # The peer's pairs are some of ours: it needs minutes for what takes rosepo seconds.
         trainer = dpo_peer(theirs, few, material.rejected(few, 1), folder, BATCHES[-1])
         peer = Peer(trainer, BATCHES[:1] if quick else BATCHES)
-        turns = Turns(peer.step, material.training_rate(model))
+        floor = material.Floor(model, backward=True)
+        turns = Turns(peer.step, floor.measure)
         align_preferences(
             model,
             material.dpo(),
@@ -165,6 +164,7 @@ def preference_row(
         )
     per_step = len(negatives) * size["k"] * size["batch"] / len(grown)
     tokens = sum(len(tree.tree) for tree in grown) / len(grown) * size["batch"]
+    states = sum(len(np.unique(tree.tree.parents)) for tree in grown) / len(grown) * size["batch"]
     return material.row(
         name,
         work,
@@ -173,7 +173,7 @@ def preference_row(
         theirs=turns.theirs,
         peer_name=f"TRL DPOTrainer, batch {peer.size}",
         target=target,
-        floor=statistics.median(turns.floor) / tokens * per_step,
+        floor=per_step / floor.seconds(tokens, states),
         note=f"{tokens:.0f} tokens and {per_step:.0f} pairs a step of rosepo's",
     )
 
@@ -233,7 +233,8 @@ def sft_targets(quick: bool) -> dict[str, Any]:
             processing_class=material.tokenizer(),
         )
         peer = Peer(trainer, BATCHES[:1] if quick else BATCHES)
-        turns = Turns(peer.step, material.training_rate(model))
+        floor = material.Floor(model, backward=True)
+        turns = Turns(peer.step, floor.measure)
         fine_tune(
             model,
             material.tokenizer(),
@@ -250,6 +251,7 @@ def sft_targets(quick: bool) -> dict[str, Any]:
         )
     targets = 8 * kept.lengths.sum() / len(ours)
     tokens = 8 * sum(len(ids) for ids, _ in ours) / len(ours)
+    states = 8 * sum(int(labelled.sum()) for _, labelled in ours) / len(ours)
     return material.row(
         "sft-targets",
         "SFT on timelines; the peer has one chat prompt a target",
@@ -258,7 +260,7 @@ def sft_targets(quick: bool) -> dict[str, Any]:
         theirs=turns.theirs,
         peer_name=f"TRL SFTTrainer, batch {peer.size}",
         target=15,
-        floor=statistics.median(turns.floor) / tokens * targets,
+        floor=targets / floor.seconds(tokens, states),
         note=f"{tokens:.0f} tokens and {targets:.0f} targets a step of rosepo's",
     )
 

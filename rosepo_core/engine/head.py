@@ -68,7 +68,7 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
 def frozen_head_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, states: Tensor) -> Tensor:
     """log softmax(hidden[state] weight')[target] of each target, differentiable in `hidden` alone.
 
-    A state with many targets, such as the end of a prompt with many responses, is multiplied with the vocabulary once.
+    A state with many targets, such as the end of a prompt, is multiplied with the vocabulary once.
 
     Args:
         hidden: [n, d]. weight: of the head, [vocabulary, d], without gradient.
