@@ -95,8 +95,8 @@ def dpo() -> PreferenceLoss:
 
 
 class Floor:
-    """What the tokens that must be processed take at the bare model's own rate: every token through the frozen layers,
-    and the state before every response token through the head, without adapters, masks or optimizer.
+    """What the tokens that must be processed take at the bare model's own rate: each token through the frozen layers,
+    the state before each response token through the head, without adapters, masks or optimizer.
     """
 
     def __init__(self, model: Any, *, backward: bool, batch: int = 4, length: int = 200) -> None:
