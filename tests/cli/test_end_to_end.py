@@ -93,7 +93,7 @@ def test_all_is_reused_when_nothing_changes(train, finished):
     ids=["loss", "token budget", "oracle", "sampler", "prompt", "candidates"],
 )
 def test_only_what_changes_is_made_anew(train, finished, change, made):
-    run = finished.parent / "changed"
+    run = finished.parent / change.strip("-").partition("=")[0]
     done = train("--run", run, change)
     assert done.code == 0, done.err
     assert done.made == made

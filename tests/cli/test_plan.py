@@ -71,7 +71,7 @@ def test_memory_of_full_fine_tuning_holds_the_optimizer(train, tmp_path):
 
 
 def test_the_token_budget_bounds_memory_and_counts_what_is_done_twice(train, tmp_path):
-    arguments = ("--preferences.negatives=3", "--preferences.max_per_user=9", "--sft.token_budget=50")
+    arguments = ("--preferences.negatives=6", "--preferences.max_per_user=9", "--sft.token_budget=50")
     plans = {
         budget: train(
             "--run", tmp_path / "run", "--dry-run", "--json", *arguments, f"--alignment.token_budget={budget}"
@@ -84,14 +84,8 @@ def test_the_token_budget_bounds_memory_and_counts_what_is_done_twice(train, tmp
     assert rows[300]["reference"]["longest"] == longest
     # Each part of a tree has the trunk up to its examples again.
     assert rows[300]["aligned"]["tokens"] > 1.05 * rows[100_000]["aligned"]["tokens"]
-    # Eight trees, nearly 300 tokens, or an SFT sequence where that is longer: 50 hold none.
-    per_token = {
-        8 * longest: plans[100_000]["memory"]["activations"],
-        max(300, rows[300]["sft"]["longest"]): plans[300]["memory"]["activations"],
-    }
-    first, second = (activations / tokens for tokens, activations in per_token.items())
-    # Measured anew each time, on trees of other lengths.
-    assert first == pytest.approx(second, rel=0.3)
+    # Eight of the longest trees in a pass against 300 tokens.
+    assert plans[300]["memory"]["activations"] < plans[100_000]["memory"]["activations"] / 4
 
 
 def test_a_plan_says_what_is_reused(train, finished):
