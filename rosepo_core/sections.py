@@ -94,7 +94,9 @@ class SFTOptions(Options):
     )
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations to save memory; alignment does, too."
+    )
     max_users: int | None = Field(
         None, ge=1, description="Train on this many users, drawn by the seed; all if unset."
     )

@@ -57,7 +57,8 @@ class TokenTree:
         """Trees with the same responses, about `branch_tokens` tokens of branches in each: a long tree costs the
         square of its length in attention."""
         _, _, grown = self._layout()
-        return self._parts((np.cumsum(grown) - grown) // branch_tokens)
+        part = (np.cumsum(grown) - grown) // branch_tokens
+        return self._parts(part) if len(part) and part[-1] else [self]
 
     def split_examples(self, token_budget: int) -> list[TokenTree]:
         """Trees with the same responses, those of one example together, each of at most `token_budget` tokens unless
@@ -88,8 +89,6 @@ class TokenTree:
 
     def _parts(self, part: NDArray[np.integer]) -> list[TokenTree]:
         """A tree of the responses of each number in `part`, [r], ascending, with as much trunk as they need."""
-        if not len(part) or part[-1] == part[0]:
-            return [self]
         in_trunk, visible, grown = self._layout()
         seen = visible + self.lengths - 1 - grown
         owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
