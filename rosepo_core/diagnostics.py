@@ -103,7 +103,7 @@ def _memory() -> Check:
     detail = f"{total / _GIB:.0f} GiB, {free / _GIB:.1f} GiB of it unused"
     if total < _MEMORY:
         return Check(
-            "memory", "warn", detail, "lower sft.batch_size and alignment.token_budget, or use a larger machine"
+            "memory", "warn", detail, "lower sft.token_budget and alignment.token_budget, or use a larger machine"
         )
     return Check("memory", "ok", detail)
 

@@ -1,4 +1,5 @@
-"""The whole flow: dataset, split, SFT, oracle, rejected sampling, preferences, alignment, evaluation."""
+"""The whole flow: dataset, split, SFT, oracle, rejected sampling, reference, preferences, alignment,
+evaluation."""
 
 from __future__ import annotations
 
@@ -11,12 +12,23 @@ from typing import Any
 from rosepo_core.config import RunConfig, load_config
 from rosepo_core.errors import RequestError, nearest
 from rosepo_core.registry import Registry, load_plugins
-from rosepo_core.stages import alignment, comparison, dataset, oracle, preferences, results, sampling, sft, split
+from rosepo_core.stages import (
+    alignment,
+    comparison,
+    dataset,
+    oracle,
+    preferences,
+    reference,
+    results,
+    sampling,
+    sft,
+    split,
+)
 from rosepo_core.stages.evaluation import Evaluation
 from rosepo_core.stages.session import RunReporter, Session
 from rosepo_core.store import CONFIG, RunStore, fingerprint
 
-STAGES = ("dataset", "split", "sft", "oracle", "sampling", "preferences", "aligned", "evaluation")
+STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
 """The stages in their order, as `until` names them."""
 
 
@@ -111,7 +123,9 @@ def _stages(session: Session) -> Iterator[tuple[str, Evaluation | None]]:
     yield "oracle", None
     rejected = sampling.stage(session, cut, data, tuned)
     yield "sampling", None
-    pairs = preferences.stage(session, data, tuned, judge, rejected)
+    scored = reference.stage(session, data, tuned, rejected)
+    yield "reference", None
+    pairs = preferences.stage(session, data, judge, rejected, scored)
     yield "preferences", None
     aligned = alignment.stage(session, data, tuned, pairs)
     yield "aligned", None

@@ -28,7 +28,8 @@ from rosepo_core.engine.scoring import BRANCH_TOKENS, LOGIT_BYTES, log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.records import Examples, Ints, Split
 from rosepo_core.registry import Registry, load_plugins, running
-from rosepo_core.stages import alignment, comparison, dataset, oracle, preferences, sampling, sft, split
+from rosepo_core.sections import AlignmentOptions, SFTOptions
+from rosepo_core.stages import alignment, comparison, dataset, oracle, preferences, reference, sampling, sft, split
 from rosepo_core.stages.session import QuietReporter, RunReporter, Session
 from rosepo_core.stages.split import load_candidates, load_split
 from rosepo_core.store import Artifact, RunStore
@@ -141,7 +142,8 @@ def _plan(session: _Rehearsal) -> Plan:
     tuned = sft.stage(session, cut, data)
     judge = oracle.stage(session, cut, data)
     sampled = sampling.stage(session, cut, data, tuned)
-    pairs_artifact = preferences.stage(session, data, tuned, judge, sampled)
+    scored_pairs = reference.stage(session, data, tuned, sampled)
+    pairs_artifact = preferences.stage(session, data, judge, sampled, scored_pairs)
     alignment.stage(session, data, tuned, pairs_artifact)
 
     template = session.template(data)
@@ -149,8 +151,11 @@ def _plan(session: _Rehearsal) -> Plan:
     examples, rejected = stand_in_pairs(session, data)
     responses = np.concatenate([examples.target[:, None], rejected], axis=1)
     trees = template.trees(examples, responses, shared=True)
+    budget = session.config.alignment.token_budget
+    split_trees = [tree.split_examples(budget) for tree in trees]
+    parts = [part for tree in split_trees for part in tree]
     scored = _scoring_trees(template, comparison.test_examples(session, data), load_candidates(drawn.folder).items)
-    speed = _measure(session, template, data, examples, trees, scored)
+    speed = _measure(session, template, data, examples, parts, scored)
 
     def row(stage: str, count: int, unit: str, tokens: float, lengths: Sequence[int], seconds: float | None) -> None:
         reused = session.artifacts[stage].reused if stage in session.artifacts else None
@@ -161,21 +166,18 @@ def _plan(session: _Rehearsal) -> Plan:
     options = session.config
     tree_lengths = [len(tree) for tree in trees]
     score_lengths = [len(tree) for tree in scored]
-    sft_tokens = _trained_tokens(material, options.sft.batch_size, options.sft.steps, options.sft.epochs)
-    aligned_tokens = _trained_tokens(
-        tree_lengths,
-        options.alignment.batch_size * options.alignment.gradient_accumulation_steps,
-        options.alignment.steps,
-        options.alignment.epochs,
-    )
+    part_lengths = [len(part) for part in parts]
+    sft_tokens = _trained_tokens(material, options.sft)
+    aligned_tokens = _trained_tokens([sum(map(len, tree)) for tree in split_trees], options.alignment)
     pair_count = int((rejected >= 0).sum())
     row("dataset", int(data.seen.keys.size), "interactions", 0, [], 0.0)
     row("split", len(data.users), "users", 0, [], 0.0)
     row("sft", len(material), "sequences", sft_tokens, material, sft_tokens / speed.train)
     row("oracle", len(data.train.items), "interactions", 0, [], None)
     row("sampling", len(examples), "examples", 0, [], speed.sampling)
-    row("preferences", pair_count, "pairs", sum(tree_lengths), tree_lengths, sum(tree_lengths) / speed.score)
-    row("aligned", pair_count, "pairs", aligned_tokens, tree_lengths, aligned_tokens / speed.train)
+    row("reference", pair_count, "pairs", sum(tree_lengths), tree_lengths, sum(tree_lengths) / speed.score)
+    row("preferences", pair_count, "pairs", 0, [], 0.0)
+    row("aligned", pair_count, "pairs", aligned_tokens, part_lengths, aligned_tokens / speed.train)
     # Base, SFT and aligned.
     language_models = 3
     titles = language_models * sum(len(tree.lengths) for tree in scored)
@@ -186,7 +188,9 @@ def _plan(session: _Rehearsal) -> Plan:
         pairs=pair_count,
         train_rate=speed.train,
         score_rate=speed.score,
-        memory=_memory(session, speed, max(material), max(tree_lengths)),
+        memory=_memory(
+            speed, max(_largest_pass(material, options.sft), _largest_pass(part_lengths, options.alignment))
+        ),
         notes=tuple(_notes(session, template, data)),
     )
 
@@ -212,12 +216,18 @@ def _scoring_trees(template: PromptTemplate, examples: Examples, items: Ints) ->
     return [part for tree in trees for part in tree.split(BRANCH_TOKENS)]
 
 
-def _trained_tokens(lengths: Sequence[int], batch_size: int, steps: int | None, epochs: float) -> float:
+def _trained_tokens(lengths: Sequence[int], options: SFTOptions | AlignmentOptions) -> float:
     if not lengths:
         return 0.0
-    if steps is None:
-        return sum(lengths) * epochs
-    return float(np.mean(lengths)) * min(batch_size, len(lengths)) * steps
+    if options.steps is None:
+        return sum(lengths) * options.epochs
+    return float(np.mean(lengths)) * min(options.batch_size, len(lengths)) * options.steps
+
+
+def _largest_pass(lengths: Sequence[int], options: SFTOptions | AlignmentOptions) -> int:
+    """Most tokens that a forward pass of training may have, padding included."""
+    longest = max(lengths)
+    return max(longest, min(options.token_budget, longest * options.batch_size))
 
 
 @dataclass(frozen=True)
@@ -262,7 +272,7 @@ def _measure(
         count = max(1, budget // len(by_length[0]))
         return TreeBatch.of(by_length[:count], pad_token_id=0).to(device)
 
-    budget = options.alignment.batch_size * max(map(len, trees)) if on_gpu else MEASURED_TOKENS
+    budget = options.alignment.token_budget if on_gpu else MEASURED_TOKENS
     first, trained = batch(trees, 1), batch(trees, budget)
     with fused_adapters(model):
         # The first pass is the slow one, so it is not timed.
@@ -342,10 +352,8 @@ def _sampling_seconds(
     return seconds
 
 
-def _memory(session: Session, speed: _Speed, longest_sequence: int, longest_tree: int) -> dict[str, int]:
-    """Bytes at the costliest moment of training, which is the costliest of all."""
-    config = session.config
-    tokens = max(config.sft.batch_size * longest_sequence, config.alignment.batch_size * longest_tree)
+def _memory(speed: _Speed, tokens: int) -> dict[str, int]:
+    """Bytes at the costliest moment of training, which is the costliest of all: a pass of so many tokens."""
     return {
         "weights": speed.weights,
         # A gradient and Adam's two moments, all of the parameters' own type.
@@ -375,5 +383,5 @@ def _notes(session: Session, template: PromptTemplate, data: Split) -> Iterator[
         yield f"the time that oracle '{config.oracle.name}' takes to learn is not known beforehand and not counted"
     yield (
         "memory is the weights, a gradient and two moments of each trained number, what a training step keeps per "
-        "token (measured) times the tokens of the largest batch, and logits; Python and its libraries come on top"
+        "token (measured) times the tokens of the largest pass, and logits; Python and its libraries come on top"
     )

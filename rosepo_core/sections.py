@@ -86,10 +86,17 @@ class SFTOptions(Options):
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
     steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
     epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
-    batch_size: int = Field(8, ge=1, description="Users (timeline) or examples (chat) per optimizer step.")
+    batch_size: int = Field(8, ge=1, description="Windows (timeline) or examples (chat) per optimizer step.")
+    token_budget: int = Field(
+        2048,
+        ge=1,
+        description="Most tokens of a forward pass, padding included; decides memory and speed, never a result.",
+    )
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations to save memory; alignment does, too."
+    )
     max_users: int | None = Field(
         None, ge=1, description="Train on this many users, drawn by the seed; all if unset."
     )
@@ -110,8 +117,12 @@ class AlignmentOptions(Options):
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
     steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
     epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
-    batch_size: int = Field(8, ge=1, description="Token trees per forward pass.")
-    gradient_accumulation_steps: int = Field(1, ge=1, description="Forward passes per optimizer step.")
+    batch_size: int = Field(8, ge=1, description="Token trees per optimizer step.")
+    token_budget: int = Field(
+        2048,
+        ge=1,
+        description="Most tokens of a forward pass, padding included; decides memory and speed, never a result.",
+    )
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Clip the gradient to this norm.")

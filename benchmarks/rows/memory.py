@@ -20,6 +20,7 @@ PAIRS = 8
 def _rosepo() -> None:
     from benchmarks import material
     from rosepo_core.engine.training import align_preferences
+    from rosepo_core.sections import AlignmentOptions
     from rosepo_core.testing.toys import SilentReporter
 
     chat, model = material.template("chat", candidates=20), material.adapted_model()
@@ -31,7 +32,7 @@ def _rosepo() -> None:
         grown,
         0,
         batch_size=PAIRS,
-        gradient_accumulation_steps=1,
+        token_budget=AlignmentOptions().token_budget,
         gradient_checkpointing=False,
         learning_rate=1e-5,
         steps=2,

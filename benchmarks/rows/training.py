@@ -24,10 +24,12 @@ from benchmarks import material
 from rosepo_core.api import Examples, Ints
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.training import align_preferences, fine_tune
+from rosepo_core.sections import AlignmentOptions
 
 _GIVEN = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--peer-batches=")]
 BATCHES = tuple(int(size) for size in (_GIVEN[-1] if _GIVEN else "4,8,16").split(","))
 LEARNING_RATE = 1e-5
+TOKEN_BUDGET = AlignmentOptions().token_budget
 
 
 class Peer:
@@ -151,7 +153,7 @@ def preference_row(
             grown,
             0,
             batch_size=size["batch"],
-            gradient_accumulation_steps=1,
+            token_budget=TOKEN_BUDGET,
             gradient_checkpointing=False,
             learning_rate=LEARNING_RATE,
             steps=rounds + 1,
@@ -240,6 +242,7 @@ def sft_targets(quick: bool) -> dict[str, Any]:
             material.tokenizer(),
             ours,
             batch_size=8,
+            token_budget=TOKEN_BUDGET,
             learning_rate=LEARNING_RATE,
             steps=rounds + 1,
             epochs=1.0,

@@ -11,19 +11,27 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset as Table
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
+from torch.utils.data import Dataset
+from transformers import (
+    DataCollator,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+)
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from rosepo_core.contracts import PreferenceLoss, Reporter
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.scoring import decoder_of, log_probs, token_log_probs
-from rosepo_core.engine.trees import TokenTree, TreeBatch
+from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
 from rosepo_core.records import Floats, Ints, LogProbs
 
 LogHistory = list[dict[str, float]]
@@ -57,8 +65,18 @@ class PreferenceTree:
     eps: Floats
     reference: Floats
 
+    @staticmethod
+    def of(tree: TokenTree, eps: Floats, reference: Floats) -> PreferenceTree:
+        """A tree whose responses' rows are those of the tables `eps` and `reference`."""
+        rows, local = np.unique(tree.rows, return_inverse=True)
+        return PreferenceTree(tree.with_rows(local), eps[rows], reference[rows])
+
     def __len__(self) -> int:
         return len(self.eps)
+
+    def split(self, token_budget: int) -> list[PreferenceTree]:
+        """The same pairs in trees as `TokenTree.split_examples` makes them."""
+        return [PreferenceTree.of(part, self.eps, self.reference) for part in self.tree.split_examples(token_budget)]
 
 
 class _Trees(Dataset[PreferenceTree]):
@@ -72,38 +90,36 @@ class _Trees(Dataset[PreferenceTree]):
         return self.trees[index]
 
 
-class LengthBucketSampler(Sampler[int]):
-    """A shuffled order in which every `batch_size` consecutive examples have about the same length.
+class _InPasses(Trainer):  # type: ignore[misc]
+    """Makes each batch in several passes, which its collator lists under ``passes``.
 
-    Examples are shuffled, sorted by length within blocks of 32 batches, and the batches shuffled again, so that
-    little is padded and no length comes systematically early.
+    Every pass is divided by what the whole optimizer step counts and has a backward of its own, so that passes decide
+    memory and speed, and the batch alone the gradient.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self._lengths = torch.as_tensor(lengths)
-        self._batch_size = batch_size
-        self._generator = torch.Generator().manual_seed(seed)
+    def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of all passes; their loss."""
+        make = super().training_step
+        return torch.stack([make(model, one, num_items_in_batch) for one in inputs["passes"]]).sum()
 
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(len(self._lengths), generator=self._generator)
-        batches: list[Tensor] = []
-        for block in torch.split(order, 32 * self._batch_size):
-            batches += torch.split(block[self._lengths[block].argsort(stable=True)], self._batch_size)
-        # A batch that is not full must come last, or it would shift the borders of all that follow.
-        full = [batch for batch in batches if len(batch) == self._batch_size]
-        rest = [batch for batch in batches if len(batch) < self._batch_size]
-        for index in torch.randperm(len(full), generator=self._generator).tolist():
-            yield from full[index].tolist()
-        for batch in rest:
-            yield from batch.tolist()
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        passes = [one for batch in batch_samples for one in batch["passes"]]
+        return super()._get_num_items_in_batch(passes, device)
 
 
-class _SFTTrainer(SFTTrainer):  # type: ignore[misc]
+class _SFTTrainer(_InPasses, SFTTrainer):  # type: ignore[misc]
     """TRL's trainer with the engine's own language-model head: the same loss, from the positions that have a label
-    alone."""
+    alone, in passes of at most `token_budget` tokens."""
+
+    def __init__(self, token_budget: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._token_budget = token_budget
+        self._pad: DataCollator = self.data_collator
+        self.data_collator: DataCollator = self._collate
+
+    def _collate(self, sequences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        members = pack([len(each["input_ids"]) for each in sequences], self._token_budget)
+        return {"passes": [self._pad([sequences[index] for index in held.tolist()]) for held in members]}
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -123,13 +139,10 @@ class _SFTTrainer(SFTTrainer):  # type: ignore[misc]
         """Leave out the metrics that need a second pass over the logits."""
         Trainer.log(self, logs, start_time)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        return LengthBucketSampler(lengths, self.args.train_batch_size, self.args.seed)
 
-
-class AlignmentTrainer(Trainer):  # type: ignore[misc]
-    """Preference optimization on token trees.
+class AlignmentTrainer(_InPasses):
+    """Preference optimization on token trees, in passes of at most `token_budget` tokens; a tree of more is split
+    between its examples.
 
     Logs, averaged over the pairs since the last log and named as TRL names them: ``rewards/chosen``,
     ``rewards/rejected``, ``rewards/accuracies``, ``rewards/margins``, ``logps/chosen``, ``logps/rejected``; and
@@ -143,11 +156,13 @@ class AlignmentTrainer(Trainer):  # type: ignore[misc]
         loss: PreferenceLoss,
         trees: Sequence[PreferenceTree],
         pad_token_id: int,
+        token_budget: int,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self._loss = loss
         self._sums: dict[str, float] = defaultdict(float)
         self._pad_token_id = pad_token_id
+        self._token_budget = token_budget
         args.remove_unused_columns = False
         super().__init__(
             model=model,
@@ -156,14 +171,15 @@ class AlignmentTrainer(Trainer):  # type: ignore[misc]
             data_collator=self._collate,
             callbacks=list(callbacks),
         )
-        # The loss below is already divided by the pairs of all accumulated batches.
+        # The loss below is already divided by the pairs of all passes.
         self.model_accepts_loss_kwargs = True
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        lengths = [len(tree.tree.tokens) for tree in cast(_Trees, self.train_dataset).trees]
-        return LengthBucketSampler(lengths, self.args.train_batch_size, self.args.seed)
-
     def _collate(self, trees: Sequence[PreferenceTree]) -> dict[str, Any]:
+        parts = [part for tree in trees for part in tree.split(self._token_budget)]
+        members = pack([len(part.tree) for part in parts], self._token_budget)
+        return {"passes": [self._padded([parts[index] for index in held.tolist()]) for held in members]}
+
+    def _padded(self, trees: Sequence[PreferenceTree]) -> dict[str, Any]:
         width = max(tree.reference.shape[1] for tree in trees)
         pad = [width - tree.reference.shape[1] for tree in trees]
         reference = [
@@ -181,10 +197,8 @@ class AlignmentTrainer(Trainer):  # type: ignore[misc]
             "eps": torch.cat(eps),
         }
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
-        return (
-            torch.tensor(sum(len(batch["eps"]) for batch in batch_samples), device=device) if batch_samples else None
-        )
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        return torch.tensor(sum(len(one["eps"]) for batch in batch_samples for one in batch["passes"]), device=device)
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -297,6 +311,7 @@ def fine_tune(
     sequences: Sequence[tuple[Ints, Any]],
     *,
     batch_size: int,
+    token_budget: int,
     learning_rate: float,
     steps: int | None,
     epochs: float,
@@ -311,6 +326,8 @@ def fine_tune(
     Args:
         model: with the parameters to train requiring gradients.
         sequences: token ids int32 [t] and, of the same shape, which of them are a response's, bool.
+        batch_size: sequences per optimizer step.
+        token_budget: most tokens of a forward pass, padding included; memory and speed only.
 
     Returns:
         the trainer's log: one entry a step with ``loss``, ``grad_norm``, ``learning_rate``...
@@ -338,6 +355,7 @@ def fine_tune(
             **_arguments(seed, gradient_checkpointing),
         )
         trainer = _SFTTrainer(
+            token_budget,
             model=model,
             args=args,
             train_dataset=table,
@@ -354,7 +372,7 @@ def align_preferences(
     pad_token_id: int,
     *,
     batch_size: int,
-    gradient_accumulation_steps: int,
+    token_budget: int,
     gradient_checkpointing: bool,
     learning_rate: float,
     steps: int | None,
@@ -367,6 +385,12 @@ def align_preferences(
 ) -> LogHistory:
     """Preference optimization in place; dropout is off, as in TRL.
 
+    Args:
+        model: with the parameters to train requiring gradients.
+        pad_token_id: any id of the vocabulary.
+        batch_size: trees per optimizer step.
+        token_budget: most tokens of a forward pass, padding included; memory and speed only.
+
     Returns:
         the trainer's log: one entry a step with ``loss`` and the metrics of `AlignmentTrainer`.
     """
@@ -377,7 +401,6 @@ def align_preferences(
         args = AlignmentConfig(
             output_dir=scratch,
             beta=loss.beta,
-            gradient_accumulation_steps=gradient_accumulation_steps,
             learning_rate=learning_rate,
             max_grad_norm=max_grad_norm,
             max_steps=-1 if steps is None else steps,
@@ -387,5 +410,5 @@ def align_preferences(
             weight_decay=weight_decay,
             **_arguments(seed, gradient_checkpointing),
         )
-        trainer = AlignmentTrainer(model, args, loss, trees, pad_token_id, [_Progress(reporter)])
+        trainer = AlignmentTrainer(model, args, loss, trees, pad_token_id, token_budget, [_Progress(reporter)])
         return _train(trainer, model)

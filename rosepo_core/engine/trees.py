@@ -56,15 +56,42 @@ class TokenTree:
     def split(self, branch_tokens: int) -> list[TokenTree]:
         """Trees with the same responses, about `branch_tokens` tokens of branches in each: a long tree costs the
         square of its length in attention."""
-        owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        _, _, grown = self._layout()
+        part = (np.cumsum(grown) - grown) // branch_tokens
+        return self._parts(part) if len(part) and part[-1] else [self]
+
+    def split_examples(self, token_budget: int) -> list[TokenTree]:
+        """Trees with the same responses, those of one example together, each of at most `token_budget` tokens unless
+        one example alone has more. An example's responses must follow each other."""
+        if len(self) <= token_budget:
+            return [self]
+        _, visible, grown = self._layout()
+        first = np.flatnonzero(np.diff(self.rows, prepend=self.rows[0] - 1))
+        branches = np.add.reduceat(grown, first).tolist()
+        trunks = np.maximum.reduceat(visible + self.lengths - 1 - grown, first).tolist()
+        part = np.zeros(len(first), dtype=np.int64)
+        trunk = held = 0
+        for example in range(len(first)):
+            trunk, held = max(trunk, trunks[example]), held + branches[example]
+            if example:
+                part[example] = part[example - 1]
+                if trunk + held > token_budget:
+                    part[example] += 1
+                    trunk, held = trunks[example], branches[example]
+        return self._parts(np.repeat(part, np.diff(first, append=len(self.rows))))
+
+    def _layout(self) -> tuple[Bools, NDArray[np.integer], NDArray[np.integer]]:
+        """Of each response, [r]: whether it needs no branch, how many trunk tokens come before it, and how many
+        tokens are in its branch."""
         first = np.cumsum(self.lengths) - self.lengths
         in_trunk = ~np.isin(np.arange(len(self.lengths)) + 1, self.branch)
-        visible = self.parents[first] + 1
-        grown = np.where(in_trunk, 0, self.lengths - 1)
-        part = (np.cumsum(grown) - grown) // branch_tokens
-        if not len(part) or part[-1] == 0:
-            return [self]
-        seen = visible + np.where(in_trunk, self.lengths - 1, 0)
+        return in_trunk, self.parents[first] + 1, np.where(in_trunk, 0, self.lengths - 1)
+
+    def _parts(self, part: NDArray[np.integer]) -> list[TokenTree]:
+        """A tree of the responses of each number in `part`, [r], ascending, with as much trunk as they need."""
+        in_trunk, visible, grown = self._layout()
+        seen = visible + self.lengths - 1 - grown
+        owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
         return [
             TokenTree.grow(
                 self.tokens[: seen[held].max()],
@@ -123,31 +150,33 @@ class TokenTree:
         )
 
 
-def pack(
-    lengths: Sequence[int] | NDArray[np.integer], token_budget: int, rng: np.random.Generator | None = None
-) -> list[Longs]:
-    """Group trees of about the same length into batches.
+PADDING = 0.05
+"""Most of a batch's tokens that padding may be: a batch ends rather than hold trees that are much shorter."""
+
+
+def pack(lengths: Sequence[int] | NDArray[np.integer], token_budget: int) -> list[Longs]:
+    """Group trees of about the same length into batches, the longest first, so that memory which does not suffice is
+    noticed at once.
 
     Args:
         lengths: tokens of each tree, [n].
         token_budget: most tokens of a batch, padding included; a longer tree is a batch by itself.
-        rng: shuffles the batches and which of the equally long trees go together; without it the longest come first,
-            so that memory which does not suffice is noticed at once.
 
     Returns:
-        the trees' indices, int64 [n] in all, a batch each.
+        the trees' indices, int64 [n] in all, a batch each; of none's tokens more than `PADDING` are padding.
     """
     lengths = np.asarray(lengths)
-    shuffled = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-    order = shuffled[np.argsort(-lengths[shuffled], kind="stable")].astype(np.int64)
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
     batches = []
     first = 0
     while first < len(order):
-        width = max(1, token_budget // max(1, int(lengths[order[first]])))
-        batches.append(order[first : first + width])
+        longest = max(1, int(lengths[order[first]]))
+        fitting = order[first : first + max(1, token_budget // longest)]
+        padded = longest * np.arange(1, len(fitting) + 1)
+        # The mean length falls with each further tree, so whatever begins a batch that holds also holds.
+        width = max(1, int(np.count_nonzero(np.cumsum(lengths[fitting]) >= (1 - PADDING) * padded)))
+        batches.append(fitting[:width])
         first += width
-    if rng is not None:
-        rng.shuffle(batches)
     return batches
 
 

@@ -44,7 +44,7 @@ def stage(session: Session, split: Split, sft: Artifact, pairs_artifact: Artifac
                     trees,
                     session.policy.tokenizer.pad_token_id,
                     batch_size=options.batch_size,
-                    gradient_accumulation_steps=options.gradient_accumulation_steps,
+                    token_budget=options.token_budget,
                     gradient_checkpointing=session.config.sft.gradient_checkpointing,
                     learning_rate=options.learning_rate,
                     steps=options.steps,
@@ -65,8 +65,5 @@ def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[Prefere
     """The pairs as trees, each with the smoothing factors and reference log-probabilities of its own pairs."""
     responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
     reference = np.concatenate([pairs.reference_chosen[:, None], pairs.reference_rejected], axis=1)
-    trees = []
-    for tree in template.trees(pairs.examples, responses, shared=True):
-        rows, local = np.unique(tree.rows, return_inverse=True)
-        trees.append(PreferenceTree(tree.with_rows(local), pairs.eps[rows], reference[rows]))
-    return trees
+    trees = template.trees(pairs.examples, responses, shared=True)
+    return [PreferenceTree.of(tree, pairs.eps, reference) for tree in trees]

@@ -1,4 +1,4 @@
-"""Preference pairs: rejected items with their smoothing factors and the reference's log-probabilities, once.
+"""Preference pairs: rejected items with their smoothing factors and the reference's log-probabilities.
 
 ``pairs.parquet`` has one row a pair and is also what plain TRL reads: ``prompt``, ``chosen``, ``rejected`` are text.
 """
@@ -15,14 +15,16 @@ from rosepo_core.errors import PluginError
 from rosepo_core.records import Examples, Pairs, Split
 from rosepo_core.registry import running
 from rosepo_core.stages import oracle as oracle_stage
-from rosepo_core.stages import sampling
+from rosepo_core.stages import reference, sampling
 from rosepo_core.stages.session import Session
 from rosepo_core.store import Artifact
 
 PAIRS = "pairs.parquet"
 
 
-def stage(session: Session, split: Split, sft: Artifact, oracle_artifact: Artifact, sampled: Artifact) -> Artifact:
+def stage(
+    session: Session, split: Split, oracle_artifact: Artifact, sampled: Artifact, reference_artifact: Artifact
+) -> Artifact:
     """RUN/preferences: ``pairs.parquet``.
 
     Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected), ``chosen_item``,
@@ -34,9 +36,7 @@ def stage(session: Session, split: Split, sft: Artifact, oracle_artifact: Artifa
         examples, rejected, sampler = sampling.load(sampled, split)
         fitted = oracle_stage.load(session, oracle_artifact)
         eps = flip_probabilities(fitted, examples, rejected)
-        responses = np.concatenate([examples.target[:, None], rejected], axis=1)
-        model = sampling.title_model(session, split, sft)
-        reference = model.score(examples, responses)
+        reference_chosen, reference_rejected = reference.load(reference_artifact)
         template = session.template(split)
         prompts = template.prompt_texts(examples, shared=True)
         texts = np.array(template.response_texts, dtype=object)
@@ -51,15 +51,16 @@ def stage(session: Session, split: Split, sft: Artifact, oracle_artifact: Artifa
                 "rejected_item": rejected[row, slot],
                 "sampler": [names[index] for index in sampler[row, slot]],
                 "eps": eps[row, slot],
-                "reference_chosen": reference[row, 0],
-                "reference_rejected": reference[row, slot + 1],
+                "reference_chosen": reference_chosen[row],
+                "reference_rejected": reference_rejected[row, slot],
                 "prompt": [prompts[index] for index in row],
                 "chosen": texts[examples.target[row]].tolist(),
                 "rejected": texts[rejected[row, slot]].tolist(),
             }
         ).write_parquet(folder / PAIRS)
 
-    return session.artifact("preferences", session.prompt_settings(), [sft, oracle_artifact, sampled], build)
+    inputs = [oracle_artifact, sampled, reference_artifact]
+    return session.artifact("preferences", session.prompt_settings(), inputs, build)
 
 
 def load(artifact: Artifact, split: Split) -> Pairs:
@@ -74,14 +75,14 @@ def load(artifact: Artifact, split: Split) -> Pairs:
     slot = table["slot"].to_numpy()
     shape = (len(first), int(slot.max()) + 1)
     rejected = np.full(shape, -1, dtype=np.int32)
-    eps, reference = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
-    chosen = np.zeros(len(first), dtype=np.float32)
+    eps, reference_rejected = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    reference_chosen = np.zeros(len(first), dtype=np.float32)
     rejected[row, slot] = table["rejected_item"].to_numpy()
     eps[row, slot] = table["eps"].to_numpy()
-    reference[row, slot] = table["reference_rejected"].to_numpy()
-    chosen[row] = table["reference_chosen"].to_numpy()
+    reference_rejected[row, slot] = table["reference_rejected"].to_numpy()
+    reference_chosen[row] = table["reference_chosen"].to_numpy()
     examples = Examples(split.train, first["user"].to_numpy(), first["position"].to_numpy())
-    return Pairs(examples, rejected, eps, chosen, reference)
+    return Pairs(examples, rejected, eps, reference_chosen, reference_rejected)
 
 
 def flip_probabilities(oracle: SmoothingOracle, examples: Examples, rejected: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
                 session.policy.tokenizer,
                 sequences,
                 batch_size=options.batch_size,
+                token_budget=options.token_budget,
                 learning_rate=options.learning_rate,
                 steps=options.steps,
                 epochs=options.epochs,

@@ -186,7 +186,7 @@ def test_a_run_that_is_not_finished(train, rosepo, tmp_path):
 def test_a_run_whose_early_stage_was_made_anew(train, rosepo, finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "runs" / "copy")
     assert train("--run", run, "--until=sft", "--sft.steps=1").code == 0
-    assert f"{run}: stage 'sft' was made anew after stage 'preferences': finish the run with" in fault(
+    assert f"{run}: stage 'sft' was made anew after stage 'reference': finish the run with" in fault(
         rosepo("evaluate", run)
     )
     assert f"{run}: stage 'sft' was made anew after stage 'aligned'" in fault(rosepo("recommend", run, "--history=x"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
 import tomllib
+import weakref
 
 import numpy as np
 import polars as pl
@@ -16,12 +18,14 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rosepo_core
+from rosepo_core.engine.models import load_model
 from rosepo_core.engine.prompts import load_template
 from rosepo_core.pipeline import STAGES
 from rosepo_core.stages.split import load_candidates, load_split
 
 ACCURACY = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
 RECOMMENDED = {f"{metric}@{k}" for metric in ("arp", "aplt", "coverage", "gini") for k in (1, 5, 10)}
+ALIGNED = {"aligned", "scores-aligned", "evaluation"}
 RESCORED = {f"scores-{name}" for name in ("popularity", "oracle", "base", "sft", "aligned")}
 SLOWER = ("--alignment.steps=9", "--alignment.learning_rate=0.002")
 
@@ -75,23 +79,27 @@ def test_all_is_reused_when_nothing_changes(train, finished):
 @pytest.mark.parametrize(
     ("change", "made"),
     [
-        ("--loss=ipo", {"aligned", "scores-aligned", "evaluation"}),
+        ("--loss=ipo", ALIGNED),
+        ("--alignment.token_budget=100", ALIGNED),
+        # The reference's log-probabilities know of no oracle.
+        ("--oracle.value=0.2", {"oracle", "preferences", "scores-oracle"} | ALIGNED),
+        ("--sampler=popularity-aware", {"sampling", "reference", "preferences"} | ALIGNED),
         (
-            "--sampler=popularity-aware",
-            {"sampling", "preferences", "aligned", "scores-aligned", "evaluation"},
+            "--prompt.header=Seen:\n",
+            {"sft", "reference", "preferences", "scores-base", "scores-sft"} | ALIGNED,
         ),
         ("--evaluation.candidates=4", RESCORED | {"candidates", "evaluation"}),
     ],
-    ids=["loss", "sampler", "candidates"],
+    ids=["loss", "token budget", "oracle", "sampler", "prompt", "candidates"],
 )
 def test_only_what_changes_is_made_anew(train, finished, change, made):
-    run = finished.parent / change.strip("-").replace(".", "-").replace("=", "-")
+    run = finished.parent / change.strip("-").partition("=")[0]
     done = train("--run", run, change)
     assert done.code == 0, done.err
     assert done.made == made
     reused = {stage: said for stage, said in done.stages.items() if stage not in made}
     assert set(reused.values()) == {f"reused from {finished}"}
-    assert {"dataset", "split", "sft", "oracle"} <= set(reused)
+    assert {"dataset", "split"} <= set(reused)
     shutil.rmtree(run)
 
 
@@ -153,6 +161,26 @@ def test_plain_transformers_loads_a_fully_fine_tuned_model(train, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(run / "aligned").eval()
     plain = scores_of_plain_model(run, model, AutoTokenizer.from_pretrained(run / "aligned"))
     np.testing.assert_allclose(scores_of_run(run, "aligned"), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_reference_is_never_a_second_model_in_memory(train, tmp_path, monkeypatch, method):
+    alive = weakref.WeakSet()
+    counts = []
+
+    def counted(*arguments):
+        model, tokenizer = load_model(*arguments)
+        alive.add(model)
+        gc.collect()
+        counts.append(len(alive))
+        return model, tokenizer
+
+    monkeypatch.setattr("rosepo_core.engine.policy.load_model", counted)
+    done = train("--run", tmp_path / "runs" / "run", f"--sft.method={method}", "--sft.learning_rate=0.001")
+    assert done.code == 0, done.err
+    assert max(counts) == 1
+    # With adapters the base stays; a full model is read again after another has been trained or asked for.
+    assert (len(counts) > 1) == (method == "full")
 
 
 def test_dpo_starts_at_ln_2_and_is_rosepo_without_smoothing(train, finished):

@@ -42,7 +42,7 @@ def test_what_is_counted_is_what_is_done(train, finished, tmp_path):
     responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
     trees = template.trees(pairs.examples, responses, shared=True)
     # Which titles will be rejected is not known before, only how long titles are; a model prefers short ones.
-    assert rows["preferences"]["tokens"] == pytest.approx(sum(map(len, trees)), rel=0.25)
+    assert rows["reference"]["tokens"] == pytest.approx(sum(map(len, trees)), rel=0.25)
     # 24 users, three targets each, two rejected titles.
     assert (plan["pairs"], rows["preferences"]["examples"], rows["sampling"]["examples"]) == (144, 144, 72)
     # 24 test users, 5 candidates each, three language models.
@@ -70,11 +70,29 @@ def test_memory_of_full_fine_tuning_holds_the_optimizer(train, tmp_path):
     assert lora["weights"] > full["weights"]
 
 
+def test_the_token_budget_bounds_memory_and_counts_what_is_done_twice(train, tmp_path):
+    arguments = ("--preferences.negatives=6", "--preferences.max_per_user=9", "--sft.token_budget=50")
+    plans = {
+        budget: train(
+            "--run", tmp_path / "run", "--dry-run", "--json", *arguments, f"--alignment.token_budget={budget}"
+        ).json["plan"]
+        for budget in (100_000, 300)
+    }
+    rows = {budget: {row["stage"]: row for row in plan["stages"]} for budget, plan in plans.items()}
+    longest = rows[100_000]["reference"]["longest"]
+    assert rows[100_000]["aligned"]["longest"] == longest > 300 >= rows[300]["aligned"]["longest"]
+    assert rows[300]["reference"]["longest"] == longest
+    # Each part of a tree has the trunk up to its examples again.
+    assert rows[300]["aligned"]["tokens"] > 1.05 * rows[100_000]["aligned"]["tokens"]
+    # Eight of the longest trees in a pass against 300 tokens.
+    assert plans[300]["memory"]["activations"] < plans[100_000]["memory"]["activations"] / 4
+
+
 def test_a_plan_says_what_is_reused(train, finished):
     dry = train("--run", finished.parent / "planned", "--dry-run", "--json", "--loss=ipo")
     reused = {row["stage"]: row["reused"] for row in dry.json["plan"]["stages"]}
     assert reused == {
-        **dict.fromkeys(("dataset", "split", "sft", "oracle", "sampling", "preferences"), str(finished)),
+        **dict.fromkeys(("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences"), str(finished)),
         "aligned": None,
         "scores": None,
     }

@@ -15,26 +15,29 @@ from datasets import Dataset as Table
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from trl import DPOConfig, DPOTrainer
 
 from rosepo_core.contracts import PreferenceLoss
+from rosepo_core.engine import scoring
 from rosepo_core.engine.prompts import PromptTemplate, make_template
-from rosepo_core.engine.scoring import score_items
+from rosepo_core.engine.scoring import decoder_of, score_items
 from rosepo_core.engine.training import (
     AlignmentConfig,
     AlignmentTrainer,
-    LengthBucketSampler,
     PreferenceTree,
     align_preferences,
     fine_tune,
 )
 from rosepo_core.records import Catalogue, Examples, Floats, Ints, Pairs, Sequences
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import PromptOptions
+from rosepo_core.sections import AlignmentOptions, PromptOptions, SFTOptions
 from rosepo_core.stages.alignment import preference_trees
 from rosepo_core.stages.session import QuietReporter
 
 QUIET = QuietReporter()
+CHAT = PromptOptions(template="chat", instruction="Go.", question="Next?")
 TRL_METRICS = (
     "rewards/chosen",
     "rewards/rejected",
@@ -108,6 +111,7 @@ def draw(examples: Examples, k: int, holes: bool = False) -> Ints:
 
 SFT = {
     "batch_size": 4,
+    "token_budget": 2048,
     "learning_rate": 1e-2,
     "steps": 1,
     "epochs": 1.0,
@@ -117,7 +121,7 @@ SFT = {
     "seed": 0,
     "reporter": QUIET,
 }
-ALIGN = {**SFT, "gradient_accumulation_steps": 1, "max_grad_norm": 1.0}
+ALIGN = {**SFT, "max_grad_norm": 1.0}
 
 
 def tuned(model: Any, tokenizer: Any, sequences: Any, **options: Any) -> list[dict[str, float]]:
@@ -234,10 +238,12 @@ def test_holes_leave_the_loss_of_the_pairs_that_are_there(lora, template):
         assert_close(one, other.detach(), atol=1e-5, rtol=0, msg=name)
 
 
-def stepped(model: Any, trees: Sequence[PreferenceTree], loss: Any = None, **options: Any) -> dict[str, float]:
+def stepped(
+    model: Any, trees: Sequence[PreferenceTree], token_budget: int = 2048, **options: Any
+) -> dict[str, float]:
     """One step of plain gradient descent with rate 1, so that parameters change by their gradients."""
     args = AlignmentConfig(**step_options(**options))
-    trainer = AlignmentTrainer(model, args, loss or dpo(), trees, 0)
+    trainer = AlignmentTrainer(model, args, dpo(), trees, 0, token_budget)
     trainer.train()
     entry: dict[str, float] = trainer.state.log_history[0]
     return entry
@@ -262,7 +268,46 @@ def step_options(**options: Any) -> dict[str, Any]:
     }
 
 
-def test_accumulated_batches_weigh_pairs_alike(tiny_model, template):
+class Passes:
+    """Hears the shape of every forward pass of a model, [rows, tokens], while it is entered."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.shapes: list[tuple[int, int]] = []
+
+    def __enter__(self) -> Passes:
+        def hear(_: Any, positional: Any, named: Any) -> None:
+            self.shapes.append(tuple(named["input_ids"].shape))
+
+        self._hook = decoder_of(self._model).register_forward_pre_hook(hear, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of each pass, padding included."""
+        return [rows * length for rows, length in self.shapes]
+
+
+def compare(first: dict[str, Tensor], second: dict[str, Tensor], untrained: Any) -> None:
+    """Training reached the same parameters both ways, and they are others than before."""
+    assert any(not torch.equal(parameter, first[name]) for name, parameter in parameters(untrained).items())
+    for name, parameter in first.items():
+        assert_close(parameter, second[name], atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("cut", "passes"),
+    [
+        ({"batch_size": 4, "token_budget": 1}, 11),
+        ({"batch_size": 4, "token_budget": 150}, None),
+        ({"batch_size": 1, "gradient_accumulation_steps": 4}, 4),
+    ],
+    ids=["a pass an example", "passes of a budget", "accumulated batches"],
+)
+def test_a_step_is_the_same_in_however_many_passes(tiny_model, template, cut, passes):
     model = with_lora(tiny_model, init=False)
     examples = places(users(6, 2, 4, 3))
     rejected = draw(examples, 2, holes=True)
@@ -270,15 +315,160 @@ def test_accumulated_batches_weigh_pairs_alike(tiny_model, template):
     reference += np.random.default_rng(2).normal(size=reference.shape).astype(np.float32)
     trees = preference_trees(template, pairs_of(examples, rejected, reference))
     assert sorted(map(len, trees)) == [1, 2, 3, 5]
-    found = []
-    for batch, accumulation in ((4, 1), (1, 4)):
-        trained = copy.deepcopy(model)
-        entry = stepped(trained, trees, batch_size=batch, gradient_accumulation_steps=accumulation)
-        found.append((entry["loss"], parameters(trained)))
-    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
-    assert any(not torch.equal(p, found[0][1][name]) for name, p in parameters(model).items())
-    for name, parameter in found[0][1].items():
-        assert_close(parameter, found[1][1][name], atol=1e-5, rtol=0, msg=name)
+    whole, often = copy.deepcopy(model), copy.deepcopy(model)
+    expected = stepped(whole, trees, batch_size=4)
+    with Passes(often) as heard:
+        found = stepped(often, trees, **cut)
+    assert passes in (None, len(heard.shapes))
+    assert found == pytest.approx(expected, abs=1e-4, rel=1e-4)
+    compare(parameters(whole), parameters(often), model)
+
+
+def test_a_large_tree_is_trained_in_parts_of_the_budget(tiny_model, tiny_tokenizer, catalogue):
+    template = make_template(PromptOptions(header="Chosen:\n"), tiny_tokenizer, catalogue, 20)
+    model = with_lora(tiny_model, init=False)
+    examples = places(users(21))
+    rejected = draw(examples, 10)
+    reference = references(model, template, examples, rejected) + 0.5
+    (tree,) = preference_trees(template, pairs_of(examples, rejected, reference))
+    budget = 400
+    assert len(tree.tree) > 3 * budget
+    whole, parts = copy.deepcopy(model), copy.deepcopy(model)
+    with Passes(whole) as once:
+        stepped(whole, [tree], batch_size=1, token_budget=10**6)
+    with Passes(parts) as often:
+        stepped(parts, [tree], batch_size=1, token_budget=budget)
+    assert once.shapes == [(1, len(tree.tree))]
+    assert max(often.tokens) <= budget
+    # Every part has the trunk up to its examples again.
+    assert sum(often.tokens) > len(tree.tree)
+    compare(parameters(whole), parameters(parts), model)
+
+
+def test_sft_is_the_same_in_however_many_passes(tiny_model, tiny_tokenizer, template):
+    sequences = template.sft_sequences(users(2, 3, 5, 4, 5, 5, 3, 2))
+    lengths = [len(ids) for ids, _ in sequences]
+    assert len(sequences) == 8
+    assert len(set(lengths)) > 1
+    longest = max(lengths)
+    logs = []
+    for budget in (1, longest, 3 * longest, 10**6):
+        model = with_lora(tiny_model)
+        with Passes(model) as heard:
+            logs.append(tuned(model, tiny_tokenizer, sequences, batch_size=8, token_budget=budget, steps=2))
+        assert sum(rows for rows, _ in heard.shapes) == 2 * 8
+        assert max(heard.tokens) <= max(budget, longest)
+        assert budget > 1 or len(heard.shapes) == 2 * 8
+    for log in logs[1:]:
+        for one, other in zip(logs[0], log, strict=True):
+            assert (one["loss"], one["grad_norm"]) == pytest.approx((other["loss"], other["grad_norm"]), abs=1e-3)
+
+
+@pytest.fixture
+def many() -> Sequences:
+    """300 users with as many items as logs have: log-normal, most a few and some the whole catalogue."""
+    lengths = np.random.default_rng(5).lognormal(mean=2, sigma=0.7, size=300).round().clip(2, 40).astype(int)
+    return users(*lengths.tolist())
+
+
+@pytest.mark.parametrize(
+    ("options", "k"),
+    [(PromptOptions(header="Chosen:\n"), 1), (CHAT, 1), (CHAT, 15)],
+    ids=["timeline", "chat", "chat, K = 15"],
+)
+def test_less_than_one_token_in_twenty_is_padding(tiny_model, tiny_tokenizer, catalogue, many, options, k):
+    """With batches and budget as they are by default."""
+    template = make_template(options, tiny_tokenizer, catalogue, 20)
+    model = with_lora(tiny_model)
+    sequences = template.sft_sequences(many)[:600]
+    assert np.std([len(ids) for ids, _ in sequences]) > 20
+    default = SFTOptions()
+    with Passes(model) as heard:
+        tuned(
+            model,
+            tiny_tokenizer,
+            sequences,
+            batch_size=default.batch_size,
+            token_budget=default.token_budget,
+            steps=None,
+        )
+    needed = sum(len(ids) for ids, _ in sequences)
+    assert needed <= sum(heard.tokens) < needed / 0.95
+    assert max(rows for rows, _ in heard.shapes) > 1, "nothing could be padded"
+
+    examples = places(many)
+    examples = examples.take(np.flatnonzero(examples.position % 4 == 1)[:300])
+    rejected = draw(examples, k)
+    nothing = np.zeros((len(examples), k + 1), dtype=np.float32)
+    trees = preference_trees(template, pairs_of(examples, rejected, nothing))
+    of_alignment = AlignmentOptions()
+    with Passes(model) as heard:
+        aligned(model, trees, batch_size=of_alignment.batch_size, token_budget=of_alignment.token_budget, steps=None)
+    needed = sum(len(tree.tree) for tree in trees)
+    assert needed <= sum(heard.tokens) < needed / 0.95
+    assert max(rows for rows, _ in heard.shapes) > 1, "nothing could be padded"
+
+
+class LargestLogits(TorchDispatchMode):
+    """Bytes of the largest table with a vocabulary's width that any operation returns; the head's own weight and its
+    gradient are none."""
+
+    def __init__(self, head: Tensor) -> None:
+        super().__init__()
+        self._vocabulary, self._weight = len(head), {tuple(head.shape), tuple(head.T.shape)}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and self._vocabulary in each.shape[-2:] and each.ndim > 1:
+                size = each.numel() * each.element_size() * (tuple(each.shape) not in self._weight)
+                self.bytes = max(self.bytes, size)
+        return result
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen head", "trained head"])
+def test_logits_come_a_chunk_at_a_time(tiny_model, tiny_tokenizer, template, monkeypatch, frozen):
+    model = with_lora(tiny_model) if frozen else copy.deepcopy(tiny_model).train()
+    head = tiny_model.get_output_embeddings().weight
+    limit = 10 * 4 * 4 * len(head)
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", limit)
+    monkeypatch.setattr("rosepo_core.engine.head.CHUNK", 10)
+    sequences = users(5, 5, 5)
+    examples = places(sequences)
+    rejected = draw(examples, 2)
+    assert 4 * len(head) * sum(int(labelled.sum()) for _, labelled in template.sft_sequences(sequences)) > limit
+    with LargestLogits(head) as scored:
+        reference = references(model, template, examples, rejected)
+    with LargestLogits(head) as fine_tuned:
+        tuned(model, tiny_tokenizer, template.sft_sequences(sequences))
+    with LargestLogits(head) as trained:
+        aligned(model, preference_trees(template, pairs_of(examples, rejected, reference)))
+    seen = {"scoring": scored.bytes, "sft": fine_tuned.bytes, "alignment": trained.bytes}
+    assert min(seen.values()) > 0, seen
+    assert max(seen.values()) <= limit, seen
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_bfloat16_learns_as_float32_does(tiny_model, tiny_tokenizer, template, method):
+    sequences = users(5, 3, 4, 5)
+    examples = places(sequences)
+    rejected = draw(examples, 2)
+    logs, types = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        base = copy.deepcopy(tiny_model).to(dtype)
+        model = with_lora(base) if method == "lora" else base.train()
+        rate = {"learning_rate": 1e-2 if method == "lora" else 1e-3}
+        sft = tuned(model, tiny_tokenizer, template.sft_sequences(sequences), steps=6, **rate)
+        reference = references(model, template, examples, rejected)
+        trees = preference_trees(template, pairs_of(examples, rejected, reference))
+        logs.append((sft, aligned(model, trees, steps=6, **rate)))
+        types.append({weight.dtype for weight in model.parameters() if weight.requires_grad})
+    assert types == [{torch.float32}, {torch.float32 if method == "lora" else torch.bfloat16}]
+    for stage, tolerance in ((0, 0.05), (1, 0.1)):
+        exact, rounded = ([entry["loss"] for entry in log[stage]] for log in logs)
+        assert exact[-1] < exact[0] - 0.01
+        assert rounded == pytest.approx(exact, abs=tolerance)
 
 
 def test_one_seed_gives_one_log(tiny_model, template, tiny_tokenizer):
@@ -324,21 +514,6 @@ def test_alignment_config_is_a_dpo_config():
     assert (config.beta, config.precompute_ref_log_probs, config.max_length) == (0.3, True, None)
 
 
-@pytest.mark.parametrize(("n", "batch"), [(1, 4), (7, 3), (128, 4), (523, 4), (523, 1)])
-def test_buckets_are_a_permutation_of_about_equal_lengths(n, batch):
-    lengths = np.random.default_rng(n).integers(1, 1000, n)
-    sampler = LengthBucketSampler(lengths.tolist(), batch, seed=5)
-    first, second = list(sampler), list(sampler)
-    assert sorted(first) == sorted(second) == list(range(n)) == list(range(len(sampler)))
-    assert n < 100 or first != second, "an epoch like the one before"
-    assert list(LengthBucketSampler(lengths.tolist(), batch, seed=5)) == first
-    full = lengths[first[: n - n % batch]].reshape(-1, batch)
-    if n == 523:
-        # 131 neighbours among 128 sorted draws from 1,000 lie 24 apart on average; a random four would 600.
-        assert np.ptp(full, axis=1).mean() < 50
-        assert abs(np.corrcoef(np.arange(len(full)), full.mean(1))[0, 1]) < 0.3, "lengths come in order"
-
-
 class _AsGiven(DPOTrainer):  # type: ignore[misc]
     """TRL's trainer with its batches in the order given."""
 
@@ -349,8 +524,7 @@ class _AsGiven(DPOTrainer):  # type: ignore[misc]
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_step_is_trls_own(tmp_path: Path, tiny_model, tiny_tokenizer, catalogue, method):
     """The same pairs as text through TRL's DPOTrainer: ids, loss, metrics and gradients."""
-    options = PromptOptions(template="chat", instruction="Go.", question="Next?")
-    template = make_template(options, tiny_tokenizer, catalogue, 5)
+    template = make_template(CHAT, tiny_tokenizer, catalogue, 5)
     start = with_lora(tiny_model, init=False) if method == "lora" else copy.deepcopy(tiny_model).train()
     examples = places(users(4, 2, 3))
     rejected = draw(examples, 1)

@@ -71,18 +71,24 @@ def test_rows_can_be_counted_anew() -> None:
 
 
 def test_pack_keeps_to_the_budget_with_padding_counted() -> None:
-    assert [batch.tolist() for batch in pack([3, 9, 4, 2, 30], 12)] == [[4], [1], [2, 0, 3]]
+    # Two of 30 fill 60, also where one of them is padded; 29 and 10 are too unlike, 70 is more than the budget.
+    assert [batch.tolist() for batch in pack([10, 30, 29, 30, 70, 10, 10], 60)] == [[4], [1, 3], [2], [0, 5, 6]]
+    assert pack([], 60) == []
 
 
-def test_pack_shuffles_by_the_generator_and_loses_nothing() -> None:
-    lengths = np.random.default_rng(0).integers(1, 50, 200)
-    batches = pack(lengths, 100, np.random.default_rng(1))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(200))
-    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 100 for batch in batches)
-    again = pack(lengths, 100, np.random.default_rng(1))
-    other = pack(lengths, 100, np.random.default_rng(2))
-    assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in again]
-    assert [batch.tolist() for batch in batches] != [batch.tolist() for batch in other]
+@given(
+    lengths=st.lists(st.integers(1, 400), max_size=60),
+    budget=st.integers(1, 1000),
+)
+@settings(max_examples=100, deadline=None)
+def test_pack_keeps_its_promises_whatever_the_lengths(lengths: list[int], budget: int) -> None:
+    batches = pack(lengths, budget)
+    assert sorted(index for batch in batches for index in batch.tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        held = np.array(lengths)[batch]
+        padded = len(held) * held.max()
+        assert len(batch) == 1 or padded <= budget
+        assert padded - held.sum() <= 0.05 * padded + 1e-9
 
 
 def path(grown: TokenTree, response: int) -> tuple[list[int], list[int]]:
@@ -116,3 +122,34 @@ def test_whatever_a_tree_holds_each_response_sees_its_prompt_and_itself(
     assert [path(part, response) for part in parts for response in range(len(part.rows))] == expected
     longest = max(len(ids) for _, ids in responses)
     assert all(int((part.branch > 0).sum()) < limit + longest for part in parts)
+
+
+@given(trunk=st.lists(st.integers(0, 9), min_size=8, max_size=8), responses=RESPONSES, budget=st.integers(1, 24))
+@settings(max_examples=60, deadline=None)
+def test_a_tree_split_between_examples_keeps_each_whole_and_to_the_budget(
+    trunk: list[int], responses: list[tuple[int, list[int]]], budget: int
+) -> None:
+    whole = tree(trunk, [(visible, ids, trunk[visible : visible + len(ids)] == ids) for visible, ids in responses])
+    # Examples of two responses, numbered as the rows of a table may be.
+    examples = 5 - np.arange(len(responses)) // 2
+    whole = whole.with_rows(examples)
+    expected = [((trunk[:visible] + ids)[:-1], ids) for visible, ids in responses]
+    parts = whole.split_examples(budget)
+    assert [row for part in parts for row in part.rows.tolist()] == examples.tolist()
+    assert [path(part, response) for part in parts for response in range(len(part.rows))] == expected
+    held = [set(part.rows.tolist()) for part in parts]
+    assert sum(map(len, held)) == len(set(examples.tolist()))
+    assert all(len(part) <= budget or len(rows) == 1 for part, rows in zip(parts, held, strict=True))
+    if budget >= len(whole):
+        assert parts == [whole]
+
+
+def test_an_example_goes_into_the_part_before_where_it_fits() -> None:
+    # Trunk tokens needed and tokens in branches of the three examples: 2 + 1, 3 + 2, 5 + 1.
+    whole = tree([1, 2, 3, 4, 5], [(2, [7, 8], False), (3, [7, 8, 9], False), (5, [6, 9], False)])
+    assert [part.tokens.tolist() for part in whole.split_examples(6)] == [[1, 2, 3, 7, 7, 8], [1, 2, 3, 4, 5, 6]]
+    assert [part.tokens.tolist() for part in whole.split_examples(5)] == [
+        [1, 2, 7],
+        [1, 2, 3, 7, 8],
+        [1, 2, 3, 4, 5, 6],
+    ]
