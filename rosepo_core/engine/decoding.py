@@ -1,9 +1,8 @@
 """Generation constrained to the catalogue: beam search, exact search, and sampling without replacement.
 
 Many examples share a prompt (a timeline: each place in a user's history is an example). The prompt's states are
-computed once; the beams of all its examples then grow side by side in one row of the batch, each token seeing its
-own example's part of the prompt and its own ancestors. No cache is ever reordered: a beam that is dropped leaves
-slots that nobody sees, and these are swept out when they get many.
+computed once; the beams of all its examples then grow side by side, each token seeing its own example's part of the
+prompt and its own ancestors (`PrefixStates`).
 """
 
 from __future__ import annotations
@@ -69,22 +68,29 @@ def decode(
     *Temperature 0* searches for the titles with the highest scores; equal scores go to the lower item index. A
     round compares beams that have made equally many choices rather than written equally many tokens, for tokens
     without a choice are read in one go. What is finished is set aside, its place in the beam goes to the next best,
-    and a prompt is done when no beam can beat its k-th finished title, scores only falling. The result is exact if
-    `exact` is set, or if `beams` is at least the number of titles.
+    and a prompt is done when no beam can beat its k-th finished title: a beam's score bounds that of each title below
+    it, as log-probabilities are never above 0. The result is exact if `exact` is set, for then no beam is ever
+    dropped but by that bound, or if `beams` is at least the number of titles.
 
     *Above 0*, titles are drawn without replacement, in the order drawn, from the distribution that picks among the
     allowed next tokens in proportion to p^(1/temperature): stochastic beam search by top-down perturbed
     log-probabilities (Kool, van Hoof and Welling, ICML 2019, arXiv 1903.06059, algorithm 1). It needs exactly `k`
-    beams and is never approximate, so `beams` and `exact` are not used.
+    beams and is never approximate, so `beams` and `exact` are not used. Where a title begins others, it is drawn with
+    the probability that the model goes on as none of them, to the same power.
+
+    Items whose titles are token for token the same have the same score, the probability of being drawn is split
+    evenly among those that are not excluded, and each fills a place of its own.
+
+    Nothing of the model's ``generation_config`` is used.
 
     Args:
-        model: a causal language model that takes four-dimensional boolean masks (``attn_implementation="sdpa"``).
+        model: a causal language model of transformers with attention that can be chosen, bare or with PEFT adapters.
         trunks: n prompts.
         trie: the catalogue.
         k: titles per prompt.
         reporter: told of examples done.
         token_budget: tokens in a forward pass; memory and speed only, never the result.
-        beams: unfinished titles per prompt that are read in a round.
+        beams: unfinished titles per prompt that are read in a round, at least `k`; in an exact search speed only.
         exact: keep what does not fit into the beam for later rounds instead of dropping it.
         temperature: see above.
         exclude: gives for rows of `trunks` the items that must not come out, one array a row.
@@ -94,6 +100,9 @@ def decode(
     Returns:
         items int32 [n, k], -1 where fewer titles are left; their scores float32 [n, k], -inf where there is no
         title, and NaN if not asked for.
+
+    Raises:
+        RequestError: the model's attention takes no mask of one's own.
     """
     items = np.full((len(trunks), k), -1, dtype=np.int32)
     scores = np.full((len(trunks), k), -np.inf, dtype=np.float32)
