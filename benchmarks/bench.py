@@ -30,6 +30,7 @@ ROWS: dict[str, list[str]] = {
     "sft-targets": [TRAINING, "sft-targets"],
     "memory-k1": ["benchmarks.rows.memory"],
     "score-20": ["benchmarks.rows.scoring"],
+    "catalogue-top10": ["benchmarks.rows.catalogue"],
     "linear": ["benchmarks.rows.linear"],
 }
 AT_MOST = ("memory-k1", "linear")

@@ -1,32 +1,30 @@
 """Generation constrained to the catalogue: beam search, exact search, and sampling without replacement.
 
 Many examples share a prompt (a timeline: each place in a user's history is an example). The prompt's states are
-computed once; the beams of all its examples then grow side by side in one row of the batch, each token seeing its
-own example's part of the prompt and its own ancestors. No cache is ever reordered: a beam that is dropped leaves
-slots that nobody sees, and these are swept out when they get many.
+computed once; the beams of all its examples then grow side by side, each token seeing its own example's part of the
+prompt and its own ancestors (`PrefixStates`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rosepo_core.contracts import Reporter
+from rosepo_core.engine.prefixes import PrefixStates, Reader, reading
 from rosepo_core.engine.titles import TitleTrie, ranges
 from rosepo_core.records import Bools, Floats, Ints, Longs
 
 Doubles = NDArray[np.float64]
 Exclude = Callable[[Longs], Sequence[NDArray[np.integer]]]
 
-# Rows of the vocabulary's logits that are in memory at a time.
-_HEAD_ROWS = 512
+_SWEEP = 64
+"""Beams of a prompt that are read at once in an exact search when what they must beat is known."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +68,29 @@ def decode(
     *Temperature 0* searches for the titles with the highest scores; equal scores go to the lower item index. A
     round compares beams that have made equally many choices rather than written equally many tokens, for tokens
     without a choice are read in one go. What is finished is set aside, its place in the beam goes to the next best,
-    and a prompt is done when no beam can beat its k-th finished title, scores only falling. The result is exact if
-    `exact` is set, or if `beams` is at least the number of titles.
+    and a prompt is done when no beam can beat its k-th finished title: a beam's score bounds that of each title below
+    it, as log-probabilities are never above 0. The result is exact if `exact` is set, for then no beam is ever
+    dropped but by that bound, or if `beams` is at least the number of titles.
 
     *Above 0*, titles are drawn without replacement, in the order drawn, from the distribution that picks among the
     allowed next tokens in proportion to p^(1/temperature): stochastic beam search by top-down perturbed
     log-probabilities (Kool, van Hoof and Welling, ICML 2019, arXiv 1903.06059, algorithm 1). It needs exactly `k`
-    beams and is never approximate, so `beams` and `exact` are not used.
+    beams and is never approximate, so `beams` and `exact` are not used. Where a title begins others, it is drawn with
+    the probability that the model goes on as none of them, to the same power.
+
+    Items whose titles are token for token the same have the same score, the probability of being drawn is split
+    evenly among those that are not excluded, and each fills a place of its own.
+
+    Nothing of the model's ``generation_config`` is used.
 
     Args:
-        model: a causal language model that takes four-dimensional boolean masks (``attn_implementation="sdpa"``).
+        model: a causal language model of transformers with attention that can be chosen, bare or with PEFT adapters.
         trunks: n prompts.
         trie: the catalogue.
         k: titles per prompt.
         reporter: told of examples done.
         token_budget: tokens in a forward pass; memory and speed only, never the result.
-        beams: unfinished titles per prompt that are read in a round.
+        beams: unfinished titles per prompt that are read in a round, at least `k`; in an exact search speed only.
         exact: keep what does not fit into the beam for later rounds instead of dropping it.
         temperature: see above.
         exclude: gives for rows of `trunks` the items that must not come out, one array a row.
@@ -95,6 +100,9 @@ def decode(
     Returns:
         items int32 [n, k], -1 where fewer titles are left; their scores float32 [n, k], -inf where there is no
         title, and NaN if not asked for.
+
+    Raises:
+        RequestError: the model's attention takes no mask of one's own.
     """
     items = np.full((len(trunks), k), -1, dtype=np.int32)
     scores = np.full((len(trunks), k), -np.inf, dtype=np.float32)
@@ -106,26 +114,21 @@ def decode(
         beams, exact = k, False
     beams = max(beams, k)
     done = 0
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for rows in _batches(trunks, beams, token_budget):
-                search = _Search(
-                    trie=trie,
-                    k=k,
-                    beams=beams,
-                    exact=exact,
-                    temperature=temperature,
-                    score=score or not temperature,
-                    seeds=seeds[rows] if seeds is not None else None,
-                    excluded=trie.exclusion_keys(exclude(rows) if exclude is not None else []),
-                )
-                items[rows], scores[rows] = search.run(_States(model, trunks, rows, token_budget))
-                done += len(rows)
-                reporter.progress(done, len(trunks), "examples")
-    finally:
-        model.train(was_training)
+    with reading(model) as reader:
+        for rows in _batches(trunks, beams, token_budget):
+            search = _Search(
+                trie=trie,
+                k=k,
+                beams=beams,
+                exact=exact,
+                temperature=temperature,
+                score=score or not temperature,
+                seeds=seeds[rows] if seeds is not None else None,
+                excluded=trie.exclusion_keys(exclude(rows) if exclude is not None else []),
+            )
+            items[rows], scores[rows] = search.run(_Prompts.of(reader, trunks, rows, token_budget))
+            done += len(rows)
+            reporter.progress(done, len(trunks), "examples")
     return items, scores
 
 
@@ -146,171 +149,104 @@ def _batches(trunks: Trunks, beams: int, token_budget: int) -> Iterator[Longs]:
             first = last
 
 
-class _States:
-    """Key and value states of a batch of trunks, one a row, and after them slots for the tokens of their beams.
+@dataclass(frozen=True)
+class _Prompts:
+    """The examples of a batch and the states of their prompts.
 
     Attributes:
+        states: of the trunks, one a row.
         row: the row of each example, int64 [n], ascending.
         anchor: tokens of the trunk that each example sees, int64 [n].
     """
 
-    def __init__(self, model: PreTrainedModel, trunks: Trunks, rows: Longs, token_budget: int) -> None:
-        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._decoder = base.base_model
-        self._head = base.get_output_embeddings()
-        self._device = next(model.parameters()).device
-        self._cache = DynamicCache()
-        self.anchor = trunks.anchor[rows].astype(np.int64)
-        used, self.row = np.unique(trunks.trunk[rows], return_inverse=True)
+    states: PrefixStates
+    row: Longs
+    anchor: Longs
+
+    @staticmethod
+    def of(reader: Reader, trunks: Trunks, rows: Longs, token_budget: int) -> _Prompts:
+        """Read the prompts of some rows of `trunks`."""
+        anchor = trunks.anchor[rows].astype(np.int64)
+        used, row = np.unique(trunks.trunk[rows], return_inverse=True)
         reach = np.zeros(len(used), np.int64)
-        np.maximum.at(reach, self.row, self.anchor)
-        self._width = int(reach.max())
-        self._columns = max(1, token_budget // len(used))
-        tokens = np.zeros((len(used), self._width), dtype=np.int64)
-        tokens[np.arange(self._width) < reach[:, None]] = np.concatenate(
-            [trunks.tokens[trunk][:stop] for trunk, stop in zip(used.tolist(), reach.tolist(), strict=True)]
+        np.maximum.at(reach, row, anchor)
+        tokens = [trunks.tokens[trunk][:stop] for trunk, stop in zip(used.tolist(), reach.tolist(), strict=True)]
+        return _Prompts(PrefixStates(reader, tokens, token_budget), row, anchor)
+
+
+class _Rows:
+    """Arrays of one length; a row of each is one thing."""
+
+    example: Longs
+    key: Doubles
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))  # type: ignore[arg-type]
+
+    def take(self, index: Longs | Bools) -> Self:
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))  # type: ignore[arg-type]
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            *(
+                np.concatenate([getattr(self, field.name), getattr(other, field.name)])
+                for field in fields(self)  # type: ignore[arg-type]
+            )
         )
-        # Padding stands after all that is ever looked at, so the plain causal mask does.
-        self._prompt = self._forward(tokens)
 
-    def prompts(self) -> Tensor:
-        """Hidden states at the end of each example's prompt: [n, d]. Frees those of the rest."""
-        hidden = self._prompt[torch.from_numpy(self.row), torch.from_numpy(self.anchor - 1)]
-        del self._prompt
-        return hidden
 
-    def extend(self, example: Longs, depth: Longs, sees: Bools, tokens: Longs, counts: Longs) -> tuple[Tensor, Bools]:
-        """Read the next tokens of b beams.
+_R = TypeVar("_R", bound=_Rows)
 
-        Args:
-            example: int64 [b], ascending.
-            depth: tokens that each beam has after its prompt already, int64 [b].
-            sees: which slots hold those tokens, bool [b, slots].
-            tokens: the beams' next tokens, one beam after another, int64 [total].
-            counts: how many each beam has, at least 1, int64 [b].
 
-        Returns:
-            hidden states [total, d], and `sees` with the new slots: bool [b, more slots].
-        """
-        row = self.row[example]
-        ends = np.cumsum(counts)
-        # A row's beams stand side by side; what is wider than the budget allows is read in several passes.
-        row_start = (ends - counts)[np.searchsorted(row, row)]
-        chunk = (ends - counts - row_start) // self._columns
-        hidden: Tensor | None = None
-        for part in np.unique(chunk).tolist():
-            beams = np.flatnonzero(chunk == part)
-            flat = ranges((ends - counts)[beams], counts[beams])
-            states, sees = self._extend(row, example, depth, sees, tokens[flat], counts, beams)
-            if hidden is None:
-                hidden = states.new_empty((len(tokens), states.shape[-1]))
-            hidden[torch.from_numpy(flat)] = states
-        assert hidden is not None
-        return hidden, sees
-
-    def _extend(
-        self, rows: Longs, example: Longs, depth: Longs, sees: Bools, tokens: Longs, counts: Longs, beams: Longs
-    ) -> tuple[Tensor, Bools]:
-        """One forward pass for some of the beams of `extend`."""
-        counts = counts[beams]
-        beam = np.repeat(beams, counts)
-        row, anchor = rows[beam], self.anchor[example[beam]]
-        within = ranges(np.zeros_like(counts), counts)
-        column = np.arange(len(beam)) - np.searchsorted(row, row)
-        start = column - within
-        width = int(column.max()) + 1
-        columns = np.arange(width)
-        own = (columns >= start[:, None]) & (columns <= column[:, None])
-
-        shape = (int(self.row[-1]) + 1, width)
-        ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        ids[row, column] = tokens
-        positions[row, column] = anchor + depth[beam] + within
-        mask = np.zeros((*shape, self._width + sees.shape[1] + width), np.bool_)
-        # A padded query must see something, or its states are NaN and spread.
-        mask[:, :, 0] = True
-        mask[row, column] = np.concatenate([np.arange(self._width) < anchor[:, None], sees[beam], own], axis=1)
-        states = self._forward(ids, positions, mask)[torch.from_numpy(row), torch.from_numpy(column)]
-
-        new = np.zeros((len(sees), width), np.bool_)
-        new[beams] = own[np.cumsum(counts) - 1]
-        return states, np.concatenate([sees, new], axis=1)
-
-    def _forward(self, ids: Longs, positions: Longs | None = None, mask: Bools | None = None) -> Tensor:
-        states: Tensor = self._decoder(
-            input_ids=self._tensor(ids),
-            position_ids=None if positions is None else self._tensor(positions),
-            attention_mask=None if mask is None else self._tensor(mask[:, None]),
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-        return states
-
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
-
-    def sweep(self, example: Longs, sees: Bools) -> Bools:
-        """Drop the slots that none of the beams sees, if they are many; gives the new `sees`."""
-        row = self.row[example]
-        used = np.zeros((int(self.row[-1]) + 1, sees.shape[1]), np.bool_)
-        order = np.argsort(row, kind="stable")
-        present, starts = np.unique(row[order], return_index=True)
-        used[present] = np.logical_or.reduceat(sees[order], starts)
-        width = int(used.sum(axis=1).max(initial=0))
-        if width > 0.75 * sees.shape[1]:
-            return sees
-        kept = np.argsort(~used, axis=1, kind="stable")[:, :width]
-        index = self._tensor(kept + self._width)
-        index = torch.cat([torch.arange(self._width, device=self._device).expand(len(kept), -1), index], dim=1)
-        for layer in self._cache.layers:
-            chosen = index[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
-            layer.keys, layer.values = layer.keys.gather(2, chosen), layer.values.gather(2, chosen)
-        swept: Bools = np.take_along_axis(sees, kept[row], axis=1)
-        return swept
-
-    def log_probs(self, hidden: Tensor, place: Longs, tokens: NDArray[np.integer]) -> Doubles:
-        """Log-probabilities of tokens[i] after hidden[place[i]]: float64 [m]; `place` ascends."""
-        out = np.empty(len(place), np.float64)
-        for first in range(0, len(hidden), _HEAD_ROWS):
-            low, high = np.searchsorted(place, [first, first + _HEAD_ROWS])
-            if low < high:
-                logits = self._head(hidden[first : first + _HEAD_ROWS]).float()
-                wanted = self._tensor(place[low:high] - first), self._tensor(tokens[low:high].astype(np.int64))
-                out[low:high] = (logits[wanted] - logits.logsumexp(dim=-1)[wanted[0]]).cpu().numpy()
-        return out
+def _ranked(found: _R, item: NDArray[np.integer]) -> tuple[_R, Longs]:
+    """What was found by example, the best first, and each one's place among its example's: int64 [n]."""
+    # Equal in float32 is equal, however the sum was taken; the lower item goes first.
+    order = np.lexsort((item, -found.key.astype(np.float32), found.example))
+    found = found.take(order)
+    place: Longs = np.arange(len(found)) - np.searchsorted(found.example, found.example)
+    return found, place
 
 
 @dataclass(frozen=True)
-class _Beams:
-    """Prefixes of titles, or whole ones; any order.
+class _Beams(_Rows):
+    """Prefixes of titles; any order.
 
     Attributes:
         example: int64 [b], row of the batch.
         node: int64 [b], of the trie.
+        scored: tokens of the node's edge whose log-probabilities are known, at least 1 but at the root; all of them
+            but the last are read, int64 [b].
         score: log-probability of the tokens scored so far, float64 [b].
         key: what beams are ranked by, and an upper bound of what their titles can get: the score, or the perturbed
             log-probability; float64 [b].
         log_prob: of the node under the distribution that is drawn from, float64 [b]; unused at temperature 0.
-        parent: int64 [b], row of the table of slots of the beam that this one came from.
+        path: int64 [b], row of the table of what was read before.
     """
 
     example: Longs
     node: Longs
+    scored: Longs
     score: Doubles
     key: Doubles
     log_prob: Doubles
-    parent: Longs
+    path: Longs
 
-    def __len__(self) -> int:
-        return len(self.example)
 
-    def take(self, index: Longs | Bools) -> _Beams:
-        return _Beams(*(getattr(self, field.name)[index] for field in fields(self)))
+@dataclass(frozen=True)
+class _Titles(_Rows):
+    """Whole titles; any order.
 
-    def __add__(self, other: _Beams) -> _Beams:
-        return _Beams(
-            *(np.concatenate([getattr(self, field.name), getattr(other, field.name)]) for field in fields(self))
-        )
+    Attributes:
+        example: int64 [t], row of the batch.
+        item: int64 [t].
+        score: log-probability, float64 [t].
+        key: as in `_Beams`, float64 [t].
+    """
+
+    example: Longs
+    item: Longs
+    score: Doubles
+    key: Doubles
 
 
 @dataclass(frozen=True)
@@ -331,116 +267,175 @@ class _Search:
     seeds: NDArray[np.uint64] | None
     excluded: Longs
 
-    def run(self, states: _States) -> tuple[Ints, Floats]:
+    def run(self, prompts: _Prompts) -> tuple[Ints, Floats]:
         """Items int32 [n, k] and scores float32 [n, k]."""
-        n = len(states.row)
-        rows, zeros = np.arange(n), np.zeros(n)
-        roots = _Beams(rows, np.zeros(n, np.int64), zeros, zeros, zeros, rows)
+        n = len(prompts.row)
+        rows, zeros, nodes = np.arange(n), np.zeros(n), np.zeros(n, np.int64)
+        roots = _Beams(rows, nodes, nodes, zeros, zeros, zeros, rows)
         owner, nodes, tokens = self._children(roots)
-        waiting = self._grow(roots, owner, nodes, states.log_probs(states.prompts(), owner, tokens))
-        finished = roots.take(rows[:0])
-        # Row waiting.parent: the slots that hold what a waiting beam has read.
-        sees = np.zeros((n, 0), np.bool_)
+        hidden = prompts.states.prompt_ends(prompts.row, prompts.anchor)
+        finished, waiting = self._grow(roots, owner, nodes, prompts.states.log_probs(hidden, owner, tokens))
+        # Row waiting.path: whose it is, and the slots that hold what a waiting beam has read.
+        whose, paths = rows, np.zeros((n, 0), np.bool_)
         while True:
             done = self._is_done(waiting)
-            finished, place = self._ranked(finished + waiting.take(done))
+            finished = finished + self._ending(waiting.take(done))
+            finished, place = _ranked(finished, finished.item)
             finished, place = finished.take(place < self.k), place[place < self.k]
             last = place == self.k - 1
             bound = np.full(n, -np.inf, np.float32)
             bound[finished.example[last]] = finished.key[last]
             waiting = waiting.take(~done)
-            waiting, rank = self._ranked(waiting.take(waiting.key.astype(np.float32) >= bound[waiting.example]))
-            chosen = waiting.take(rank < self.beams)
-            if not len(chosen):
+            # No title below a beam gets more than the beam's key; one that gets as much may be a lower item.
+            waiting = waiting.take(waiting.key.astype(np.float32) >= bound[waiting.example])
+            waiting, rank = _ranked(waiting, self.trie.items[self.trie.low[waiting.node]])
+            # All that may still beat a bound must be read sooner or later.
+            width = np.where(self.exact & np.isfinite(bound), max(self.beams, _SWEEP), self.beams)[waiting.example]
+            chosen = rank < width
+            if not chosen.any():
                 return self._table(finished, place, n)
-            waiting = waiting.take((rank >= self.beams) & self.exact)
-            old, parent = np.unique(waiting.parent, return_inverse=True)
-            waiting = replace(waiting, parent=parent)
-            owners = np.zeros(len(old), np.int64)
-            owners[parent] = waiting.example
+            if not self.exact:
+                waiting, chosen = waiting.take(chosen), chosen[chosen]
+            kept, path = np.unique(waiting.path, return_inverse=True)
+            waiting, whose, paths = replace(waiting, path=path), whose[kept], paths[kept]
 
-            read, grown, children = self._read(chosen, states, sees[chosen.parent])
-            leaf = self.trie.is_leaf(chosen.node)
-            finished = finished + read.take(leaf)
-            # Only inner nodes have children, whose parents then follow those of the beams left over.
-            inner = np.flatnonzero(~leaf)
-            place_of = np.zeros(len(chosen), np.int64)
-            place_of[inner] = len(old) + np.arange(len(inner))
-            waiting = waiting + replace(children, parent=place_of[children.parent])
-            kept = np.zeros((len(old), grown.shape[1]), np.bool_)
-            kept[:, : sees.shape[1]] = sees[old]
-            sees = states.sweep(np.concatenate([owners, chosen.example[inner]]), np.concatenate([kept, grown[inner]]))
+            now = waiting.take(chosen)
+            titles, grown, read = self._read(now, prompts, whose, paths)
+            finished = finished + titles
+            waiting = waiting.take(~chosen) + replace(grown, path=len(kept) + grown.path)
+            paths = np.pad(paths[:, : read.shape[1]], [(0, 0), (0, max(0, read.shape[1] - paths.shape[1]))])
+            whose, paths = np.concatenate([whose, now.example]), np.concatenate([paths, read])
 
     def _is_done(self, beams: _Beams) -> Bools:
-        """Which beams are whole titles with nothing left to read."""
-        node = beams.node
-        if not self.score:
-            return self.trie.is_leaf(node)
-        done: Bools = self.trie.is_leaf(node) & (self.trie.depth[node] == self.trie.parent_depth[node] + 1)
-        return done
-
-    def _ranked(self, beams: _Beams) -> tuple[_Beams, Longs]:
-        """The beams by example, the best first, and each one's place among its example's: int64 [b]."""
-        # Equal in float32 is equal, however the sum was taken; the lower item goes first.
-        order = np.lexsort((self.trie.items[self.trie.low[beams.node]], -beams.key.astype(np.float32), beams.example))
-        beams = beams.take(order)
-        place: Longs = np.arange(len(beams)) - np.searchsorted(beams.example, beams.example)
-        return beams, place
+        """Which beams stand for whole titles alone with nothing left to read."""
+        leaf: Bools = self.trie.children[beams.node] == 0
+        return leaf & (beams.scored == self.trie.edge_lengths(beams.node)) if self.score else leaf
 
     def _children(self, beams: _Beams) -> tuple[Longs, Longs, Ints]:
-        """The allowed children of `beams`: whose they are (ascending), their nodes and their edges' first tokens."""
+        """All children of `beams`: whose they are (ascending), their nodes and their edges' first tokens."""
         owner, nodes = self.trie.expand(beams.node)
-        allowed = self.trie.holds(nodes, beams.example[owner], self.excluded)
-        owner, nodes = owner[allowed], nodes[allowed]
-        return owner, nodes, self.trie.first_tokens(nodes)
+        return owner, nodes, self.trie.edge_tokens(nodes, np.zeros_like(nodes))
 
-    def _read(self, beams: _Beams, states: _States, sees: Bools) -> tuple[_Beams, Bools, _Beams]:
-        """Read the rest of each beam's edge: the beams with their full score, what each sees then, and the allowed
-        children, whose `parent` is a row of `beams`."""
+    def _read(self, beams: _Beams, prompts: _Prompts, whose: Longs, paths: Bools) -> tuple[_Titles, _Beams, Bools]:
+        """Read on along each beam's edge.
+
+        An exact search first reads one token of an edge, for what a token without a choice costs decides about most
+        of them, and then the rest; else the whole edge is read in one go.
+
+        Args:
+            beams: b beams, by example.
+            prompts: what they grow from.
+            whose: the example of each path. paths: of all beams that wait.
+
+        Returns:
+            the titles that end at inner nodes; the beams that go on and children of those that came to an end, whose
+            `path` is a row of `beams`; and the paths of those, bool [b, slots].
+        """
         trie, node = self.trie, beams.node
+        length = trie.edge_lengths(node)
+        leaf = trie.children[node] == 0
         # A title's last token is only predicted; nothing comes after it.
-        counts = (trie.depth[node] - trie.parent_depth[node] - trie.is_leaf(node)).astype(np.int64)
-        depth = trie.parent_depth[node].astype(np.int64)
-        beam, within = np.repeat(np.arange(len(beams)), counts), ranges(np.zeros_like(counts), counts)
-        tokens = trie.tokens[trie.low[node[beam]], depth[beam] + within].astype(np.int64)
-        hidden, sees = states.extend(beams.example, depth, sees, tokens, counts)
-
-        follows = np.flatnonzero(depth[beam] + within + 1 < trie.depth[node[beam]])
-        owner, nodes, first = self._children(beams)
-        place = np.concatenate([follows, np.cumsum(counts)[owner] - 1])
-        wanted = np.concatenate([trie.tokens[trie.low[node[beam]], depth[beam] + within + 1][follows], first])
-        order = np.argsort(place, kind="stable")
-        log_probs = np.empty(len(place))
-        log_probs[order] = states.log_probs(hidden, place[order], wanted[order])
+        counts = length - (beams.scored - 1) - leaf
+        if self.exact:
+            counts = np.where(beams.scored == 1, 1, counts)
+        beam = np.repeat(np.arange(len(beams)), counts)
+        place = ranges(beams.scored - 1, counts)
+        hidden, paths = prompts.states.extend(
+            row=prompts.row[beams.example],
+            length=prompts.anchor[beams.example],
+            depth=trie.parent_depth[node] + beams.scored - 1,
+            paths=paths,
+            paths_row=prompts.row[whose],
+            path=beams.path,
+            tokens=trie.edge_tokens(node[beam], place).astype(np.int64),
+            counts=counts,
+        )
+        follows = np.flatnonzero(place + 1 < length[beam])
+        ended = np.flatnonzero(~leaf & (beams.scored - 1 + counts == length))
+        owner, nodes, first = self._children(beams.take(ended))
+        at = np.concatenate([follows, np.cumsum(counts)[ended[owner]] - 1])
+        wanted = np.concatenate([trie.edge_tokens(node[beam[follows]], place[follows] + 1), first])
+        order = np.argsort(at, kind="stable")
+        log_probs = np.empty(len(at))
+        log_probs[order] = prompts.states.log_probs(hidden, at[order], wanted[order])
 
         rest = np.bincount(beam[follows], weights=log_probs[: len(follows)], minlength=len(beams))
         score = beams.score + rest
-        beams = replace(beams, score=score, key=beams.key if self.temperature else score)
-        return beams, sees, self._grow(beams, owner, nodes, log_probs[len(follows) :])
+        beams = replace(
+            beams,
+            scored=np.minimum(beams.scored + counts, length),
+            score=score,
+            key=beams.key if self.temperature else score,
+            path=np.arange(len(beams)),
+        )
+        titles, children = self._grow(beams.take(ended), owner, nodes, log_probs[len(follows) :])
+        going_on = np.ones(len(beams), np.bool_)
+        going_on[ended] = False
+        return titles, beams.take(going_on) + children, paths
 
-    def _grow(self, beams: _Beams, owner: Longs, nodes: Longs, log_probs: Doubles) -> _Beams:
-        """Children of `beams`, given their first tokens' log-probabilities; `parent` is a row of `beams`."""
-        score = beams.score[owner] + log_probs
-        example = beams.example[owner]
-        if self.seeds is None or not len(owner):
-            return _Beams(example, nodes, score, score, score, owner)
-        segment = np.cumsum(np.diff(owner, prepend=-1) > 0) - 1
-        starts = np.flatnonzero(np.diff(owner, prepend=-1))
-        scaled = log_probs / self.temperature
-        scaled -= np.maximum.reduceat(scaled, starts)[segment]
-        log_prob = beams.log_prob[owner] + scaled - np.log(np.add.reduceat(np.exp(scaled), starts))[segment]
-        perturbed = log_prob + _gumbel(self.seeds[example], nodes)
+    def _ending(self, leaves: _Beams) -> _Titles:
+        """The titles that stand at leaves."""
+        none = np.zeros(0, np.int64)
+        return self._grow(leaves, none, none, np.zeros(0))[0]
+
+    def _grow(self, beams: _Beams, owner: Longs, nodes: Longs, log_probs: Doubles) -> tuple[_Titles, _Beams]:
+        """The allowed titles that end at `beams` and their allowed children, given all children's first tokens'
+        log-probabilities; the children have their parents' `path`."""
+        trie = self.trie
+        stopping, places = trie.titles_at(beams.node)
+        kept = ~trie.excludes(places, beams.example[stopping], self.excluded)
+        stopping, places = stopping[kept], places[kept]
+        allowed = trie.holds(nodes, beams.example[owner], self.excluded)
+        weights = log_probs[allowed] / (self.temperature or 1.0)
+        if self.seeds is not None and len(stopping):
+            going_on = np.bincount(owner, weights=np.exp(log_probs), minlength=len(beams))
+            stop = np.log(np.maximum(1.0 - going_on, np.finfo(np.float64).tiny)) / self.temperature
+            weights = np.append(
+                weights, (stop - np.log(np.bincount(stopping, minlength=len(beams)).clip(1)))[stopping]
+            )
+        owner, nodes, log_probs = owner[allowed], nodes[allowed], log_probs[allowed]
+        score = np.append(beams.score[owner] + log_probs, beams.score[stopping])
+        key = log_prob = score
+        if self.seeds is not None:
+            whose = np.append(owner, stopping)
+            log_prob, key = self._perturbed(beams, whose, weights, np.append(nodes, len(trie.low) + places))
+        m = len(owner)
+        return (
+            _Titles(beams.example[stopping], trie.items[places].astype(np.int64), score[m:], key[m:]),
+            _Beams(
+                beams.example[owner], nodes, np.ones_like(nodes), score[:m], key[:m], log_prob[:m], beams.path[owner]
+            ),
+        )
+
+    def _perturbed(self, beams: _Beams, owner: Longs, weights: Doubles, numbers: Longs) -> tuple[Doubles, Doubles]:
+        """What may follow each beam: its log-probability and its perturbed one, the largest of which is the beam's.
+
+        Args:
+            beams: b beams.
+            owner: whose each alternative is, int64 [m].
+            weights: logarithms of what the alternatives of a beam are drawn in proportion to, float64 [m].
+            numbers: of the alternatives in the example's stream of random numbers, int64 [m].
+        """
+        assert self.seeds is not None
+        shape = len(beams)
+        top = np.full(shape, -np.inf)
+        np.maximum.at(top, owner, weights)
+        scaled = weights - top[owner]
+        normalizer = np.log(np.bincount(owner, weights=np.exp(scaled), minlength=shape).clip(1))
+        log_prob = beams.log_prob[owner] + scaled - normalizer[owner]
+        perturbed = log_prob + _gumbel(self.seeds[beams.example[owner]], numbers)
         # Kool et al., appendix B.3: shift the perturbed values so that the largest is the parent's.
-        largest, limit = np.maximum.reduceat(perturbed, starts)[segment], beams.key[owner]
+        largest = np.full(shape, -np.inf)
+        np.maximum.at(largest, owner, perturbed)
+        limit = beams.key[owner]
         with np.errstate(divide="ignore"):
-            gap = limit - perturbed + np.log(-np.expm1(perturbed - largest))
-        key = limit - np.maximum(gap, 0.0) - np.log1p(np.exp(-np.abs(gap)))
-        return _Beams(example, nodes, score, key, log_prob, owner)
+            gap = limit - perturbed + np.log(-np.expm1(perturbed - largest[owner]))
+        return log_prob, limit - np.maximum(gap, 0.0) - np.log1p(np.exp(-np.abs(gap)))
 
-    def _table(self, finished: _Beams, place: Longs, n: int) -> tuple[Ints, Floats]:
+    def _table(self, finished: _Titles, place: Longs, n: int) -> tuple[Ints, Floats]:
         items = np.full((n, self.k), -1, dtype=np.int32)
         scores = np.full((n, self.k), -np.inf, dtype=np.float32)
-        items[finished.example, place] = self.trie.items[self.trie.low[finished.node]]
+        items[finished.example, place] = finished.item
         scores[finished.example, place] = finished.score if self.score else np.nan
         return items, scores
 

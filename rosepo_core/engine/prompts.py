@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rosepo_core.engine.titles import TitleTrie
 from rosepo_core.engine.trees import TokenTree
 from rosepo_core.errors import RequestError
 from rosepo_core.options import parse_options
@@ -26,6 +27,7 @@ from rosepo_core.records import Bools, Catalogue, Examples, Ints, Longs, Sequenc
 from rosepo_core.sections import PromptOptions
 
 TEMPLATE_FILE = "prompt_template.json"
+TRIE_FILE = "title_trie.safetensors"
 _YEAR = re.compile(r"\s*\(\d{4}\)$")
 _SLOTS = ("\ue000history\ue001", "\ue000candidates\ue001")
 
@@ -86,14 +88,27 @@ class PromptTemplate(ABC):
     history_length: int
     texts: tuple[str, ...]
 
-    def __init__(self, options: PromptOptions, tokenizer: Any, texts: Sequence[str], history_length: int) -> None:
-        """`texts` are plain: one line each, none empty, and whatever they hold stays text. See `make_template`."""
+    def __init__(
+        self,
+        options: PromptOptions,
+        tokenizer: Any,
+        texts: Sequence[str],
+        history_length: int,
+        trie: TitleTrie | None = None,
+    ) -> None:
+        """`texts` are plain: one line each, none empty, and whatever they hold stays text. See `make_template`.
+
+        A `trie` of their responses spares tokenizing them.
+        """
         self.options = options
         self.history_length = history_length
         self.texts = tuple(texts)
         self._tokenizer = tokenizer
-        self._titles = plain_ids(tokenizer, self.texts)
-        self._responses = _Ragged([[*title, self.terminator] for title in self._titles])
+        if trie is None:
+            self._responses = _Ragged([[*title, self.terminator] for title in plain_ids(tokenizer, self.texts)])
+        else:
+            self._responses = _Ragged(trie.responses())
+            self.trie = trie
 
     @property
     @abstractmethod
@@ -122,6 +137,11 @@ class PromptTemplate(ABC):
     def response_lengths(self) -> Longs:
         """Tokens of each item's response, its terminator included: int64 [items]."""
         return self._responses.lengths
+
+    @cached_property
+    def trie(self) -> TitleTrie:
+        """The responses of all items as a trie."""
+        return TitleTrie.of(self.response_ids, self.texts)
 
     @cached_property
     def response_texts(self) -> list[str]:
@@ -235,7 +255,8 @@ class PromptTemplate(ABC):
         return CutCount(int((lost > 0).sum()), int(lost.sum()))
 
     def save(self, folder: Path) -> None:
-        """Write `prompt_template.json`, which with the tokenizer is all that `load_template` needs."""
+        """Write `prompt_template.json` and `title_trie.safetensors`, which with the tokenizer are all that
+        `load_template` needs."""
         content = {
             "schema": 1,
             "prompt": self.options.model_dump(mode="json"),
@@ -243,6 +264,7 @@ class PromptTemplate(ABC):
             "texts": self.texts,
         }
         (folder / TEMPLATE_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        self.trie.save(folder / TRIE_FILE)
 
     def _fitted_starts(self, examples: Examples, candidates: Ints | None) -> Longs:
         sequences = examples.sequences
@@ -286,10 +308,17 @@ class TimelineTemplate(PromptTemplate):
     gives the next one a history. So every item but the user's first follows at least one.
     """
 
-    def __init__(self, options: PromptOptions, tokenizer: Any, texts: Sequence[str], history_length: int) -> None:
+    def __init__(
+        self,
+        options: PromptOptions,
+        tokenizer: Any,
+        texts: Sequence[str],
+        history_length: int,
+        trie: TitleTrie | None = None,
+    ) -> None:
         # Known before the titles are read, which each get the terminator.
         self._newline = _newline(tokenizer)
-        super().__init__(options, tokenizer, texts, history_length)
+        super().__init__(options, tokenizer, texts, history_length, trie)
         self._header = np.array([*_leading_ids(tokenizer), *self._encode(options.header)], dtype=np.int32)
         if not len(self._header):
             raise RequestError("option 'prompt.header' is empty and the model has no token to begin with; set it")
@@ -369,7 +398,14 @@ class TimelineTemplate(PromptTemplate):
 class ChatTemplate(PromptTemplate):
     """The model's own chat format: an instruction, the history and perhaps candidates as lists, a question."""
 
-    def __init__(self, options: PromptOptions, tokenizer: Any, texts: Sequence[str], history_length: int) -> None:
+    def __init__(
+        self,
+        options: PromptOptions,
+        tokenizer: Any,
+        texts: Sequence[str],
+        history_length: int,
+        trie: TitleTrie | None = None,
+    ) -> None:
         if not tokenizer.chat_template:
             raise RequestError(
                 "option 'prompt.template' = 'chat': the model's tokenizer has no chat template; use 'timeline'"
@@ -378,7 +414,7 @@ class ChatTemplate(PromptTemplate):
             raise RequestError(
                 "option 'prompt.template' = 'chat': the tokenizer has no end-of-sequence token; use 'timeline'"
             )
-        super().__init__(options, tokenizer, texts, history_length)
+        super().__init__(options, tokenizer, texts, history_length, trie)
         if options.candidates > len(self.texts):
             raise RequestError(
                 f"option 'prompt.candidates' = {options.candidates}: the catalogue has {len(self.texts)} items; "
@@ -505,7 +541,7 @@ def make_template(
 
 
 def load_template(folder: Path, tokenizer: Any) -> PromptTemplate:
-    """The template that `PromptTemplate.save` wrote, titles included.
+    """The template that `PromptTemplate.save` wrote, titles and their trie included.
 
     Raises:
         RequestError: the folder holds none, or one that cannot be read.
@@ -520,7 +556,10 @@ def load_template(folder: Path, tokenizer: Any) -> PromptTemplate:
     if not isinstance(content, dict) or content.get("schema") != 1:
         raise RequestError(f"{path} is of another version of rosepo; make the run's stage anew")
     options = parse_options(PromptOptions, content["prompt"], str(path))
-    return _TEMPLATES[options.template](options, tokenizer, content["texts"], content["history_length"])
+    trie = TitleTrie.load(folder / TRIE_FILE)
+    if len(trie) != len(content["texts"]):
+        raise RequestError(f"{folder / TRIE_FILE} is not of the titles in {TEMPLATE_FILE}; make the run's stage anew")
+    return _TEMPLATES[options.template](options, tokenizer, content["texts"], content["history_length"], trie)
 
 
 def item_texts(catalogue: Catalogue, *, short: bool) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from rosepo_core.contracts import Reporter
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.scoring import score_items
-from rosepo_core.engine.titles import TitleTrie
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Examples, Floats, Ints, Sequences
 
@@ -34,10 +32,6 @@ class TitleModel:
         self._reporter = reporter
         self._rng = np.random.default_rng(seed)
 
-    @cached_property
-    def _trie(self) -> TitleTrie:
-        return TitleTrie.of(self._template.response_ids, self._template.texts)
-
     def generate(
         self,
         examples: Examples,
@@ -51,7 +45,7 @@ class TitleModel:
         items, _ = decode(
             self._model,
             Trunks(*self._template.trunks(examples, shared=True)),
-            self._trie,
+            self._template.trie,
             k,
             reporter=self._reporter,
             token_budget=TOKEN_BUDGET,
@@ -99,7 +93,7 @@ class TitleModel:
         items, scores = decode(
             self._model,
             Trunks(*self._template.trunks(example)),
-            self._trie,
+            self._template.trie,
             k,
             reporter=self._reporter,
             token_budget=TOKEN_BUDGET,

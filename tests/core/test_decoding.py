@@ -1,3 +1,4 @@
+from copy import deepcopy
 from itertools import permutations
 
 import numpy as np
@@ -5,8 +6,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
+from rosepo_core.engine import prefixes
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.titles import TitleTrie
 
@@ -292,20 +307,148 @@ def test_no_examples(model):
     assert items.shape == scores.shape == (0, 2)
 
 
-@settings(max_examples=25, deadline=None)
+def test_a_model_s_own_generation_defaults_change_nothing(model):
+    rng = np.random.default_rng(10)
+    titles, trunks = catalogue(rng, 30), prompts(rng)
+    expected = run(model, trunks, titles, 4, exact=True, beams=4)
+    odd = deepcopy(model)
+    odd.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=9.0,
+        top_k=1,
+        repetition_penalty=5.0,
+        no_repeat_ngram_size=1,
+        num_beams=3,
+        max_new_tokens=1,
+        suppress_tokens=list(range(1, VOCABULARY)),
+        eos_token_id=3,
+    )
+    items, scores = run(odd, trunks, titles, 4, exact=True, beams=4)
+    assert items.tolist() == expected[0].tolist()
+    assert scores.tolist() == expected[1].tolist()
+
+
+def families():
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": 0.4,
+    }
+    yield "adapted", LlamaForCausalLM, LlamaConfig(**sizes)
+    yield "gpt2", GPT2LMHeadModel, GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4)
+    yield "qwen3", Qwen3ForCausalLM, Qwen3Config(**sizes)
+    yield "gemma3", Gemma3ForCausalLM, Gemma3TextConfig(**sizes, final_logit_softcapping=2.0)
+    yield "cohere", CohereForCausalLM, CohereConfig(**sizes, logit_scale=0.3, bos_token_id=1, eos_token_id=0)
+
+
+@pytest.mark.parametrize(("name", "kind", "config"), [pytest.param(*family, id=family[0]) for family in families()])
+def test_models_of_other_families_score_as_they_do_in_transformers(name, kind, config):
+    torch.manual_seed(8)
+    model = kind(config).eval()
+    model.set_attn_implementation("sdpa")
+    if name == "adapted":
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).eval()
+    rng = np.random.default_rng(12)
+    titles, trunks = catalogue(rng, 20), prompts(rng)
+    expected = best(plain_scores(model, trunks, titles), 4)
+    items, scores = run(model, trunks, titles, 4, exact=True, beams=4)
+    np.testing.assert_allclose(scores, expected[1], atol=1e-4)
+    assert items.tolist() == expected[0].tolist()
+
+
+def test_the_model_is_left_as_it_was(model):
+    model = deepcopy(model).train()
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ZeroDivisionError):
+        run(model, prompts(np.random.default_rng(0)), [np.array([END], np.int32)], 1, exclude=lambda rows: 1 // 0)
+    assert model.training
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_logits_stay_within_their_bound(model, monkeypatch):
+    rng = np.random.default_rng(13)
+    titles, trunks = catalogue(rng, 40), prompts(rng)
+    expected = run(model, trunks, titles, 5)
+    most = 4 * 4 * VOCABULARY * 3
+    monkeypatch.setattr(prefixes, "LOGIT_BYTES", most)
+    seen = []
+    hook = model.lm_head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.numel() * 4))
+    try:
+        items, scores = run(model, trunks, titles, 5)
+    finally:
+        hook.remove()
+    assert max(seen) <= most // 4
+    assert items.tolist() == expected[0].tolist()
+    np.testing.assert_allclose(scores, expected[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_equal_titles_share_what_is_drawn_and_a_beginning_is_what_goes_on_as_no_title(model, temperature):
+    """Items 0 and 2 are [3], 3 and 4 are [8], of which 4 is excluded; [3] begins [3, 5] and [3, 6]."""
+    titles = [np.array(title, dtype=np.int32) for title in ([3], [3, 5], [3], [8], [8], [3, 6])]
+    prompt = np.array([4, 2, 11], dtype=np.int32)
+    draws = 6000
+    trunks = Trunks([prompt], np.zeros(draws, np.int32), np.full(draws, 3, np.int32))
+    items, scores = run(
+        model,
+        trunks,
+        titles,
+        5,
+        temperature=temperature,
+        rng=np.random.default_rng(14),
+        exclude=lambda rows: [np.array([4])] * len(rows),
+        token_budget=100_000,
+    )
+    truth = plain_scores(model, Trunks([prompt], np.zeros(1, np.int32), np.full(1, 3, np.int32)), titles)[0]
+    np.testing.assert_allclose(scores, truth[items], atol=1e-4)
+    assert (np.sort(items, axis=1) == [0, 1, 2, 3, 5]).all()
+    with torch.no_grad():
+        root, three = (
+            model(input_ids=torch.tensor([[*prompt.tolist(), *tokens]])).logits[0, -1].double().softmax(-1).numpy()
+            for tokens in ([], [3])
+        )
+    p3, p8 = root[[3, 8]] ** (1 / temperature) / (root[[3, 8]] ** (1 / temperature)).sum()
+    after = np.array([1 - three[5] - three[6], three[5], three[6]]) ** (1 / temperature)
+    stop, p5, p6 = after / after.sum()
+    p = np.zeros(6)
+    p[[0, 1, 2, 3, 5]] = p3 * stop / 2, p3 * p5, p3 * stop / 2, p8, p3 * p6
+    expected = draws * p[:, None] * p[None, :] / (1 - p[:, None])
+    np.fill_diagonal(expected, 0)
+    counts = np.zeros((6, 6))
+    np.add.at(counts, (items[:, 0], items[:, 1]), 1)
+    assert np.trace(counts) == 0
+    common = expected > 5
+    assert common[0, 2]
+    assert common.sum() >= 8
+    # The 99.9 % quantile of chi-square with at most 19 degrees of freedom.
+    assert ((counts - expected)[common] ** 2 / expected[common]).sum() < 43.8
+
+
+# Equal titles, titles that begin others, and titles of one token are all among them.
+CATALOGUES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=14)
+
+
+@settings(max_examples=40, deadline=None)
 @given(
-    stems=st.sets(st.lists(st.integers(1, 4), max_size=5).map(tuple), min_size=1, max_size=12),
-    k=st.integers(1, 5),
+    stems=CATALOGUES,
+    k=st.integers(1, 6),
     seed=st.integers(0, 2**31),
     exact=st.booleans(),
+    beams=st.integers(1, 5),
     budget=st.sampled_from([1, 40, 1000]),
 )
-def test_any_small_catalogue_equals_brute_force(model, stems, k, seed, exact, budget):
+def test_any_small_catalogue_equals_brute_force(model, stems, k, seed, exact, beams, budget):
     rng = np.random.default_rng(seed)
-    titles = [np.array([*stem, END], dtype=np.int32) for stem in sorted(stems)]
+    titles = [np.array(stem, dtype=np.int32) for stem in stems]
     trunks = prompts(rng, trunks=2, longest=6)
-    excluded = [rng.choice(len(titles), rng.integers(0, len(titles)), replace=False) for _ in range(len(trunks))]
-    expected, truth = best(plain_scores(model, trunks, titles), k, excluded)
+    excluded = [rng.choice(len(titles), rng.integers(0, len(titles) + 1), replace=False) for _ in range(len(trunks))]
+    truth = plain_scores(model, trunks, titles)
+    expected, found = best(truth, k, excluded)
     items, scores = run(
         model,
         trunks,
@@ -313,12 +456,33 @@ def test_any_small_catalogue_equals_brute_force(model, stems, k, seed, exact, bu
         k,
         exclude=lambda rows: [excluded[row] for row in rows],
         exact=exact,
-        beams=1 if exact else len(titles),
+        beams=beams if exact else len(titles),
         token_budget=budget,
     )
     width = expected.shape[1]
-    np.testing.assert_allclose(scores[:, :width], truth, atol=1e-4)
+    np.testing.assert_allclose(scores[:, :width], found, atol=1e-4)
     assert (items[:, width:] == -1).all()
-    apart = np.abs(np.diff(truth, axis=1, append=-np.inf, prepend=np.inf)).min() if len(titles) > 1 else 1
-    if apart > 1e-4:
+    distinct = [stems.index(stem) for stem in {tuple(stem): stem for stem in stems}.values()]
+    if len(distinct) == 1 or np.diff(np.sort(truth[:, distinct], axis=1)).min() > 1e-4:
         assert items[:, :width].tolist() == expected.tolist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(stems=CATALOGUES, k=st.integers(1, 6), exact=st.booleans(), excluded=st.sets(st.integers(0, 13)))
+def test_ties_go_to_the_lower_item_in_any_catalogue(indifferent, stems, k, exact, excluded):
+    """Where every token is as likely as any other, the shortest titles are the best."""
+    left = [item for item in range(len(stems)) if item not in excluded]
+    expected = sorted(left, key=lambda item: (len(stems[item]), item))[:k]
+    trunks = prompts(np.random.default_rng(0), trunks=1)
+    items, scores = run(
+        indifferent,
+        trunks,
+        [np.array(stem, dtype=np.int32) for stem in stems],
+        k,
+        exclude=lambda rows: [np.array(sorted(set(range(len(stems))) - set(left)), dtype=np.int64)] * len(rows),
+        exact=exact,
+        beams=1 if exact else len(stems),
+    )
+    assert items.tolist() == [expected + [-1] * (k - len(expected))] * len(trunks)
+    lengths = [len(stems[item]) for item in expected]
+    np.testing.assert_allclose(scores[:, : len(expected)], [np.log(VOCABULARY) * -np.array(lengths)] * 4, rtol=1e-6)

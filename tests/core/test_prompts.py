@@ -12,7 +12,9 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
+from rosepo_core.engine import prompts
 from rosepo_core.engine.prompts import CutCount, PromptTemplate, item_texts, load_template, make_template
+from rosepo_core.engine.titles import TitleTrie
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Catalogue, Examples, Sequences
 from rosepo_core.sections import PromptOptions
@@ -341,6 +343,27 @@ def test_a_saved_template_is_the_same_template(
     assert again.options == made.options
     examples = every_example(LONG)
     assert [ids.tolist() for ids in again.prompts(examples)] == [ids.tolist() for ids in made.prompts(examples)]
+
+
+def test_a_saved_template_tokenizes_no_title_again(tiny_tokenizer: Any, catalogue: Catalogue, tmp_path: Path) -> None:
+    made = make_template(PromptOptions(), tiny_tokenizer, catalogue, 3)
+    made.save(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompts, "plain_ids", None)
+        again = load_template(tmp_path, tiny_tokenizer)
+    assert [ids.tolist() for ids in again.response_ids] == [ids.tolist() for ids in made.response_ids]
+    assert again.trie.tokens.tolist() == made.trie.tokens.tolist()
+
+
+def test_a_trie_of_other_titles_is_refused(tiny_tokenizer: Any, catalogue: Catalogue, tmp_path: Path) -> None:
+    made = make_template(PromptOptions(), tiny_tokenizer, catalogue, 3)
+    made.save(tmp_path)
+    TitleTrie.of(made.response_ids[1:]).save(tmp_path / "title_trie.safetensors")
+    with pytest.raises(RequestError, match=r"title_trie\.safetensors is not of the titles in prompt_template\.json"):
+        load_template(tmp_path, tiny_tokenizer)
+    (tmp_path / "title_trie.safetensors").unlink()
+    with pytest.raises(RequestError, match=r"title_trie\.safetensors cannot be read .*; make the run's stage anew"):
+        load_template(tmp_path, tiny_tokenizer)
 
 
 def test_a_folder_without_a_template_says_which_folder_to_name(tmp_path: Path, tiny_tokenizer: Any) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from rosepo_core.api import RequestError
 from rosepo_core.engine.titles import TitleTrie, ranges
@@ -15,12 +16,16 @@ TITLES = arrays([5, 6, 1], [5, 7, 8, 1], [5, 7, 9, 1], [2, 1], [5, 6, 3, 4, 1])
 
 
 def edges(trie, node=0):
-    """The trie as nested dictionaries, read through its public arrays."""
-    first, count = int(trie.first_child[node]), int(trie.children[node])
-    tree = {}
-    for child in range(first, first + count):
-        edge = trie.tokens[trie.low[child], trie.parent_depth[child] : trie.depth[child]]
-        tree[tuple(edge.tolist())] = edges(trie, child) or int(trie.items[trie.low[child]])
+    """The trie as nested dictionaries, read through its public arrays; the items that end at an inner node are its
+    entry (), a leaf is its item or items."""
+    _, places = trie.titles_at(np.array([node]))
+    items = trie.items[places].tolist()
+    if not trie.children[node]:
+        return items[0] if len(items) == 1 else items
+    tree = {(): items} if items else {}
+    for child in trie.expand(np.array([node]))[1]:
+        edge = trie.edge_tokens(child, np.arange(trie.edge_lengths(child)))
+        tree[tuple(edge.tolist())] = edges(trie, child)
     return tree
 
 
@@ -51,14 +56,44 @@ def test_a_node_holds_a_title_as_long_as_one_below_it_is_not_excluded():
     assert trie.holds(nodes, examples, keys).tolist() == [False, True, True, False, True, True]
 
 
-@pytest.mark.parametrize(
-    "pair",
-    [([5, 1], [5, 1]), ([5, 1], [5, 1, 6, 1])],
-    ids=["equal", "one begins the other"],
-)
-def test_titles_that_cannot_be_told_apart_are_named(pair):
-    with pytest.raises(RequestError, match=r"'Alien' and 'Alien again' cannot be told apart"):
-        TitleTrie.of(arrays(pair[0], [3, 1], pair[1]), ["Alien", "Heat", "Alien again"])
+def test_equal_titles_are_one_leaf_and_a_beginning_of_others_is_an_inner_node():
+    titles = arrays([5, 1], [5, 1, 6], [2], [5, 1], [5, 1, 6], [5, 2], [5, 1, 7, 7])
+    assert edges(TitleTrie.of(titles)) == {
+        (2,): 2,
+        (5,): {(1,): {(): [0, 3], (6,): [1, 4], (7, 7): 6}, (2,): 5},
+    }
+
+
+def test_each_of_equal_titles_is_excluded_on_its_own():
+    trie = TitleTrie.of(arrays([5, 1], [5, 1, 6], [5, 1]))
+    _, (node,) = trie.expand(np.array([0]))
+    _, places = trie.titles_at(np.array([node]))
+    keys = trie.exclusion_keys([np.array([0]), np.array([1, 2]), np.array([0, 1, 2]), np.array([], np.int32)])
+    out = [trie.excludes(places, np.full(2, example), keys).tolist() for example in range(4)]
+    assert out == [[True, False], [False, True], [True, True], [False, False]]
+    assert trie.holds(np.full(4, node), np.arange(4), keys).tolist() == [True, True, False, True]
+
+
+def test_a_saved_trie_is_the_same(tmp_path):
+    trie = TitleTrie.of(TITLES)
+    trie.save(tmp_path / "trie.safetensors")
+    again = TitleTrie.load(tmp_path / "trie.safetensors")
+    assert edges(again) == edges(trie)
+    assert again.ranks.tolist() == trie.ranks.tolist()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "text", "foreign"])
+def test_what_is_no_saved_trie_is_named(tmp_path, damage):
+    path = tmp_path / "trie.safetensors"
+    if damage == "cut":
+        TitleTrie.of(TITLES).save(path)
+        path.write_bytes(path.read_bytes()[:-8])
+    elif damage == "text":
+        path.write_text("titles")
+    elif damage == "foreign":
+        save_file({"items": np.zeros(3, np.int32)}, path)
+    with pytest.raises(RequestError, match=r"trie\.safetensors .*; make the run's stage anew"):
+        TitleTrie.load(path)
 
 
 def test_an_empty_title_is_named():
@@ -71,17 +106,18 @@ def test_an_empty_catalogue():
         TitleTrie.of([])
 
 
-@given(st.sets(st.lists(st.integers(1, 3), max_size=6).map(tuple), min_size=1, max_size=30))
-def test_paths_from_the_root_spell_the_titles(stems):
-    titles = arrays(*([*stem, 0] for stem in stems))
-
+@given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=30))
+def test_paths_from_the_root_spell_the_titles(titles):
     def spell(tree, prefix=()):
+        if not isinstance(tree, dict):
+            yield from ((item, prefix) for item in (tree if isinstance(tree, list) else [tree]))
+            return
+        assert len(tree) > 1 or not prefix
         for edge, below in tree.items():
-            if isinstance(below, dict):
-                assert len(below) > 1
-                yield from spell(below, prefix + edge)
-            else:
-                yield below, prefix + edge
+            yield from spell(below, prefix + edge)
 
-    tree = edges(TitleTrie.of(titles))
-    assert dict(spell(tree)) == {item: tuple(title.tolist()) for item, title in enumerate(titles)}
+    trie = TitleTrie.of(arrays(*titles))
+    assert dict(spell(edges(trie))) == {item: tuple(title) for item, title in enumerate(titles)}
+    assert [tokens.tolist() for tokens in trie.responses()] == titles
+    order = trie.items.tolist()
+    assert order == sorted(order, key=lambda item: (titles[item], item))
