@@ -251,7 +251,7 @@ def compare(experiment: Experiment) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
-        "| model | SFT targets | pairs | processor time of training | NDCG@10 (95 %) | timeline minus this (95 %, paired) |",
+        "| model | SFT targets | pairs | processor time | NDCG@10 (95 %) | timeline minus this (95 %, paired) |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, arm in result["arms"].items():
