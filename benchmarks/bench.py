@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench [--quick] [--only NAME ...]
 
-Every row has a process of its own under this one. Writes benchmarks/results/cpu.json and cpu.md; rows that are
-not run keep what the file has of them.
+Every row has a process of its own under this one. Writes benchmarks/results/cpu.json, and the table between the marks
+`<!-- bench -->` and `<!-- /bench -->` of README.md from it; rows that are not run, or fail, keep what the file has of
+them. With --quick both files are left alone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import torch
 
 from benchmarks.material import DTYPE
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "cpu.json"
+README = Path(__file__).parents[1] / "README.md"
+MARKS = ("<!-- bench -->\n", "<!-- /bench -->")
 TRAINING = "benchmarks.rows.training"
 ROWS: dict[str, list[str]] = {
     "chat-k1": [TRAINING, "chat-k1"],
@@ -31,6 +34,7 @@ ROWS: dict[str, list[str]] = {
     "memory-k1": ["benchmarks.rows.memory"],
     "score-20": ["benchmarks.rows.scoring"],
     "catalogue-top10": ["benchmarks.rows.catalogue"],
+    "sasrec": ["benchmarks.rows.sasrec"],
     "linear": ["benchmarks.rows.linear"],
 }
 AT_MOST = ("memory-k1", "linear")
@@ -51,14 +55,25 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        floor = "" if row.get("floor_ratio") is None else f"{row['floor_ratio']:.2f} x"
+        floor = "" if row["floor_ratio"] is None else f"{row['floor_ratio']:.2f} x"
         goal = f"{'≤' if row['name'] in AT_MOST else '≥'} {row['target']:g} x"
-        unit = row.get("unit", "")
+        bound = "at least " if row.get("lower_bound") else ""
+        unit = row["unit"]
         lines.append(
             f"| {row['name']} | {row['work']} | {row['rosepo']:.4g} {unit} | {row['peer']:.4g} {unit} "
-            f"| {row['peer_name']} | {row['ratio']:.2f} x | {goal} | {floor} |"
+            f"| {row['peer_name']} | {bound}{row['ratio']:.2f} x | {goal} | {floor} |"
         )
-    return "\n".join(lines) + "\n"
+    counts = ", ".join(f"{row['name']} {row['measurements']}" for row in rows)
+    return "\n".join([*lines, "", f"Medians of measurements taken in turn: {counts}."]) + "\n"
+
+
+def with_table(text: str, rows: list[dict[str, Any]]) -> str:
+    """`text` with the table of `rows` between its marks."""
+    before, opening, rest = text.partition(MARKS[0])
+    _, closing, after = rest.partition(MARKS[1])
+    if not opening or not closing:
+        raise SystemExit(f"{README} has no lines {MARKS[0].strip()} and {MARKS[1]} to write the table between")
+    return before + opening + table(rows) + closing + after
 
 
 def main() -> None:
@@ -67,8 +82,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(ROWS), help="run these rows")
     parser.add_argument("--peer-batches", default="4,8,16", help="batch sizes of the peer to choose the best from")
     arguments = parser.parse_args()
-    path = RESULTS / "cpu.json"
-    found = {row["name"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    found = {row["name"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]}
     failed = []
     for name in arguments.only or ROWS:
         command = [sys.executable, "-m", *ROWS[name], f"--peer-batches={arguments.peer_batches}"]
@@ -81,15 +95,16 @@ def main() -> None:
         found[name] = json.loads(done.stdout.splitlines()[-1]) | {"measured": date.today().isoformat()}
         rows = [found[known] for known in ROWS if known in found]
         if not arguments.quick:
-            RESULTS.mkdir(exist_ok=True)
             versions = {package: installed(package) for package in PACKAGES} | {
                 "python": sys.version.split()[0],
                 "dtype": DTYPE,
                 "instructions": torch.backends.cpu.get_cpu_capability(),
                 "threads": torch.get_num_threads(),
             }
-            path.write_text(json.dumps({"rows": rows, "versions": versions}, indent=1) + "\n", encoding="utf-8")
-            (RESULTS / "cpu.md").write_text(table(rows), encoding="utf-8")
+            for row in rows:
+                versions |= row.get("peer_versions", {})
+            RESULTS.write_text(json.dumps({"rows": rows, "versions": versions}, indent=1) + "\n", encoding="utf-8")
+            README.write_text(with_table(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
     print(table([found[known] for known in ROWS if known in found]))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -99,7 +99,7 @@ def run(quick: bool) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     test = split.test.take(np.sort(rng.choice(len(split.test), users, replace=False)))
     trie, dictionaries = TitleTrie.of(prompts.response_ids), DictTrie(prompts.response_ids, prompts.terminator)
-    read = 0
+    read = states = 0
 
     def count(module: Any, inputs: Any, options: dict[str, Any], hidden: Any) -> None:
         nonlocal read
@@ -124,14 +124,14 @@ def run(quick: bool) -> dict[str, Any]:
     beam, _ = search(exact=False)
     speeds = {batch: generate(batch)[1] for batch in ((1,) if quick else (1, 4))}
     batch = max(speeds, key=lambda size: speeds[size])
-    floor = material.forward_rate(model)
-    ours, beams, theirs, rates = [], [], [], []
+    floor = material.Floor(model, backward=False)
+    ours, beams, theirs = [], [], []
     for _ in range(rounds):
         ours.append(search(exact=True)[1])
         found, speed = generate(batch)
         theirs.append(speed)
         beams.append(search(exact=False)[1])
-        rates.append(floor())
+        floor.measure()
     beam_ratio = statistics.median(mine / other for mine, other in zip(beams, theirs, strict=True))
     return material.row(
         "catalogue-top10",
@@ -141,7 +141,7 @@ def run(quick: bool) -> dict[str, Any]:
         theirs=theirs,
         peer_name=f"generate, {K} beams, prefix function, batches of {batch}",
         target=6,
-        floor=statistics.median(rates) * len(test) / read,
+        floor=len(test) / floor.seconds(read, states),
         note=f"with {K} beams, as the peer, {statistics.median(beams):.2f} users/s, {beam_ratio:.1f} x; "
         f"{read / len(test):.0f} tokens a user read; of the exact {K}, the peer finds "
         f"{overlap(exact[:few], found):.0%} and rosepo's {K} beams {overlap(exact, beam):.0%}",

@@ -1,15 +1,16 @@
 """Row sasrec: seconds of training until SASRec ranks best on MovieLens-100K's validation targets.
 
-    python -m benchmarks.rows.sasrec [--quick] [--peer-log=FILE]
+    python -m benchmarks.rows.sasrec [--quick | --record]
 
 Leave-one-out, as `rosepo train` splits; 2 layers, 2 heads, hidden size 64, 50 items of history; each target among all
 items that are not in its history. The peer is RecBole's SASRec on exactly these interactions, with as many threads,
 in an environment of its own: RECBOLE_PYTHON names the interpreter (.venv-recbole/bin/python, made if absent).
 
-The clocks favour the peer: rosepo's runs through the validation of the epochs before the best one, RecBole's stands
-still during validation. Both leave out loading the data. RecBole takes hours, so it is run once, after rosepo's
-seeds, and is stopped after MAX_SECONDS; then the ratio is a lower bound. FILE holds what an earlier run of
-benchmarks/peers/recbole_sasrec.py printed, to be read in place of a new run.
+RecBole takes hours to its best epoch. Which epoch that is, and how good, comes from one run of it, whose log is kept
+in benchmarks/results/recbole_sasrec.jsonl (`--record` makes it anew, an epoch a line); how long its epochs take is
+measured here, in turn with rosepo's seeds, over some seconds of an epoch each. If the log ends before ten epochs
+without a gain, its best may be still to come, and the ratio is a lower bound. The clocks favour the peer: rosepo's
+runs through the validation of the epochs before the best one, RecBole's knows no validation. Both leave out loading.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch==2.13.0", "numpy<2", "pandas<3", "setuptools<81", "recbole==1.2.1", "ray", "hyperopt", "thop")
 SIZES = {"layers": 2, "heads": 2, "hidden_size": 64, "max_history": 50}
 SEEDS = 5
-MAX_SECONDS = 1350
+SLICE_SECONDS = 20
 PATIENCE = 10
+PEER_LOG = ROOT / "benchmarks" / "results" / "recbole_sasrec.jsonl"
 # Of 32 to 2048, RecBole's default, the size with the shortest epochs on one thread.
 BATCH_SIZE = 256
 
@@ -111,53 +113,55 @@ def write_interactions(split: Split, path: Path) -> None:
             file.writelines(f"{user}\t{item}\t{place}\n" for place, item in places)
 
 
-def theirs(split: Split, max_seconds: float) -> str:
-    """What RecBole's run printed: a JSON line an epoch."""
+def theirs(split: Split, *arguments: str, into: Any = subprocess.PIPE) -> str:
+    """What benchmarks/peers/recbole_sasrec.py prints, or nothing where it goes `into` a file."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "movielens"
         folder.mkdir()
         write_interactions(split, folder / "movielens.inter")
-        command = [
-            interpreter(),
-            "-W",
-            "ignore",
-            str(ROOT / "benchmarks" / "peers" / "recbole_sasrec.py"),
-            str(folder),
-        ]
-        command += [f"--max-seconds={max_seconds}", f"--patience={PATIENCE}", f"--batch-size={BATCH_SIZE}"]
+        script = str(ROOT / "benchmarks" / "peers" / "recbole_sasrec.py")
+        command = [interpreter(), "-W", "ignore", script, str(folder), f"--batch-size={BATCH_SIZE}", *arguments]
         environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+        return subprocess.run(command, check=True, stdout=into, text=True, env=environment).stdout
 
 
-def run(quick: bool, peer_log: Path | None = None) -> dict[str, Any]:
+def peer_epoch(split: Split, seconds: float) -> dict[str, Any]:
+    """Seconds that an epoch takes the peer, from so many seconds of one, and its versions."""
+    timed: dict[str, Any] = json.loads(theirs(split, f"--time={seconds}").splitlines()[-1])
+    return timed
+
+
+def run(quick: bool) -> dict[str, Any]:
     split = movielens()
     options = {"max_epochs": 1} if quick else {}
-    runs = [ours(split, seed, options) for seed in range(1 if quick else SEEDS)]
+    runs, timed = [], []
+    for seed in range(1 if quick else SEEDS):
+        runs.append(ours(split, seed, options))
+        timed.append(peer_epoch(split, 3 if quick else SLICE_SECONDS))
+    peer_epochs = [one["seconds_per_epoch"] for one in timed]
     mine = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    printed = peer_log.read_text(encoding="utf-8") if peer_log else theirs(split, 5 if quick else MAX_SECONDS)
-    epochs = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    best = max(epochs, key=lambda line: line["ndcg@10"])
-    ended = epochs[-1]["epoch"] - best["epoch"] >= PATIENCE
+    log = [json.loads(line) for line in PEER_LOG.read_text(encoding="utf-8").splitlines()]
+    best = max(log, key=lambda line: line["ndcg@10"])
+    ended = log[-1]["epoch"] - best["epoch"] >= PATIENCE
+    peer = [best["epoch"] * seconds for seconds in peer_epochs]
     spread = [one["seconds"] for one in runs]
     note = (
         f"{torch.get_num_threads()} thread(s); rosepo, median of {len(runs)} seeds ({min(spread):.1f} to "
         f"{max(spread):.1f} s): NDCG@10 {mine['ndcg@10']:.4f} on validation, {mine['test_ndcg@10']:.4f} on test, "
         f"best epoch {mine['epoch']:g}; RecBole, one run, batch {BATCH_SIZE}: {best['ndcg@10']:.4f} and "
-        f"{best['test_ndcg@10']:.4f} at epoch {best['epoch']:.3g}"
+        f"{best['test_ndcg@10']:.4f} at epoch {best['epoch']}, {statistics.median(peer_epochs):.0f} s an epoch"
     )
     if not ended:
-        note += (
-            f", when its {epochs[-1]['seconds']:.0f} s ended before its best: the ratio is a lower bound, and "
-            "quality is compared there"
-        )
+        note += f"; its log ends at epoch {log[-1]['epoch']}, so the ratio is a lower bound"
     return {
         "name": "sasrec",
         "work": "SASRec on MovieLens-100K to its best validation NDCG@10",
         "unit": "s",
         "rosepo": mine["seconds"],
-        "peer": best["seconds"],
-        "peer_name": "RecBole 1.2.1 SASRec",
-        "ratio": best["seconds"] / mine["seconds"],
+        "peer": statistics.median(peer),
+        "peer_name": f"RecBole {timed[0]['versions']['recbole']} SASRec",
+        "peer_versions": timed[0]["versions"],
+        "ratio": statistics.median(other / one["seconds"] for one, other in zip(runs, peer, strict=True)),
         "target": 50,
         "floor_ratio": mine["seconds"] / (mine["epoch"] * floor(split)),
         "measurements": len(runs),
@@ -165,11 +169,16 @@ def run(quick: bool, peer_log: Path | None = None) -> dict[str, Any]:
         "test_ndcg@10": mine["test_ndcg@10"],
         "peer_ndcg@10": best["ndcg@10"],
         "peer_test_ndcg@10": best["test_ndcg@10"],
+        "peer_best_epoch": best["epoch"],
+        "peer_seconds_per_epoch": statistics.median(peer_epochs),
         "lower_bound": not ended,
         "note": note,
     }
 
 
 if __name__ == "__main__":
-    logs = [Path(argument.partition("=")[2]) for argument in sys.argv if argument.startswith("--peer-log=")]
-    print(json.dumps(run("--quick" in sys.argv, *logs)))
+    if "--record" in sys.argv:
+        with PEER_LOG.open("w", encoding="utf-8") as file:
+            theirs(movielens(), f"--patience={PATIENCE}", into=file)
+    else:
+        print(json.dumps(run("--quick" in sys.argv)))

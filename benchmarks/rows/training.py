@@ -108,8 +108,10 @@ def _options(folder: str, batch: int) -> dict[str, Any]:
     }
 
 
-def dpo_peer(prompts: PromptTemplate, pairs: Examples, negatives: Ints, folder: str, batch: int) -> Any:
-    """TRL's DPOTrainer on one negative a pair, reference precomputed."""
+def dpo_peer(
+    prompts: PromptTemplate, pairs: Examples, negatives: Ints, folder: str, batch: int, **options: Any
+) -> Any:
+    """TRL's DPOTrainer on one negative a pair, reference precomputed; `options` are of its `DPOConfig`."""
     texts = prompts.response_texts
     eos = prompts.response_ids[0][-1] == material.tokenizer().eos_token_id
     assert eos, "chat responses end as TRL's do"
@@ -122,7 +124,7 @@ def dpo_peer(prompts: PromptTemplate, pairs: Examples, negatives: Ints, folder: 
     )
     return DPOTrainer(
         model=material.adapted_model("sdpa"),
-        args=DPOConfig(beta=0.1, precompute_ref_log_probs=True, **_options(folder, batch)),
+        args=DPOConfig(beta=0.1, precompute_ref_log_probs=True, **_options(folder, batch), **options),
         train_dataset=table,
         processing_class=material.tokenizer(),
     )

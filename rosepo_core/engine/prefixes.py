@@ -21,8 +21,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rosepo_core.engine.adapters import fused_adapters
-from rosepo_core.engine.head import CHUNK
-from rosepo_core.engine.scoring import LOGIT_BYTES, _parts
+from rosepo_core.engine.scoring import decoder_of, token_log_probs
 from rosepo_core.engine.titles import ranges
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Bools, Ints, Longs
@@ -35,16 +34,14 @@ class Reader:
     """A model in the state that `reading` brings it into.
 
     Attributes:
-        decoder: the model below its head.
-        logits: float32 logits of hidden states.
-        vocabulary: how many logits.
+        model: with its head.
+        decoder: the model below it.
         attention: what the model's own configuration computes attention with.
         device: the model's.
     """
 
+    model: Any
     decoder: Any
-    logits: Any
-    vocabulary: int
     attention: Any
     device: torch.device
 
@@ -56,23 +53,16 @@ def reading(model: Any) -> Iterator[Reader]:
     Raises:
         RequestError: the model's attention takes no mask of one's own.
     """
-    decoder, logits, _ = _parts(model)
+    decoder = decoder_of(model)
     kind = decoder.config._attn_implementation
     if kind not in ALL_ATTENTION_FUNCTIONS:
         raise RequestError(f"the model was loaded with attention '{kind}'; writing titles needs 'sdpa'")
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     was_training = model.training
     model.eval()
     decoder.set_attn_implementation(NAME)
     try:
         with torch.inference_mode(), fused_adapters(model):
-            yield Reader(
-                decoder,
-                logits,
-                len(base.get_output_embeddings().weight),
-                ALL_ATTENTION_FUNCTIONS[kind],
-                next(model.parameters()).device,
-            )
+            yield Reader(model, decoder, ALL_ATTENTION_FUNCTIONS[kind], next(model.parameters()).device)
     finally:
         decoder.set_attn_implementation(kind)
         model.train(was_training)
@@ -250,18 +240,12 @@ class PrefixStates:
         return found
 
     def log_probs(self, hidden: Tensor, place: Longs, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Log-probabilities of tokens[i] after hidden[place[i]]: float64 [m]; `place` ascends."""
-        out = np.empty(len(place), np.float64)
-        # Logits in the model's type and in float32, and two passes of what the normalizer is made of.
-        rows = min(CHUNK, max(1, LOGIT_BYTES // (4 * 4 * self._reader.vocabulary)))
-        for first in range(0, len(hidden), rows):
-            low, high = np.searchsorted(place, [first, first + rows])
-            if low < high:
-                logits = self._reader.logits(hidden[first : first + rows])
-                wanted = self._tensor(place[low:high] - first), self._tensor(tokens[low:high].astype(np.int64))
-                out[low:high] = (logits[wanted] - logits.logsumexp(dim=-1)[wanted[0]]).cpu().numpy()
+        """Log-probabilities of tokens[i] after hidden[place[i]]: float64 [m]."""
+        found = token_log_probs(
+            self._reader.model, hidden, self._tensor(tokens.astype(np.int64)), self._tensor(place)
+        )
         # Rounding may put a sure token above 0, and a title above what bounds it.
-        return np.minimum(out, 0.0)
+        return np.minimum(found.cpu().numpy().astype(np.float64), 0.0)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._reader.device)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from rosepo_core.contracts import Reporter
@@ -51,7 +50,7 @@ def log_probs(model: Any, batch: TreeBatch) -> Tensor:
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
-    parents, states = batch.parents.unique(return_inverse=True)
+    parents, states = torch.unique(batch.parents, return_inverse=True)
     of_tokens = token_log_probs(model, hidden.flatten(0, 1)[parents], batch.targets, states)
     return torch.zeros(len(batch.rows), device=of_tokens.device).index_add(0, batch.responses, of_tokens)
 
@@ -62,16 +61,21 @@ def decoder_of(model: Any) -> Any:
     Raises:
         RequestError: the model's attention takes no mask of one's own.
     """
-    return _parts(model)[0]
-
-
-def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor], Tensor | None]:
-    """The model below its head, what makes float32 logits of its hidden states, and the head's weight where it is
-    frozen and all that there is to the head."""
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare = _bare(model)
     kind = bare.config._attn_implementation
     if kind not in ("sdpa", "eager", attention.NAME):
         raise RequestError(f"the model was loaded with attention '{kind}'; token trees need 'sdpa' or 'eager'")
+    return bare.get_decoder()
+
+
+def _bare(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _head_of(model: Any) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """What makes float32 logits of hidden states, and the head's weight where it is frozen and all that there is to
+    the head."""
+    bare = _bare(model)
     head, config = bare.get_output_embeddings(), bare.config
     cap = getattr(config, "final_logit_softcapping", None)
     # Cohere multiplies its logits, Granite divides them.
@@ -85,7 +89,7 @@ def _parts(model: Any) -> tuple[Any, Callable[[Tensor], Tensor], Tensor | None]:
 
     plain = type(head) is torch.nn.Linear and head.bias is None and scale == 1.0 and cap is None
     frozen = head.weight if plain and not head.weight.requires_grad else None
-    return bare.get_decoder(), logits, frozen
+    return logits, frozen
 
 
 def token_log_probs(model: Any, hidden: Tensor, targets: Tensor, states: Tensor) -> Tensor:
@@ -95,20 +99,26 @@ def token_log_probs(model: Any, hidden: Tensor, targets: Tensor, states: Tensor)
         model: as in `log_probs`. hidden: last hidden states, [n, d].
         targets: token ids, int64 [m]. states: the row of `hidden` that comes before each, int64 [m].
     """
-    _, head, frozen = _parts(model)
+    head, frozen = _head_of(model)
     if frozen is not None:
         return frozen_head_log_probs(hidden, frozen, targets, states)
-    vocabulary = model.config.vocab_size
 
-    def chunk_log_probs(hidden: Tensor, targets: Tensor) -> Tensor:
-        return -cross_entropy(head(hidden), targets, reduction="none")
+    def chunk_log_probs(hidden: Tensor, states: Tensor, targets: Tensor) -> Tensor:
+        logits = head(hidden)
+        return logits[states, targets] - logits.logsumexp(1)[states]
 
-    # Logits, log-softmax, its gradient and the logits' own.
-    rows = max(1, LOGIT_BYTES // (4 * 4 * vocabulary))
-    pieces = zip(torch.split(hidden[states], rows), torch.split(targets, rows), strict=True)
-    if torch.is_grad_enabled():
-        return torch.cat([checkpoint(chunk_log_probs, *piece, use_reentrant=False) for piece in pieces])
-    return torch.cat([chunk_log_probs(*piece) for piece in pieces])
+    # Logits, log-sum-exp, its gradient and the logits' own.
+    rows = max(1, LOGIT_BYTES // (4 * 4 * model.config.vocab_size))
+    order = states.argsort(stable=True)
+    borders = torch.searchsorted(states[order], torch.arange(0, len(hidden) + rows, rows, device=states.device))
+    pieces = []
+    for first, members in enumerate(torch.tensor_split(order, borders[1:-1].cpu())):
+        chunk = hidden[first * rows : (first + 1) * rows], states[members] - first * rows, targets[members]
+        checkpointed = torch.is_grad_enabled()
+        pieces.append(
+            checkpoint(chunk_log_probs, *chunk, use_reentrant=False) if checkpointed else chunk_log_probs(*chunk)
+        )
+    return torch.cat(pieces)[order.argsort()]
 
 
 @torch.no_grad()

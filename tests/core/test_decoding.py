@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rosepo_core.engine import prefixes
+from rosepo_core.engine import scoring
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.titles import TitleTrie
 
@@ -375,7 +375,7 @@ def test_logits_stay_within_their_bound(model, monkeypatch):
     titles, trunks = catalogue(rng, 40), prompts(rng)
     expected = run(model, trunks, titles, 5)
     most = 4 * 4 * VOCABULARY * 3
-    monkeypatch.setattr(prefixes, "LOGIT_BYTES", most)
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", most)
     seen = []
     hook = model.lm_head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.numel() * 4))
     try:
