@@ -380,7 +380,7 @@ def test_less_than_one_token_in_twenty_is_padding(tiny_model, tiny_tokenizer, ca
     """With batches and budget as they are by default."""
     template = make_template(options, tiny_tokenizer, catalogue, 20)
     model = with_lora(tiny_model)
-    sequences = template.sft_sequences(many)[:600]
+    sequences = template.sft_sequences(many)[:160]
     assert np.std([len(ids) for ids, _ in sequences]) > 20
     default = SFTOptions()
     with Passes(model) as heard:
@@ -397,7 +397,7 @@ def test_less_than_one_token_in_twenty_is_padding(tiny_model, tiny_tokenizer, ca
     assert max(rows for rows, _ in heard.shapes) > 1, "nothing could be padded"
 
     examples = places(many)
-    examples = examples.take(np.flatnonzero(examples.position % 4 == 1)[:300])
+    examples = examples.take(np.flatnonzero(examples.position % 4 == 1)[:120])
     rejected = draw(examples, k)
     nothing = np.zeros((len(examples), k + 1), dtype=np.float32)
     trees = preference_trees(template, pairs_of(examples, rejected, nothing))
