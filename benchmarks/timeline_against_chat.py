@@ -13,8 +13,8 @@ example has more history than most of a timeline's. The arms:
     untrained-*   the base model in either format
 
 Learning rates are equal, and nothing is tuned for either. A step is one window (20 places) or four prompts. Seconds
-are the processor's, all threads together, so that other work on the machine does not count; of training alone,
-reference log-probabilities included, and neither loading nor evaluation.
+are of training alone, reference log-probabilities included, and neither loading nor evaluation; nothing else may run
+on the machine meanwhile.
 
 Every stage of an arm is kept in F/ARM; `--one` does the next stage that is missing and stops. When all three trained
 arms are there, benchmarks/results/timeline_against_chat.json is written and a table printed.
@@ -168,9 +168,9 @@ class Arm:
         return min(max(steps, 1) * batch, len(self.order))
 
     def _tune(self, model: Any, rows: np.ndarray[Any, Any]) -> float:
-        """Processor seconds of SFT."""
+        """Seconds of SFT."""
         sequences = self._sft_sequences(self.all.pairs.take(np.sort(rows)))
-        start = time.process_time()
+        start = time.perf_counter()
         fine_tune(
             model.train(),
             material.tokenizer(),
@@ -180,7 +180,7 @@ class Arm:
             steps=None,
             **COMMON,
         )
-        return time.process_time() - start
+        return time.perf_counter() - start
 
     def _sft_sequences(self, places: Examples) -> list[tuple[Any, Any]]:
         if self.kind == "timeline":
@@ -200,9 +200,9 @@ class Arm:
         ]
 
     def _align(self, model: Any, rows: np.ndarray[Any, Any]) -> float:
-        """Processor seconds of reference log-probabilities and preference optimization."""
+        """Seconds of reference log-probabilities and preference optimization."""
         chosen = np.sort(rows)
-        start = time.process_time()
+        start = time.perf_counter()
         trees = material.trees(model, self.template, self.all.pairs.take(chosen), self.all.rejected[chosen])
         align_preferences(
             model.train(),
@@ -215,7 +215,7 @@ class Arm:
             steps=None,
             **COMMON,
         )
-        return time.process_time() - start
+        return time.perf_counter() - start
 
 
 def compare(experiment: Experiment) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def compare(experiment: Experiment) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
-        "| model | SFT targets | pairs | processor time | NDCG@10 (95 %) | timeline minus this (95 %, paired) |",
+        "| model | SFT targets | pairs | training | NDCG@10 (95 %) | timeline minus this (95 %, paired) |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, arm in result["arms"].items():

@@ -66,7 +66,7 @@ def seconds(users: int, copies: int) -> float:
 def run(quick: bool) -> dict[str, Any]:
     users, rounds = (2, 1) if quick else (USERS, ROUNDS)
     # The first run also imports and fetches.
-    seconds(1, 1)
+    seconds(users, 1)
     taken: dict[int, list[float]] = {copies: [] for copies in COPIES}
     for _ in range(rounds):
         for copies in COPIES:
