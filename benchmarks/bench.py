@@ -85,7 +85,9 @@ def main() -> None:
     found = {row["name"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]}
     failed = []
     for name in arguments.only or ROWS:
-        command = [sys.executable, "-m", *ROWS[name], f"--peer-batches={arguments.peer_batches}"]
+        # The same peer on the same prompts: its best batch size is known.
+        of_chat = found.get("chat-k1", {}).get("peer_batch") if name == "chat-k15" else None
+        command = [sys.executable, "-m", *ROWS[name], f"--peer-batches={of_chat or arguments.peer_batches}"]
         command += ["--quick"] if arguments.quick else []
         print(f"{name} ...", file=sys.stderr, flush=True)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)

@@ -179,7 +179,7 @@ def preference_row(
         target=target,
         floor=per_step / floor.seconds(tokens, states),
         note=f"{tokens:.0f} tokens and {per_step:.0f} pairs a step of rosepo's",
-    )
+    ) | {"peer_batch": peer.size}
 
 
 def chat_k1(quick: bool) -> dict[str, Any]:
