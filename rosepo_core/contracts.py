@@ -41,10 +41,12 @@ class Component:
     Attributes:
         options: the validated options that this instance was made with.
         origin: which plugin this is, of which distribution and version; set by the registry.
+        summary: the one line that it was registered with; set by the registry.
     """
 
     Options: ClassVar[type[Options]] = Options
     origin: str = ""
+    summary: str = ""
 
     def __init__(self, options: Any = None) -> None:
         """`options` is an instance of the class's own `Options`; the defaults where none are given."""

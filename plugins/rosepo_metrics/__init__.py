@@ -7,7 +7,9 @@ from rosepo_core.api import Register, hookimpl
 def rosepo_register_metrics(register: Register) -> None:
     """Register metrics of accuracy, hallucination, popularity bias, concentration and genres."""
     register("hr", "rosepo_metrics.accuracy:HitRate", summary="Whether a held-out item is among the first k.")
-    register("ndcg", "rosepo_metrics.accuracy:NDCG", summary="The same, worth less the lower it stands.")
+    register(
+        "ndcg", "rosepo_metrics.accuracy:NDCG", summary="Held-out items in the first k, worth less further down."
+    )
     register("mrr", "rosepo_metrics.accuracy:MRR", summary="One over the rank of the first held-out item.")
     register("recall", "rosepo_metrics.accuracy:Recall", summary="Share of several held-out items in the first k.")
     register("auc", "rosepo_metrics.accuracy:AUC", summary="Pairs of a held-out and another item in the right order.")
@@ -48,7 +50,9 @@ def rosepo_register_metrics(register: Register) -> None:
     register("coverage", "rosepo_metrics.concentration:Coverage", summary="Share of the catalogue in any list.")
     register("gini", "rosepo_metrics.concentration:Gini", summary="How unevenly items are recommended.")
     register("or-ratio", "rosepo_metrics.concentration:ORRatio", summary="Share of the three most recommended items.")
-    register("div-ratio", "rosepo_metrics.concentration:DivRatio", summary="Different items in all lists, as a share.")
+    register(
+        "div-ratio", "rosepo_metrics.concentration:DivRatio", summary="Different items in all lists, as a share."
+    )
 
     register("mgu", "rosepo_metrics.genres:MGU", summary="Mean distance of genre shares from the histories'.")
     register("dgu", "rosepo_metrics.genres:DGU", summary="The most favoured genre against the least.")

@@ -53,9 +53,9 @@ class ORRatio(CutOffMetric):
     """ORRatio@k = how often the three most recommended items stand among the first k of a list / all places that hold
     an item among the first k.
 
-    Range above 0 to 1, lower is better. Over-recommendation ratio of Gao et al., "SPRec: Self-Play to Debias LLM-based
-    Recommendation", WWW 2025 (arXiv 2412.09243), as its evaluation script computes it (top three of the counts over k
-    times the number of users); `items` replaces the three. NaN where nothing is recommended.
+    Range above 0 to 1, lower is better. Over-recommendation ratio of Gao et al., "SPRec: Self-Play to Debias
+    LLM-based Recommendation", WWW 2025 (arXiv 2412.09243), as its evaluation script computes it (top three of the
+    counts over k times the number of users); `items` replaces the three. NaN where nothing is recommended.
     """
 
     Options = ORRatioOptions

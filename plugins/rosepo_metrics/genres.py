@@ -32,8 +32,8 @@ class MGU(CutOffMetric):
     lists less its share in all histories, an item of several genres counting for each with one over their number.
 
     Range 0 to 2/|G|, lower is fairer. Jiang et al., "Item-side fairness of large language model-based recommendation
-    system", WWW 2024 (arXiv 2402.15215); the splitting of items over their genres is that of SPRec's evaluation script
-    (Gao et al., arXiv 2412.09243). G holds the genres of the catalogue. One number for all users.
+    system", WWW 2024 (arXiv 2402.15215); the splitting of items over their genres is that of SPRec's evaluation
+    script (Gao et al., arXiv 2412.09243). G holds the genres of the catalogue. One number for all users.
     """
 
     about = Measure("MGU", "lower", "Genres")

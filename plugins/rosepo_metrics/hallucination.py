@@ -16,16 +16,19 @@ SAME = 1 - 1e-5
 class SemanticHallucinationOptions(Options):
     """Options of `semantic-hallucination`."""
 
-    neighbours: int = Field(10, ge=1, description="How many items nearest to the target by title count as neighbours.")
+    neighbours: int = Field(
+        10, ge=1, description="How many items nearest to the target by title count as neighbours."
+    )
 
 
 class SemanticHallucination(Metric):
     """1 if a semantic neighbour of the target outranks it, else 0; the mean over users, a share.
 
-    Neighbours are the items nearest to the target by the cosine of title embeddings, as many as `neighbours`, that the
-    user never interacts with (held-out items included); an item of the very same embedding is the same title and no
-    neighbour. Of t neighbours that tie with the target and none above it, one outranks it with probability t / (t +
-    1). In a list without scores, a neighbour outranks the target if it comes first or the target does not come.
+    Neighbours are the items nearest to the target by the cosine of title embeddings, as many as `neighbours`, that
+    the user never interacts with (held-out items included); an item of the very same embedding is the same title and
+    no neighbour. Of t neighbours that tie with the target and none above it, one outranks it with probability
+    t / (t + 1). In a list without scores, a neighbour outranks the target if it comes first or the target does not
+    come.
 
     Range 0 to 1, lower is better. It does not apply to a user of whose neighbours none was ranked; among few drawn
     candidates that is nearly everyone, so take many candidates or the whole catalogue. The measure is rosepo's own,

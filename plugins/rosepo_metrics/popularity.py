@@ -58,7 +58,9 @@ class PopularityLift(CutOffMetric):
 class APLTOptions(CutOffOptions):
     """Options of `aplt`."""
 
-    head: float = Field(HEAD_SHARE, gt=0, lt=1, description="Share of the catalogue, the most popular, that is no tail.")
+    head: float = Field(
+        HEAD_SHARE, gt=0, lt=1, description="Share of the catalogue, the most popular, that is no tail."
+    )
 
 
 class APLT(CutOffMetric):

@@ -33,7 +33,18 @@ LAYERS = (
     {"rosepo_core", "rosepo_core.diagnostics", "rosepo_core.testing"},
     {"rosepo_cli"},
 )
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "gguf", "sentence_transformers", "polars", "safetensors", "scipy"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "gguf",
+    "sentence_transformers",
+    "polars",
+    "safetensors",
+    "scipy",
+}
 
 Imports = Mapping[str, set[str]]
 
