@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rosepo_core.ranking import Ranks, rank_in_lists, rank_targets, top_items
 from rosepo_core.records import Bools, Catalogue, Doubles, Examples, Floats, Ints, Longs, SeenItems
@@ -150,6 +151,19 @@ class Outcome:
             top=top,
             answered=answered,
             title_embeddings=title_embeddings,
+        )
+
+    def take(self, rows: NDArray[np.integer]) -> Outcome:
+        """The examples at `rows`, in that order."""
+        return replace(
+            self,
+            examples=self.examples.take(rows),
+            targets=self.targets[rows],
+            ranks=Ranks(self.ranks.above[rows], self.ranks.tied[rows]),
+            top=self.top[rows],
+            items=None if self.items is None else self.items[rows],
+            scores=None if self.scores is None else self.scores[rows],
+            answered=None if self.answered is None else self.answered[rows],
         )
 
     def offers(self, need: OutcomeNeed) -> bool:

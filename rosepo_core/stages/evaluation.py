@@ -449,7 +449,7 @@ def metrics_document(
 
     Returns:
         ``schema``, ``dataset``, ``seed``; ``protocols``: protocol to model to column to value; ``intervals``:
-        protocol to model to column to the two ends; ``comparisons``: protocol to a list of the fields of `Comparison`;
+        protocol to model to column to the two ends; ``comparisons``: protocol to a list of `Comparison` fields;
         ``oracle_quality``: protocol to the fields of `OracleQuality`, or null; ``seconds``.
     """
     document = {

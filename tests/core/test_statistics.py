@@ -62,8 +62,8 @@ def test_intervals_are_scipys_bca(draw):
     }[draw]
     low, high = bootstrap_interval(values, 40_000, seed=1)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=40_000, method="BCa", rng=np.random.default_rng(2))
-    # Two runs of 40,000 resamples: an end moves by about 2 % of the standard error.
-    tolerance = 0.06 * values.std() / np.sqrt(len(values))
+    # Two runs of 40,000 resamples: an end moves by about 2 % of the standard error, or from one count to the next.
+    tolerance = 1.01 / 200 if draw == "rare hits" else 0.06 * values.std() / np.sqrt(len(values))
     assert low == pytest.approx(theirs.confidence_interval.low, abs=tolerance)
     assert high == pytest.approx(theirs.confidence_interval.high, abs=tolerance)
 
