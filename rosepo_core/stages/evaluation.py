@@ -18,48 +18,23 @@ import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core import statistics
-from rosepo_core.contracts import CutOffMetric, Metric, Reporter
-from rosepo_core.errors import PluginError, RosepoError
-from rosepo_core.outcome import MISSING, Measure, Outcome
+from rosepo_core.contracts import Metric, Reporter
+from rosepo_core.errors import RosepoError
+from rosepo_core.outcome import Outcome
 from rosepo_core.ranking import Ranks
 from rosepo_core.records import Candidates, Doubles, Examples, Floats, Ints, Split
-from rosepo_core.registry import running
 from rosepo_core.sections import EvaluationOptions
+from rosepo_core.stages.measurement import Column, Comparison, Metrics, longest_list, measure_all
 from rosepo_core.stages.oracle_quality import OracleQuality
 from rosepo_core.store import write_text
 
 MODELS = ("popularity", "oracle", "base", "sft", "aligned")
 """The models of a run in the order of every table; others follow."""
 
-COMPARED = (("sft", "base"), ("aligned", "sft"))
-"""Which model is compared with which other, user by user."""
-
 SCHEMA = 2
 
-Metrics = Mapping[str, float]
 ScoreFn = Callable[[Examples, Ints], Floats | None]
 """(n examples, items int32 [n, c]) -> scores float32 [n, c], higher is better; `None` from what ranks nothing."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One metric at one cut-off.
-
-    Attributes:
-        about: how its numbers are to be read.
-        cut_off: what follows the title, such as ``"@10"``; empty without a cut-off.
-        summary: what it is, on one line.
-    """
-
-    about: Measure
-    cut_off: str
-    summary: str
-
-    @property
-    def title(self) -> str:
-        """As tables write it."""
-        return self.about.title + self.cut_off
 
 
 @dataclass(frozen=True)
@@ -81,37 +56,6 @@ class ModelResult:
     per_user: Mapping[str, Doubles]
     metrics: Metrics
     intervals: Mapping[str, tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same users in one column. Numbers are NaN where fewer than two users are left to compare.
-
-    Attributes:
-        model: the one.
-        baseline: the other.
-        column: what is compared.
-        users: whom the metric applies to under both.
-        difference: mean of model less baseline.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p_bootstrap: two-sided p-value of no difference, by the paired bootstrap.
-        p_wilcoxon: the same by Wilcoxon's signed-rank test.
-        p_holm: `p_bootstrap` after Holm's correction for all comparisons of the evaluation.
-        p_bh: `p_bootstrap` after Benjamini and Hochberg's.
-    """
-
-    model: str
-    baseline: str
-    column: str
-    users: int
-    difference: float
-    low: float
-    high: float
-    p_bootstrap: float
-    p_wilcoxon: float
-    p_holm: float
-    p_bh: float
 
 
 @dataclass(frozen=True)
@@ -212,7 +156,6 @@ def summarize(
     if not len(examples):
         raise RosepoError("there are no test examples to evaluate on")
     ks = tuple(sorted(set(options.ks)))
-    named = [k for metric in metrics.values() if isinstance(metric, CutOffMetric) for k in metric.options.ks or ()]
     outcomes: dict[str, Outcome] = {}
     for name in sorted(scores, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
         if scores[name].shape != candidates.items.shape:
@@ -227,134 +170,28 @@ def summarize(
             candidates.items,
             scores[name],
             candidates.target_column,
-            length=max((*ks, *named)),
+            length=longest_list(metrics, ks),
             title_embeddings=title_embeddings,
         )
-    columns: dict[str, Column] = {}
-    values: dict[str, dict[str, Doubles | float]] = {name: {} for name in outcomes}
-    for metric_name, metric in _measurable(metrics, outcomes, reporter).items():
-        for name, outcome in outcomes.items():
-            for cut_off, value in measure(metric, metric_name, outcome).items():
-                columns[metric_name + cut_off] = Column(metric.about, cut_off, metric.summary)
-                values[name][metric_name + cut_off] = value
-    per_user = {
-        name: {key: each for key, each in of.items() if not isinstance(each, float)} for name, of in values.items()
-    }
-    intervals = _intervals(per_user, options.resamples, seed)
+    measured = measure_all(outcomes, metrics, reporter, options.resamples, seed)
     return Evaluation(
         protocol=f"candidates-{candidates.items.shape[1]}",
         examples=examples,
         candidates=candidates,
-        columns=columns,
+        columns=measured.columns,
         models={
             name: ModelResult(
                 scores=scores[name],
                 ranks=Ranks(outcome.ranks.above[:, 0], outcome.ranks.tied[:, 0]),
                 top=outcome.top,
-                per_user=per_user[name],
-                metrics={key: _mean(value) for key, value in values[name].items()},
-                intervals=intervals[name],
+                per_user=measured.per_user[name],
+                metrics=measured.metrics[name],
+                intervals=measured.intervals[name],
             )
             for name, outcome in outcomes.items()
         },
-        comparisons=_comparisons(per_user, options.resamples, seed),
+        comparisons=measured.comparisons,
         offered=len(np.unique(candidates.items[candidates.items >= 0])) / len(split.catalogue),
-    )
-
-
-def measure(metric: Metric, name: str, outcome: Outcome) -> Mapping[str, Doubles | float]:
-    """What a metric says of an outcome, if it keeps its contract.
-
-    Raises:
-        PluginError: values of another shape, infinite ones, or some out of the range that the metric declares.
-    """
-    with running(metric):
-        found = metric.measure(outcome)
-    kept: dict[str, Doubles | float] = {}
-    for cut_off, value in found.items():
-        array = np.asarray(value, dtype=np.float64)
-        where = f"{metric.origin or type(metric).__qualname__} gave '{name}{cut_off}'"
-        if array.shape not in ((), (len(outcome),)):
-            raise PluginError(
-                f"{where} of shape {array.shape}, not one number a user ({len(outcome)}) nor one in all"
-            )
-        # Sums of many parts may end up a little beyond a bound.
-        slack = 1e-9 * max(1.0, abs(metric.about.low))
-        bad = np.isinf(array) | (array < metric.about.low - slack) | (array > metric.about.high + slack)
-        if bad.any():
-            raise PluginError(
-                f"{where} = {array[bad][0] if array.ndim else float(array):g}, not within {metric.about.low:g} and "
-                f"{metric.about.high:g}"
-            )
-        kept[cut_off] = array if array.ndim else float(array)
-    return kept
-
-
-def _measurable(
-    metrics: Mapping[str, Metric], outcomes: Mapping[str, Outcome], reporter: Reporter
-) -> Mapping[str, Metric]:
-    """The metrics that have what they need; the others are named in a note for each reason."""
-    outcome = next(iter(outcomes.values()), None)
-    kept: dict[str, Metric] = {}
-    left_out: dict[str, list[str]] = {}
-    for name, metric in metrics.items():
-        lacking = [need for need in sorted(metric.needs) if outcome is None or not outcome.offers(need)]
-        if lacking:
-            left_out.setdefault(MISSING[lacking[0]], []).append(name)
-        else:
-            kept[name] = metric
-    if outcome is not None:
-        for reason, names in left_out.items():
-            reporter.note(f"not measured: {', '.join(names)} ({reason})")
-    return kept
-
-
-def _mean(value: Doubles | float) -> float:
-    """Over the users that it applies to; NaN if there is none."""
-    if isinstance(value, float):
-        return value
-    applies = value[~np.isnan(value)]
-    return float(applies.mean()) if len(applies) else float("nan")
-
-
-def _intervals(
-    per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, seed: int
-) -> Mapping[str, Mapping[str, tuple[float, float]]]:
-    """By model and column. All are resampled together, so that one set of drawn users serves all."""
-    keys = [(name, column) for name, of in per_user.items() for column in of]
-    if not keys:
-        return {name: {} for name in per_user}
-    table = np.stack([per_user[name][column] for name, column in keys], axis=1)
-    low, high = statistics.bootstrap_interval(table, resamples, seed)
-    found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in per_user}
-    for place, (name, column) in enumerate(keys):
-        found[name][column] = float(low[place]), float(high[place])
-    return found
-
-
-def _comparisons(per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, seed: int) -> tuple[Comparison, ...]:
-    pairs = [
-        (model, baseline, column)
-        for model, baseline in COMPARED
-        if {model, baseline} <= per_user.keys()
-        for column in per_user[model]
-    ]
-    if not pairs:
-        return ()
-    first = np.stack([per_user[model][column] for model, _, column in pairs], axis=1)
-    second = np.stack([per_user[baseline][column] for _, baseline, column in pairs], axis=1)
-    test = statistics.paired_test(first, second, resamples, seed)
-    adjusted = statistics.holm(test.p_bootstrap), statistics.benjamini_hochberg(test.p_bootstrap)
-    return tuple(
-        Comparison(
-            *pair,
-            int(test.users[place]),
-            *(
-                float(values[place])
-                for values in (test.difference, test.low, test.high, test.p_bootstrap, test.p_wilcoxon, *adjusted)
-            ),
-        )
-        for place, pair in enumerate(pairs)
     )
 
 

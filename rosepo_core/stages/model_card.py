@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rosepo_core.stages.evaluation import Column, Metrics
+from rosepo_core.stages.measurement import Column, Metrics
 from rosepo_core.stages.report import ARROWS, MODEL_TITLES
 
 TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")

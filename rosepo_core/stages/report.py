@@ -16,7 +16,8 @@ from rosepo_core.ranking import head_items
 from rosepo_core.records import Pairs, Split
 from rosepo_core.stages import charts
 from rosepo_core.stages.charts import Chart, number
-from rosepo_core.stages.evaluation import COMPARED, Column, Comparison, Evaluation
+from rosepo_core.stages.evaluation import Evaluation
+from rosepo_core.stages.measurement import COMPARED, Column, Comparison
 
 STYLES: Mapping[str, str] = {
     "popularity": "grey",

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard as HubCard
 
 from rosepo_core.outcome import Measure
-from rosepo_core.stages.evaluation import Column
+from rosepo_core.stages.measurement import Column
 from rosepo_core.stages.model_card import ModelCard, model_card
 
 METRICS = {
