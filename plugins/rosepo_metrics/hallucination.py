@@ -28,9 +28,9 @@ class SemanticHallucination(Metric):
     the user never interacts with (held-out items included); an item of the very same embedding is the same title and
     no neighbour. Of t neighbours that tie with the target and none above it, one outranks it with probability
     t / (t + 1). In a list without scores, a neighbour outranks the target if it comes first or the target does not
-    come.
+    come, and a list without a neighbour counts 0.
 
-    Range 0 to 1, lower is better. It does not apply to a user of whose neighbours none was ranked; among few drawn
+    Range 0 to 1, lower is better. It does not apply to a user of whose neighbours none was scored; among few drawn
     candidates that is nearly everyone, so take many candidates or the whole catalogue. The measure is rosepo's own,
     for the semantic hallucination that RosePO (arXiv 2410.12519) trains against.
     """
