@@ -49,34 +49,26 @@ def show_evaluation(folder: Path, evaluation: Evaluation | None) -> None:
     console = _console()
     if evaluation is not None:
         users, candidates = evaluation.candidates.items.shape
-        accuracy = [name for name, column in evaluation.columns.items() if column.about.group == "Accuracy"]
+        columns = evaluation.columns
+        accuracy = [name for name in evaluation.main_columns if columns[name].about.group == "Accuracy"]
+        others = [name for name in evaluation.main_columns if name not in accuracy]
         if accuracy:
             console.print()
-            table = _table("", *(evaluation.columns[name].title for name in accuracy), title="Accuracy")
+            table = _table("", *(columns[name].title for name in accuracy), title="Accuracy")
             for model, result in evaluation.models.items():
                 table.add_row(model, *(_value(evaluation, name, result.metrics[name]) for name in accuracy))
             console.print(table)
-        others = _at_first_cut_off(evaluation, set(accuracy))
         if others:
             console.print()
             table = _table("", *evaluation.models, title="Beyond accuracy")
             for name in others:
-                column = evaluation.columns[name]
+                about = columns[name].about
                 values = (_value(evaluation, name, result.metrics[name]) for result in evaluation.models.values())
-                table.add_row(Text(f"{column.title} {SIGNS[column.about.direction]}"), *values)
+                table.add_row(Text(f"{columns[name].title} {SIGNS[about.direction]}"), *values)
             console.print(table)
         console.print(f"\n{users:,} test users, {candidates} candidates each, the target among them", markup=False)
         console.print(f"report  {folder / 'report.html'}", markup=False, soft_wrap=True)
     console.print(f"run     {folder}", markup=False, soft_wrap=True)
-
-
-def _at_first_cut_off(evaluation: Evaluation, but: set[str]) -> list[str]:
-    """The first column of each metric; the other cut-offs are in the report and in metrics.json."""
-    first: dict[str, str] = {}
-    for name in evaluation.columns:
-        if name not in but:
-            first.setdefault(name.partition("@")[0], name)
-    return list(first.values())
 
 
 def _value(evaluation: Evaluation, name: str, value: float) -> str:

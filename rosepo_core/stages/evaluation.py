@@ -82,6 +82,14 @@ class Evaluation:
     offered: float
     oracle_quality: OracleQuality | None = None
 
+    @property
+    def main_columns(self) -> list[str]:
+        """What fits a small table: every column of accuracy, and of other metrics the first cut-off."""
+        first: dict[str, str] = {}
+        for name, column in self.columns.items():
+            first.setdefault(name if column.about.group == "Accuracy" else name.partition("@")[0], name)
+        return list(first.values())
+
     def comparison(self, model: str, baseline: str, column: str) -> Comparison | None:
         """The one of these, if it was made."""
         wanted = (model, baseline, column)

@@ -38,7 +38,9 @@ def environment(session: Session) -> Mapping[str, str]:
     for section in ("dataset", "sampler", "oracle", "loss", "metric"):
         for choice in session.config.choices(section):
             entry = session.registry.entry(section, choice.name)
-            found[f"{section} {choice.name}"] = f"{entry.distribution} {entry.version}"
+            # A run has many metrics, most of them of one distribution.
+            name = f"metrics of {entry.distribution}" if section == "metric" else f"{section} {choice.name}"
+            found[name] = f"{entry.distribution} {entry.version}"
     return found
 
 
@@ -81,6 +83,7 @@ def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
 
 def _card(session: Session, split: Split, evaluation: Evaluation) -> ModelCard:
     config, template = session.config, session.template(split)
+    columns = evaluation.main_columns
     example = evaluation.examples.take(np.arange(1))
     is_alias = config.model.name in HUB_IDS
     return ModelCard(
@@ -92,7 +95,12 @@ def _card(session: Session, split: Split, evaluation: Evaluation) -> ModelCard:
         base_model_notes="Its weights were dequantized from a GGUF file (Q4_1)." if is_alias else "",
         dataset_notes=_summary(session, split, evaluation)["Dataset"],
         parts={label: text for label, text in _summary(session, split, evaluation).items() if label != "Dataset"},
-        protocols={evaluation.protocol: {name: result.metrics for name, result in evaluation.models.items()}},
+        protocols={
+            evaluation.protocol: {
+                name: {column: result.metrics[column] for column in columns}
+                for name, result in evaluation.models.items()
+            }
+        },
         columns=evaluation.columns,
         prompt=template.prompt_texts(example)[0],
         response=template.response_texts[int(example.target[0])],
