@@ -20,7 +20,7 @@ MISSING = {
     "scores": "the model gave lists without scores",
     "answers": "the model only ranked, and wrote nothing",
     "title-embeddings": "there are no title embeddings",
-    "genres": "the catalogue has no column 'genres' with lists of text",
+    "genres": "the catalogue has no column 'genres' of lists of text, or of text with '|' between",
 }
 """Why an outcome lacks what a metric needs."""
 
@@ -202,10 +202,12 @@ class Outcome:
     @cached_property
     def genres(self) -> Bools | None:
         """Which item is of which genre: bool [items, genres]; `None` where the catalogue's attributes have no column
-        ``genres`` of lists of text."""
+        ``genres`` of lists of text, or of text with ``|`` between."""
         if "genres" not in self.catalogue.attributes.columns:
             return None
         column = self.catalogue.attributes["genres"]
+        if str(column.dtype) == "String":
+            column = column.str.split("|")
         if str(column.dtype) != "List(String)":
             return None
         names: dict[str, int] = {}
@@ -213,6 +215,7 @@ class Outcome:
             (item, names.setdefault(genre, len(names)))
             for item, genres in enumerate(column.to_list())
             for genre in genres or ()
+            if genre
         ]
         if not pairs:
             return None

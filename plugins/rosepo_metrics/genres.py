@@ -1,4 +1,6 @@
-"""Fairness and diversity in genres, for catalogues whose attributes have a column ``genres``."""
+"""Fairness and diversity in genres, for catalogues whose attributes have a column ``genres``: lists of text, or text
+with ``|`` between.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import ir_measures
 import numpy as np
@@ -309,7 +310,14 @@ def test_intra_list_distance():
     }
 
 
-@pytest.mark.parametrize("genres", [None, [1, 2, 3, 4, 5, 6], [[], [], [], [], [], []]])
+def test_genres_may_be_text_with_bars_between():
+    text = pl.DataFrame({"genres": ["Comedy", "Drama", None, "Comedy|Drama", "War", "Drama"]})
+    catalogue = Catalogue(CATALOGUE.ids, CATALOGUE.titles, CATALOGUE.popularity, text)
+    assert (replace(SHARED, catalogue=catalogue).genres == SHARED.genres).all()
+    assert SHARED.genres.sum(axis=1).tolist() == [1, 1, 0, 2, 1, 1]
+
+
+@pytest.mark.parametrize("genres", [None, [1, 2, 3, 4, 5, 6], [[], [], [], [], [], []], ["", "", "", "", "", ""]])
 def test_genres_are_lists_of_text_in_a_column_of_that_name(genres):
     columns = {} if genres is None else {"genres": genres}
     catalogue = Catalogue(CATALOGUE.ids, CATALOGUE.titles, CATALOGUE.popularity, pl.DataFrame(columns))
