@@ -93,8 +93,11 @@ class Measurement:
 
 def longest_list(metrics: Mapping[str, Metric], ks: tuple[int, ...]) -> int:
     """How many items of a list the metrics look at."""
-    named = [k for metric in metrics.values() if isinstance(metric, CutOffMetric) for k in metric.options.ks or ()]
-    return max((*ks, *named))
+    longest = max(ks)
+    for metric in metrics.values():
+        if isinstance(metric, CutOffMetric):
+            longest = max(longest, *(metric.options.ks or ks))
+    return longest
 
 
 def measure_all(

@@ -124,8 +124,6 @@ def toy_outcomes(seed: int = 0) -> dict[str, Outcome]:
     attributes = pl.DataFrame({"genres": genres}, schema={"genres": pl.List(pl.String)})
     embeddings = rng.normal(size=(items, 4))
     embeddings = _frozen((embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32))
-    given: Any = (split.test, replace(split.catalogue, attributes=attributes), split.seen, (1, 3, 5))
-
     unseen = [np.setdiff1d(np.arange(items), split.seen.of_user(user)) for user in split.test.user.tolist()]
     drawn = np.stack([rng.permutation(each)[:7] for each in unseen])
     candidates = np.concatenate([split.test.target[:, None], drawn], axis=1).astype(np.int32)
@@ -134,18 +132,35 @@ def toy_outcomes(seed: int = 0) -> dict[str, Outcome]:
     before = SeenItems.of(split.test.sequences.prefix(split.test.position.astype(np.int64)), items)
     everything[before.contains(split.test.user, everything)] = -1
 
-    def scores(ranked: Ints) -> Floats:
-        made = np.round(rng.normal(size=ranked.shape), 1)
-        return _frozen(np.where(ranked >= 0, made, -np.inf).astype(np.float32))
+    catalogue, ks = replace(split.catalogue, attributes=attributes), (1, 3, 5)
+
+    def ranked(offered: Ints, target_column: Ints) -> Outcome:
+        scores = np.where(offered >= 0, np.round(rng.normal(size=offered.shape), 1), -np.inf).astype(np.float32)
+        return Outcome.of_scores(
+            split.test,
+            catalogue,
+            split.seen,
+            ks,
+            _frozen(offered),
+            _frozen(scores),
+            target_column,
+            title_embeddings=lambda: embeddings,
+        )
 
     top = _frozen(rng.integers(-1, items, size=(users, 5)).astype(np.int32))
-    answered = (top >= 0) | (rng.random(top.shape) < 0.5)
-    shared: Any = {"title_embeddings": lambda: embeddings}
-    first = np.zeros(users, dtype=np.int32)
+    answered = _frozen((top >= 0) | (rng.random(top.shape) < 0.5))
     return {
-        "candidates": Outcome.of_scores(*given, _frozen(candidates), scores(candidates), first, **shared),
-        "catalogue": Outcome.of_scores(*given, _frozen(everything), scores(everything), split.test.target, **shared),
-        "written": Outcome.of_lists(*given, top, answered=_frozen(answered), **shared),
+        "candidates": ranked(candidates, np.zeros(users, dtype=np.int32)),
+        "catalogue": ranked(everything, split.test.target),
+        "written": Outcome.of_lists(
+            split.test,
+            catalogue,
+            split.seen,
+            ks,
+            top,
+            answered=answered,
+            title_embeddings=lambda: embeddings,
+        ),
     }
 
 
