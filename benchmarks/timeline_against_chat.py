@@ -37,13 +37,15 @@ import torch
 from peft import PeftModel
 
 from benchmarks import material
-from rosepo_core import metrics
 from rosepo_core.api import Examples
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import align_preferences, fine_tune
+from rosepo_core.ranking import rank_targets
 from rosepo_core.records import Candidates
 from rosepo_core.stages.split import draw_candidates, load_candidates, save_candidates
+from rosepo_core.statistics import bootstrap_interval
 from rosepo_core.testing.toys import SilentReporter
+from rosepo_metrics.accuracy import ndcg
 
 RESULT = Path(__file__).parent / "results" / "timeline_against_chat.json"
 ARMS = ("timeline", "chat-pairs", "chat-time", "untrained-timeline", "untrained-chat")
@@ -153,8 +155,8 @@ class Arm:
         model = self._load("aligned", False) if trained else material.bare_model()
         items, test = self.all.candidates.items, self.all.test
         scores = score_items(model.eval(), self.template, test, items, 4096, SilentReporter())
-        ranks = metrics.rank_targets(scores, self.all.candidates.target_column)
-        self.all.keep(self.name, ndcg=metrics.ndcg(ranks, 10).tolist())
+        ranks = rank_targets(scores, self.all.candidates.target_column)
+        self.all.keep(self.name, ndcg=ndcg(ranks, 10).tolist())
 
     def _load(self, stage: str, trainable: bool) -> Any:
         base = material.bare_model()
@@ -218,24 +220,30 @@ class Arm:
         return time.perf_counter() - start
 
 
+def interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """95 % interval of the mean, BCa bootstrap over users."""
+    low, high = bootstrap_interval(values)
+    return float(low), float(high)
+
+
 def compare(experiment: Experiment) -> dict[str, Any]:
     """All arms that are done, and by how much `timeline` is ahead of the chats."""
     records = {arm: experiment.record(arm) for arm in ARMS}
     done = {arm: record for arm, record in records.items() if "ndcg" in record}
     arms = {}
     for arm, record in done.items():
-        ndcg = np.array(record["ndcg"])
+        values = np.array(record["ndcg"])
         arms[arm] = {
             **{name: value for name, value in record.items() if name != "ndcg"},
             "seconds": record.get("sft_seconds", 0.0) + record.get("alignment_seconds", 0.0),
-            "ndcg@10": float(ndcg.mean()),
-            "interval": metrics.mean_interval(ndcg),
+            "ndcg@10": float(values.mean()),
+            "interval": interval(values),
         }
     timeline = np.array(done["timeline"]["ndcg"])
     ahead = {}
     for arm in TRAINED[1:]:
         difference = timeline - np.array(done[arm]["ndcg"])
-        ahead[arm] = {"difference": float(difference.mean()), "interval": metrics.mean_interval(difference)}
+        ahead[arm] = {"difference": float(difference.mean()), "interval": interval(difference)}
     return {
         "users": len(np.unique(experiment.pairs.user)),
         "places": len(experiment.pairs),

@@ -1,9 +1,12 @@
 """All that a plugin may import."""
 
 from rosepo_core.contracts import (
+    CutOffMetric,
+    CutOffOptions,
     Dataset,
     DatasetOptions,
     LanguageModel,
+    Metric,
     OracleContext,
     PreferenceLoss,
     RejectedSampler,
@@ -15,12 +18,15 @@ from rosepo_core.contracts import (
 from rosepo_core.errors import PluginError, RequestError, RosepoError, nearest
 from rosepo_core.hookspecs import Register, hookimpl
 from rosepo_core.options import Options
+from rosepo_core.outcome import Measure, Outcome
 from rosepo_core.packages import cache_folder, fetch_wheel
+from rosepo_core.ranking import HEAD_SHARE, UNRANKED, Ranks, head_items
 from rosepo_core.records import (
     Bools,
     Candidates,
     Catalogue,
     Corpus,
+    Doubles,
     Examples,
     Floats,
     Ints,
@@ -32,22 +38,31 @@ from rosepo_core.records import (
 )
 
 __all__ = [
+    "HEAD_SHARE",
+    "UNRANKED",
     "Bools",
     "Candidates",
     "Catalogue",
     "Corpus",
+    "CutOffMetric",
+    "CutOffOptions",
     "Dataset",
     "DatasetOptions",
+    "Doubles",
     "Examples",
     "Floats",
     "Ints",
     "LanguageModel",
     "LogProbs",
     "Longs",
+    "Measure",
+    "Metric",
     "Options",
     "OracleContext",
+    "Outcome",
     "PluginError",
     "PreferenceLoss",
+    "Ranks",
     "Register",
     "RejectedSampler",
     "Reporter",
@@ -61,6 +76,7 @@ __all__ = [
     "Split",
     "cache_folder",
     "fetch_wheel",
+    "head_items",
     "hookimpl",
     "nearest",
 ]

@@ -52,6 +52,14 @@ class SamplerChoice(PluginChoice):
     weight: float = Field(1.0, gt=0, description="Share of the rejected items, relative to the other samplers'.")
 
 
+DEFAULT_METRICS = (
+    *("hr", "ndcg", "mrr", "auc", "semantic-hallucination"),
+    *("arp", "popularity-lift", "aplt", "popularity-confusion", "popularity-correlation"),
+    *("coverage", "gini", "or-ratio", "div-ratio", "mgu", "dgu", "intra-list-distance"),
+)
+"""What is measured if nothing else is said; of those that the catalogue has no genres for, a note says so."""
+
+
 class RunConfig(Options):
     """All that determines a run."""
 
@@ -69,6 +77,14 @@ class RunConfig(Options):
     loss: PluginChoice = Field(PluginChoice(name="rosepo"), description="The objective over the pairs.")
     alignment: AlignmentOptions = Field(AlignmentOptions(), description="Preference optimization.")
     evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How models are compared.")
+    metric: tuple[PluginChoice, ...] = Field(
+        tuple(PluginChoice(name=name) for name in DEFAULT_METRICS), min_length=1, description="What is measured."
+    )
+
+    def choices(self, section: str) -> tuple[PluginChoice, ...]:
+        """The plugins that a section names."""
+        value = getattr(self, section)
+        return value if isinstance(value, tuple) else (value,)
 
     def resolved(self, registry: Registry | None = None) -> dict[str, Any]:
         """Every key with its value, the plugins' defaults included, in the layout of the file; unset ones are `None`.
@@ -80,11 +96,11 @@ class RunConfig(Options):
         whole: dict[str, Any] = {}
         for section in RunConfig.model_fields:
             value = getattr(self, section)
-            if section == "sampler":
+            if section in LIST_SECTIONS:
                 whole[section] = [
-                    {"name": choice.name, "weight": choice.weight}
-                    | _plugin_options("sampler", choice, registry, _sampler_where(self.sampler, index))
-                    for index, choice in enumerate(self.sampler)
+                    choice.model_dump(mode="json", exclude={"options"})
+                    | _plugin_options(section, choice, registry, _where(section, value, index))
+                    for index, choice in enumerate(value)
                 ]
             elif isinstance(value, PluginChoice):
                 whole[section] = {"name": value.name} | _plugin_options(section, value, registry, section)
@@ -112,7 +128,10 @@ SECTIONS: Mapping[str, type[Options]] = {
 """The sections with options of the core's own."""
 
 PLUGIN_SECTIONS = ("dataset", "oracle", "loss")
-"""The sections that name one plugin; ``sampler`` names one or several."""
+"""The sections that name one plugin."""
+
+LIST_SECTIONS: Mapping[str, type[PluginChoice]] = {"sampler": SamplerChoice, "metric": PluginChoice}
+"""The sections that name one plugin or several."""
 
 
 def load_config(
@@ -123,9 +142,10 @@ def load_config(
     Args:
         file: TOML, or `None` for the defaults. Keys may be written with `-` or `_`.
         overrides: what the command line says, in its order: ``("sft.steps", "80")``, ``("loss", "ipo")`` (the same as
-            ``loss.name``), ``("sampler", "self-hard=0.5")``; naming samplers replaces the file's list of them. A
-            string value is read as TOML where that gives a number, a boolean, a quoted string, an array or a table,
-            else as it stands. An option of ``sampler`` goes to every sampler that has it.
+            ``loss.name``), ``("sampler", "self-hard=0.5")``, ``("metric", "hr")``; naming samplers or metrics
+            replaces the file's list of them. A string value is read as TOML where that gives a number, a boolean, a
+            quoted string, an array or a table, else as it stands. An option of ``sampler`` or ``metric`` goes to
+            every one of them that has it.
         registry: the plugins whose options are checked; those that are installed if not given.
 
     Raises:
@@ -189,19 +209,22 @@ def _read_value(value: Any) -> Any:
 
 
 def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The file's tables with `_` in their keys, samplers always in a list, a bare name made a table."""
+    """The file's tables with `_` in their keys, samplers and metrics always in a list, a bare name made a table."""
     tables = _normal_keys(raw, "")
     for section, value in tables.items():
         _check_section(section)
         if section == "seed":
             continue
-        if section == "sampler":
+        if section in LIST_SECTIONS:
             several = value if isinstance(value, list) else [value]
             tables[section] = [_normal_table(section, each) for each in several]
-            if len(several) == 1:
+            if section == "sampler" and len(several) == 1:
                 tables[section][0].setdefault("name", RunConfig().sampler[0].name)
             elif not several:
-                raise RequestError("'sampler' is empty; name at least one")
+                raise RequestError(f"'{section}' is empty; name at least one")
+            for index, table in enumerate(tables[section]):
+                if "name" not in table:
+                    raise RequestError(f"option '{_where(section, several, index)}.name' is required")
         else:
             tables[section] = _normal_table(section, value)
     return tables
@@ -234,14 +257,14 @@ def _core_keys(section: str) -> Iterable[str]:
     """The keys of a section that are the core's own."""
     if section in SECTIONS:
         return SECTIONS[section].model_fields
-    return ("name", "weight") if section == "sampler" else ("name",)
+    return LIST_SECTIONS.get(section, PluginChoice).model_fields.keys() - {"options"}
 
 
 def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], registry: Registry) -> dict[str, Any]:
     """The file's tables with the overrides put in: first all names, then the options that belong to them."""
     merged = {section: value if section == "seed" else _copy(value) for section, value in layers.items()}
     options: list[tuple[str, str, Any]] = []
-    samplers: list[dict[str, Any]] = []
+    named: dict[str, list[dict[str, Any]]] = {section: [] for section in LIST_SECTIONS}
     for key, value in overrides:
         section, _, option = key.partition(".")
         _check_section(section)
@@ -254,20 +277,19 @@ def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], re
         elif "name" not in _core_keys(section):
             example = f"{section}.{next(iter(_core_keys(section)))}"
             raise RequestError(f"'{section}' is a section; set one of its options, such as '{example}'")
-        elif section == "sampler":
-            samplers.append(_sampler_named(str(value), merged.get("sampler", [])))
+        elif section in LIST_SECTIONS:
+            named[section].append(_table_named(section, str(value), merged.get(section, [])))
         elif section in PLUGIN_SECTIONS:
             name = str(value)
             kept = merged.get(section, {})
             merged[section] = {**(kept if _name_of(section, kept) == name else {}), "name": name}
         else:
             merged.setdefault(section, {})["name"] = value
-    if samplers:
-        merged["sampler"] = samplers
+    merged |= {section: tables for section, tables in named.items() if tables}
     for section, option, value in options:
-        if section == "sampler":
-            tables = merged.setdefault("sampler", [{"name": RunConfig().sampler[0].name}])
-            for table in _samplers_with(option, tables, registry):
+        if section in LIST_SECTIONS:
+            defaults = [{"name": choice.name} for choice in getattr(RunConfig(), section)]
+            for table in _tables_with(section, option, merged.setdefault(section, defaults), registry):
                 table[option] = value
         else:
             merged.setdefault(section, {})[option] = value
@@ -282,22 +304,24 @@ def _name_of(section: str, table: Mapping[str, Any]) -> str:
     return str(table.get("name", getattr(RunConfig(), section).name))
 
 
-def _sampler_named(value: str, known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The table of ``NAME`` or ``NAME=WEIGHT``, with the options that the file has for this sampler."""
-    name, equals, weight = value.partition("=")
+def _table_named(section: str, value: str, known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The table of ``NAME``, or of a sampler's ``NAME=WEIGHT``, with the options that the file has for this name."""
+    name, equals, weight = value.partition("=") if section == "sampler" else (value, "", "")
     table = next((dict(table) for table in known if table["name"] == name), {"name": name})
     table.pop("weight", None)
     return table | ({"weight": weight} if equals else {})
 
 
-def _samplers_with(option: str, tables: Sequence[dict[str, Any]], registry: Registry) -> Sequence[dict[str, Any]]:
-    if option == "weight":
+def _tables_with(
+    section: str, option: str, tables: Sequence[dict[str, Any]], registry: Registry
+) -> Sequence[dict[str, Any]]:
+    if option == "weight" and section == "sampler":
         raise RequestError("weights are given with the names, such as --sampler self-hard=0.5")
-    models = [registry.get("sampler", table["name"]).Options for table in tables]
+    models = [registry.get(section, table["name"]).Options for table in tables]
     chosen = [table for table, model in zip(tables, models, strict=True) if option in model.model_fields]
     if not chosen:
         known = {key for model in models for key in model.model_fields}
-        raise RequestError(f"unknown option 'sampler.{option}'{nearest(option, known)}")
+        raise RequestError(f"unknown option '{section}.{option}'{nearest(option, known)}")
     return chosen
 
 
@@ -310,10 +334,12 @@ def _validate(layers: Mapping[str, Any], registry: Registry) -> RunConfig:
             name = _name_of(section, value)
             parsed[section] = _choice(PluginChoice, {**value, "name": name}, section)
             _plugin_options(section, parsed[section], registry, section)
-        elif section == "sampler":
-            several = [_choice(SamplerChoice, table, _sampler_where(value, i)) for i, table in enumerate(value)]
+        elif section in LIST_SECTIONS:
+            model = LIST_SECTIONS[section]
+            several = [_choice(model, table, _where(section, value, i)) for i, table in enumerate(value)]
             for index, choice in enumerate(several):
-                _plugin_options(section, choice, registry, _sampler_where(value, index))
+                _plugin_options(section, choice, registry, _where(section, value, index))
+            _check_columns(section, several)
             parsed[section] = tuple(several)
         else:
             parsed[section] = value
@@ -336,9 +362,22 @@ def _plugin_options(kind: str, choice: PluginChoice, registry: Registry, where: 
     return parse_options(model, choice.options, where).model_dump(mode="json")
 
 
-def _sampler_where(samplers: Sequence[Any], index: int) -> str:
-    """What errors call a sampler's section: as the user wrote it."""
-    return "sampler" if len(samplers) == 1 else f"sampler[{index}]"
+def _check_columns(section: str, several: Sequence[PluginChoice]) -> None:
+    """Two metrics cannot share a column of the table; two samplers of one name may differ in their options."""
+    names = [metric_column(choice.name) for choice in several] if section == "metric" else []
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"metric '{name}' is named twice; name it once, with all its cut-offs in 'ks'")
+
+
+def metric_column(name: str) -> str:
+    """What a metric's columns are called: its name without the distribution's."""
+    return name.rpartition("/")[2]
+
+
+def _where(section: str, several: Sequence[Any], index: int) -> str:
+    """What errors call a section that is one of a list: as the user wrote it."""
+    return section if len(several) == 1 else f"{section}[{index}]"
 
 
 def _without_none(value: Any) -> Any:

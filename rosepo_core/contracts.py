@@ -1,4 +1,4 @@
-"""The four contracts that plugins implement. Each works on whole arrays, never on one example at a time.
+"""The five contracts that plugins implement. Each works on whole arrays, never on one example at a time.
 
 An implementation names its options model as `Options` and gets a validated instance in its constructor. The core
 checks what comes back (shapes, ranges, no target among the rejected) and names the plugin when it is wrong.
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from rosepo_core.options import Options
-from rosepo_core.records import Catalogue, Corpus, Examples, Floats, Ints, LogProbs, Longs, SeenItems, Split
+from rosepo_core.outcome import Measure, Outcome, OutcomeNeed
+from rosepo_core.records import Catalogue, Corpus, Doubles, Examples, Floats, Ints, LogProbs, Longs, SeenItems, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,10 +41,12 @@ class Component:
     Attributes:
         options: the validated options that this instance was made with.
         origin: which plugin this is, of which distribution and version; set by the registry.
+        summary: the one line that it was registered with; set by the registry.
     """
 
     Options: ClassVar[type[Options]] = Options
     origin: str = ""
+    summary: str = ""
 
     def __init__(self, options: Any = None) -> None:
         """`options` is an instance of the class's own `Options`; the defaults where none are given."""
@@ -215,21 +218,74 @@ class PreferenceLoss(Component, ABC):
         """Loss of each pair: float [n], differentiable in the policy's log-probabilities."""
 
 
+class Metric(Component, ABC):
+    """Says one thing about what a model did. Its docstring has formula, range, direction and source.
+
+    Attributes:
+        about: how its numbers are to be read; all must lie within ``about.low`` and ``about.high``.
+        needs: what it cannot do without; where the outcome lacks it, the metric is left out and a note says so.
+    """
+
+    about: ClassVar[Measure]
+    needs: ClassVar[frozenset[OutcomeNeed]] = frozenset()
+
+    @abstractmethod
+    def measure(self, outcome: Outcome) -> Mapping[str, Doubles | float]:
+        """The values, keyed by what follows the metric's name in tables: ``"@10"``, or ``""`` without a cut-off.
+
+        A mean over users is given as its parts, float64 [n], NaN for users whom it does not apply to: they make
+        intervals and paired tests. What belongs to all lists together (a Gini coefficient) is one float, NaN where
+        there is nothing to measure.
+        """
+
+
+class CutOffOptions(Options):
+    """Options of every metric with a cut-off."""
+
+    ks: tuple[PositiveInt, ...] | None = Field(
+        None, min_length=1, description="Cut-offs; those of [evaluation] if unset."
+    )
+
+
+class CutOffMetric(Metric):
+    """A metric of the first k items.
+
+    Attributes:
+        smallest_k: lower cut-offs are passed over, for the metric says nothing there, or nothing of its own.
+    """
+
+    Options: ClassVar[type[Options]] = CutOffOptions
+    smallest_k: ClassVar[int] = 1
+
+    def measure(self, outcome: Outcome) -> Mapping[str, Doubles | float]:
+        """See `Metric.measure`."""
+        ks = sorted(set(self.options.ks or outcome.ks))
+        return {f"@{k}": self.at(outcome, k) for k in ks if k >= self.smallest_k}
+
+    @abstractmethod
+    def at(self, outcome: Outcome, k: int) -> Doubles | float:
+        """The value at one cut-off; ``outcome.top`` has at least k columns."""
+
+
 KINDS: Mapping[str, type[Component]] = {
     "dataset": Dataset,
     "sampler": RejectedSampler,
     "oracle": SmoothingOracle,
     "loss": PreferenceLoss,
+    "metric": Metric,
 }
 """The kinds of plugin and the contract of each; hooks are named ``rosepo_register_<kind>s`` (losses: ``_losses``)."""
 
 __all__ = [
     "KINDS",
     "Component",
+    "CutOffMetric",
+    "CutOffOptions",
     "Dataset",
     "DatasetOptions",
     "LanguageModel",
     "Longs",
+    "Metric",
     "Need",
     "OracleContext",
     "PreferenceLoss",

@@ -52,6 +52,11 @@ def rosepo_register_losses(register: Register) -> None:
 
 
 @hookspec
+def rosepo_register_metrics(register: Register) -> None:
+    """Register implementations of `Metric`."""
+
+
+@hookspec
 def rosepo_register_commands(app: Typer) -> None:
     """Add commands to the command line."""
 

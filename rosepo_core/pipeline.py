@@ -85,16 +85,18 @@ def evaluate(
     *,
     registry: Registry | None = None,
 ) -> Run:
-    """The table of a finished run, made anew where `overrides` change the section ``[evaluation]``; nothing is
-    trained.
+    """The table of a finished run, made anew where `overrides` change the section ``[evaluation]`` or the metrics;
+    nothing is trained.
 
     Raises:
         RequestError: there is no run or it is not finished, or another section is to be changed; the run is left as
             it was.
     """
     for key, _ in overrides:
-        if key.partition(".")[0] != "evaluation":
-            raise RequestError(f"'{key}' cannot be changed in a finished run, only evaluation.* can: train a new one")
+        if key.partition(".")[0] not in ("evaluation", "metric"):
+            raise RequestError(
+                f"'{key}' cannot be changed in a finished run, only evaluation.* and metric can: train a new one"
+            )
     registry = registry or load_plugins()
     store = RunStore.open(folder)
     config = load_config(folder / CONFIG, overrides, registry)
@@ -102,7 +104,7 @@ def evaluate(
         done = {stage: session.finished(stage) for stage in STAGES[:-1]}
         data = split.load_split(done["split"].folder)
         drawn = comparison.draw(session, done["split"], data)
-        table = comparison.stage(session, drawn, data, done["sft"], done["oracle"], done["aligned"])
+        table = comparison.stage(session, done["split"], drawn, data, done["sft"], done["oracle"], done["aligned"])
         results.write(session, data, table)
     return Run(folder, table)
 
@@ -129,7 +131,7 @@ def _stages(session: Session) -> Iterator[tuple[str, Evaluation | None]]:
     yield "preferences", None
     aligned = alignment.stage(session, data, tuned, pairs)
     yield "aligned", None
-    table = comparison.stage(session, drawn, data, tuned, judge, aligned)
+    table = comparison.stage(session, cut, drawn, data, tuned, judge, aligned)
     results.write(session, data, table)
     yield "evaluation", table
 

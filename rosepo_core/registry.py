@@ -183,13 +183,14 @@ class Registry:
         """
         component_class = self.get(kind, name)
         parsed = parse_options(component_class.Options, options, where or kind)
-        origin = str(self.entry(kind, name))
+        entry = self.entry(kind, name)
+        origin = str(entry)
         try:
             component = component_class(parsed)
         except Exception as error:
             error.add_note(f"raised by {origin}")
             raise
-        component.origin = origin
+        component.origin, component.summary = origin, entry.summary
         return component
 
     def register_commands(self, app: Typer) -> None:

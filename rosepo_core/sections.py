@@ -136,4 +136,5 @@ class EvaluationOptions(Options):
     candidates: int = Field(20, ge=2, description="Items ranked per test example, the target among them.")
     max_users: int | None = Field(None, ge=1, description="Test on this many users, drawn by the seed; all if unset.")
     length_normalize: bool = Field(False, description="Rank by the mean token log-probability instead of the sum.")
-    ks: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1, description="Cut-offs of HR@k and NDCG@k.")
+    ks: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1, description="Cut-offs of metrics that name none.")
+    resamples: int = Field(10_000, ge=100, description="Bootstrap resamples behind intervals and paired tests.")

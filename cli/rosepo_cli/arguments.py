@@ -18,6 +18,12 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any key, e.g. loss.beta=0.2; may be repeated."),
 ]
+Metric = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="What is measured, in place of the usual; may be repeated.", show_default=False
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `rosepo train` printed it.")]
 
 # Keys with a dot (--sampler.temperature 0.7) are too many, and too dependent on plugins, to be declared one by one.

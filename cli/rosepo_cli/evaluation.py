@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from rosepo_cli.arguments import DOTTED, Json, RunFolder, Set, overrides
+from rosepo_cli.arguments import DOTTED, Json, Metric, RunFolder, Set, overrides
 
 
 def add(app: typer.Typer) -> None:
@@ -12,8 +12,10 @@ def add(app: typer.Typer) -> None:
     app.command(context_settings=DOTTED)(evaluate)
 
 
-def evaluate(context: typer.Context, run: RunFolder, set_: Set = None, json_: Json = False) -> None:
-    """Show a finished run's table, or make it anew with other keys of [evaluation].
+def evaluate(
+    context: typer.Context, run: RunFolder, metric: Metric = None, set_: Set = None, json_: Json = False
+) -> None:
+    """Show a finished run's table, or make it anew with other keys of [evaluation] or other metrics.
 
     For instance --evaluation.max_users 500 or --evaluation.candidates 100; nothing is trained again.
     """
@@ -24,7 +26,8 @@ def evaluate(context: typer.Context, run: RunFolder, set_: Set = None, json_: Js
 
     reporter = ConsoleReporter()
     with reporter.live():
-        done = pipeline.evaluate(run, overrides(set_ or [], context.args), reporter, registry=load_plugins())
+        given = [("metric", name) for name in metric or []] + overrides(set_ or [], context.args)
+        done = pipeline.evaluate(run, given, reporter, registry=load_plugins())
     if json_:
         print(to_json(run, done.evaluation))
     else:

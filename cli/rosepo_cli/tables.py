@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from rosepo_core.stages.dataset import CorpusSummary
     from rosepo_core.stages.evaluation import Evaluation
 
-ACCURACY = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
-RECOMMENDED = {"arp@1": "ARP", "aplt@1": "tail share", "coverage@1": "coverage", "gini@1": "Gini"}
+SIGNS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -49,31 +49,30 @@ def show_evaluation(folder: Path, evaluation: Evaluation | None) -> None:
     console = _console()
     if evaluation is not None:
         users, candidates = evaluation.candidates.items.shape
-        console.print()
-        accuracy = [metric for metric in ACCURACY if _known(evaluation, metric)]
-        table = _table("", *(_heading(metric) for metric in accuracy), title="Accuracy")
-        for name, result in evaluation.models.items():
-            table.add_row(name, *(f"{result.metrics[metric]:.3f}" for metric in accuracy))
-        console.print(table)
-        console.print()
-        bias = [metric for metric in RECOMMENDED if _known(evaluation, metric)]
-        table = _table("", *(RECOMMENDED[metric] for metric in bias), title="The one item recommended to each user")
-        for name, result in evaluation.models.items():
-            table.add_row(
-                name, *(f"{result.metrics[m]:.1f}" if m == "arp@1" else f"{result.metrics[m]:.3f}" for m in bias)
-            )
-        console.print(table)
+        columns = evaluation.columns
+        accuracy = [name for name in evaluation.main_columns if columns[name].about.group == "Accuracy"]
+        others = [name for name in evaluation.main_columns if name not in accuracy]
+        if accuracy:
+            console.print()
+            table = _table("", *(columns[name].title for name in accuracy), title="Accuracy")
+            for model, result in evaluation.models.items():
+                table.add_row(model, *(_value(evaluation, name, result.metrics[name]) for name in accuracy))
+            console.print(table)
+        if others:
+            console.print()
+            table = _table("", *evaluation.models, title="Beyond accuracy")
+            for name in others:
+                about = columns[name].about
+                values = (_value(evaluation, name, result.metrics[name]) for result in evaluation.models.values())
+                table.add_row(Text(f"{columns[name].title} {SIGNS[about.direction]}"), *values)
+            console.print(table)
         console.print(f"\n{users:,} test users, {candidates} candidates each, the target among them", markup=False)
         console.print(f"report  {folder / 'report.html'}", markup=False, soft_wrap=True)
     console.print(f"run     {folder}", markup=False, soft_wrap=True)
 
 
-def _known(evaluation: Evaluation, metric: str) -> bool:
-    return all(metric in result.metrics for result in evaluation.models.values())
-
-
-def _heading(metric: str) -> str:
-    return metric.upper()
+def _value(evaluation: Evaluation, name: str, value: float) -> str:
+    return f"{value:.{evaluation.columns[name].about.decimals}f}" if math.isfinite(value) else "-"
 
 
 def show_recommendations(found: Sequence[tuple[str, float]]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rosepo_cli.arguments import DOTTED, ConfigFile, Json, Set, overrides
+from rosepo_cli.arguments import DOTTED, ConfigFile, Json, Metric, Set, overrides
 
 
 def add(app: typer.Typer) -> None:
@@ -26,6 +26,7 @@ def train(
     ] = None,
     oracle: Annotated[str | None, typer.Option(help="What gives the smoothing factors.", show_default=False)] = None,
     loss: Annotated[str | None, typer.Option(help="The preference objective.", show_default=False)] = None,
+    metric: Metric = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", show_default=False)] = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -47,6 +48,7 @@ def train(
     named = {"dataset": dataset, "model": model, "oracle": oracle, "loss": loss, "seed": seed}
     given: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
     given += [("sampler", name) for name in sampler or []]
+    given += [("metric", name) for name in metric or []]
     given += overrides(set_ or [], context.args)
     registry = load_plugins()
     settings = load_config(config, given, registry)

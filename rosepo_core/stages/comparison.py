@@ -4,15 +4,23 @@ scored again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
+from rosepo_core.config import metric_column
+from rosepo_core.contracts import Metric
+from rosepo_core.engine.embeddings import choose_encoder, title_embeddings
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Candidates, Examples, Floats, Split
 from rosepo_core.registry import running
 from rosepo_core.stages import oracle as oracle_stage
+from rosepo_core.stages import oracle_quality
 from rosepo_core.stages.evaluation import (
     Evaluation,
     ScoreFn,
@@ -22,12 +30,15 @@ from rosepo_core.stages.evaluation import (
     save_scores,
     score_model,
     summarize,
+    write_oracle_quality,
 )
 from rosepo_core.stages.session import Session
 from rosepo_core.stages.split import draw_candidates, load_candidates, save_candidates
 from rosepo_core.store import Artifact
 
 SCORES = "scores.safetensors"
+FLIPS = "flips.safetensors"
+EMBEDDINGS = "embeddings.safetensors"
 TOKEN_BUDGET = 4096
 """Tokens per forward pass when scoring."""
 
@@ -46,9 +57,22 @@ def draw(session: Session, cut: Artifact, split: Split) -> Artifact:
 
 
 def stage(
-    session: Session, drawn: Artifact, split: Split, sft: Artifact, oracle: Artifact, aligned: Artifact
+    session: Session,
+    cut: Artifact,
+    drawn: Artifact,
+    split: Split,
+    sft: Artifact,
+    oracle: Artifact,
+    aligned: Artifact,
 ) -> Evaluation:
-    """RUN/scores-MODEL for each model, and RUN/evaluation: ``per_user.parquet``."""
+    """RUN/scores-MODEL for each model, and RUN/evaluation: ``per_user.parquet`` and ``oracle_quality.json``.
+
+    If a metric needs them, also RUN/embeddings.
+    """
+    names = [metric_column(choice.name) for choice in session.config.metric]
+    metrics: dict[str, Metric] = {name: session.component("metric", index) for index, name in enumerate(names)}
+    embedded = "title-embeddings" in frozenset[str]().union(*(metric.needs for metric in metrics.values()))
+    embeddings = _embeddings(session, cut, split) if embedded else None
     examples = test_examples(session, split)
     candidates = load_candidates(drawn.folder)
 
@@ -73,10 +97,14 @@ def stage(
         with running(fitted):
             return fitted.score(examples, items)
 
+    def ask(folder: Path) -> None:
+        flips, outcomes = oracle_quality.held_out_flips(oracle_stage.load(session, oracle), examples, candidates)
+        save_file({"flips": flips, "outcomes": outcomes}, folder / FLIPS)
+
     prompted = {**session.prompt_settings(), "length_normalize": session.config.evaluation.length_normalize}
     artifacts = {
         "popularity": _scored(session, "popularity", popularity_scores(split), {}, [drawn], examples, candidates),
-        "oracle": _scored(session, "oracle", judge, {}, [drawn, oracle], examples, candidates),
+        "oracle": _scored(session, "oracle", judge, {"flips": True}, [drawn, oracle], examples, candidates, ask),
         "base": _scored(session, "base", language_model(None), prompted, [drawn], examples, candidates),
         "sft": _scored(session, "sft", language_model(sft), prompted, [drawn, sft], examples, candidates),
         "aligned": _scored(
@@ -84,13 +112,43 @@ def stage(
         ),
     }
     scores = {name: load_scores(artifact.folder / SCORES) for name, artifact in artifacts.items() if ranks(artifact)}
-    evaluation = summarize(scores, split, examples, candidates, session.config.evaluation)
+    evaluation = summarize(
+        scores,
+        split,
+        examples,
+        candidates,
+        session.config.evaluation,
+        metrics,
+        session.reporter,
+        title_embeddings=cache(lambda: load_file(embeddings.folder / EMBEDDINGS)["titles"]) if embeddings else None,
+        seed=session.config.seed,
+    )
+    answers = load_file(artifacts["oracle"].folder / FLIPS)
+    judged = oracle_quality.quality(answers["flips"], answers["outcomes"])
 
     def build(folder: Path) -> None:
         per_user_table(evaluation, split).write_parquet(folder / "per_user.parquet")
+        write_oracle_quality(judged, folder / "oracle_quality.json")
 
-    session.artifact("evaluation", {"ks": session.config.evaluation.ks}, list(artifacts.values()), build)
-    return evaluation
+    settings = {"metric": session.plugin_settings("metric"), "ks": session.config.evaluation.ks}
+    inputs = [*artifacts.values(), *([embeddings] if embeddings else [])]
+    session.artifact("evaluation", settings, inputs, build)
+    return replace(evaluation, oracle_quality=judged)
+
+
+def _embeddings(session: Session, cut: Artifact, split: Split) -> Artifact:
+    """RUN/embeddings: one row a title, by the base model where no sentence encoder is installed: what fine-tuning did
+    to a model must not move the yardstick that it is measured with."""
+    encoder = choose_encoder()
+    model = [session.policy.fingerprint, session.config.model.dtype] if encoder == "language-model" else None
+
+    def build(folder: Path) -> None:
+        rows = title_embeddings(
+            split.catalogue.titles, session.policy.base, session.policy.tokenizer, session.reporter, encoder
+        )
+        save_file({"titles": np.ascontiguousarray(rows)}, folder / EMBEDDINGS)
+
+    return session.artifact("embeddings", {"encoder": encoder, "model": model}, [cut], build)
 
 
 def test_examples(session: Session, split: Split) -> Examples:
@@ -116,12 +174,17 @@ def _scored(
     inputs: list[Artifact],
     examples: Examples,
     candidates: Candidates,
+    also: Callable[[Path], None] | None = None,
 ) -> Artifact:
+    """RUN/scores-MODEL; `also` may leave more in its folder."""
+
     def build(folder: Path) -> None:
         values = score_model(name, score, examples, candidates)
         if values is None:
             session.reporter.note(f"the {name} ranks nothing and is left out of the table")
         else:
             save_scores(values, folder / SCORES)
+        if also is not None:
+            also(folder)
 
     return session.artifact(f"scores-{name}", settings, inputs, build)

@@ -7,8 +7,9 @@ gives an array worth saving (`save_scores`), and `summarize` makes everything el
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core import metrics
-from rosepo_core.contracts import Reporter
+from rosepo_core.contracts import Metric, Reporter
 from rosepo_core.errors import RosepoError
-from rosepo_core.metrics import Doubles, Metrics, Ranks
-from rosepo_core.records import Candidates, Examples, Floats, Ints, Split
+from rosepo_core.outcome import Outcome
+from rosepo_core.ranking import Ranks
+from rosepo_core.records import Candidates, Doubles, Examples, Floats, Ints, Split
 from rosepo_core.sections import EvaluationOptions
+from rosepo_core.stages.measurement import Column, Comparison, Metrics, longest_list, measure_all
+from rosepo_core.stages.oracle_quality import OracleQuality
 from rosepo_core.store import write_text
 
 MODELS = ("popularity", "oracle", "base", "sft", "aligned")
 """The models of a run in the order of every table; others follow."""
 
-SCHEMA = 1
+SCHEMA = 2
 
 ScoreFn = Callable[[Examples, Ints], Floats | None]
 """(n examples, items int32 [n, c]) -> scores float32 [n, c], higher is better; `None` from what ranks nothing."""
@@ -40,11 +43,11 @@ class ModelResult:
 
     Attributes:
         scores: float32 [n, c], -inf where there is no candidate.
-        ranks: of the targets.
-        top: items in the order of their scores, int32 [n, max(ks)], -1 where there are fewer.
-        per_user: accuracy of each example, metric name to float64 [n].
-        metrics: their means, then those of what is recommended.
-        intervals: 95 % intervals of the means, by metric name; each model by itself, so not for comparing two.
+        ranks: of the targets; arrays [n].
+        top: items in the order of their scores, int32 [n, the largest cut-off], -1 where there are fewer.
+        per_user: of metrics that are means over users, column to float64 [n], NaN where one does not apply.
+        metrics: column to mean over users, or to the value of all lists; NaN where there is nothing to measure.
+        intervals: 95 % intervals of the means, by column; each model by itself, so not for comparing two.
     """
 
     scores: Floats
@@ -63,26 +66,34 @@ class Evaluation:
         protocol: its name, e.g. ``"candidates-20"``.
         examples: the n test examples.
         candidates: what was ranked.
-        ks: the cut-offs, ascending.
+        columns: what was measured, by name such as ``"hr@10"``, in the order of the metrics.
         models: by name, in the order of `MODELS`.
+        comparisons: of the models in `COMPARED`, in every column that has values for single users.
         offered: share of the catalogue among all candidates, which no coverage can exceed.
+        oracle_quality: of the run's oracle on pairs of the same targets and candidates.
     """
 
     protocol: str
     examples: Examples
     candidates: Candidates
-    ks: tuple[int, ...]
+    columns: Mapping[str, Column]
     models: Mapping[str, ModelResult]
+    comparisons: tuple[Comparison, ...]
     offered: float
+    oracle_quality: OracleQuality | None = None
 
+    @property
+    def main_columns(self) -> list[str]:
+        """What fits a small table: every column of accuracy, and of other metrics the first cut-off."""
+        first: dict[str, str] = {}
+        for name, column in self.columns.items():
+            first.setdefault(name if column.about.group == "Accuracy" else name.partition("@")[0], name)
+        return list(first.values())
 
-@dataclass(frozen=True)
-class Difference:
-    """Mean difference of two models over the same users, with its paired 95 % interval (normal approximation)."""
-
-    mean: float
-    low: float
-    high: float
+    def comparison(self, model: str, baseline: str, column: str) -> Comparison | None:
+        """The one of these, if it was made."""
+        wanted = (model, baseline, column)
+        return next((each for each in self.comparisons if (each.model, each.baseline, each.column) == wanted), None)
 
 
 def popularity_scores(split: Split) -> ScoreFn:
@@ -129,48 +140,66 @@ def summarize(
     examples: Examples,
     candidates: Candidates,
     options: EvaluationOptions,
+    metrics: Mapping[str, Metric],
+    reporter: Reporter,
+    *,
+    title_embeddings: Callable[[], Floats] | None = None,
+    seed: int = 0,
 ) -> Evaluation:
     """Make the metrics of all models from their scores.
 
     Args:
         scores: float32 [n, c] by model, as `score_model` gives them.
         examples: the n test examples that the candidates were drawn for.
-        options: `ks` is used; beyond the number of candidates HR@k is 1 for every model.
+        options: `ks` and `resamples` are used; beyond the number of candidates HR@k is 1 for every model.
+        metrics: what is measured, by the name that its columns get.
+        reporter: is told which metrics are left out, and why.
+        title_embeddings: for metrics that need them: gives unit-length rows, float32 [items, d].
+        seed: of the bootstrap.
 
     Raises:
         RosepoError: there are no examples, or an array does not fit the candidates.
+        PluginError: a metric breaks its contract.
     """
     if not len(examples):
         raise RosepoError("there are no test examples to evaluate on")
     ks = tuple(sorted(set(options.ks)))
-    items, target_column, popularity = candidates.items, candidates.target_column, split.catalogue.popularity
-    offered = items >= 0
-    models: dict[str, ModelResult] = {}
+    outcomes: dict[str, Outcome] = {}
     for name in sorted(scores, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
-        values = scores[name]
-        if values.shape != items.shape:
-            raise RosepoError(f"scores of '{name}' have shape {values.shape}; there are {items.shape} candidates")
-        ranks = metrics.rank_targets(values, target_column, offered)
-        top = metrics.top_items(values, items, max(ks))
-        per_user = metrics.accuracy(ranks, ks)
-        models[name] = ModelResult(
-            scores=values,
-            ranks=ranks,
-            top=top,
-            per_user=per_user,
-            metrics={**metrics.mean(per_user), **metrics.recommended(top, popularity, ks)},
-            intervals={
-                metric: metrics.rate_interval(each) if metric.startswith("hr@") else _bounded_interval(each)
-                for metric, each in per_user.items()
-            },
+        if scores[name].shape != candidates.items.shape:
+            raise RosepoError(
+                f"scores of '{name}' have shape {scores[name].shape}; there are {candidates.items.shape} candidates"
+            )
+        outcomes[name] = Outcome.of_scores(
+            examples,
+            split.catalogue,
+            split.seen,
+            ks,
+            candidates.items,
+            scores[name],
+            candidates.target_column,
+            length=longest_list(metrics, ks),
+            title_embeddings=title_embeddings,
         )
+    measured = measure_all(outcomes, metrics, reporter, options.resamples, seed)
     return Evaluation(
-        protocol=f"candidates-{items.shape[1]}",
+        protocol=f"candidates-{candidates.items.shape[1]}",
         examples=examples,
         candidates=candidates,
-        ks=ks,
-        models=models,
-        offered=metrics.coverage(items, len(popularity)),
+        columns=measured.columns,
+        models={
+            name: ModelResult(
+                scores=scores[name],
+                ranks=Ranks(outcome.ranks.above[:, 0], outcome.ranks.tied[:, 0]),
+                top=outcome.top,
+                per_user=measured.per_user[name],
+                metrics=measured.metrics[name],
+                intervals=measured.intervals[name],
+            )
+            for name, outcome in outcomes.items()
+        },
+        comparisons=measured.comparisons,
+        offered=len(np.unique(candidates.items[candidates.items >= 0])) / len(split.catalogue),
     )
 
 
@@ -180,7 +209,10 @@ def evaluate(
     examples: Examples,
     candidates: Candidates,
     options: EvaluationOptions,
+    metrics: Mapping[str, Metric],
     reporter: Reporter,
+    *,
+    title_embeddings: Callable[[], Floats] | None = None,
 ) -> Evaluation:
     """Score with every model and summarize; models that rank nothing are left out.
 
@@ -194,19 +226,9 @@ def evaluate(
             reporter.note(f"'{name}' ranks nothing and is left out of the table")
         else:
             scores[name] = values
-    return summarize(scores, split, examples, candidates, options)
-
-
-def _bounded_interval(values: Doubles) -> tuple[float, float]:
-    # The normal approximation knows no bounds.
-    low, high = np.clip(metrics.mean_interval(values), 0, 1)
-    return float(low), float(high)
-
-
-def compare(evaluation: Evaluation, model: str, baseline: str, metric: str) -> Difference:
-    """How much better `model` is than `baseline` in an accuracy metric, user by user."""
-    per_user = evaluation.models[model].per_user[metric] - evaluation.models[baseline].per_user[metric]
-    return Difference(float(per_user.mean()), *metrics.mean_interval(per_user))
+    return summarize(
+        scores, split, examples, candidates, options, metrics, reporter, title_embeddings=title_embeddings
+    )
 
 
 def per_user_table(evaluation: Evaluation, split: Split) -> pl.DataFrame:
@@ -214,8 +236,8 @@ def per_user_table(evaluation: Evaluation, split: Split) -> pl.DataFrame:
 
     Returns:
         One row a model and test example: ``model``, ``user`` and ``target`` (the source's ids), ``rank`` (expected
-        over ties), ``tied`` (other items with the target's score), ``items`` (ids of the top items, best first) and
-        ``scores`` (theirs, float32).
+        over ties), ``tied`` (other items with the target's score), ``items`` (ids of the top items, best first),
+        ``scores`` (theirs, float32), and a float64 column a metric, null where it does not apply.
     """
     users = np.array(split.users, dtype=object)[evaluation.examples.user]
     ids = np.array(split.catalogue.ids, dtype=object)
@@ -233,6 +255,7 @@ def per_user_table(evaluation: Evaluation, split: Split) -> pl.DataFrame:
                     "tied": result.ranks.tied,
                     "items": [ids[row[kept]].tolist() for row, kept in zip(result.top, held, strict=True)],
                     "scores": [row[kept[: len(row)]].tolist() for row, kept in zip(scores, held, strict=True)],
+                    **{column: pl.Series(values).fill_nan(None) for column, values in result.per_user.items()},
                 },
                 schema_overrides={"items": pl.List(pl.String), "scores": pl.List(pl.Float32)},
             )
@@ -261,15 +284,20 @@ def load_scores(path: Path) -> Floats:
 def metrics_document(
     dataset: str, seed: int, evaluations: Sequence[Evaluation], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The contents of ``metrics.json``: means over users of every metric, by protocol and model.
+    """The contents of ``metrics.json``. A number that does not exist (a mean over nobody) is null.
 
     Args:
         dataset: its name.
         seed: the run's.
         evaluations: one a protocol.
         seconds: what each stage took, by stage.
+
+    Returns:
+        ``schema``, ``dataset``, ``seed``; ``protocols``: protocol to model to column to value; ``intervals``:
+        protocol to model to column to the two ends; ``comparisons``: protocol to a list of `Comparison` fields;
+        ``oracle_quality``: protocol to the fields of `OracleQuality`, or null; ``seconds``.
     """
-    return {
+    document = {
         "schema": SCHEMA,
         "dataset": dataset,
         "seed": seed,
@@ -277,8 +305,36 @@ def metrics_document(
             evaluation.protocol: {name: dict(result.metrics) for name, result in evaluation.models.items()}
             for evaluation in evaluations
         },
+        "intervals": {
+            evaluation.protocol: {
+                name: {column: list(ends) for column, ends in result.intervals.items()}
+                for name, result in evaluation.models.items()
+            }
+            for evaluation in evaluations
+        },
+        "comparisons": {
+            evaluation.protocol: [asdict(each) for each in evaluation.comparisons] for evaluation in evaluations
+        },
+        "oracle_quality": {
+            evaluation.protocol: asdict(evaluation.oracle_quality) if evaluation.oracle_quality else None
+            for evaluation in evaluations
+        },
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
+    return {key: value if key == "seconds" else _null_for_nan(value) for key, value in document.items()}
+
+
+def _null_for_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _null_for_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_oracle_quality(quality: OracleQuality, path: Path) -> None:
+    """Write ``oracle_quality.json``: the fields of `OracleQuality`."""
+    write_text(path, json.dumps(_null_for_nan(asdict(quality)), indent=2, allow_nan=False) + "\n")
 
 
 def write_metrics(document: Mapping[str, Any], path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rosepo_core.metrics import Metrics
-from rosepo_core.stages.report import MODEL_TITLES, metric_title
+from rosepo_core.stages.measurement import Column, Metrics
+from rosepo_core.stages.report import ARROWS, MODEL_TITLES
 
 TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")
 
@@ -45,7 +46,8 @@ class ModelCard:
         dataset: its name.
         dataset_notes: e.g. its size and its terms of use.
         parts: how it was made, label -> text, such as the sampler, the oracle and the loss with their options.
-        protocols: protocol -> model -> metrics, as in ``metrics.json``.
+        protocols: protocol -> model -> metrics.
+        columns: how each metric's column is to be read.
         prompt: one prompt of the test data, as text.
         response: the response that belongs to it.
         licence: identifier of the base model's licence as the hub writes it (``"apache-2.0"``), if known.
@@ -61,6 +63,7 @@ class ModelCard:
     dataset_notes: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
     protocols: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     prompt: str = ""
     response: str = ""
     licence: str | None = None
@@ -75,7 +78,7 @@ def model_card(card: ModelCard) -> str:
         _introduction(card),
         _listed("How it was made", [f"**{_inline(label)}**: {_inline(text)}" for label, text in card.parts.items()]),
         f"## Objective\n\n{OBJECTIVE}",
-        _results(card.protocols),
+        _results(card.protocols, card.columns),
         _loading(card),
         _prompt(card),
         _listed("Limitations", LIMITATIONS),
@@ -109,30 +112,32 @@ def _introduction(card: ModelCard) -> str:
     return "\n\n".join([text, *notes])
 
 
-def _results(protocols: Mapping[str, Mapping[str, Metrics]]) -> str:
+def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[str, Column]) -> str:
     tables = []
     for protocol, models in protocols.items():
         if not models:
             continue
-        names = list(next(iter(models.values())))
         header = ["metric", *(MODEL_TITLES.get(name, name) for name in models)]
-        rows = [
-            [
-                metric_title(metric),
-                *(f"{values[metric]:.{1 if metric.startswith('arp') else 3}f}" for values in models.values()),
-            ]
-            for metric in names
-        ]
+        rows = []
+        for name in next(iter(models.values())):
+            column = columns[name]
+            title = f"{column.title} {ARROWS[column.about.direction]}".strip()
+            rows.append([title, *(_number(values[name], column.about.decimals) for values in models.values())])
         lines = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in (header, *rows)]
         lines.insert(1, "|" + " --- |" + " ---: |" * len(models))
         tables.append(f"Protocol `{_code(protocol)}`:\n\n" + "\n".join(lines))
     if not tables:
         return ""
     legend = (
-        "HR, NDCG and MRR: higher is better. ARP is the mean number of training interactions of the recommended "
-        "items, Tail the share of them outside the most popular fifth of the catalogue."
+        "Arrows say which way is better. ARP is the mean number of training interactions of the recommended items, "
+        "Tail the share of them outside the most popular fifth of the catalogue; `rosepo plugins show` has the "
+        "formula of each metric."
     )
     return "\n\n".join(["## Results", *tables, legend])
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else "\N{EN DASH}"
 
 
 def _loading(card: ModelCard) -> str:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rosepo_core import metrics
+from rosepo_core.ranking import head_items
 from rosepo_core.records import Pairs, Split
 from rosepo_core.stages import charts
 from rosepo_core.stages.charts import Chart, number
-from rosepo_core.stages.evaluation import Evaluation, compare
+from rosepo_core.stages.evaluation import Evaluation
+from rosepo_core.stages.measurement import COMPARED, Column, Comparison
 
 STYLES: Mapping[str, str] = {
     "popularity": "grey",
@@ -32,15 +33,7 @@ MODEL_TITLES: Mapping[str, str] = {
     "sft": "SFT",
     "aligned": "Aligned",
 }
-METRIC_TITLES: Mapping[str, str] = {
-    "hr": "HR",
-    "ndcg": "NDCG",
-    "mrr": "MRR",
-    "arp": "ARP",
-    "aplt": "Tail",
-    "coverage": "Coverage",
-    "gini": "Gini",
-}
+ARROWS: Mapping[str, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 SHOWN_USERS = 12
 SHOWN_ITEMS = 5
 
@@ -82,7 +75,7 @@ class ReportData:
 
 @dataclass(frozen=True)
 class ShownItem:
-    """A title, whether the item is popular (`rosepo_core.metrics.head_items`), and whether it is the target."""
+    """A title, whether the item is popular (`rosepo_core.ranking.head_items`), and whether it is the target."""
 
     title: str
     popular: bool
@@ -131,10 +124,9 @@ class _Protocol:
     offered: str
     models: tuple[tuple[str, str], ...]
     groups: tuple[tuple[str, tuple[_Row, ...]], ...]
+    terms: Mapping[str, str]
     verdicts: tuple[str, ...]
-    scatter: Chart
-    x_name: str
-    y_name: str
+    scatter: Chart | None
 
 
 @dataclass(frozen=True)
@@ -174,7 +166,7 @@ def render(data: ReportData) -> str:
 def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tuple[ShownUser, ...]:
     """`SHOWN_USERS` test users, evenly spaced over all of them, so that nobody picked them."""
     catalogue = split.catalogue
-    head = metrics.head_items(catalogue.popularity)
+    head = head_items(catalogue.popularity)
     count = len(evaluation.examples)
     rows = np.unique(np.linspace(0, count - 1, min(SHOWN_USERS, count)).round().astype(int))
     examples = evaluation.examples.take(rows)
@@ -203,19 +195,35 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
     )
 
 
-def metric_title(name: str) -> str:
-    """How a metric is written, e.g. ``"NDCG@10"`` for ``"ndcg@10"``."""
-    base, at, k = name.partition("@")
-    return METRIC_TITLES.get(base, base) + at + k
-
-
 def _protocol(evaluation: Evaluation) -> _Protocol:
-    models = evaluation.models
-    names = list(next(iter(models.values())).metrics)
-    k = max(evaluation.ks)
-    y_name = f"ndcg@{k}" if k > 1 else "hr@1"
-    x_name = f"arp@{k}"
-    accuracy = set(next(iter(models.values())).per_user)
+    models, columns = evaluation.models, evaluation.columns
+    y_name, x_name = _widest(columns, "ndcg") or _widest(columns, "hr"), _widest(columns, "arp")
+    groups: dict[str, list[_Row]] = {}
+    for name, column in columns.items():
+        groups.setdefault(column.about.group, []).append(_row(evaluation, name))
+    comparisons = [
+        evaluation.comparison(model, baseline, y_name) for model, baseline in COMPARED if y_name is not None
+    ]
+    return _Protocol(
+        name=evaluation.protocol,
+        users=number(len(evaluation.examples), 0),
+        candidates=evaluation.candidates.items.shape[1],
+        offered=f"{evaluation.offered:.1%}",
+        models=tuple((MODEL_TITLES.get(name, name), STYLES.get(name, "violet")) for name in models),
+        groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
+        terms={column.about.title + ("@k" if column.cut_off else ""): column.summary for column in columns.values()},
+        verdicts=tuple(_verdict(evaluation, each) for each in comparisons if each is not None),
+        scatter=_scatter(evaluation, x_name, y_name) if x_name and y_name else None,
+    )
+
+
+def _widest(columns: Mapping[str, Column], metric: str) -> str | None:
+    """The metric's column with the largest cut-off."""
+    found = [name for name in columns if name.partition("@")[0] == metric]
+    return found[-1] if found else None
+
+
+def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart:
     points = [
         charts.Point(
             MODEL_TITLES.get(name, name),
@@ -224,59 +232,50 @@ def _protocol(evaluation: Evaluation) -> _Protocol:
             *result.intervals[y_name],
             STYLES.get(name, "violet"),
         )
-        for name, result in models.items()
+        for name, result in evaluation.models.items()
     ]
-    return _Protocol(
-        name=evaluation.protocol,
-        users=number(len(evaluation.examples), 0),
-        candidates=evaluation.candidates.items.shape[1],
-        offered=f"{evaluation.offered:.1%}",
-        models=tuple((MODEL_TITLES.get(name, name), STYLES.get(name, "violet")) for name in models),
-        groups=(
-            ("Accuracy", tuple(_row(evaluation, name) for name in names if name in accuracy)),
-            ("What is recommended", tuple(_row(evaluation, name) for name in names if name not in accuracy)),
-        ),
-        verdicts=tuple(
-            _verdict(evaluation, model, baseline, y_name)
-            for model, baseline in (("sft", "base"), ("aligned", "sft"))
-            if {model, baseline} <= models.keys()
-        ),
-        scatter=charts.scatter(
-            f"{metric_title(y_name)} against popularity", points, f"{metric_title(x_name)}: training interactions"
-        ),
-        x_name=metric_title(x_name),
-        y_name=metric_title(y_name),
-    )
+    x_title, y_title = evaluation.columns[x_name].title, evaluation.columns[y_name].title
+    return charts.scatter(f"{y_title} against popularity", points, f"{x_title}: training interactions")
 
 
-def _row(evaluation: Evaluation, metric: str) -> _Row:
-    decimals = 1 if metric.startswith("arp") else 3
-    direction = metrics.DIRECTIONS[metric.partition("@")[0]]
-    shown = [round(result.metrics[metric], decimals) for result in evaluation.models.values()]
-    best = max(shown) if direction == "higher" else min(shown)
+def _row(evaluation: Evaluation, name: str) -> _Row:
+    column = evaluation.columns[name]
+    decimals, direction = column.about.decimals, column.about.direction
+    values = [result.metrics[name] for result in evaluation.models.values()]
+    shown = [round(value, decimals) for value in values if math.isfinite(value)]
+    # A value that all models have tells nothing, and where neither direction is better none is the best.
+    told = direction != "neither" and len(set(shown)) > 1
+    best = (max(shown) if direction == "higher" else min(shown)) if told else math.nan
     cells = []
-    for value, result in zip(shown, evaluation.models.values(), strict=True):
-        interval = result.intervals.get(metric, ())
-        text = "\N{EN DASH}".join(f"{end:.3f}".removeprefix("0") for end in interval if math.isfinite(end))
-        cells.append(_Cell(number(value, decimals), text, value == best and len(set(shown)) > 1))
-    arrow = "\N{UPWARDS ARROW}" if direction == "higher" else "\N{DOWNWARDS ARROW}"
-    return _Row(metric, metric_title(metric), arrow, tuple(cells))
+    for value, result in zip(values, evaluation.models.values(), strict=True):
+        ends = result.intervals.get(name, ())
+        interval = "\N{EN DASH}".join(_short(end, decimals) for end in ends if math.isfinite(end))
+        text = number(value, decimals) if math.isfinite(value) else "\N{EN DASH}"
+        cells.append(_Cell(text, interval, round(value, decimals) == best))
+    return _Row(name, column.title, ARROWS[direction], tuple(cells))
 
 
-def _verdict(evaluation: Evaluation, model: str, baseline: str, metric: str) -> str:
-    difference = compare(evaluation, model, baseline, metric)
-    after, before = (evaluation.models[name].metrics[metric] for name in (model, baseline))
-    if difference.low > 0:
+def _short(value: float, decimals: int) -> str:
+    """Without the zero before the point."""
+    sign = "\N{MINUS SIGN}" if value < 0 else ""
+    return sign + f"{abs(value):.{decimals}f}".removeprefix("0")
+
+
+def _verdict(evaluation: Evaluation, comparison: Comparison) -> str:
+    if comparison.low > 0:
         judged = "is above"
-    elif difference.high < 0:
+    elif comparison.high < 0:
         judged = "is below"
     else:
         judged = "does not clearly differ from"
-    mean, low, high = (_signed(value) for value in (difference.mean, difference.low, difference.high))
-    interval = "" if math.isnan(difference.low) else f"; paired 95\N{NO-BREAK SPACE}% interval {low} to {high}"
+    after, before = (
+        evaluation.models[name].metrics[comparison.column] for name in (comparison.model, comparison.baseline)
+    )
+    mean, low, high = (_signed(value) for value in (after - before, comparison.low, comparison.high))
+    interval = "" if math.isnan(comparison.low) else f"; paired 95\N{NO-BREAK SPACE}% interval {low} to {high}"
     return (
-        f"{MODEL_TITLES[model]} {judged} {MODEL_TITLES[baseline]} in {metric_title(metric)}: "
-        f"{after:.3f} against {before:.3f} ({mean}{interval})."
+        f"{MODEL_TITLES[comparison.model]} {judged} {MODEL_TITLES[comparison.baseline]} in "
+        f"{evaluation.columns[comparison.column].title}: {after:.3f} against {before:.3f} ({mean}{interval})."
     )
 
 
@@ -330,7 +329,8 @@ def _preferences(data: ReportData) -> list[Chart]:
             charts.histogram(
                 "Smoothing factor", eps, max(0.5, float(eps.max())), "eps: P(rejected is preferred)", "gold"
             ),
-            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
+            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}."
+            + _oracle_caption(data),
         )
     ]
     if data.split is not None:
@@ -347,6 +347,16 @@ def _preferences(data: ReportData) -> list[Chart]:
             )
         )
     return shown
+
+
+def _oracle_caption(data: ReportData) -> str:
+    quality = data.evaluations[0].oracle_quality if data.evaluations else None
+    if quality is None:
+        return ""
+    return (
+        f" On {number(quality.pairs, 0)} held-out questions, each pair asked in both orders: AUC {quality.auc:.3f}, "
+        f"expected calibration error {quality.ece:.3f}."
+    )
 
 
 def _signed(value: float, decimals: int = 3) -> str:

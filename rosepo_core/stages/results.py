@@ -35,11 +35,12 @@ def environment(session: Session) -> Mapping[str, str]:
             found[library] = version(library)
         except PackageNotFoundError:
             continue
-    for section in ("dataset", "sampler", "oracle", "loss"):
-        choices = session.config.sampler if section == "sampler" else [getattr(session.config, section)]
-        for choice in choices:
+    for section in ("dataset", "sampler", "oracle", "loss", "metric"):
+        for choice in session.config.choices(section):
             entry = session.registry.entry(section, choice.name)
-            found[f"{section} {choice.name}"] = f"{entry.distribution} {entry.version}"
+            # A run has many metrics, most of them of one distribution.
+            name = f"metrics of {entry.distribution}" if section == "metric" else f"{section} {choice.name}"
+            found[name] = f"{entry.distribution} {entry.version}"
     return found
 
 
@@ -55,7 +56,7 @@ def write(session: Session, split: Split, evaluation: Evaluation) -> None:
     name = session.config.dataset.name
     document = metrics_document(name, session.config.seed, [evaluation], seconds)
     write_metrics(document, folder / "metrics.json")
-    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluation, document["protocols"])))
+    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluation)))
     data = ReportData(
         title=f"{name}, {session.config.model.name}, {session.config.loss.name}",
         command=f"rosepo train --config {folder / CONFIG}",
@@ -73,15 +74,16 @@ def write(session: Session, split: Split, evaluation: Evaluation) -> None:
 
 
 def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
-    """Seconds by stage; drawing candidates and scoring them are parts of the evaluation."""
-    parts = {name for name in artifacts if name == "candidates" or name.startswith("scores-")}
+    """Seconds by stage; drawing candidates, scoring them and embedding titles are parts of the evaluation."""
+    parts = {name for name in artifacts if name in ("candidates", "embeddings") or name.startswith("scores-")}
     seconds = {stage: artifact.seconds for stage, artifact in artifacts.items() if stage not in parts}
     seconds["evaluation"] += sum(artifacts[name].seconds for name in parts)
     return seconds
 
 
-def _card(session: Session, split: Split, evaluation: Evaluation, protocols: Mapping[str, Any]) -> ModelCard:
+def _card(session: Session, split: Split, evaluation: Evaluation) -> ModelCard:
     config, template = session.config, session.template(split)
+    columns = evaluation.main_columns
     example = evaluation.examples.take(np.arange(1))
     is_alias = config.model.name in HUB_IDS
     return ModelCard(
@@ -93,7 +95,13 @@ def _card(session: Session, split: Split, evaluation: Evaluation, protocols: Map
         base_model_notes="Its weights were dequantized from a GGUF file (Q4_1)." if is_alias else "",
         dataset_notes=_summary(session, split, evaluation)["Dataset"],
         parts={label: text for label, text in _summary(session, split, evaluation).items() if label != "Dataset"},
-        protocols=protocols,
+        protocols={
+            evaluation.protocol: {
+                name: {column: result.metrics[column] for column in columns}
+                for name, result in evaluation.models.items()
+            }
+        },
+        columns=evaluation.columns,
         prompt=template.prompt_texts(example)[0],
         response=template.response_texts[int(example.target[0])],
         licence="apache-2.0" if is_alias else None,

@@ -81,12 +81,13 @@ class Session:
 
     def component(self, section: str, index: int | None = None) -> Any:
         """A fresh instance of the plugin that a section names."""
-        choice = getattr(self.config, section) if index is None else self.config.sampler[index]
+        choices = getattr(self.config, section)
+        choice = choices if index is None else choices[index]
         return self.registry.create(section, choice.name, choice.options)
 
     def plugin_settings(self, section: str) -> Any:
         """A plugin section with the version of each plugin in it, for fingerprints."""
-        choices = self.config.sampler if section == "sampler" else [getattr(self.config, section)]
+        choices = self.config.choices(section)
         versions = [str(self.registry.entry(section, choice.name)) for choice in choices]
         return [self.resolved[section], versions]
 

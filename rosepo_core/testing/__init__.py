@@ -16,6 +16,7 @@ pytest.register_assert_rewrite("rosepo_core.testing.contracts")
 from rosepo_core.testing.contracts import (  # noqa: E402
     DatasetContract,
     LossContract,
+    MetricContract,
     OracleContract,
     SamplerContract,
 )
@@ -23,6 +24,7 @@ from rosepo_core.testing.toys import (  # noqa: E402
     FakeLanguageModel,
     SilentReporter,
     random_log_probs,
+    toy_outcomes,
     toy_split,
     train_examples,
 )
@@ -31,10 +33,12 @@ __all__ = [
     "DatasetContract",
     "FakeLanguageModel",
     "LossContract",
+    "MetricContract",
     "OracleContract",
     "SamplerContract",
     "SilentReporter",
     "random_log_probs",
+    "toy_outcomes",
     "toy_split",
     "train_examples",
 ]

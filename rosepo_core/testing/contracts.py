@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -14,6 +15,7 @@ from rosepo_core.contracts import (
     KINDS,
     Component,
     Dataset,
+    Metric,
     OracleContext,
     PreferenceLoss,
     RejectedSampler,
@@ -22,9 +24,18 @@ from rosepo_core.contracts import (
 )
 from rosepo_core.errors import RequestError
 from rosepo_core.options import parse_options
-from rosepo_core.records import Examples, Ints, LogProbs, Split
+from rosepo_core.outcome import Outcome
+from rosepo_core.ranking import UNRANKED, Ranks
+from rosepo_core.records import Doubles, Examples, Ints, LogProbs, Split
 from rosepo_core.registry import Entry, load_plugins
-from rosepo_core.testing.toys import FakeLanguageModel, SilentReporter, random_log_probs, toy_split, train_examples
+from rosepo_core.testing.toys import (
+    FakeLanguageModel,
+    SilentReporter,
+    random_log_probs,
+    toy_outcomes,
+    toy_split,
+    train_examples,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -383,6 +394,90 @@ class LossContract(ComponentContract):
             assert_equal(loss(other), expected)
         if not loss.needs_smoothing:
             assert_equal(loss(replace(log_probs, eps=log_probs.eps * 0.5)), expected)
+
+
+class MetricContract(ComponentContract):
+    """What holds for every metric."""
+
+    kind = "metric"
+
+    def measure(self, options: Mapping[str, Any], outcome: Outcome) -> Mapping[str, Doubles | float]:
+        """Its values, of the right shape and within the range that it declares."""
+        metric = cast(Metric, self.make(options))
+        about = metric.about
+        found = metric.measure(outcome)
+        for cut_off, value in found.items():
+            assert re.fullmatch(r"(@[1-9]\d*)?", cut_off), f"'{cut_off}' is neither empty nor a cut-off like '@10'"
+            array = np.asarray(value)
+            assert array.dtype.kind == "f", f"{array.dtype} values"
+            assert array.shape in ((), (len(outcome),)), f"shape {array.shape} for {len(outcome)} users"
+            assert not np.isinf(array).any(), "infinite values; NaN says that a metric does not apply"
+            known = array[~np.isnan(array)]
+            assert ((known >= about.low - 1e-9) & (known <= about.high + 1e-9)).all(), f"out of range: {known}"
+        return found
+
+    def outcomes(self, options: Mapping[str, Any]) -> Mapping[str, Outcome]:
+        """The toy outcomes that offer what the metric needs, and nothing else that is optional."""
+        needs = cast(Metric, self.make(options)).needs
+        bare = {
+            name: replace(
+                outcome,
+                title_embeddings=outcome.title_embeddings if "title-embeddings" in needs else None,
+                answered=outcome.answered if "answers" in needs else None,
+                catalogue=outcome.catalogue
+                if "genres" in needs
+                else replace(outcome.catalogue, attributes=pl.DataFrame()),
+            )
+            for name, outcome in toy_outcomes().items()
+        }
+        return {name: outcome for name, outcome in bare.items() if all(outcome.offers(need) for need in needs)}
+
+    def test_says_how_it_is_to_be_read(self, options: Mapping[str, Any]) -> None:
+        """Title, heading, range; formula and source stand in the docstring."""
+        metric = cast(Metric, self.make(options))
+        assert metric.about.title.strip()
+        assert metric.about.group.strip()
+        assert metric.about.low < metric.about.high
+        assert "Range" in (type(metric).__doc__ or ""), "the docstring does not say the range"
+
+    def test_values(self, options: Mapping[str, Any]) -> None:
+        """However the model was asked: something is measured, and only what `needs` says is read."""
+        outcomes = self.outcomes(options)
+        assert outcomes, "no outcome offers what it needs"
+        for outcome in outcomes.values():
+            found = self.measure(options, outcome)
+            assert found, "nothing is measured"
+            assert any((~np.isnan(value)).any() for value in found.values()), "nothing but NaN"
+
+    def test_the_order_of_users_does_not_count(self, options: Mapping[str, Any]) -> None:
+        """Values of users move with them, and a number for all stays."""
+        for outcome in self.outcomes(options).values():
+            order = np.random.default_rng(0).permutation(len(outcome))
+            before, after = self.measure(options, outcome), self.measure(options, outcome.take(order))
+            assert before.keys() == after.keys()
+            for cut_off, value in before.items():
+                array = np.asarray(value)
+                np.testing.assert_allclose(after[cut_off], array[order] if array.ndim else array, atol=1e-6)
+
+    def test_a_users_value_is_their_own(self, options: Mapping[str, Any]) -> None:
+        """Whoever else there is."""
+        for outcome in self.outcomes(options).values():
+            some = np.arange(0, len(outcome), 3)
+            whole, part = self.measure(options, outcome), self.measure(options, outcome.take(some))
+            for cut_off, value in whole.items():
+                if np.ndim(value):
+                    np.testing.assert_allclose(part[cut_off], np.asarray(value)[some], atol=1e-6)
+
+    def test_empty_lists(self, options: Mapping[str, Any]) -> None:
+        """A model that said nothing that is an item."""
+        outcome = self.outcomes(options).get("written")
+        if outcome is not None:
+            nothing = np.full_like(outcome.top, -1)
+            ranks = Ranks(np.full_like(outcome.ranks.above, UNRANKED), np.zeros_like(outcome.ranks.tied))
+            self.measure(options, replace(outcome, top=nothing, ranks=ranks))
+            if outcome.answered is not None:
+                silent = np.zeros_like(outcome.answered)
+                self.measure(options, replace(outcome, top=nothing, ranks=ranks, answered=silent))
 
 
 def gradients(loss: PreferenceLoss, log_probs: LogProbs) -> Sequence[Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from rosepo_core.outcome import Outcome
 from rosepo_core.records import Catalogue, Examples, Floats, Ints, LogProbs, SeenItems, Sequences, Split
 
 if TYPE_CHECKING:
@@ -106,6 +108,60 @@ def train_examples(split: Split) -> Examples:
     """The last training interaction of each user as a target."""
     position = _frozen((split.train.lengths - 1).astype(np.int32))
     return Examples(split.train, np.arange(len(split.users), dtype=np.int32), position)
+
+
+def toy_outcomes(seed: int = 0) -> dict[str, Outcome]:
+    """What a random model did for the test users of `toy_split`, asked in three ways: ``"candidates"`` has scores of
+    eight drawn items, some tied and one row short; ``"catalogue"`` scores of all unseen items; ``"written"`` lists of
+    answers, some of them no items, some repeated and some missing. All have genres and title embeddings.
+    """
+    rng = np.random.default_rng(seed)
+    split = toy_split()
+    items, users = len(split.catalogue), len(split.test)
+    genres = [
+        rng.choice(["Comedy", "Drama", "War"], rng.integers(0, 3), replace=False).tolist() for _ in range(items)
+    ]
+    attributes = pl.DataFrame({"genres": genres}, schema={"genres": pl.List(pl.String)})
+    embeddings = rng.normal(size=(items, 4))
+    embeddings = _frozen((embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32))
+    unseen = [np.setdiff1d(np.arange(items), split.seen.of_user(user)) for user in split.test.user.tolist()]
+    drawn = np.stack([rng.permutation(each)[:7] for each in unseen])
+    candidates = np.concatenate([split.test.target[:, None], drawn], axis=1).astype(np.int32)
+    candidates[0, 4:] = -1
+    everything = np.tile(np.arange(items, dtype=np.int32), (users, 1))
+    before = SeenItems.of(split.test.sequences.prefix(split.test.position.astype(np.int64)), items)
+    everything[before.contains(split.test.user, everything)] = -1
+
+    catalogue, ks = replace(split.catalogue, attributes=attributes), (1, 3, 5)
+
+    def ranked(offered: Ints, target_column: Ints) -> Outcome:
+        scores = np.where(offered >= 0, np.round(rng.normal(size=offered.shape), 1), -np.inf).astype(np.float32)
+        return Outcome.of_scores(
+            split.test,
+            catalogue,
+            split.seen,
+            ks,
+            _frozen(offered),
+            _frozen(scores),
+            target_column,
+            title_embeddings=lambda: embeddings,
+        )
+
+    top = _frozen(rng.integers(-1, items, size=(users, 5)).astype(np.int32))
+    answered = _frozen((top >= 0) | (rng.random(top.shape) < 0.5))
+    return {
+        "candidates": ranked(candidates, np.zeros(users, dtype=np.int32)),
+        "catalogue": ranked(everything, split.test.target),
+        "written": Outcome.of_lists(
+            split.test,
+            catalogue,
+            split.seen,
+            ks,
+            top,
+            answered=answered,
+            title_embeddings=lambda: embeddings,
+        ),
+    }
 
 
 def random_log_probs(n: int = 9, k: int = 3, seed: int = 0) -> LogProbs:

@@ -197,8 +197,10 @@ def test_a_run_whose_early_stage_was_made_anew(train, rosepo, finished, tmp_path
     [
         (
             ["--sft.steps=5"],
-            "'sft.steps' cannot be changed in a finished run, only evaluation.* can: train a new one",
+            "'sft.steps' cannot be changed in a finished run, only evaluation.* and metric can: train a new one",
         ),
+        (["--metric=ndgc"], "no metric is called 'ndgc'; did you mean 'ndcg' or 'dgu'?"),
+        (["--metric=hr", "--metric=rosepo/hr"], "metric 'hr' is named twice; name it once, with all its cut-offs in"),
         (["--evaluation.k=5"], "unknown option 'evaluation.k'; did you mean 'ks'?"),
         (["--evaluation.candidates=60"], "set evaluation.candidates to at most"),
     ],

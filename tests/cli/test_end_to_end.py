@@ -24,7 +24,11 @@ from rosepo_core.pipeline import STAGES
 from rosepo_core.stages.split import load_candidates, load_split
 
 ACCURACY = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
-RECOMMENDED = {f"{metric}@{k}" for metric in ("arp", "aplt", "coverage", "gini") for k in (1, 5, 10)}
+BEYOND = {
+    f"{metric}@{k}"
+    for metric in ("arp", "popularity-lift", "aplt", "coverage", "gini", "or-ratio", "div-ratio")
+    for k in (1, 5, 10)
+} | {"auc", "semantic-hallucination", "popularity-confusion", "popularity-correlation"}
 ALIGNED = {"aligned", "scores-aligned", "evaluation"}
 RESCORED = {f"scores-{name}" for name in ("popularity", "oracle", "base", "sft", "aligned")}
 SLOWER = ("--alignment.steps=9", "--alignment.learning_rate=0.002")
@@ -40,12 +44,22 @@ def log_of(run, stage):
 
 def test_what_a_run_leaves(finished):
     document = metrics_of(finished)
-    assert list(document) == ["schema", "dataset", "seed", "protocols", "seconds"]
-    assert (document["schema"], document["dataset"], document["seed"]) == (1, "table", 3)
+    assert list(document) == [
+        *("schema", "dataset", "seed", "protocols", "intervals", "comparisons", "oracle_quality", "seconds"),
+    ]
+    assert (document["schema"], document["dataset"], document["seed"]) == (2, "table", 3)
     models = document["protocols"]["candidates-5"]
     # The constant oracle ranks nothing.
     assert list(models) == ["popularity", "base", "sft", "aligned"]
-    assert all(set(values) >= ACCURACY | RECOMMENDED for values in models.values())
+    assert all(set(values) == ACCURACY | BEYOND for values in models.values())
+    # A constant oracle answers 0.1, whatever happened.
+    quality = document["oracle_quality"]["candidates-5"]
+    assert quality == json.loads((finished / "evaluation" / "oracle_quality.json").read_text())
+    assert (quality["pairs"], quality["auc"], quality["ece"]) == (24 * 4 * 2, 0.5, pytest.approx(0.4))
+    users = pl.read_parquet(finished / "evaluation" / "per_user.parquet")
+    aligned = users.filter(model="aligned")
+    assert aligned["hr@5"].mean() == models["aligned"]["hr@5"]
+    assert aligned["popularity-lift@1"].mean() == pytest.approx(models["aligned"]["popularity-lift@1"])
     assert set(STAGES) <= set(document["seconds"])
     for stage in STAGES:
         manifest = json.loads((finished / stage / "manifest.json").read_text())
@@ -247,7 +261,9 @@ def test_the_table_fits_80_columns(train, finished, monkeypatch):
     lines = shown.splitlines()
     assert [line.split()[0] for line in lines if line.startswith(("popularity", "base", "sft", "aligned"))] == [
         *("popularity", "base", "sft", "aligned"),
-        *("popularity", "base", "sft", "aligned"),
+    ]
+    assert [line.split("  ")[0] for line in lines if line.startswith(("ARP", "Popularity lift", "Semantic"))] == [
+        *("Semantic hallucination \N{DOWNWARDS ARROW}", "ARP@1 \N{DOWNWARDS ARROW}", "Popularity lift@1"),
     ]
     # A path cannot be broken.
     assert max(len(line) for line in lines if str(finished) not in line) <= 80
@@ -282,6 +298,18 @@ def test_evaluate_with_another_protocol_trains_nothing(rosepo, finished, tmp_pat
     assert "hr@2" in models["aligned"]
     assert tomllib.loads((run / "config.toml").read_text())["evaluation"]["candidates"] == 4
     assert metrics_of(run)["seconds"]["sft"] == metrics_of(finished)["seconds"]["sft"]
+
+
+def test_evaluate_measures_other_things_without_scoring_again(rosepo, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "runs" / "copy")
+    done = rosepo("evaluate", run, "--metric", "mrr", "--metric", "rosepo/aplt", "--metric.head", "0.5")
+    assert done.code == 0, done.err
+    assert done.made == {"evaluation"}
+    assert list(metrics_of(run)["protocols"]["candidates-5"]["sft"]) == ["mrr", "aplt@1", "aplt@5", "aplt@10"]
+    assert tomllib.loads((run / "config.toml").read_text())["metric"] == [
+        {"name": "mrr"},
+        {"name": "rosepo/aplt", "head": 0.5},
+    ]
 
 
 def test_align_does_what_the_command_does(finished, log, model_folder, tmp_path):

@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from rosepo_core.config import RunConfig, load_config
+from rosepo_core.config import DEFAULT_METRICS, RunConfig, load_config
 from rosepo_core.errors import RequestError
 from rosepo_core.registry import Registry
 
@@ -13,7 +13,8 @@ PLUGINS = """
     from pathlib import Path
     from pydantic import Field
     from rosepo_core.api import (
-        Dataset, DatasetOptions, Options, PreferenceLoss, RejectedSampler, SamplerOptions, SmoothingOracle, hookimpl
+        CutOffMetric, CutOffOptions, Dataset, DatasetOptions, Options, PreferenceLoss, RejectedSampler,
+        SamplerOptions, SmoothingOracle, hookimpl
     )
 
     class FolderOptions(DatasetOptions):
@@ -50,6 +51,18 @@ PLUGINS = """
         Options = LossOptions
         def __call__(self, log_probs): ...
 
+    class TailOptions(CutOffOptions):
+        head: float = Field(0.2, description="Head.")
+
+    class Tail(CutOffMetric):
+        Options = TailOptions
+        def at(self, outcome, k): ...
+
+    @hookimpl
+    def rosepo_register_metrics(register):
+        for name in {DEFAULT_METRICS!r}:
+            register(name, "acme_config:Tail", summary="")
+
     @hookimpl
     def rosepo_register_datasets(register):
         register("movielens-100k", "acme_config:Folder", summary="")
@@ -73,7 +86,7 @@ PLUGINS = """
 
 @pytest.fixture
 def registry(install) -> Registry:
-    install("acme-config", "1.0", "acme_config", PLUGINS)
+    install("acme-config", "1.0", "acme_config", PLUGINS.replace("{DEFAULT_METRICS!r}", repr(DEFAULT_METRICS)))
     return Registry(point for point in entry_points(group="rosepo") if point.dist.name == "acme-config")
 
 
@@ -244,3 +257,37 @@ def test_every_section_describes_its_options():
         if not option.description
     ]
     assert undescribed == []
+
+
+def test_metrics_are_a_list_like_samplers(registry, write):
+    assert [each.name for each in load_config(None, (), registry).metric] == list(DEFAULT_METRICS)
+    file = write('[[metric]]\nname = "hr"\nks = [20]\n[[metric]]\nname = "aplt"\nhead = 0.1\n')
+    config = load_config(file, (), registry)
+    assert [(each.name, each.options) for each in config.metric] == [("hr", {"ks": [20]}), ("aplt", {"head": 0.1})]
+    assert config.resolved(registry)["metric"] == [
+        {"name": "hr", "ks": [20], "head": 0.2},
+        {"name": "aplt", "ks": None, "head": 0.1},
+    ]
+    assert load_config(write(config.to_toml(registry)), (), registry).resolved(registry) == config.resolved(registry)
+    # Named on the command line they replace the file's, and keep the options that it has for them.
+    named = load_config(file, [("metric", "aplt"), ("metric", "mrr"), ("metric.ks", "[3]")], registry)
+    assert [(each.name, each.options) for each in named.metric] == [
+        ("aplt", {"head": 0.1, "ks": [3]}),
+        ("mrr", {"ks": [3]}),
+    ]
+    assert [each.name for each in load_config(write('metric = ["hr", "mrr"]\n'), (), registry).metric] == [
+        "hr",
+        "mrr",
+    ]
+    every = load_config(None, [("metric.head", "0.3")], registry)
+    assert {each.options["head"] for each in every.metric} == {0.3}
+
+
+def test_what_metrics_cannot_be(registry, write):
+    assert refusal(registry, None, ("metric", "ndgc")).startswith("no metric is called 'ndgc'; did you mean 'ndcg'")
+    assert refusal(registry, None, ("metric.haed", "1")) == "unknown option 'metric.haed'; did you mean 'head'?"
+    twice = "metric 'hr' is named twice; name it once, with all its cut-offs in 'ks'"
+    assert refusal(registry, None, ("metric", "hr"), ("metric", "acme-config/hr")) == twice
+    nameless = write('[[metric]]\nname = "hr"\n[[metric]]\nks = [5]\n')
+    assert refusal(registry, nameless).endswith("option 'metric[1].name' is required")
+    assert refusal(registry, write("metric = []\n")).endswith("'metric' is empty; name at least one")

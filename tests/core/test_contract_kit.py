@@ -7,12 +7,15 @@ import pytest
 import torch.nn.functional as F
 from pydantic import Field
 
-from rosepo_core.contracts import PreferenceLoss, RejectedSampler, SamplerOptions, SmoothingOracle
+from rosepo_core.contracts import CutOffMetric, PreferenceLoss, RejectedSampler, SamplerOptions, SmoothingOracle
+from rosepo_core.outcome import Measure
 from rosepo_core.testing import (
     FakeLanguageModel,
     LossContract,
+    MetricContract,
     OracleContract,
     SamplerContract,
+    toy_outcomes,
     toy_split,
     train_examples,
 )
@@ -217,6 +220,92 @@ def test_a_correct_loss_passes():
 def test_a_wrong_loss_fails(loss, test):
     with pytest.raises(AssertionError):
         getattr(kit(LossContract, loss), test)({})
+
+
+class Length(CutOffMetric):
+    """Items among the first k over k. Range 0 to 1."""
+
+    about = Measure("Length", "higher", "Lists")
+
+    def at(self, outcome, k):
+        return (outcome.top[:, :k] >= 0).mean(axis=1)
+
+
+class OutOfRange(Length):
+    def at(self, outcome, k):
+        return 2 * super().at(outcome, k)
+
+
+class ForOthers(Length):
+    def at(self, outcome, k):
+        return super().at(outcome, k)[:-1]
+
+
+class Compared(Length):
+    def at(self, outcome, k):
+        values = (outcome.top[:, :k] * 7 % 40).sum(axis=1) / 1000
+        return values - values.min()
+
+
+class ByPlace(Length):
+    def at(self, outcome, k):
+        return super().at(outcome, k) * np.arange(len(outcome)) / len(outcome)
+
+
+class ReadsScores(Length):
+    def at(self, outcome, k):
+        return (outcome.scores[:, :k] > 0).mean(axis=1)
+
+
+class DividesByNothing(Length):
+    def at(self, outcome, k):
+        with np.errstate(divide="ignore"):
+            return 1 / (outcome.top[:, :k] >= 0).sum(axis=1)
+
+
+class Unexplained(Length):
+    """Nothing."""
+
+
+def test_a_correct_metric_passes():
+    contract = kit(MetricContract, Length)
+    contract.test_says_how_it_is_to_be_read({})
+    contract.test_values({})
+    contract.test_the_order_of_users_does_not_count({})
+    contract.test_a_users_value_is_their_own({})
+    contract.test_empty_lists({})
+    assert list(contract.measure({}, toy_outcomes()["written"])) == ["@1", "@3", "@5"]
+    assert list(contract.measure({"ks": (2,)}, toy_outcomes()["written"])) == ["@2"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "test", "error"),
+    [
+        (OutOfRange, "test_values", AssertionError),
+        (ForOthers, "test_values", AssertionError),
+        (ReadsScores, "test_values", TypeError),
+        (Compared, "test_a_users_value_is_their_own", AssertionError),
+        (ByPlace, "test_the_order_of_users_does_not_count", AssertionError),
+        (DividesByNothing, "test_empty_lists", AssertionError),
+        (Unexplained, "test_says_how_it_is_to_be_read", AssertionError),
+    ],
+)
+def test_a_wrong_metric_fails(metric, test, error):
+    with pytest.raises(error):
+        getattr(kit(MetricContract, metric), test)({})
+
+
+def test_the_toy_outcomes():
+    outcomes = toy_outcomes()
+    assert [outcome.offers("scores") for outcome in outcomes.values()] == [True, True, False]
+    assert [outcome.offers("answers") for outcome in outcomes.values()] == [False, False, True]
+    assert all(outcome.offers("genres") and outcome.offers("title-embeddings") for outcome in outcomes.values())
+    target = outcomes["catalogue"].examples.target
+    assert (outcomes["catalogue"].targets[:, 0] == target).all()
+    assert (outcomes["candidates"].targets[:, 0] == target).all()
+    part = outcomes["written"].take(np.array([4, 2]))
+    assert part.top.tolist() == [outcomes["written"].top[row].tolist() for row in (4, 2)]
+    assert part.examples.target.tolist() == target[[4, 2]].tolist()
 
 
 class UndescribedOptions(SamplerOptions):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from rosepo_core.errors import RosepoError
+from rosepo_core.contracts import Metric
+from rosepo_core.errors import PluginError, RosepoError
+from rosepo_core.outcome import Measure
 from rosepo_core.records import Candidates, Catalogue, Examples, SeenItems, Sequences, Split
+from rosepo_core.registry import load_plugins
 from rosepo_core.sections import EvaluationOptions
 from rosepo_core.stages import evaluation as stage
+from rosepo_core.stages.oracle_quality import OracleQuality, ReliabilityBin
 
 POPULARITY = np.array([4, 3, 0, 1, 2, 9], dtype=np.int64)
 IDS = tuple("abcdef")
@@ -49,7 +54,11 @@ def candidates():
     return Candidates(np.array([[4, 3, 5], [5, 0, 2]], dtype=np.int32), np.array([1, 0], dtype=np.int32))
 
 
-OPTIONS = EvaluationOptions(candidates=3, ks=(1, 2))
+OPTIONS = EvaluationOptions(candidates=3, ks=(1, 2), resamples=500)
+METRICS = {
+    name: load_plugins().create("metric", f"rosepo/{name}", {})
+    for name in ("hr", "ndcg", "mrr", "arp", "aplt", "popularity-confusion", "coverage", "gini")
+}
 
 
 def by_id(examples, items):
@@ -57,8 +66,12 @@ def by_id(examples, items):
     return items.astype(np.float32)
 
 
-def evaluate(split, candidates, models, options=OPTIONS, reporter=None):
-    return stage.evaluate(models, split, split.test, candidates, options, reporter or Notes())
+def evaluate(split, candidates, models, options=OPTIONS, reporter=None, metrics=METRICS):
+    return stage.evaluate(models, split, split.test, candidates, options, metrics, reporter or Notes())
+
+
+def summarize(scores, split, examples, candidates):
+    return stage.summarize(scores, split, examples, candidates, OPTIONS, METRICS, Notes())
 
 
 def test_metrics_by_hand_in_the_order_of_the_table(split, candidates):
@@ -75,12 +88,26 @@ def test_metrics_by_hand_in_the_order_of_the_table(split, candidates):
         | {"arp@1": 9, "arp@2": (5.5 + 6.5) / 2, "aplt@1": 0, "aplt@2": 0.25, "coverage@1": 1 / 6, "coverage@2": 0.5}
         # Counts 0 0 0 0 0 2 and 0 0 0 1 1 2, weights 2j - 7.
         | {"gini@1": 10 / 12, "gini@2": (1 + 3 + 10) / (6 * 4)}
+        # Ann's d is less popular than both others, which outrank it; nothing is more popular than bob's f.
+        | {"popularity-confusion": 1}
     )
+    assert popularity.per_user["popularity-confusion"].tolist() == pytest.approx([1, math.nan], nan_ok=True)
     assert result.models["sft"].ranks.expected.tolist() == [3, 1]
     assert result.offered == 5 / 6
-    assert set(popularity.intervals) == {"hr@1", "hr@2", "ndcg@2", "mrr"}
-    # Two users, reciprocal ranks 1/3 and 1: 2/3 -+ 1.96 / 3 leaves the range at its upper end.
-    assert popularity.intervals["mrr"] == (pytest.approx(2 / 3 - 1.95996 / 3, abs=1e-4), 1)
+    assert list(result.columns) == list(popularity.metrics)
+    assert {column.title for column in result.columns.values()} >= {"HR@1", "NDCG@2", "MRR", "Tail@1", "Gini@2"}
+    assert result.columns["mrr"].summary == "One over the rank of the first held-out item."
+    # What belongs to all lists together has none.
+    assert (
+        popularity.intervals.keys()
+        == popularity.per_user.keys()
+        == {
+            *("hr@1", "hr@2", "ndcg@2", "mrr", "arp@1", "arp@2", "aplt@1", "aplt@2", "popularity-confusion"),
+        }
+    )
+    # Of two users, a quarter of the resamples has ann's 1/3 alone, a quarter bob's 1.
+    assert popularity.intervals["mrr"] == (pytest.approx(1 / 3), 1)
+    assert np.isnan(popularity.intervals["popularity-confusion"]).all()
 
 
 def test_a_model_that_ranks_nothing_is_left_out_and_named(split, candidates):
@@ -99,10 +126,10 @@ def test_bad_scores_name_the_model(split, candidates):
     with pytest.raises(RosepoError, match=r"model 'base' gave scores of shape \(2,\)"):
         evaluate(split, candidates, {"base": lambda examples, items: items[:, 0].astype(np.float32)})
     with pytest.raises(RosepoError, match="scores of 'sft' have shape"):
-        stage.summarize({"sft": np.zeros((2, 4), np.float32)}, split, split.test, candidates, OPTIONS)
+        summarize({"sft": np.zeros((2, 4), np.float32)}, split, split.test, candidates)
     nobody = split.test.take(np.array([], dtype=np.int64))
     with pytest.raises(RosepoError, match="no test examples"):
-        stage.summarize({}, split, nobody, candidates, OPTIONS)
+        summarize({}, split, nobody, candidates)
 
 
 def test_places_without_a_candidate_are_not_shown_to_models_nor_counted(split):
@@ -127,78 +154,158 @@ def test_cached_scores_give_the_same_evaluation(split, candidates, tmp_path):
     assert cached.dtype == np.float32
     assert cached.tolist() == [[4, 3, 5], [5, 0, 2]]
     fresh = evaluate(split, candidates, {"base": by_id}).models["base"]
-    assert stage.summarize({"base": cached}, split, split.test, candidates, OPTIONS).models["base"].metrics == (
-        fresh.metrics
-    )
+    again = summarize({"base": cached}, split, split.test, candidates).models["base"]
+    assert again.metrics == pytest.approx(fresh.metrics, nan_ok=True)
+    assert again.intervals["mrr"] == fresh.intervals["mrr"]
     (tmp_path / "bad.safetensors").write_bytes(b"not one")
     for name in ("bad.safetensors", "missing.safetensors"):
         with pytest.raises(RosepoError, match=f"{name} holds no scores"):
             stage.load_scores(tmp_path / name)
 
 
-def test_every_users_ranks_and_lists_are_kept(split, candidates, tmp_path):
-    evaluation = evaluate(split, candidates, {"sft": by_id, "base": lambda examples, items: 0 * by_id(None, items)})
+def test_every_users_ranks_lists_and_values_are_kept(split, candidates, tmp_path):
+    metrics = {name: METRICS[name] for name in ("mrr", "popularity-confusion", "gini")}
+    models = {"sft": by_id, "base": lambda examples, items: 0 * by_id(None, items)}
+    evaluation = evaluate(split, candidates, models, metrics=metrics)
     stage.per_user_table(evaluation, split).write_parquet(tmp_path / "users.parquet")
     table = pl.read_parquet(tmp_path / "users.parquet")
+    names = ("model", "user", "target", "rank", "tied", "items", "scores", "mrr", "popularity-confusion")
+    chance = pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
     assert table.rows(named=True) == [
-        {
-            "model": "base",
-            "user": "ann",
-            "target": "d",
-            "rank": 2.0,
-            "tied": 2,
-            "items": ["e", "d"],
-            "scores": [0, 0],
-        },
-        {
-            "model": "base",
-            "user": "bob",
-            "target": "f",
-            "rank": 2.0,
-            "tied": 2,
-            "items": ["f", "a"],
-            "scores": [0, 0],
-        },
-        {"model": "sft", "user": "ann", "target": "d", "rank": 3.0, "tied": 0, "items": ["f", "e"], "scores": [5, 4]},
-        {"model": "sft", "user": "bob", "target": "f", "rank": 1.0, "tied": 0, "items": ["f", "c"], "scores": [5, 2]},
+        dict(zip(names, row, strict=True))
+        for row in (
+            ("base", "ann", "d", 2.0, 2, ["e", "d"], [0, 0], chance, 0.5),
+            ("base", "bob", "f", 2.0, 2, ["f", "a"], [0, 0], chance, None),
+            ("sft", "ann", "d", 3.0, 0, ["f", "e"], [5, 4], pytest.approx(1 / 3), 1.0),
+            ("sft", "bob", "f", 1.0, 0, ["f", "c"], [5, 2], 1.0, None),
+        )
     ]
     assert table.schema["scores"] == pl.List(pl.Float32)
 
 
 def test_lists_are_as_short_as_the_candidates_and_the_catalogue_allow(split, candidates):
-    evaluation = evaluate(split, candidates, {"sft": by_id}, EvaluationOptions(candidates=3, ks=(10, 1)))
-    assert evaluation.ks == (1, 10)
+    evaluation = evaluate(split, candidates, {"sft": by_id}, EvaluationOptions(candidates=3, ks=(10, 1, 1)))
+    assert list(evaluation.columns)[:3] == ["hr@1", "hr@10", "ndcg@10"]
     assert evaluation.models["sft"].metrics["hr@10"] == 1
     assert stage.per_user_table(evaluation, split)["items"].to_list() == [["f", "e", "d"], ["f", "c", "a"]]
+
+
+def test_a_metrics_own_cut_off_makes_lists_long_enough(split, candidates):
+    own = {"hr": METRICS["hr"], "arp": load_plugins().create("metric", "rosepo/arp", {"ks": [3]})}
+    result = evaluate(split, candidates, {"sft": by_id}, metrics=own).models["sft"]
+    assert list(result.metrics) == ["hr@1", "hr@2", "arp@3"]
+    assert result.top.tolist() == [[5, 4, 3], [5, 2, 0]]
 
 
 def test_two_models_are_compared_user_by_user(split, candidates):
     evaluation = evaluate(split, candidates, {"sft": by_id, "aligned": lambda examples, items: -by_id(None, items)})
     # SFT ranks 3 and 1, aligned 1 and 3: reciprocal ranks differ by +2/3 and -2/3.
-    difference = stage.compare(evaluation, "aligned", "sft", "mrr")
-    assert difference.mean == pytest.approx(0)
-    # s = 2/3 sqrt(2), s / sqrt(2) = 2/3.
-    assert (difference.low, difference.high) == (pytest.approx(-1.30664, abs=1e-4), pytest.approx(1.30664, abs=1e-4))
+    found = evaluation.comparison("aligned", "sft", "mrr")
+    assert (found.users, found.difference) == (2, pytest.approx(0))
+    assert (found.low, found.high) == (pytest.approx(-2 / 3), pytest.approx(2 / 3))
+    assert (found.p_bootstrap, found.p_wilcoxon, found.p_holm, found.p_bh) == (1, 1, 1, 1)
+    assert evaluation.comparison("sft", "base", "mrr") is None
+    assert {each.column for each in evaluation.comparisons} == set(evaluation.models["sft"].per_user)
+    # The metric applies to ann alone.
+    one = evaluation.comparison("aligned", "sft", "popularity-confusion")
+    assert (one.users, math.isnan(one.difference), math.isnan(one.p_holm)) == (1, True, True)
+
+
+def test_p_values_are_corrected_for_all_comparisons(split):
+    """Sixty users: SFT beats base for all, aligned equals SFT."""
+    examples = split.test.take(np.tile([0, 1], 30))
+    candidates = Candidates(
+        np.tile(np.array([[4, 3, 5], [5, 0, 2]], dtype=np.int32), (30, 1)), np.tile([1, 0], 30).astype(np.int32)
+    )
+
+    def knows(examples, items):
+        return (items == examples.target[:, None]).astype(np.float32)
+
+    models = {"base": lambda examples, items: -knows(examples, items), "sft": knows, "aligned": knows}
+    metrics = {name: METRICS[name] for name in ("hr", "mrr")}
+    evaluation = stage.evaluate(models, split, examples, candidates, OPTIONS, metrics, Notes())
+    assert len(evaluation.comparisons) == 6
+    better, same = evaluation.comparison("sft", "base", "mrr"), evaluation.comparison("aligned", "sft", "mrr")
+    assert better.p_bootstrap == pytest.approx(1 / 501)
+    # Three comparisons have this p, three have 1: times 6 of 6, and times 6 / 3.
+    assert (better.p_holm, better.p_bh) == (pytest.approx(6 / 501), pytest.approx(2 / 501))
+    assert (same.difference, same.p_bootstrap, same.p_holm) == (0, 1, 1)
+
+
+def test_a_metric_without_what_it_needs_is_left_out_and_named(split, candidates):
+    notes = Notes()
+    names = ("mrr", "mgu", "dgu", "out-of-catalogue", "semantic-hallucination")
+    metrics = {name: load_plugins().create("metric", f"rosepo/{name}", {}) for name in names}
+    assert list(evaluate(split, candidates, {"sft": by_id}, reporter=notes, metrics=metrics).columns) == ["mrr"]
+    assert notes.lines == [
+        "not measured: mgu, dgu (the catalogue has no column 'genres' of lists of text, or of text with '|' between)",
+        "not measured: out-of-catalogue (the model only ranked, and wrote nothing)",
+        "not measured: semantic-hallucination (there are no title embeddings)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.zeros(3), r"gave 'odd@1' of shape \(3,\), not one number a user \(2\) nor one in all"),
+        (np.array([0.5, 1.25]), "gave 'odd@1' = 1.25, not within 0 and 1"),
+        (-0.5, "gave 'odd@1' = -0.5, not within 0 and 1"),
+        (np.array([np.inf, 0.0]), "gave 'odd@1' = inf, not within 0 and 1"),
+    ],
+)
+def test_a_metric_that_breaks_its_contract_is_named(split, candidates, value, said):
+    class Odd(Metric):
+        about = Measure("Odd", "higher", "Accuracy")
+        origin = "metric 'odd' of acme 1.0"
+
+        def measure(self, outcome):
+            return {"@1": value}
+
+    with pytest.raises(PluginError, match=f"^metric 'odd' of acme 1.0 {said}"):
+        evaluate(split, candidates, {"sft": by_id}, metrics={"odd": Odd()})
 
 
 def test_metrics_json_has_the_documented_schema(split, candidates, tmp_path):
-    evaluation = evaluate(split, candidates, {"popularity": stage.popularity_scores(split), "aligned": by_id})
+    models = {"popularity": stage.popularity_scores(split), "sft": by_id, "aligned": by_id}
+    quality = OracleQuality(4, 0.75, math.nan, (ReliabilityBin(0.0, 0.5, 4, 0.25, 0.5),))
+    evaluation = replace(evaluate(split, candidates, models), oracle_quality=quality)
     document = stage.metrics_document("movielens-100k", 7, [evaluation], {"sft": 12.34567, "alignment": 1.0})
     stage.write_metrics(document, tmp_path / "metrics.json")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     read = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert list(read) == ["schema", "dataset", "seed", "protocols", "seconds"]
-    assert (read["schema"], read["dataset"], read["seed"]) == (1, "movielens-100k", 7)
+    parts = ["protocols", "intervals", "comparisons", "oracle_quality"]
+    assert list(read) == ["schema", "dataset", "seed", *parts, "seconds"]
+    assert (read["schema"], read["dataset"], read["seed"]) == (2, "movielens-100k", 7)
+    assert [list(read[part]) for part in parts] == [["candidates-3"]] * 4
     assert read["seconds"] == {"sft": 12.346, "alignment": 1.0}
-    assert list(read["protocols"]) == ["candidates-3"]
-    models = read["protocols"]["candidates-3"]
-    assert list(models) == ["popularity", "aligned"]
+    models, intervals = read["protocols"]["candidates-3"], read["intervals"]["candidates-3"]
+    assert list(models) == list(intervals) == ["popularity", "sft", "aligned"]
     for values in models.values():
         assert list(values) == [
-            *("hr@1", "hr@2", "ndcg@2", "mrr", "arp@1", "arp@2", "aplt@1", "aplt@2"),
+            *("hr@1", "hr@2", "ndcg@2", "mrr", "arp@1", "arp@2", "aplt@1", "aplt@2", "popularity-confusion"),
             *("coverage@1", "coverage@2", "gini@1", "gini@2"),
         ]
         assert all(isinstance(value, float) and math.isfinite(value) for value in values.values())
+    assert intervals["sft"]["mrr"] == [pytest.approx(1 / 3), 1]
+    # One user is no sample.
+    assert intervals["sft"]["popularity-confusion"] == [None, None]
+    (compared,) = [each for each in read["comparisons"]["candidates-3"] if each["column"] == "mrr"]
+    assert compared == {
+        "model": "aligned",
+        "baseline": "sft",
+        "column": "mrr",
+        "users": 2,
+        "difference": 0,
+        "low": 0,
+        "high": 0,
+        **dict.fromkeys(("p_bootstrap", "p_wilcoxon", "p_holm", "p_bh"), 1),
+    }
+    assert read["oracle_quality"]["candidates-3"] == {
+        "pairs": 4,
+        "auc": 0.75,
+        "ece": None,
+        "reliability": [{"low": 0, "high": 0.5, "pairs": 4, "flip": 0.25, "observed": 0.5}],
+    }
 
 
 def test_metrics_json_is_not_touched_by_a_document_that_cannot_be_written(tmp_path):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 
 import pytest
 from huggingface_hub import ModelCard as HubCard
 
+from rosepo_core.outcome import Measure
+from rosepo_core.stages.measurement import Column
 from rosepo_core.stages.model_card import ModelCard, model_card
 
 METRICS = {
     "base": {"hr@1": 0.1, "ndcg@10": 0.4, "arp@10": 83.14},
-    "aligned": {"hr@1": 0.25, "ndcg@10": 0.5, "arp@10": 97.0},
+    "aligned": {"hr@1": 0.25, "ndcg@10": math.nan, "arp@10": 97.0},
 }
 
 
@@ -25,6 +28,11 @@ def make(**changes):
         "dataset": "movielens-100k",
         "parts": {"Loss": "rosepo, beta 0.1", "Sampler": "self-hard"},
         "protocols": {"candidates-20": METRICS},
+        "columns": {
+            "hr@1": Column(Measure("HR", "higher", "Accuracy"), "@1", ""),
+            "ndcg@10": Column(Measure("NDCG", "higher", "Accuracy"), "@10", ""),
+            "arp@10": Column(Measure("ARP", "lower", "Popularity bias", high=math.inf, decimals=1), "@10", ""),
+        },
         "prompt": "Titles:\nToy Story (1995)\n",
         "response": "Twelve Monkeys (1995)",
         "licence": "apache-2.0",
@@ -74,9 +82,9 @@ def test_the_table():
     assert lines == [
         "| metric | Base | Aligned |",
         "| --- | ---: | ---: |",
-        "| HR@1 | 0.100 | 0.250 |",
-        "| NDCG@10 | 0.400 | 0.500 |",
-        "| ARP@10 | 83.1 | 97.0 |",
+        "| HR@1 \N{UPWARDS ARROW} | 0.100 | 0.250 |",
+        "| NDCG@10 \N{UPWARDS ARROW} | 0.400 | \N{EN DASH} |",
+        "| ARP@10 \N{DOWNWARDS ARROW} | 83.1 | 97.0 |",
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,12 +12,19 @@ import polars as pl
 import pytest
 
 from rosepo_core.records import Candidates, Catalogue, Examples, Pairs, SeenItems, Sequences, Split
+from rosepo_core.registry import load_plugins
 from rosepo_core.sections import EvaluationOptions
 from rosepo_core.stages import charts, evaluation
+from rosepo_core.stages.oracle_quality import OracleQuality
 from rosepo_core.stages.report import ReportData, render, shown_users
+from rosepo_core.testing import SilentReporter
 
 HOSTILE = "<script>alert('x')</script> & \"more\" <img src=http://evil.example/x.png>"
 USERS, ITEMS = 30, 40
+METRICS = {
+    name: load_plugins().create("metric", f"rosepo/{name}", {})
+    for name in ("hr", "ndcg", "mrr", "arp", "popularity-lift", "aplt", "coverage", "gini")
+}
 
 
 class Page(HTMLParser):
@@ -96,7 +105,9 @@ def result(split):
         "aligned": knows(0.5),
         "<b>mine</b>": knows(1),
     }
-    return evaluation.evaluate(models, split, split.test, candidates, EvaluationOptions(), None)
+    return evaluation.evaluate(
+        models, split, split.test, candidates, EvaluationOptions(resamples=500), METRICS, SilentReporter()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +182,7 @@ def test_numbers_of_the_table(full, result):
         assert f"{result.models['aligned'].metrics[name]:.3f}" in page.text
     low, high = result.models["sft"].intervals["hr@5"]
     assert f"{low:.3f}\N{EN DASH}{high:.3f}".replace("0.", ".") in page.text
-    rows = re.findall(r'<tr><th scope="row">(\S+?)<span class="arrow">(.*?)</tr>', render(full), re.S)
+    rows = re.findall(r'<tr><th scope="row">([^<]+)<span class="arrow">(.*?)</tr>', render(full), re.S)
     marked = {name: ["best" in cell for cell in cells.split("<td")[1:]] for name, cells in rows}
     # The last model knows every target. Among ten candidates everyone is in the first ten, so HR@10 tells nothing.
     for name in ("HR@1", "HR@5", "NDCG@5", "NDCG@10", "MRR"):
@@ -180,6 +191,11 @@ def test_numbers_of_the_table(full, result):
     # Popularity recommends the most popular items, so it is never marked in ARP, where lower is better.
     assert marked["ARP@1"][0] is False
     assert any(marked["ARP@1"])
+    # Neither direction is better.
+    assert marked["Popularity lift@1"] == [False] * 5
+    assert "Accuracy" in page.text
+    assert "Popularity bias" in page.text
+    assert "How unevenly items are recommended." in page.text
 
 
 def test_verdicts_compare_user_by_user(full):
@@ -201,6 +217,26 @@ def test_pairs_count_only_what_is_there(full):
     assert "Share of 3 pairs; mean 0.300, median 0.250." in Page(render(full)).text
 
 
+def test_the_oracles_quality_is_told(full, result):
+    judged = replace(result, oracle_quality=OracleQuality(2000, 0.8125, 0.05, ()))
+    text = Page(render(replace(full, evaluations=(judged,)))).text
+    assert (
+        "2,000 held-out questions, each pair asked in both orders: AUC 0.812, expected calibration error 0.050"
+        in text
+    )
+
+
+def test_a_table_without_the_usual_metrics(result, split):
+    columns = {"mrr": result.columns["mrr"]}
+    models = {
+        name: replace(each, metrics={"mrr": math.nan if name == "sft" else each.metrics["mrr"]})
+        for name, each in result.models.items()
+    }
+    page = Page(render(ReportData("one", evaluations=(replace(result, columns=columns, models=models),))))
+    assert page.tags.count("svg") == 0
+    assert "is above" not in page.text
+
+
 def test_parts_without_data_are_left_out(split, result):
     page = Page(render(ReportData(title="bare")))
     assert (page.ids, page.tags.count("svg")) == (set(), 0)
@@ -214,7 +250,13 @@ def test_one_user_and_one_model_are_enough(split):
     candidates = Candidates(np.array([[split.test.target[0], 1]], dtype=np.int32), np.array([0], dtype=np.int32))
     models = dict.fromkeys(("sft", "aligned"), lambda examples, items: np.zeros(items.shape, np.float32))
     one = evaluation.evaluate(
-        models, split, split.test.take(np.array([0])), candidates, EvaluationOptions(ks=(1,)), None
+        models,
+        split,
+        split.test.take(np.array([0])),
+        candidates,
+        EvaluationOptions(ks=(1,)),
+        METRICS,
+        SilentReporter(),
     )
     text = Page(render(ReportData("one", evaluations=(one,), split=split))).text
     assert "Aligned does not clearly differ from SFT in HR@1: 0.500 against 0.500 (+0.000)." in text

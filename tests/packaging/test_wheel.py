@@ -73,6 +73,7 @@ def test_wheel_holds_the_import_packages_and_nothing_else(installed):
         "rosepo_samplers",
         "rosepo_oracles",
         "rosepo_losses",
+        "rosepo_metrics",
         f"rosepo-{version}.dist-info",
     }
 
@@ -94,6 +95,7 @@ def test_wheel_has_entry_points_and_licence(installed):
         "[rosepo]",
         "datasets = rosepo_datasets",
         "losses = rosepo_losses",
+        "metrics = rosepo_metrics",
         "oracles = rosepo_oracles",
         "samplers = rosepo_samplers",
     ]

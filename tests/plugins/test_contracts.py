@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rosepo_core.registry import load_plugins
-from rosepo_core.testing import DatasetContract, LossContract, OracleContract, SamplerContract
+from rosepo_core.testing import DatasetContract, LossContract, MetricContract, OracleContract, SamplerContract
 
 
 class TestRosePO(LossContract):
@@ -56,6 +56,17 @@ class TestTable(DatasetContract):
         log = tmp_path / "log.csv"
         log.write_text("user,item,timestamp,title\nann,a,1,Alien\nann,b,2,Brazil\nbob,a,3,Alien\n")
         return {"path": str(log)}
+
+
+METRICS = (
+    *("hr", "ndcg", "mrr", "recall", "auc"),
+    *("semantic-hallucination", "out-of-catalogue", "repeated", "already-seen"),
+    *("arp", "popularity-lift", "aplt", "popularity-confusion", "popularity-correlation"),
+    *("coverage", "gini", "or-ratio", "div-ratio", "mgu", "dgu", "intra-list-distance"),
+)
+for metric in METRICS:
+    title = f"Test{metric.title().replace('-', '')}"
+    globals()[title] = type(title, (MetricContract,), {"name": f"rosepo/{metric}"})
 
 
 def test_no_first_party_plugin_is_left_out():

@@ -12,12 +12,13 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 from rosepo_core.api import Catalogue, Examples, OracleContext, RequestError, RosepoError, SeenItems, Sequences, Split
-from rosepo_core.metrics import hit_rate, ndcg, rank_targets
+from rosepo_core.ranking import rank_targets
 from rosepo_core.registry import load_plugins
 from rosepo_core.sections import SplitOptions
 from rosepo_core.stages.dataset import filter_corpus
 from rosepo_core.stages.split import split_corpus
 from rosepo_core.testing.toys import SilentReporter
+from rosepo_metrics.accuracy import hit_rate, ndcg
 from rosepo_oracles import calibration
 from rosepo_oracles.sasrec import CatalogueCrossEntropy, training_windows
 

@@ -2,11 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from rosepo_matched.loss import SquaredHinge, SquaredHingeOptions
 
-from rosepo_core.testing import LossContract, SamplerContract, random_log_probs, toy_split, train_examples
+from rosepo_core.testing import (
+    LossContract,
+    MetricContract,
+    SamplerContract,
+    random_log_probs,
+    toy_outcomes,
+    toy_split,
+    train_examples,
+)
 
 
 class TestSquaredHinge(LossContract):
@@ -38,3 +47,16 @@ class TestPopularityMatched(SamplerContract):
         distance = abs(ranks[rejected] - ranks[examples.target][:, None])
         assert distance[rejected >= 0].min() == 1
         assert distance[rejected >= 0].max() == 3
+
+
+class TestSelfInformation(MetricContract):
+    name = "self-information"
+
+    def test_by_hand(self):
+        # Four items with 3, 1, 0 and 0 interactions: p = 4/8, 2/8, 1/8 and 1/8, so 1, 2, 3 and 3 bits.
+        outcome = toy_outcomes()["written"].take(np.arange(3))
+        catalogue = replace(outcome.catalogue, popularity=np.array([3, 1, 0, 0]))
+        lists = replace(outcome, catalogue=catalogue, top=np.array([[0, 3], [1, -1], [-1, -1]]))
+        found = self.measure({"ks": [1, 2]}, lists)
+        assert found["@1"].tolist() == pytest.approx([1, 2, np.nan], nan_ok=True)
+        assert found["@2"].tolist() == pytest.approx([2, 2, np.nan], nan_ok=True)

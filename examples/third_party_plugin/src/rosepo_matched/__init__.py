@@ -13,3 +13,8 @@ def rosepo_register_losses(register: Register) -> None:
 @hookimpl
 def rosepo_register_samplers(register: Register) -> None:
     register("popularity-matched", "rosepo_matched.sampler:PopularityMatched", summary="As popular as the target.")
+
+
+@hookimpl
+def rosepo_register_metrics(register: Register) -> None:
+    register("self-information", "rosepo_matched.metric:SelfInformation", summary="How surprising the list is.")

@@ -1,0 +1,149 @@
+"""Intervals, tests and corrections: by hand, by enumeration of every resample, and against SciPy's own."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rosepo_core import statistics
+from rosepo_core.statistics import (
+    benjamini_hochberg,
+    bootstrap_interval,
+    bootstrap_test,
+    holm,
+    over_seeds,
+    paired_test,
+    resampled_means,
+)
+
+NAN = float("nan")
+
+
+def test_resampled_means_follow_the_distribution_of_every_possible_draw():
+    values = np.array([0.0, 1.0, 5.0])
+    means = resampled_means(values[:, None], 27_000, seed=1)[:, 0]
+    every, expected = np.unique([np.mean(draw) for draw in product(values, repeat=3)], return_counts=True)
+    found = [np.isclose(means, mean).sum() for mean in every]
+    assert sum(found) == 27_000
+    # Each of the 27 draws comes 1,000 times on average; five standard deviations of a binomial.
+    np.testing.assert_allclose(found, expected * 1000, atol=5 * np.sqrt(expected.max() * 1000))
+
+
+def test_chunks_do_not_change_the_draws(monkeypatch):
+    values = np.random.default_rng(0).random((40, 3))
+    whole = resampled_means(values, 100, seed=2)
+    monkeypatch.setattr(statistics, "CHUNK_CELLS", 7 * 40)
+    np.testing.assert_allclose(resampled_means(values, 100, seed=2), whole, rtol=1e-12)
+
+
+def test_users_whom_a_metric_does_not_apply_to_do_not_count():
+    values = np.array([[1.0, 1.0], [NAN, 1.0], [3.0, 1.0]])
+    means = resampled_means(values, 500, seed=0)
+    # Draws of users 0 and 2: their own mean, whatever else was drawn; only user 1 drawn: nothing to average.
+    kept = means[~np.isnan(means[:, 0]), 0]
+    assert set(np.round(kept, 9)) == {1.0, 3.0, 2.0, round(5 / 3, 9), round(7 / 3, 9)}
+    assert np.isnan(means[:, 0]).mean() == pytest.approx(1 / 27, abs=0.03)
+    assert (means[:, 1] == 1).all()
+    low, high = bootstrap_interval(values, 2000)
+    assert 1 <= low[0] < 2 < high[0] <= 3
+    assert (low[1], high[1]) == (1, 1)
+
+
+@pytest.mark.parametrize("draw", ["normal", "exponential", "rare hits"])
+def test_intervals_are_scipys_bca(draw):
+    rng = np.random.default_rng(5)
+    values = {
+        "normal": rng.normal(size=80),
+        "exponential": rng.exponential(size=80),
+        "rare hits": (rng.random(200) < 0.08).astype(float),
+    }[draw]
+    low, high = bootstrap_interval(values, 40_000, seed=1)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=40_000, method="BCa", rng=np.random.default_rng(2))
+    # Two runs of 40,000 resamples: an end moves by about 2 % of the standard error, or from one count to the next.
+    tolerance = 1.01 / 200 if draw == "rare hits" else 0.06 * values.std() / np.sqrt(len(values))
+    assert low == pytest.approx(theirs.confidence_interval.low, abs=tolerance)
+    assert high == pytest.approx(theirs.confidence_interval.high, abs=tolerance)
+
+
+def test_the_correction_shifts_the_interval_of_skewed_values():
+    values = np.random.default_rng(5).exponential(size=80)
+    low, high = bootstrap_interval(values, 40_000, seed=1)
+    plain = np.quantile(resampled_means(values[:, None], 40_000, seed=1)[:, 0], [0.025, 0.975])
+    assert low > plain[0]
+    assert high > plain[1]
+    # z0 is nearly 0 here; a = skewness / (6 sqrt(n)).
+    a = stats.skew(values) / (6 * np.sqrt(80))
+    shifted = stats.norm.cdf([z / (1 - a * z) for z in (-1.959964, 1.959964)])
+    expected = np.quantile(resampled_means(values[:, None], 40_000, seed=1)[:, 0], shifted)
+    np.testing.assert_allclose([low, high], expected, atol=0.004)
+
+
+def test_an_interval_needs_two_users_and_one_value_is_certain():
+    low, high = bootstrap_interval(np.array([[0.1, 0.5, NAN], [0.1, NAN, NAN], [0.1, NAN, NAN]]), 200)
+    assert (low[0], high[0]) == (0.1, 0.1)
+    assert np.isnan([low[1:], high[1:]]).all()
+    assert all(end.shape == () for end in bootstrap_interval(np.array([0.0, 1.0]), 200))
+
+
+def test_the_bootstrap_test_by_enumeration():
+    differences = np.array([3.0, -1.0, 1.0])
+    observed = 1.0
+    every = [np.mean(draw) for draw in product(differences, repeat=3)]
+    exact = np.mean([abs(mean - observed) >= abs(observed) - 1e-12 for mean in every])
+    # 3 3 3; -1 -1 -1; 3 3 1 (2.33, three orders); -1 -1 1 (-0.33, three orders); -1 1 1 and so on by the computer.
+    assert bootstrap_test(differences, 50_000) == pytest.approx(exact, abs=0.01)
+    assert bootstrap_test(np.zeros(9), 100) == 1
+    # Everyone gains: no resample strays as far as zero, but the observed one counts.
+    assert bootstrap_test(np.full(50, 0.2) + np.arange(50) / 1e3, 999) == pytest.approx(1 / 1000)
+
+
+def test_a_paired_test_pairs():
+    rng = np.random.default_rng(3)
+    users = rng.normal(size=300)
+    first, second = users + 0.1 + 0.2 * rng.normal(size=300), users
+    test = paired_test(first[:, None], second[:, None], 4000)
+    assert test.users.tolist() == [300]
+    assert test.difference[0] == pytest.approx((first - second).mean())
+    assert 0 < test.low[0] < test.difference[0] < test.high[0]
+    assert test.p_bootstrap[0] < 0.01
+    assert test.p_wilcoxon[0] == stats.wilcoxon(first, second).pvalue
+    # Without pairing nothing shows.
+    assert stats.mannwhitneyu(first, second).pvalue > 0.05
+
+
+def test_a_pair_counts_where_the_metric_applies_under_both():
+    first = np.array([[1.0, 1.0, NAN], [NAN, 1.0, NAN], [1.0, 1.0, 1.0]])
+    second = np.array([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.5, 1.0, 0.0]])
+    test = paired_test(first, second, 200)
+    assert test.users.tolist() == [2, 3, 1]
+    assert test.difference[:2].tolist() == [0.75, 0.0]
+    assert (test.p_bootstrap[1], test.p_wilcoxon[1], test.low[1], test.high[1]) == (1, 1, 0, 0)
+    assert np.isnan([test.difference[2], test.low[2], test.p_bootstrap[2], test.p_wilcoxon[2]]).all()
+
+
+def test_corrections_by_hand():
+    p = np.array([0.01, 0.04, NAN, 0.03, 0.5])
+    # Ascending 0.01 0.03 0.04 0.5, times 4 3 2 1, never falling.
+    np.testing.assert_allclose(holm(p), [0.04, 0.09, NAN, 0.09, 0.5])
+    # Times 4/1 4/2 4/3 4/4, the least of those after.
+    np.testing.assert_allclose(benjamini_hochberg(p), [0.04, 4 * 0.04 / 3, NAN, 4 * 0.04 / 3, 0.5])
+    assert holm(np.array([0.7, 0.8])).tolist() == [1, 1]
+    assert benjamini_hochberg(np.array([])).tolist() == []
+
+
+def test_benjamini_hochberg_is_scipys():
+    p = np.random.default_rng(0).random(50) ** 3
+    np.testing.assert_allclose(benjamini_hochberg(p), stats.false_discovery_control(p))
+
+
+def test_over_seeds():
+    found = over_seeds([0.2, 0.4, 0.3])
+    assert (found.mean, found.deviation) == (pytest.approx(0.3), pytest.approx(0.1))
+    # Student's quantile with two degrees of freedom is 4.3027; 4.3027 * 0.1 / sqrt(3) = 0.24841.
+    assert (found.low, found.high) == (pytest.approx(0.05159, abs=1e-5), pytest.approx(0.54841, abs=1e-5))
+    alone = over_seeds([0.2])
+    assert alone.mean == 0.2
+    assert np.isnan([alone.deviation, alone.low, alone.high]).all()
