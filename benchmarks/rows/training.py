@@ -9,6 +9,7 @@ the peer's trainer makes one, on its own model with the same base and adapter, s
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from benchmarks import material
+from benchmarks.rows.memory import high_water
 from rosepo_core.api import Examples, Ints
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.training import align_preferences, fine_tune
@@ -29,11 +31,14 @@ from rosepo_core.sections import AlignmentOptions
 _GIVEN = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--peer-batches=")]
 BATCHES = tuple(int(size) for size in (_GIVEN[-1] if _GIVEN else "4,8,16").split(","))
 LEARNING_RATE = 1e-5
+MEMORY = 0.95 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+"""MiB."""
 TOKEN_BUDGET = AlignmentOptions().token_budget
 
 
 class Peer:
-    """A trainer of TRL's that makes one optimizer step when asked, of the batch size that is fastest."""
+    """A trainer of TRL's that makes one optimizer step when asked, of the batch size that is fastest,
+    among those that fit into memory."""
 
     def __init__(self, trainer: Any, sizes: tuple[int, ...]) -> None:
         trainer.create_optimizer()
@@ -41,10 +46,14 @@ class Peer:
         # What `train` would set before its first step.
         trainer.current_gradient_accumulation_steps = 1
         self._trainer = trainer
+        before = high_water()
         self._choose(sizes[0])
         self.step()
-        speeds = {}
+        speeds: dict[int, float] = {}
         for size in sizes:
+            # A step that does not fit into memory would end the process, and with it the row.
+            if before + size * (high_water() - before) / max(speeds, default=size) > MEMORY:
+                break
             self._choose(size)
             speeds[size] = self.step()
         self._choose(max(speeds, key=speeds.__getitem__))
