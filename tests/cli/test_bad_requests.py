@@ -234,7 +234,7 @@ def test_a_model_that_no_run_has(rosepo, finished):
     ("arguments", "said"),
     [
         (["plugins", "list", "samplers"], "unknown kind of plugin 'samplers'; did you mean 'sampler'?"),
-        (["plugins", "show", "rosep"], "unknown plugin 'rosep'; did you mean 'rosepo'?"),
+        (["plugins", "show", "rosep"], "unknown plugin 'rosep'; did you mean 'rosepo'"),
         (["data", "check", "nowhere.csv"], "nowhere.csv (dataset.path) does not exist: name a file"),
         (["data", "check", "x.csv", "--sft.steps=3"], "unknown option '--sft.steps'; options of the dataset are"),
         (["tarin"], "No such command 'tarin'. Did you mean 'train'? (see `rosepo --help`)"),
