@@ -48,7 +48,7 @@ class CutCount:
 class _Ragged:
     """Arrays of token ids one after another, to gather many at once."""
 
-    def __init__(self, arrays: Sequence[Sequence[int]]) -> None:
+    def __init__(self, arrays: Sequence[Sequence[int]] | Sequence[Ints]) -> None:
         self.lengths: Longs = np.array([len(array) for array in arrays], dtype=np.int64)
         self._starts = np.cumsum(self.lengths) - self.lengths
         self._flat: Ints = np.fromiter((token for array in arrays for token in array), dtype=np.int32)

@@ -260,4 +260,4 @@ def _nodes(shared: Longs, lengths: Longs) -> tuple[Ints, Ints, Ints, Ints, Ints,
         stops[last] = high[owner[last]]
         low, high, above = edges, stops, depth[owner]
     fields_of = np.concatenate(levels, axis=1).astype(np.int32)
-    return tuple(fields_of)  # type: ignore[return-value]
+    return tuple(fields_of)
