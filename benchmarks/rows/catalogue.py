@@ -28,6 +28,8 @@ from rosepo_core.engine.titles import TitleTrie
 from rosepo_core.testing.toys import SilentReporter
 
 K = 10
+WIDTH = 32
+"""Beams read at once in the exact search, as `rosepo recommend` does."""
 
 
 class DictTrie:
@@ -108,8 +110,9 @@ def run(quick: bool) -> dict[str, Any]:
     def search(exact: bool) -> tuple[Ints, float]:
         start = time.perf_counter()
         trunks = Trunks(*prompts.trunks(test))
+        beams = WIDTH if exact else K
         found, _ = decode(
-            model, trunks, trie, K, reporter=SilentReporter(), token_budget=TOKEN_BUDGET, beams=K, exact=exact
+            model, trunks, trie, K, reporter=SilentReporter(), token_budget=TOKEN_BUDGET, beams=beams, exact=exact
         )
         return found, len(test) / (time.perf_counter() - start)
 

@@ -23,9 +23,6 @@ from rosepo_core.records import Bools, Floats, Ints, Longs
 Doubles = NDArray[np.float64]
 Exclude = Callable[[Longs], Sequence[NDArray[np.integer]]]
 
-_SWEEP = 64
-"""Beams of a prompt that are read at once in an exact search when what they must beat is known."""
-
 
 @dataclass(frozen=True)
 class Trunks:
@@ -289,9 +286,7 @@ class _Search:
             # No title below a beam gets more than the beam's key; one that gets as much may be a lower item.
             waiting = waiting.take(waiting.key.astype(np.float32) >= bound[waiting.example])
             waiting, rank = _ranked(waiting, self.trie.items[self.trie.low[waiting.node]])
-            # All that may still beat a bound must be read sooner or later.
-            width = np.where(self.exact & np.isfinite(bound), max(self.beams, _SWEEP), self.beams)[waiting.example]
-            chosen = rank < width
+            chosen = rank < self.beams
             if not chosen.any():
                 return self._table(finished, place, n)
             if not self.exact:

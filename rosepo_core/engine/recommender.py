@@ -69,13 +69,13 @@ class TitleModel:
             shared=True,
         )
 
-    def recommend(self, history: Ints, k: int, *, beams: int = 20) -> tuple[Ints, Floats]:
+    def recommend(self, history: Ints, k: int, *, beams: int = 32) -> tuple[Ints, Floats]:
         """The `k` most probable titles after a history, none of which is in it.
 
         Args:
             history: item indices, oldest first, int32 [h].
             k: how many titles.
-            beams: width of the search, at least `k`.
+            beams: width of the search, speed only.
 
         Returns:
             items int32 [k] and their log-probabilities float32 [k], best first; -1 and -inf where there are fewer.
@@ -97,7 +97,7 @@ class TitleModel:
             k,
             reporter=self._reporter,
             token_budget=TOKEN_BUDGET,
-            beams=max(beams, k),
+            beams=beams,
             exact=True,
             exclude=lambda rows: [history] * len(rows),
         )
