@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from rosepo_core.api import Examples, Ints, PreferenceLoss, Split
 from rosepo_core.engine.attention import NAME as PRODUCTS
-from rosepo_core.engine.models import computes_bfloat16, load_model, load_tokenizer
+from rosepo_core.engine.models import computes_bfloat16, load_model, load_tokenizer, resolve_model
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree
@@ -58,9 +59,19 @@ def bare_model(attention: str = PRODUCTS) -> Any:
 
 def adapted_model(attention: str = PRODUCTS) -> Any:
     """SmolLM2-135M with a fresh LoRA adapter, rank 8, on all linear layers."""
+    return _adapted(bare_model(attention))
+
+
+def peer_model() -> Any:
+    """The same model with the same adapter, as transformers and PEFT load it."""
+    folder = resolve_model(MODEL, SilentReporter())
+    return _adapted(AutoModelForCausalLM.from_pretrained(str(folder), dtype=DTYPE, attn_implementation="sdpa"))
+
+
+def _adapted(model: Any) -> Any:
     torch.manual_seed(0)
     config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(bare_model(attention), config).train()
+    return get_peft_model(model, config).train()
 
 
 def examples(users: int, places: int, *, seed: int = 0) -> Examples:

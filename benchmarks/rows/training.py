@@ -3,7 +3,8 @@
     python -m benchmarks.rows.training [--quick] [--peer-batches=4,8,16] [NAME ...]
 
 rosepo trains through `align_preferences` and `fine_tune`, as `rosepo train` does. After each of its optimizer steps
-the peer's trainer makes one, on its own model with the same base and adapter, so that both see the machine alike.
+the peer's trainer makes one, in a process of its own, on the same base with the same adapter, so that both see the
+machine alike and neither the other's settings.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -36,29 +40,18 @@ MEMORY = 0.95 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 TOKEN_BUDGET = AlignmentOptions().token_budget
 
 
-class Peer:
-    """A trainer of TRL's that makes one optimizer step when asked, of the batch size that is fastest,
-    among those that fit into memory."""
+class Stepper:
+    """A trainer of TRL's that makes one optimizer step when asked."""
 
-    def __init__(self, trainer: Any, sizes: tuple[int, ...]) -> None:
+    def __init__(self, trainer: Any) -> None:
         trainer.create_optimizer()
         trainer.model.train()
         # What `train` would set before its first step.
         trainer.current_gradient_accumulation_steps = 1
         self._trainer = trainer
-        before = high_water()
-        self._choose(sizes[0])
-        self.step()
-        speeds: dict[int, float] = {}
-        for size in sizes:
-            # A step that does not fit into memory would end the process, and with it the row.
-            if before + size * (high_water() - before) / max(speeds, default=size) > MEMORY:
-                break
-            self._choose(size)
-            speeds[size] = self.step()
-        self._choose(max(speeds, key=speeds.__getitem__))
+        self._batches: Iterator[Any] = iter(())
 
-    def _choose(self, size: int) -> None:
+    def choose(self, size: int) -> None:
         self.size = self._trainer._train_batch_size = size
         self._batches = self._endless()
 
@@ -76,6 +69,45 @@ class Peer:
         self._trainer.optimizer.step()
         self._trainer.model.zero_grad()
         return self.size / (time.perf_counter() - start)
+
+
+def serve(make: Callable[[str], Any], sizes: tuple[int, ...], pipe: Connection) -> None:
+    """Choose the fastest batch size among those that fit into memory, send it, then send the speed of a step whenever
+    something comes."""
+    with tempfile.TemporaryDirectory() as folder:
+        stepper = Stepper(make(folder))
+        before = high_water()
+        stepper.choose(sizes[0])
+        stepper.step()
+        speeds: dict[int, float] = {}
+        for size in sizes:
+            # A step that does not fit would end the process, and with it the row.
+            if before + size * (high_water() - before) / max(speeds, default=size) > MEMORY:
+                break
+            stepper.choose(size)
+            speeds[size] = stepper.step()
+        stepper.choose(max(speeds, key=speeds.__getitem__))
+        pipe.send(stepper.size)
+        while pipe.recv():
+            pipe.send(stepper.step())
+
+
+class Peer:
+    """A trainer of TRL's in a process of its own, where nothing of rosepo's is set, the allocator least of all."""
+
+    def __init__(self, make: Callable[[str], Any], sizes: tuple[int, ...]) -> None:
+        """`make` is a function of a module, with its arguments bound: it gives the trainer, given a folder."""
+        self._pipe, other = get_context("spawn").Pipe()
+        self._process = get_context("spawn").Process(target=serve, args=(make, sizes, other), daemon=True)
+        self._process.start()
+        other.close()
+        self.size: int = self._pipe.recv()
+
+    def step(self) -> float:
+        """Examples per second of one step."""
+        self._pipe.send(True)
+        speed: float = self._pipe.recv()
+        return speed
 
 
 class Turns:
@@ -132,8 +164,24 @@ def dpo_peer(
         }
     )
     return DPOTrainer(
-        model=material.adapted_model("sdpa"),
+        model=material.peer_model(),
         args=DPOConfig(beta=0.1, precompute_ref_log_probs=True, **_options(folder, batch), **options),
+        train_dataset=table,
+        processing_class=material.tokenizer(),
+    )
+
+
+def sft_peer(prompts: PromptTemplate, pairs: Examples, folder: str, batch: int) -> Any:
+    """TRL's SFTTrainer on one chat prompt a target."""
+    table = Dataset.from_dict(
+        {
+            "prompt": prompts.prompt_texts(pairs),
+            "completion": [prompts.response_texts[item] for item in pairs.target.tolist()],
+        }
+    )
+    return SFTTrainer(
+        model=material.peer_model(),
+        args=SFTConfig(**_options(folder, batch)),
         train_dataset=table,
         processing_class=material.tokenizer(),
     )
@@ -152,29 +200,28 @@ def preference_row(
     model = material.adapted_model()
     grown = material.trees(model, ours, pairs, negatives)
     few = pairs.take(np.random.default_rng(2).permutation(len(pairs))[:16])
-    with tempfile.TemporaryDirectory() as folder:
-        # The peer's pairs are some of ours: it needs minutes for what takes rosepo seconds.
-        trainer = dpo_peer(theirs, few, material.rejected(few, 1), folder, BATCHES[-1])
-        peer = Peer(trainer, BATCHES[:1] if quick else BATCHES)
-        floor = material.Floor(model, backward=True)
-        turns = Turns(peer.step, floor.measure)
-        align_preferences(
-            model,
-            material.dpo(),
-            grown,
-            0,
-            batch_size=size["batch"],
-            token_budget=TOKEN_BUDGET,
-            gradient_checkpointing=False,
-            learning_rate=LEARNING_RATE,
-            steps=rounds + 1,
-            epochs=1.0,
-            warmup_ratio=0.0,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            seed=0,
-            reporter=turns,
-        )
+    # The peer's pairs are some of ours: it needs minutes for what takes rosepo seconds.
+    of_peer = partial(dpo_peer, theirs, few, material.rejected(few, 1), batch=BATCHES[-1])
+    peer = Peer(of_peer, BATCHES[:1] if quick else BATCHES)
+    floor = material.Floor(model, backward=True)
+    turns = Turns(peer.step, floor.measure)
+    align_preferences(
+        model,
+        material.dpo(),
+        grown,
+        0,
+        batch_size=size["batch"],
+        token_budget=TOKEN_BUDGET,
+        gradient_checkpointing=False,
+        learning_rate=LEARNING_RATE,
+        steps=rounds + 1,
+        epochs=1.0,
+        warmup_ratio=0.0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=0,
+        reporter=turns,
+    )
     per_step = len(negatives) * size["k"] * size["batch"] / len(grown)
     tokens = sum(len(tree.tree) for tree in grown) / len(grown) * size["batch"]
     states = sum(len(np.unique(tree.tree.parents)) for tree in grown) / len(grown) * size["batch"]
@@ -231,38 +278,25 @@ def sft_targets(quick: bool) -> dict[str, Any]:
     timeline, chat = material.template("timeline"), material.template("chat")
     ours = timeline.sft_sequences(kept)
     pairs = material.examples(8, 4)
-    table = Dataset.from_dict(
-        {
-            "prompt": chat.prompt_texts(pairs),
-            "completion": [chat.response_texts[item] for item in pairs.target.tolist()],
-        }
+    model = material.adapted_model()
+    peer = Peer(partial(sft_peer, chat, pairs, batch=BATCHES[-1]), BATCHES[:1] if quick else BATCHES)
+    floor = material.Floor(model, backward=True)
+    turns = Turns(peer.step, floor.measure)
+    fine_tune(
+        model,
+        material.tokenizer(),
+        ours,
+        batch_size=8,
+        token_budget=TOKEN_BUDGET,
+        learning_rate=LEARNING_RATE,
+        steps=rounds + 1,
+        epochs=1.0,
+        warmup_ratio=0.0,
+        weight_decay=0.0,
+        gradient_checkpointing=False,
+        seed=0,
+        reporter=turns,
     )
-    peer_model, model = material.adapted_model("sdpa"), material.adapted_model()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = SFTTrainer(
-            model=peer_model,
-            args=SFTConfig(**_options(folder, BATCHES[-1])),
-            train_dataset=table,
-            processing_class=material.tokenizer(),
-        )
-        peer = Peer(trainer, BATCHES[:1] if quick else BATCHES)
-        floor = material.Floor(model, backward=True)
-        turns = Turns(peer.step, floor.measure)
-        fine_tune(
-            model,
-            material.tokenizer(),
-            ours,
-            batch_size=8,
-            token_budget=TOKEN_BUDGET,
-            learning_rate=LEARNING_RATE,
-            steps=rounds + 1,
-            epochs=1.0,
-            warmup_ratio=0.0,
-            weight_decay=0.0,
-            gradient_checkpointing=False,
-            seed=0,
-            reporter=turns,
-        )
     targets = 8 * kept.lengths.sum() / len(ours)
     tokens = 8 * sum(len(ids) for ids, _ in ours) / len(ours)
     states = 8 * sum(int(labelled.sum()) for _, labelled in ours) / len(ours)
