@@ -37,7 +37,16 @@ BATCHES = tuple(int(size) for size in (_GIVEN[-1] if _GIVEN else "4,8,16").split
 LEARNING_RATE = 1e-5
 MEMORY = 0.95 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 """MiB."""
-TOKEN_BUDGET = AlignmentOptions().token_budget
+STEPS: dict[str, Any] = {
+    "epochs": 1.0,
+    "gradient_checkpointing": False,
+    "learning_rate": LEARNING_RATE,
+    "seed": 0,
+    "token_budget": AlignmentOptions().token_budget,
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+}
+"""Of rosepo's steps, in SFT and in alignment."""
 
 
 class Stepper:
@@ -111,10 +120,8 @@ class Peer:
 
 
 class Turns:
-    """A reporter that lets the peer make a step after each of rosepo's, and keeps both times.
-
-    `work` is how many examples are in each of rosepo's steps on average; the first step warms up.
-    """
+    """A reporter that lets the peer make a step after each of rosepo's, and keeps both times; the first step warms
+    up."""
 
     def __init__(self, peer: Callable[[], float], floor: Callable[[], None]) -> None:
         self.seconds: list[float] = []
@@ -211,16 +218,10 @@ def preference_row(
         grown,
         0,
         batch_size=size["batch"],
-        token_budget=TOKEN_BUDGET,
-        gradient_checkpointing=False,
-        learning_rate=LEARNING_RATE,
-        steps=rounds + 1,
-        epochs=1.0,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
         max_grad_norm=1.0,
-        seed=0,
+        steps=rounds + 1,
         reporter=turns,
+        **STEPS,
     )
     per_step = len(negatives) * size["k"] * size["batch"] / len(grown)
     tokens = sum(len(tree.tree) for tree in grown) / len(grown) * size["batch"]
@@ -287,15 +288,9 @@ def sft_targets(quick: bool) -> dict[str, Any]:
         material.tokenizer(),
         ours,
         batch_size=8,
-        token_budget=TOKEN_BUDGET,
-        learning_rate=LEARNING_RATE,
         steps=rounds + 1,
-        epochs=1.0,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        gradient_checkpointing=False,
-        seed=0,
         reporter=turns,
+        **STEPS,
     )
     targets = 8 * kept.lengths.sum() / len(ours)
     tokens = 8 * sum(len(ids) for ids, _ in ours) / len(ours)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,8 +31,9 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def overrides(settings: Iterable[str], dotted: Sequence[str]) -> list[tuple[str, Any]]:
-    """Key and value of every ``--set KEY=VALUE`` and every ``--SECTION.KEY VALUE`` or ``--SECTION.KEY=VALUE``.
+def overrides(settings: Iterable[str], context: typer.Context) -> list[tuple[str, Any]]:
+    """Key and value of every ``--set KEY=VALUE`` and, of what the command did not know, of every
+    ``--SECTION.KEY VALUE`` or ``--SECTION.KEY=VALUE``.
 
     Raises:
         RequestError: an argument is neither.
@@ -42,14 +44,17 @@ def overrides(settings: Iterable[str], dotted: Sequence[str]) -> list[tuple[str,
         if not equals or not key:
             raise RequestError(f"--set {setting}: write KEY=VALUE, e.g. --set loss.beta=0.2")
         found.append((key, value))
-    rest = list(dotted)
+    rest = list(context.args)
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):
             raise RequestError(f"unexpected argument '{argument}'")
         key, equals, value = argument[2:].partition("=")
         if "." not in key:
-            raise RequestError(f"unknown option '--{key}'; keys of the configuration are --SECTION.KEY VALUE")
+            flags = [flag.lstrip("-") for parameter in context.command.params for flag in parameter.opts]
+            close = get_close_matches(key, flags, n=1, cutoff=0.7)
+            hint = f"did you mean '--{close[0]}'?" if close else "keys of the configuration are --SECTION.KEY VALUE"
+            raise RequestError(f"unknown option '--{key}'; {hint}")
         if not equals:
             if not rest:
                 raise RequestError(f"option '--{key}' needs a value")

@@ -26,7 +26,7 @@ def evaluate(
 
     reporter = ConsoleReporter()
     with reporter.live():
-        given = [("metric", name) for name in metric or []] + overrides(set_ or [], context.args)
+        given = [("metric", name) for name in metric or []] + overrides(set_ or [], context)
         done = pipeline.evaluate(run, given, reporter, registry=load_plugins())
     if json_:
         print(to_json(run, done.evaluation))

@@ -91,7 +91,7 @@ def check_data(
     from rosepo_core.stages.dataset import check_corpus, filter_corpus
 
     options: dict[str, Any] = {"path": str(file)}
-    for key, value in overrides([], context.args):
+    for key, value in overrides([], context):
         section, _, option = key.partition(".")
         if section != "dataset":
             raise RequestError(f"unknown option '--{key}'; options of the dataset are --dataset.KEY VALUE")

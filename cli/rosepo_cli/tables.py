@@ -101,7 +101,7 @@ def show_plugin_details(described: Sequence[Mapping[str, Any]]) -> None:
     for plugin in described:
         console.print(f"{plugin['kind']} {plugin['name']}", style="bold", markup=False)
         console.print(f"{plugin['distribution']} {plugin['version']}, {plugin['target']}\n", markup=False)
-        console.print(plugin["description"], markup=False)
+        console.print(_reflowed(plugin["description"]), markup=False)
         table = _table("option", "type", "default", "meaning")
         for column in table.columns:
             column.justify = "left"
@@ -110,6 +110,15 @@ def show_plugin_details(described: Sequence[Mapping[str, Any]]) -> None:
             table.add_row(name, Text(_type(schema)), Text(default), Text(schema.get("description", "")))
         console.print()
         console.print(table)
+
+
+def _reflowed(docstring: str) -> str:
+    """Its paragraphs a line each, for the terminal to break; lists and formulas stay as they are."""
+    paragraphs = docstring.split("\n\n")
+    return "\n\n".join(
+        part if any(line[:1] in " -*" for line in part.splitlines()) else " ".join(part.splitlines())
+        for part in paragraphs
+    )
 
 
 def _type(schema: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ def train(
     given: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
     given += [("sampler", name) for name in sampler or []]
     given += [("metric", name) for name in metric or []]
-    given += overrides(set_ or [], context.args)
+    given += overrides(set_ or [], context)
     registry = load_plugins()
     settings = load_config(config, given, registry)
 

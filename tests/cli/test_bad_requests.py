@@ -49,6 +49,7 @@ def fault(done):
         (["--loss.beta", "-1"], "option 'loss.beta' = -1: input should be greater than 0"),
         (["--set", "loss.beta"], "--set loss.beta: write KEY=VALUE, e.g. --set loss.beta=0.2"),
         (["--beta", "0.2"], "unknown option '--beta'; keys of the configuration are --SECTION.KEY VALUE"),
+        (["--metrc", "hr"], "unknown option '--metrc'; did you mean '--metric'?"),
         (["--until=stf"], "unknown stage 'stf'; did you mean 'sft' or 'split'?"),
         (["--sampler=uniform=-1"], "option 'sampler.weight' = '-1': input should be greater than 0"),
         (["--evaluation.candidates=60"], "set evaluation.candidates to at most"),
