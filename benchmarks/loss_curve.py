@@ -26,7 +26,7 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks import material
 from rosepo_core.api import Examples, Ints
-from rosepo_core.engine.attention import NAME as PRODUCTS
+from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.models import load_model
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.training import align_preferences
@@ -61,7 +61,7 @@ def ours(
     chat: PromptTemplate, pairs: Examples, negatives: Ints, batch: int, steps: int
 ) -> tuple[list[int], list[dict[str, float]]]:
     """The length of each pair's tree, and the log."""
-    model = adapted(PRODUCTS)
+    model = adapted(BLOCKS)
     trees = material.trees(model, chat, pairs, negatives)
     log = align_preferences(
         model,

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from rosepo_core.api import Examples, Ints, PreferenceLoss, Split
-from rosepo_core.engine.attention import NAME as PRODUCTS
+from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.models import computes_bfloat16, load_model, load_tokenizer, resolve_model
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.scoring import score_items
@@ -51,13 +51,13 @@ def template(kind: str, candidates: int = 0) -> PromptTemplate:
     return make_template(options, tokenizer(), split().catalogue, HISTORY)
 
 
-def bare_model(attention: str = PRODUCTS) -> Any:
+def bare_model(attention: str = BLOCKS) -> Any:
     model: Any = load_model(MODEL, DTYPE, SilentReporter())[0]
     model.set_attn_implementation(attention)
     return model
 
 
-def adapted_model(attention: str = PRODUCTS) -> Any:
+def adapted_model(attention: str = BLOCKS) -> Any:
     """SmolLM2-135M with a fresh LoRA adapter, rank 8, on all linear layers."""
     return _adapted(bare_model(attention))
 

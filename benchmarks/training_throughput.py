@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rosepo_core.engine.adapters import fused_adapters
-from rosepo_core.engine.attention import NAME as PRODUCTS
+from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.head import frozen_head_log_probs
 from rosepo_core.engine.models import load_model
 
@@ -63,7 +63,7 @@ def way(
     *,
     fused: bool = True,
     loss: Loss = frozen_head_loss,
-    attention: str = PRODUCTS,
+    attention: str = BLOCKS,
     dtype: str = "bfloat16",
     modules: Sequence[str] | None = LINEAR,
     upper_half: bool = False,
@@ -113,7 +113,7 @@ WAYS: dict[str, Callable[[], Step]] = {
     "the same, adapter in bfloat16": way(**PLAIN, adapter_in_float32=False),
     "the same, compiled": way(**PLAIN, compiled=True),
     "the same, eager attention": way(**PLAIN | {"attention": "eager"}),
-    "the same, attention in products": way(**PLAIN | {"attention": PRODUCTS}),
+    "the same, attention in blocks": way(**PLAIN | {"attention": BLOCKS}),
     "the same, fused adapters": way(**PLAIN | {"fused": True}),
     "the same, frozen head": way(**PLAIN | {"loss": frozen_head_loss}),
     "rosepo (the last three)": way(),
