@@ -2,7 +2,7 @@
 
 PyTorch's fused attention for CPUs multiplies every query with every key, masked or not. In a token tree, as in any
 text, no token sees a later one: a block of queries needs the keys up to its own end, which are little more than half
-of them all. Forward and backward together take one half to two thirds of the time of the fused attention at 160 to
+of them all. Forward and backward together take two thirds to four fifths of the fused attention's time at 160 to
 1,000 tokens (`benchmarks/attention.py`).
 """
 
@@ -102,7 +102,7 @@ def block_attention(
     Returns:
         [b, t, heads, d], and None for the weights.
     """
-    (length, size), (groups, keys) = query.shape[2:], key.shape[1:3]
+    (batch, heads, length, size), (groups, keys) = query.shape, key.shape[1:3]
     if keys > LONG or dropout:
         mixed, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
@@ -110,7 +110,7 @@ def block_attention(
         return mixed, None
     if attention_mask is None:
         attention_mask = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
-    grouped = query.unflatten(1, (groups, -1))
+    grouped = query.reshape(batch, groups, heads // groups, length, size)
     mixed = _BlockAttention.apply(grouped, key, value, attention_mask[..., :keys], scaling or size**-0.5)  # type: ignore[no-untyped-call]
     return mixed.flatten(1, 2).transpose(1, 2).contiguous(), None
 
