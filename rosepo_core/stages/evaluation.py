@@ -235,7 +235,7 @@ def per_user_table(evaluation: Evaluation, split: Split) -> pl.DataFrame:
     """What every model gave every user; later comparisons are paired by it.
 
     Returns:
-        One row a model and test example: ``model``, ``user`` and ``target`` (the source's ids), ``rank`` (expected
+        One row a model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the source's ids), ``rank`` (expected
         over ties), ``tied`` (other items with the target's score), ``items`` (ids of the top items, best first),
         ``scores`` (theirs, float32), and a float64 column a metric, null where it does not apply.
     """
@@ -248,6 +248,7 @@ def per_user_table(evaluation: Evaluation, split: Split) -> pl.DataFrame:
         tables.append(
             pl.DataFrame(
                 {
+                    "protocol": [evaluation.protocol] * len(users),
                     "model": [name] * len(users),
                     "user": users.tolist(),
                     "target": ids[evaluation.examples.target].tolist(),

@@ -1,0 +1,43 @@
+"""What finished runs say of each user, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from benchmarks.study.arms import REFERENCE, Cell
+from rosepo_core.stages.split import load_split
+
+KEYS = ("dataset", "seed", "user", "target")
+COMMON = {"popularity": "popularity", "oracle": "sasrec", "base": "base", "sft": "sft"}
+"""Models that all arms of a seed share, and how the study calls them."""
+
+BUCKETS = ((0, "cold: never"), (1, "rare: 1 to 4"), (5, "some: 5 to 49"), (50, "popular: 50 and more"))
+"""Lowest training interactions of a target, and the bucket that begins there."""
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run came to its end."""
+    return (folder / "metrics.json").is_file()
+
+
+def users_of(runs: Path, cell: Cell) -> pl.DataFrame:
+    """One row a model and test user: `KEYS`, ``model``, ``bucket`` and a column a metric."""
+    folder = runs / cell.name
+    catalogue = load_split(folder / "split").catalogue
+    place = np.searchsorted([low for low, _ in BUCKETS], catalogue.popularity, side="right") - 1
+    bucket = np.array([name for _, name in BUCKETS])[place].tolist()
+    named = COMMON | {"aligned": cell.arm} if cell.arm == REFERENCE else {"aligned": cell.arm}
+    return (
+        pl.read_parquet(folder / "evaluation" / "per_user.parquet")
+        .filter(pl.col("protocol") == pl.col("protocol").first(), pl.col("model").is_in(list(named)))
+        .join(pl.DataFrame({"target": catalogue.ids, "bucket": bucket}), on="target", maintain_order="left")
+        .with_columns(
+            pl.col("model").replace(named),
+            dataset=pl.lit(cell.dataset),
+            seed=pl.lit(cell.seed),
+        )
+        .drop("protocol", "rank", "tied", "items", "scores")
+    )

@@ -1,0 +1,70 @@
+"""The study's two pictures, for the README: SVG, readable on light and dark pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from benchmarks.study.answers import Finding
+
+INK = "#7d8590"
+ROSE = "#d6336c"
+
+
+def forest(found: Sequence[Finding], path: Path) -> None:
+    """Differences in NDCG@10 to SFT, with intervals."""
+    rows = [
+        {
+            "model": each.question.model,
+            "data": each.dataset,
+            "difference": each.difference,
+            "low": each.low,
+            "high": each.high,
+        }
+        for each in found
+        if each.question.baseline == "sft" and each.question.column == "ndcg@10"
+    ]
+    if not rows:
+        return
+    base = alt.Chart(pl.DataFrame(rows)).encode(y=alt.Y("model:N", title=None, sort=None))
+    bars = base.mark_rule(color=ROSE, strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    points = base.mark_point(color=ROSE, filled=True, size=60, opacity=1).encode(
+        x=alt.X("difference:Q", title="NDCG@10 less that of SFT, 95 % interval over users")
+    )
+    zero = alt.Chart().mark_rule(color=INK, strokeDash=[4, 4]).encode(x=alt.datum(0))
+    _write(
+        alt.layer(zero, bars, points, data=pl.DataFrame(rows))
+        .properties(width=440, height=170)
+        .facet(row=alt.Row("data:N", title=None)),
+        path,
+    )
+
+
+def scatter(summary: pl.DataFrame, path: Path) -> None:
+    """Accuracy against popularity bias, all models."""
+    base = alt.Chart(summary.rename({"ndcg@10": "ndcg", "arp@10": "arp"})).encode(
+        x=alt.X(
+            "arp:Q", title="ARP@10: mean training interactions of what is recommended", scale=alt.Scale(zero=False)
+        ),
+        y=alt.Y("ndcg:Q", title="NDCG@10", scale=alt.Scale(zero=False)),
+    )
+    points = base.mark_point(color=ROSE, filled=True, size=70, opacity=1)
+    names = base.mark_text(align="left", dx=7, color=INK, fontSize=11).encode(text="model:N")
+    _write(
+        (points + names)
+        .properties(width=520, height=300)
+        .facet(row=alt.Row("dataset:N", title=None))
+        .resolve_scale(x="independent", y="independent"),
+        path,
+    )
+
+
+def _write(chart: alt.FacetChart, path: Path) -> None:
+    quiet = {"labelColor": INK, "titleColor": INK, "gridColor": "#7d859033", "domainColor": INK, "tickColor": INK}
+    chart = chart.configure(background="transparent").configure_axis(**quiet, labelFontSize=12, titleFontSize=12)
+    chart = chart.configure_view(stroke=None).configure_header(labelColor=INK, labelFontSize=13)
+    path.write_text(vl_convert.vegalite_to_svg(chart.to_dict()), encoding="utf-8")

@@ -1,0 +1,68 @@
+"""The study's results as Markdown and JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from benchmarks.study.answers import COLUMNS, Finding
+
+
+def markdown(summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[str]) -> str:
+    """Models by dataset, then questions and answers, then what was not run."""
+    lines = [
+        "| data | model | seeds | users | " + " | ".join(COLUMNS) + " |",
+        "| --- | --- | --- | --- |" + " --- |" * len(COLUMNS),
+    ]
+    for row in summary.iter_rows(named=True):
+        cells = (_with_interval(row[column], row[f"{column} low"], row[f"{column} high"]) for column in COLUMNS)
+        lines.append(
+            f"| {row['dataset']} | {row['model']} | {row['seeds']} | {row['users']} | " + " | ".join(cells) + " |"
+        )
+    lines += [
+        "",
+        "| question | data | difference of | in | users | mean (95 %) | between seeds | p, Holm | answer |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in found:
+        question = each.question
+        column = f"{question.column} ({question.wanted})" + (f", {question.bucket}" if question.bucket else "")
+        difference = _with_interval(each.difference, each.low, each.high, sign="+")
+        models = f"{question.model} less {question.baseline}"
+        lines.append(
+            f"| {question.text} | {each.dataset} | {models} | {column} | {each.users} | {difference} "
+            f"| {_number(each.deviation)} | {_number(each.p_holm)} | {each.answer} |"
+        )
+    if missing:
+        lines += ["", "Not run: " + ", ".join(missing) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def document(
+    summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[str], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The same for machines; what does not exist is null."""
+    return {
+        "config": config,
+        "models": [_plain(row) for row in summary.iter_rows(named=True)],
+        "findings": [_plain(asdict(each)) | {"answer": each.answer} for each in found],
+        "missing": list(missing),
+    }
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+
+def _number(value: float, sign: str = "") -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:{sign}.1f}" if abs(value) >= 10 else f"{value:{sign}.3f}"
+
+
+def _with_interval(value: float, low: float, high: float, sign: str = "") -> str:
+    return f"{_number(value, sign)} ({_number(low, sign)} to {_number(high, sign)})" if not math.isnan(value) else ""
