@@ -235,9 +235,9 @@ def per_user_table(evaluation: Evaluation, split: Split) -> pl.DataFrame:
     """What every model gave every user; later comparisons are paired by it.
 
     Returns:
-        One row a model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the source's ids), ``rank`` (expected
-        over ties), ``tied`` (other items with the target's score), ``items`` (ids of the top items, best first),
-        ``scores`` (theirs, float32), and a float64 column a metric, null where it does not apply.
+        One row a model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the source's ids),
+        ``rank`` (expected over ties), ``tied`` (other items with the target's score), ``items`` (ids of the top
+        items, best first), ``scores`` (theirs, float32), and a float64 column a metric, null where it does not apply.
     """
     users = np.array(split.users, dtype=object)[evaluation.examples.user]
     ids = np.array(split.catalogue.ids, dtype=object)
