@@ -11,6 +11,7 @@ from typing import Any
 
 from rosepo_core.config import RunConfig, load_config
 from rosepo_core.errors import RequestError, nearest
+from rosepo_core.records import Split
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages import (
     alignment,
@@ -21,6 +22,7 @@ from rosepo_core.stages import (
     reference,
     results,
     sampling,
+    several,
     sft,
     split,
 )
@@ -101,12 +103,56 @@ def evaluate(
     store = RunStore.open(folder)
     config = load_config(folder / CONFIG, overrides, registry)
     with _opened(config, store, registry, reporter) as session:
-        done = {stage: session.finished(stage) for stage in STAGES[:-1]}
-        data = split.load_split(done["split"].folder)
-        drawn = comparison.draw(session, done["split"], data)
-        table = comparison.stage(session, done["split"], drawn, data, done["sft"], done["oracle"], done["aligned"])
+        data, table = _evaluated(session)
         results.write(session, data, table)
     return Run(folder, table)
+
+
+def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registry: Registry | None = None) -> None:
+    """Write the report of finished runs, one or several side by side, to `out`.
+
+    Raises:
+        RequestError: there is no such run or it is not finished; several did not rank the same candidates for the
+            same users; or `out` cannot be written.
+    """
+    reports = {
+        label: results.report_data(session, data, [table])
+        for label, session, data, table in _finished(folders, reporter, registry)
+    }
+    results.write_report(reports, out)
+
+
+def compare(folders: Sequence[Path], reporter: RunReporter, *, registry: Registry | None = None) -> list[Evaluation]:
+    """One evaluation a protocol of all models of finished runs; `rosepo_core.stages.several.compare` tests them.
+
+    Raises:
+        RequestError: as `report`.
+    """
+    return several.merged(
+        {
+            label: several.RunEvaluation([table], data.users, data.catalogue.ids)
+            for label, _, data, table in _finished(folders, reporter, registry)
+        }
+    )
+
+
+def _finished(
+    folders: Sequence[Path], reporter: RunReporter, registry: Registry | None
+) -> Iterator[tuple[str, Session, Split, Evaluation]]:
+    """Finished runs with their labels; none of their files is changed."""
+    registry = registry or load_plugins()
+    stores = [RunStore.open(folder) for folder in folders]
+    for label, store in zip(several.labels(folders), stores, strict=True):
+        session = Session(load_config(store.folder / CONFIG, [], registry), store, registry, reporter)
+        yield label, session, *_evaluated(session)
+
+
+def _evaluated(session: Session) -> tuple[Split, Evaluation]:
+    """The table of a session whose other stages are done."""
+    done = {stage: session.finished(stage) for stage in STAGES[:-1]}
+    data = split.load_split(done["split"].folder)
+    drawn = comparison.draw(session, done["split"], data)
+    return data, comparison.stage(session, done["split"], drawn, data, done["sft"], done["oracle"], done["aligned"])
 
 
 def _stages(session: Session) -> Iterator[tuple[str, Evaluation | None]]:

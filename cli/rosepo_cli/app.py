@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from rosepo_cli import evaluation, inspection, recommendation, training
+from rosepo_cli import evaluation, finished, inspection, recommendation, training
 from rosepo_core.errors import RequestError, RosepoError
 from rosepo_core.registry import PluginWarning, load_plugins
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 training.add(app)
 evaluation.add(app)
+finished.add(app)
 recommendation.add(app)
 inspection.add(app)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rosepo_core.registry import Entry
     from rosepo_core.stages.dataset import CorpusSummary
     from rosepo_core.stages.evaluation import Evaluation
+    from rosepo_core.stages.measurement import Comparison
 
 SIGNS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -69,6 +70,38 @@ def show_evaluation(folder: Path, evaluation: Evaluation | None) -> None:
         console.print(f"\n{users:,} test users, {candidates} candidates each, the target among them", markup=False)
         console.print(f"report  {folder / 'report.html'}", markup=False, soft_wrap=True)
     console.print(f"run     {folder}", markup=False, soft_wrap=True)
+
+
+def show_comparison(evaluation: Evaluation, metric: str, tested: Sequence[Comparison]) -> None:
+    """One column of all models with intervals, then the differences and whether they hold."""
+    console = _console()
+    column = evaluation.columns[metric]
+    console.print()
+    table = _table("", f"{column.title} {SIGNS[column.about.direction]}", "95 % interval", title=evaluation.protocol)
+    for model, result in evaluation.models.items():
+        ends = result.intervals.get(metric, ())
+        interval = " to ".join(_value(evaluation, metric, end) for end in ends)
+        table.add_row(Text(model), _value(evaluation, metric, result.metrics[metric]), interval)
+    console.print(table)
+    if not tested:
+        return
+    console.print()
+    table = _table(f"less {tested[0].baseline}", "difference", "95 % interval", "p, Holm", "holds")
+    for each in tested:
+        mean, low, high = (f"{value:+.3f}" for value in (each.difference, each.low, each.high))
+        table.add_row(Text(each.model), mean, f"{low} to {high}", f"{each.p_holm:.3f}", _holds(each))
+    console.print(table)
+    console.print(
+        f"\n{tested[0].users:,} users; p by the paired bootstrap, corrected for {len(tested)} comparisons",
+        markup=False,
+    )
+
+
+def _holds(comparison: Comparison) -> str:
+    """Whether a difference stands up to the correction, at 5 %."""
+    if not comparison.p_holm < 0.05:
+        return "no"
+    return "higher" if comparison.difference > 0 else "lower"
 
 
 def _value(evaluation: Evaluation, name: str, value: float) -> str:

@@ -158,18 +158,66 @@ def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64
     return mean
 
 
-def histogram(title: str, values: NDArray[np.floating], high: float, x_label: str, style: str) -> Chart:
-    """Shares of `values` in 25 equal bins from 0 to `high`."""
-    counts, edges = np.histogram(values, bins=25, range=(0, high))
-    shares = counts / len(values)
-    x = Scale(0, high, LEFT, WIDTH - RIGHT)
-    y = _scale(0, shares.max(), HEIGHT - BOTTOM, TOP, from_zero=True)
-    bars = [
-        _bar(x(low) + 0.5, x(up) - x(low) - 1, share, y, style, f"{low:.3f} to {up:.3f}: {share:.1%} ({count:,})")
-        for low, up, share, count in zip(edges[:-1], edges[1:], shares, counts, strict=True)
-        if count
+def histogram(
+    title: str, groups: Mapping[str, tuple[NDArray[np.floating], str]], low: float, high: float, x_label: str
+) -> Chart:
+    """Shares of each group's values in equal bins from `low` to `high`, 25 of them, fewer for several groups.
+
+    Args:
+        title: of the chart.
+        groups: label -> (values, not empty; CSS class).
+        low, high: ends of the first and the last bin.
+        x_label: what the values are.
+    """
+    bins = 25 if len(groups) == 1 else 16
+    counts = {label: np.histogram(values, bins=bins, range=(low, high))[0] for label, (values, _) in groups.items()}
+    shares = {label: counts[label] / len(values) for label, (values, _) in groups.items()}
+    edges = np.linspace(low, high, bins + 1).tolist()
+    x = Scale(low, high, LEFT, WIDTH - RIGHT)
+    y = _scale(0, max(float(share.max()) for share in shares.values()), HEIGHT - BOTTOM, TOP, from_zero=True)
+    slot = (x(edges[1]) - x(edges[0]) - 1) / len(groups)
+    bars = []
+    for place, (label, (_, style)) in enumerate(groups.items()):
+        of = f"{label}, " if len(groups) > 1 else ""
+        for column in np.flatnonzero(counts[label]).tolist():
+            share, count = float(shares[label][column]), int(counts[label][column])
+            text = f"{of}{edges[column]:.3f} to {edges[column + 1]:.3f}: {share:.1%} ({count:,})"
+            bars.append(_bar(x(edges[column]) + 0.5 + place * slot, slot, share, y, style, text))
+    return Chart(
+        title=title,
+        x_label=x_label,
+        x_ticks=x.ticks(6),
+        y_ticks=_percent(y),
+        bars=bars,
+        legend={label: style for label, (_, style) in groups.items()} if len(groups) > 1 else {},
+    )
+
+
+def reliability(title: str, bins: Sequence[tuple[float, float, str]], x_label: str, style: str) -> Chart:
+    """Observed shares against predicted probabilities, with the diagonal on which a calibrated forecast lies.
+
+    Args:
+        title: of the chart.
+        bins: predicted probability, observed share, and what a pointer shows; in the order of the first.
+        x_label: what was predicted.
+        style: CSS class.
+    """
+    x, y = Scale(0, 1, LEFT, WIDTH - RIGHT), Scale(0, 1, HEIGHT - BOTTOM, TOP)
+    points = [(x(predicted), y(observed)) for predicted, observed, _ in bins]
+    dots = [
+        Dot(at, height, height, height, "", at, height, "start", style, text)
+        for (at, height), (_, _, text) in zip(points, bins, strict=True)
     ]
-    return Chart(title=title, x_label=x_label, x_ticks=x.ticks(6), y_ticks=_percent(y), bars=bars)
+    curve = "M" + "L".join(f"{at},{height}" for at, height in points)
+    diagonal = f"M{x(0)},{y(0)}L{x(1)},{y(1)}"
+    return Chart(
+        title=title,
+        x_label=x_label,
+        x_ticks=x.ticks(5),
+        y_ticks=y.ticks(5),
+        lines=[Line(diagonal, "grey dashed"), Line(curve, style)],
+        dots=dots,
+    )
 
 
 def popularity_bars(title: str, groups: Mapping[str, tuple[NDArray[np.integer], str]]) -> Chart:

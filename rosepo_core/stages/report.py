@@ -1,6 +1,7 @@
-"""The report: one HTML file that shows a run to a reader, and asks the network for nothing.
+"""The report: one HTML file that shows runs to a reader, runs no script and asks the network for nothing.
 
-`ReportData` is plain data and every part of it is optional; a section whose data is missing is left out.
+`ReportData` is plain data and every part of it is optional; a section whose data is missing is left out. Charts are
+static SVG: they print, open anywhere, follow the reader's light or dark, and leave a hostile title nothing to run in.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rosepo_core.ranking import head_items
-from rosepo_core.records import Pairs, Split
+from rosepo_core.records import Floats, Pairs, Split
 from rosepo_core.stages import charts
 from rosepo_core.stages.charts import Chart, number
 from rosepo_core.stages.evaluation import Evaluation
-from rosepo_core.stages.measurement import COMPARED, Column, Comparison
+from rosepo_core.stages.measurement import Column, Comparison
 
 STYLES: Mapping[str, str] = {
     "popularity": "grey",
@@ -34,6 +35,9 @@ MODEL_TITLES: Mapping[str, str] = {
     "aligned": "Aligned",
 }
 ARROWS: Mapping[str, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
+MORE_STYLES = ("violet", "orange", "green", "cyan", "brown")
+"""Of models beyond the usual ones, in turn."""
+
 SHOWN_USERS = 12
 SHOWN_ITEMS = 5
 
@@ -52,6 +56,8 @@ class ReportData:
         sft_log: the SFT trainer's log, one mapping an entry, as the Hugging Face Trainer keeps it.
         alignment_log: likewise, of alignment.
         pairs: the preference pairs.
+        similarity: cosine of the titles' embeddings, of each target and its rejected item, and of as many targets
+            and items drawn at random; float32 [m] each.
         history_length: how many items of a user's history are shown.
         seconds: what each stage took, by stage in order.
         environment: versions, by name.
@@ -67,6 +73,7 @@ class ReportData:
     sft_log: Sequence[Mapping[str, float]] = ()
     alignment_log: Sequence[Mapping[str, float]] = ()
     pairs: Pairs | None = None
+    similarity: tuple[Floats, Floats] | None = None
     history_length: int = 8
     seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -136,8 +143,54 @@ class _Stage:
     share: float
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What belongs to one run alone; `label`, and `suffix` of its sections' ids, are empty where there is no other."""
+
+    label: str
+    suffix: str
+    data: ReportData
+    training: list[Chart]
+    preferences: list[Chart]
+    stages: list[_Stage]
+    total: str
+
+
 def render(data: ReportData) -> str:
-    """The report as HTML. Every text in `data` is shown as text, whatever it holds."""
+    """The report of a run as HTML. Every text in `data` is shown as text, whatever it holds."""
+    return _page(data.title, data.evaluations, data, [_run("", "", data)])
+
+
+def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
+    """The report of several runs as HTML: one table of all their models, then what belongs to each.
+
+    Args:
+        title: the headline.
+        evaluations: of all runs together, one a protocol (`rosepo_core.stages.several.merged`).
+        runs: by label, at least one.
+    """
+    first = next(iter(runs.values()))
+    parts = [_run(label, f"-{place}", data) for place, (label, data) in enumerate(runs.items(), 1)]
+    return _page(title, evaluations, first, parts)
+
+
+def _run(label: str, suffix: str, data: ReportData) -> _Run:
+    longest = max(data.seconds.values(), default=0.0) or 1.0
+    return _Run(
+        label=label,
+        suffix=suffix,
+        data=data,
+        training=_training(data),
+        preferences=_preferences(data),
+        stages=[
+            _Stage(name, _duration(seconds), round(100 * seconds / longest, 2))
+            for name, seconds in data.seconds.items()
+        ],
+        total=_duration(sum(data.seconds.values())),
+    )
+
+
+def _page(title: str, evaluations: Sequence[Evaluation], first: ReportData, runs: Sequence[_Run]) -> str:
     environment = Environment(
         loader=PackageLoader("rosepo_core", "stages"),
         autoescape=True,
@@ -145,22 +198,25 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    longest = max(data.seconds.values(), default=0.0) or 1.0
     return environment.get_template("report.html.jinja").render(
-        data=data,
-        protocols=[_protocol(evaluation) for evaluation in data.evaluations if evaluation.models],
-        training=_training(data),
-        preferences=_preferences(data),
-        users=shown_users(data.evaluations[0], data.split, data.history_length)
-        if data.evaluations and data.split
-        else (),
+        title=title,
+        protocols=[_protocol(evaluation) for evaluation in evaluations if evaluation.models],
+        users=shown_users(evaluations[0], first.split, first.history_length) if evaluations and first.split else (),
         shown_items=SHOWN_ITEMS,
-        stages=[
-            _Stage(name, _duration(seconds), round(100 * seconds / longest, 2))
-            for name, seconds in data.seconds.items()
-        ],
-        total=_duration(sum(data.seconds.values())),
+        runs=runs,
     )
+
+
+def _styles(models: Iterable[str]) -> Mapping[str, str]:
+    """The CSS class of each model: the usual ones have theirs, and the first of several aligned ones is rose."""
+    found: dict[str, str] = {}
+    for name in models:
+        style = STYLES.get(name)
+        if style is None and name.startswith("aligned") and STYLES["aligned"] not in found.values():
+            style = STYLES["aligned"]
+        others = sum(each in MORE_STYLES for each in found.values())
+        found[name] = style or MORE_STYLES[others % len(MORE_STYLES)]
+    return found
 
 
 def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tuple[ShownUser, ...]:
@@ -170,6 +226,7 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
     count = len(evaluation.examples)
     rows = np.unique(np.linspace(0, count - 1, min(SHOWN_USERS, count)).round().astype(int))
     examples = evaluation.examples.take(rows)
+    styles = _styles(evaluation.models)
     histories = examples.histories(history_length)
 
     def items(row: Iterable[int], target: int) -> tuple[ShownItem, ...]:
@@ -183,8 +240,8 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
             target=items([target], target)[0],
             models=tuple(
                 (
-                    MODEL_TITLES.get(name, name),
-                    STYLES.get(name, "violet"),
+                    _title(name),
+                    styles[name],
                     f"{result.ranks.expected[row]:g}",
                     items(result.top[row, :SHOWN_ITEMS].tolist(), target),
                 )
@@ -196,25 +253,27 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
 
 
 def _protocol(evaluation: Evaluation) -> _Protocol:
-    models, columns = evaluation.models, evaluation.columns
-    y_name, x_name = _widest(columns, "ndcg") or _widest(columns, "hr"), _widest(columns, "arp")
+    models, columns, styles = evaluation.models, evaluation.columns, _styles(evaluation.models)
+    y_name, x_name = headline(columns), _widest(columns, "arp")
     groups: dict[str, list[_Row]] = {}
     for name, column in columns.items():
         groups.setdefault(column.about.group, []).append(_row(evaluation, name))
-    comparisons = [
-        evaluation.comparison(model, baseline, y_name) for model, baseline in COMPARED if y_name is not None
-    ]
     return _Protocol(
         name=evaluation.protocol,
         users=number(len(evaluation.examples), 0),
         candidates=evaluation.candidates.items.shape[1],
         offered=f"{evaluation.offered:.1%}",
-        models=tuple((MODEL_TITLES.get(name, name), STYLES.get(name, "violet")) for name in models),
+        models=tuple((_title(name), styles[name]) for name in models),
         groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
         terms={column.about.title + ("@k" if column.cut_off else ""): column.summary for column in columns.values()},
-        verdicts=tuple(_verdict(evaluation, each) for each in comparisons if each is not None),
+        verdicts=tuple(_verdict(evaluation, each) for each in evaluation.comparisons if each.column == y_name),
         scatter=_scatter(evaluation, x_name, y_name) if x_name and y_name else None,
     )
+
+
+def headline(columns: Mapping[str, Column]) -> str | None:
+    """The column that verdicts speak of: NDCG, else HR, at the largest cut-off."""
+    return _widest(columns, "ndcg") or _widest(columns, "hr")
 
 
 def _widest(columns: Mapping[str, Column], metric: str) -> str | None:
@@ -224,13 +283,14 @@ def _widest(columns: Mapping[str, Column], metric: str) -> str | None:
 
 
 def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart:
+    styles = _styles(evaluation.models)
     points = [
         charts.Point(
-            MODEL_TITLES.get(name, name),
+            _title(name),
             result.metrics[x_name],
             result.metrics[y_name],
             *result.intervals[y_name],
-            STYLES.get(name, "violet"),
+            styles[name],
         )
         for name, result in evaluation.models.items()
     ]
@@ -274,9 +334,14 @@ def _verdict(evaluation: Evaluation, comparison: Comparison) -> str:
     mean, low, high = (_signed(value) for value in (after - before, comparison.low, comparison.high))
     interval = "" if math.isnan(comparison.low) else f"; paired 95\N{NO-BREAK SPACE}% interval {low} to {high}"
     return (
-        f"{MODEL_TITLES[comparison.model]} {judged} {MODEL_TITLES[comparison.baseline]} in "
+        f"{_title(comparison.model)} {judged} {_title(comparison.baseline)} in "
         f"{evaluation.columns[comparison.column].title}: {after:.3f} against {before:.3f} ({mean}{interval})."
     )
+
+
+def _title(model: str) -> str:
+    name, space, label = model.partition(" ")
+    return MODEL_TITLES.get(name, name) + space + label
 
 
 def _training(data: ReportData) -> list[Chart]:
@@ -327,12 +392,16 @@ def _preferences(data: ReportData) -> list[Chart]:
     shown = [
         replace(
             charts.histogram(
-                "Smoothing factor", eps, max(0.5, float(eps.max())), "eps: P(rejected is preferred)", "gold"
+                "Smoothing factor",
+                {"eps": (eps, "gold")},
+                0.0,
+                max(0.5, float(eps.max())),
+                "eps: P(rejected is preferred)",
             ),
-            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}."
-            + _oracle_caption(data),
+            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
         )
     ]
+    shown += _calibration(data)
     if data.split is not None:
         popularity = data.split.catalogue.popularity
         row, slot = np.nonzero(held)
@@ -346,17 +415,36 @@ def _preferences(data: ReportData) -> list[Chart]:
                 f"rejected {number(rejected.mean(), 1)}.",
             )
         )
+    if data.similarity is not None and len(data.similarity[0]):
+        alike, drawn = data.similarity
+        low = min(0.0, float(min(alike.min(), drawn.min())))
+        groups: Mapping[str, tuple[Floats, str]] = {"rejected": (alike, "rose"), "any item": (drawn, "grey")}
+        shown.append(
+            replace(
+                charts.histogram("Similarity to the target", groups, low, 1.0, "cosine of title embeddings"),
+                caption=f"Share of pairs; mean: rejected {alike.mean():.3f}, an item drawn uniformly "
+                f"{drawn.mean():.3f}.",
+            )
+        )
     return shown
 
 
-def _oracle_caption(data: ReportData) -> str:
-    quality = data.evaluations[0].oracle_quality if data.evaluations else None
-    if quality is None:
-        return ""
-    return (
-        f" On {number(quality.pairs, 0)} held-out questions, each pair asked in both orders: AUC {quality.auc:.3f}, "
+def _calibration(data: ReportData) -> list[Chart]:
+    quality = next((each.oracle_quality for each in data.evaluations if each.oracle_quality is not None), None)
+    if quality is None or not quality.reliability:
+        return []
+    bins = [
+        (each.flip, each.observed, f"{each.flip:.3f} predicted, {each.observed:.3f} observed ({each.pairs:,})")
+        for each in quality.reliability
+    ]
+    chart = charts.reliability(
+        "Oracle calibration", bins, "flip probability, mean of a bin; upwards: observed", "gold"
+    )
+    caption = (
+        f"On {number(quality.pairs, 0)} held-out questions, each pair asked in both orders: AUC {quality.auc:.3f}, "
         f"expected calibration error {quality.ece:.3f}."
     )
+    return [replace(chart, caption=caption)]
 
 
 def _signed(value: float, decimals: int = 3) -> str:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from rosepo_core import __version__
 from rosepo_core.engine.models import resolve_model
-from rosepo_core.records import Split
-from rosepo_core.stages import preferences
+from rosepo_core.errors import RequestError
+from rosepo_core.records import Floats, Pairs, Split
+from rosepo_core.stages import preferences, several
+from rosepo_core.stages.comparison import EMBEDDINGS
 from rosepo_core.stages.evaluation import Evaluation, metrics_document, write_metrics
 from rosepo_core.stages.model_card import ModelCard, model_card
-from rosepo_core.stages.report import ReportData, render
+from rosepo_core.stages.report import ReportData, headline, render, render_several
 from rosepo_core.stages.session import Session
 from rosepo_core.stages.sft import LOG
 from rosepo_core.store import CONFIG, Artifact, write_text
 
 HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 """Where the models behind the aliases come from."""
+
+REPORT = "report.html"
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "polars", "tokenizers")
 
@@ -52,25 +59,73 @@ def write_environment(session: Session) -> None:
 def write(session: Session, split: Split, evaluation: Evaluation) -> None:
     """RUN/metrics.json, RUN/report.html and the model card, RUN/aligned/README.md."""
     folder, artifacts = session.store.folder, session.artifacts
-    seconds = _seconds(artifacts)
-    name = session.config.dataset.name
-    document = metrics_document(name, session.config.seed, [evaluation], seconds)
+    document = metrics_document(session.config.dataset.name, session.config.seed, [evaluation], _seconds(artifacts))
     write_metrics(document, folder / "metrics.json")
     write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluation)))
-    data = ReportData(
-        title=f"{name}, {session.config.model.name}, {session.config.loss.name}",
+    write_report({"": report_data(session, split, [evaluation])}, folder / REPORT)
+
+
+def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
+    """The report of runs by label, whole or not at all.
+
+    Raises:
+        RequestError: the runs cannot be compared, or `out` cannot be written.
+    """
+    if len(runs) == 1:
+        page = render(next(iter(runs.values())))
+    else:
+        evaluations = several.merged({label: _run_evaluation(data) for label, data in runs.items()})
+        judged = [_judged(evaluation) for evaluation in evaluations]
+        page = render_several(" and ".join(runs), judged, runs)
+    try:
+        write_text(out, page)
+    except OSError as error:
+        raise RequestError(f"{out} cannot be written: {error.strerror}; name another file with --out") from None
+
+
+def _run_evaluation(data: ReportData) -> several.RunEvaluation:
+    assert data.split is not None
+    return several.RunEvaluation(data.evaluations, data.split.users, data.split.catalogue.ids)
+
+
+def _judged(evaluation: Evaluation) -> Evaluation:
+    """With comparisons in the column that the report speaks of."""
+    column = headline(evaluation.columns)
+    return evaluation if column is None else replace(evaluation, comparisons=several.compare(evaluation, column))
+
+
+def report_data(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> ReportData:
+    """What the report shows of a run whose stages are done."""
+    folder, artifacts = session.store.folder, session.artifacts
+    pairs = preferences.load(artifacts["preferences"], split)
+    return ReportData(
+        title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss.name}",
         command=f"rosepo train --config {folder / CONFIG}",
-        summary=_summary(session, split, evaluation),
+        summary=_summary(session, split, evaluations[0]),
         config=session.config.to_toml(session.registry),
-        evaluations=[evaluation],
+        evaluations=evaluations,
         split=split,
         sft_log=_log(artifacts["sft"]),
         alignment_log=_log(artifacts["aligned"]),
-        pairs=preferences.load(artifacts["preferences"], split),
-        seconds=seconds,
+        pairs=pairs,
+        similarity=_similarity(artifacts, pairs),
+        seconds=_seconds(artifacts),
         environment=environment(session),
     )
-    write_text(folder / "report.html", render(data))
+
+
+def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats, Floats] | None:
+    """Cosines of targets with rejected items and with items drawn uniformly; None where titles were not embedded."""
+    if "embeddings" not in artifacts:
+        return None
+    titles = load_file(artifacts["embeddings"].folder / EMBEDDINGS)["titles"]
+    row, slot = np.nonzero(pairs.rejected >= 0)
+    target = pairs.examples.target[row]
+    drawn = np.random.default_rng(0).integers(len(titles), size=len(row))
+    rejected, others = (
+        np.einsum("nd,nd->n", titles[target], titles[items]) for items in (pairs.rejected[row, slot], drawn)
+    )
+    return rejected, others
 
 
 def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:

@@ -15,8 +15,8 @@ from rosepo_core.records import Candidates, Catalogue, Examples, Pairs, SeenItem
 from rosepo_core.registry import load_plugins
 from rosepo_core.sections import EvaluationOptions
 from rosepo_core.stages import charts, evaluation
-from rosepo_core.stages.oracle_quality import OracleQuality
-from rosepo_core.stages.report import ReportData, render, shown_users
+from rosepo_core.stages.oracle_quality import OracleQuality, ReliabilityBin
+from rosepo_core.stages.report import ReportData, render, render_several, shown_users
 from rosepo_core.testing import SilentReporter
 
 HOSTILE = "<script>alert('x')</script> & \"more\" <img src=http://evil.example/x.png>"
@@ -218,12 +218,49 @@ def test_pairs_count_only_what_is_there(full):
 
 
 def test_the_oracles_quality_is_told(full, result):
-    judged = replace(result, oracle_quality=OracleQuality(2000, 0.8125, 0.05, ()))
-    text = Page(render(replace(full, evaluations=(judged,)))).text
+    bins = (ReliabilityBin(0.0, 0.5, 1500, 0.25, 0.2), ReliabilityBin(0.5, 1.0, 500, 0.75, 0.9))
+    judged = replace(result, oracle_quality=OracleQuality(2000, 0.8125, 0.05, bins))
+    page = Page(render(replace(full, evaluations=(judged,))))
+    text = page.text
+    assert page.tags.count("svg") == 1 + 5 + 3
+    assert "0.250 predicted, 0.200 observed (1,500)" in text
     assert (
         "2,000 held-out questions, each pair asked in both orders: AUC 0.812, expected calibration error 0.050"
         in text
     )
+
+
+def test_what_was_rejected_by_similarity(full):
+    alike = (np.array([0.5, 0.9, 0.91, 0.93], np.float32), np.array([-0.1, 0.0, 0.1, 0.2], np.float32))
+    page = Page(render(replace(full, similarity=alike)))
+    assert "mean: rejected 0.810, an item drawn uniformly 0.050." in page.text
+    # From -0.1 to 1 in 16 bins of 0.06875: the last three rejected lie in [0.8625, 0.93125).
+    assert "rejected, 0.862 to 0.931: 75.0% (3)" in page.text
+
+
+def test_several_runs_have_one_table_and_their_own_sections(full, result):
+    both = replace(
+        result,
+        models={
+            "sft": result.models["sft"],
+            "aligned (first)": result.models["aligned"],
+            "aligned (second)": result.models["<b>mine</b>"],
+        },
+        comparisons=(),
+    )
+    text = render_several("two runs", [both], {"first": full, HOSTILE: replace(full, sft_log=[], pairs=None)})
+    page = Page(text)
+    assert page.ids == {
+        *("results-1", "users", "training-1", "preferences-1", "time-1", "run-1"),
+        *("training-2", "time-2", "run-2"),
+    }
+    assert page.tags.count("svg") == 1 + 5 + 2 + 4
+    assert "script" not in page.tags
+    assert page.tags.count("article") == 12
+    # One colour a model, wherever it stands.
+    assert '<i class="rose"></i>Aligned (first)' in text
+    assert '<i class="violet"></i>Aligned (second)' in text
+    assert '<g class="violet"><title>Aligned (second)' in text
 
 
 def test_a_table_without_the_usual_metrics(result, split):

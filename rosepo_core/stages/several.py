@@ -1,0 +1,149 @@
+"""Several runs side by side: one evaluation of all their models, and which differences between them hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rosepo_core import statistics
+from rosepo_core.errors import RequestError, nearest
+from rosepo_core.stages.evaluation import MODELS, Evaluation, ModelResult
+from rosepo_core.stages.measurement import Comparison
+
+ALIGNED = "aligned"
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """What a finished run's models did, with the ids that make examples and items comparable.
+
+    Attributes:
+        evaluations: one a protocol.
+        users: the source's user ids, by index.
+        items: the source's item ids, by index.
+    """
+
+    evaluations: Sequence[Evaluation]
+    users: Sequence[str]
+    items: Sequence[str]
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """What tells the runs apart: their folders' names, or as much of their paths as it takes.
+
+    Raises:
+        RequestError: a run is named twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    for place, own in enumerate(parts):
+        if own in parts[:place]:
+            raise RequestError(f"{folders[place]} is named twice; name each run once")
+    for length in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(own[-length:]) for own in parts]
+        if len(set(found)) == len(found):
+            return found
+    raise AssertionError("different folders have different paths")
+
+
+def merged(runs: Mapping[str, RunEvaluation]) -> list[Evaluation]:
+    """One evaluation a protocol that all runs have, of all their models.
+
+    A model that gave the same scores in several runs is there once, under its own name; else the run's label follows
+    it in brackets.
+
+    Args:
+        runs: by label, at least one.
+
+    Raises:
+        RequestError: the runs did not rank the same candidates for the same users; the message says what differs.
+    """
+    first_label, first = next(iter(runs.items()))
+    for label, run in runs.items():
+        _check_comparable(first_label, first, label, run)
+    shared = [
+        evaluation.protocol
+        for evaluation in first.evaluations
+        if all(evaluation.protocol in _by_protocol(run) for run in runs.values())
+    ]
+    return [_merge({label: _by_protocol(run)[protocol] for label, run in runs.items()}) for protocol in shared]
+
+
+def _by_protocol(run: RunEvaluation) -> Mapping[str, Evaluation]:
+    return {evaluation.protocol: evaluation for evaluation in run.evaluations}
+
+
+def _check_comparable(first_label: str, first: RunEvaluation, label: str, run: RunEvaluation) -> None:
+    between = f"runs '{first_label}' and '{label}' cannot be compared:"
+    mine, theirs = _by_protocol(first), _by_protocol(run)
+    shared = [protocol for protocol in mine if protocol in theirs]
+    if not shared:
+        raise RequestError(
+            f"{between} their protocols are {', '.join(mine)} and {', '.join(theirs)}; evaluate both under one, with "
+            "`rosepo evaluate`"
+        )
+    if tuple(first.items) != tuple(run.items):
+        raise RequestError(f"{between} they have different catalogues; give both the same dataset and filters")
+    for protocol in shared:
+        one, other = mine[protocol], theirs[protocol]
+        users = [[of.users[user] for user in each.examples.user] for of, each in ((first, one), (run, other))]
+        if users[0] != users[1]:
+            raise RequestError(
+                f"{between} they tested different users; train both with the same seed and [evaluation]"
+            )
+        if not np.array_equal(one.examples.target, other.examples.target):
+            raise RequestError(f"{between} their users have different targets; give both the same [split]")
+        if not np.array_equal(one.candidates.items, other.candidates.items):
+            raise RequestError(f"{between} they ranked different candidates; train both with the same seed")
+
+
+def _merge(evaluations: Mapping[str, Evaluation]) -> Evaluation:
+    first = next(iter(evaluations.values()))
+    columns = {
+        name: column
+        for name, column in first.columns.items()
+        if all(name in evaluation.columns for evaluation in evaluations.values())
+    }
+    models: dict[str, ModelResult] = {}
+    names = dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.models)
+    for name in sorted(names, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
+        having = {label: each.models[name] for label, each in evaluations.items() if name in each.models}
+        results = list(having.values())
+        if name != ALIGNED and all(np.array_equal(results[0].scores, each.scores) for each in results[1:]):
+            models[name] = results[0]
+        else:
+            models |= {f"{name} ({label})": result for label, result in having.items()}
+    return replace(first, columns=columns, models=models, comparisons=())
+
+
+def compare(evaluation: Evaluation, column: str) -> tuple[Comparison, ...]:
+    """Each later run's aligned model with the first's, in one column; corrected for as many questions as these are.
+
+    Args:
+        evaluation: as `merged` gives it.
+        column: such as ``"ndcg@10"``.
+
+    Raises:
+        RequestError: there is no such column, the nearest is named; or it has no values for single users.
+    """
+    if column not in evaluation.columns:
+        raise RequestError(f"the runs have no metric '{column}' in common{nearest(column, evaluation.columns)}")
+    first, *others = [name for name in evaluation.models if name.partition(" ")[0] == ALIGNED]
+    if any(column not in evaluation.models[name].per_user for name in (first, *others)):
+        raise RequestError(
+            f"'{column}' belongs to all lists together, so users cannot be compared one by one; take a mean over "
+            "users, such as ndcg@10"
+        )
+    if not others:
+        return ()
+    values = {name: evaluation.models[name].per_user[column] for name in (first, *others)}
+    one = np.stack([values[name] for name in others], axis=1)
+    test = statistics.paired_test(one, np.stack([values[first]] * len(others), axis=1))
+    adjusted = statistics.holm(test.p_bootstrap), statistics.benjamini_hochberg(test.p_bootstrap)
+    numbers = (test.difference, test.low, test.high, test.p_bootstrap, test.p_wilcoxon, *adjusted)
+    return tuple(
+        Comparison(name, first, column, int(test.users[place]), *(float(each[place]) for each in numbers))
+        for place, name in enumerate(others)
+    )
