@@ -61,12 +61,18 @@ def _wrong_candidates(corpus: Corpus, examples: pl.DataFrame) -> pl.DataFrame:
     if not has_candidates(corpus):
         return examples.clear()
     targets = _in_time(corpus).unique("user", keep="last").select("user", target="item")
-    known = corpus.catalogue["item"].implode()
-    candidates = pl.col("candidates")
-    right = (candidates.list.count_matches("target") == 1) & candidates.list.eval(
-        pl.element().is_in(known)
-    ).list.all()
-    return examples.filter(part="test").join(targets, on="user").filter(~right.fill_null(False))
+    candidate = pl.col("candidates")
+    return (
+        examples.filter(part="test")
+        .join(targets, on="user", maintain_order="left")
+        .explode("candidates")
+        .group_by("user", maintain_order=True)
+        .agg(
+            hits=(candidate == pl.col("target")).sum(),
+            known=candidate.is_in(corpus.catalogue["item"].implode()).all(),
+        )
+        .filter((pl.col("hits") != 1) | ~pl.col("known"))
+    )
 
 
 def _in_time(corpus: Corpus) -> pl.DataFrame:
