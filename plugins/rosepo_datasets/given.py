@@ -164,7 +164,7 @@ def find_files(options: GivenOptions) -> dict[Part, Path]:
         raise RequestError(
             "one file is named for two parts: " + ", ".join(f"{key} {file}" for key, file in files.items())
         )
-    return files
+    return {part: files[part] for part in dict.fromkeys(_PARTS.values()) if part in files}
 
 
 def _files_in(folder: Path) -> dict[Part, Path]:

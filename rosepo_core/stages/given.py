@@ -107,8 +107,8 @@ def leaks(corpus: Corpus) -> Iterator[str]:
         count = of_part.join(known, on=run, how="semi", nulls_equal=True).height
         if count:
             yield (
-                f"leakage: {count} of {of_part.height} {part} examples have their last {RUN} titles, or all if fewer, in "
-                f"the same order in an example of {' or '.join(earlier)}"
+                f"leakage: {count} of {of_part.height} {part} examples have their last {RUN} titles, or all if "
+                f"fewer, in the same order in an example of {' or '.join(earlier)}"
             )
 
 
