@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
 from rosepo_core.errors import RequestError
@@ -14,6 +17,7 @@ from rosepo_core.records import Corpus
 from rosepo_core.registry import load_plugins
 from rosepo_core.sections import SplitOptions
 from rosepo_core.stages.dataset import filter_corpus
+from rosepo_core.stages.given import leaks
 from rosepo_core.stages.split import split_corpus
 from rosepo_core.testing import SilentReporter
 from rosepo_datasets.given import draw_parts
@@ -461,3 +465,22 @@ def test_every_published_row_of_lastfm_is_read() -> None:
     assert given is not None
     assert given.items.shape == (277, 20)
     assert given.items.min() >= 0
+
+
+@published
+@pytest.mark.parametrize(
+    ("name", "folder", "options", "leaked"),
+    [
+        ("sprec", "goodreads-sprec", {"unknown_titles": "drop"}, "75 of 499"),
+        ("s-dpo", "lastfm-sdpo", {}, "262 of 277"),
+    ],
+)
+def test_drawn_row_by_row_much_of_the_test_would_leak(
+    name: str, folder: str, options: dict[str, str], leaked: str
+) -> None:
+    """The numbers in the README: as many rows for each part, but any."""
+    corpus = load(name, REAL / folder, **options)
+    assert corpus.examples is not None
+    parts = np.random.default_rng(0).permutation(corpus.examples["part"].to_numpy())
+    of_test = list(leaks(replace(corpus, examples=corpus.examples.with_columns(part=pl.Series(parts)))))[-1]
+    assert of_test.startswith(f"leakage: {leaked} test examples ")
