@@ -27,7 +27,7 @@ _PARTS: Mapping[str, Part] = {
 }
 
 RUN = 5
-"""Rows that have so many titles in a row in common are taken for one person's."""
+"""Rows that have so many titles in a row in common are taken for one person's; the core counts leaks by as many."""
 
 
 class GivenOptions(DatasetOptions):
@@ -229,10 +229,12 @@ def table_of(examples: Sequence[Example], options: GivenOptions, notes: list[str
         notes: is told what was drawn.
 
     Raises:
-        RequestError: as `find_files` and `draw_parts`.
+        RequestError: as `find_files` and `draw_parts`, or there is nothing to train on.
     """
     files = find_files(options)
     parts = [example.part for example in examples]
+    if "train" not in parts:
+        raise RequestError(f"{files['train']}: no row is left to train on; all were left out")
     shares: dict[Part, float] = {"validation": options.validation_fraction, "test": options.test_fraction}
     shares = {part: share for part, share in shares.items() if part not in files and share > 0}
     if shares:

@@ -176,6 +176,13 @@ def test_unknown_titles_are_an_error_or_their_rows_are_left_out(books: Path) -> 
     )
 
 
+def test_a_file_of_which_no_row_is_left_is_named(books: Path) -> None:
+    file = write(books / "train.json", [book_row("Dune", IT)])
+
+    said = error_of("sprec", books, unknown_titles="drop")
+    assert said == f"{file}: no row is left to train on; all were left out"
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
