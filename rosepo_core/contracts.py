@@ -7,8 +7,9 @@ checks what comes back (shapes, ranges, no target among the rejected) and names 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -54,7 +55,13 @@ class Component:
 
 
 class DatasetOptions(Options):
-    """Options of every dataset; the core applies these after `load`."""
+    """Options of every dataset."""
+
+    history_length: int = Field(30, ge=1, description="At most this many earlier items make a history.")
+
+
+class LogOptions(DatasetOptions):
+    """Options of a dataset that yields a log: filters, which the core applies after `load`."""
 
     min_rating: float | None = Field(None, description="Drop interactions rated below this.")
     k_core: int = Field(
@@ -65,11 +72,11 @@ class DatasetOptions(Options):
     duplicates: Literal["keep", "first", "last"] = Field(
         "last", description="Which of a user's interactions with the same item to keep."
     )
-    history_length: int = Field(30, ge=1, description="At most this many earlier items make a history.")
 
 
 class Dataset(Component, ABC):
-    """A source of interactions and titles."""
+    """A source of interactions and titles. Its options extend `LogOptions` if it yields a log, and `DatasetOptions`
+    alone if it yields examples that come split already (`Corpus.of_examples`), which are not filtered."""
 
     Options: ClassVar[type[Options]] = DatasetOptions
 
@@ -80,6 +87,10 @@ class Dataset(Component, ABC):
         Raises:
             RequestError: a file, row or column is wrong; the message names it and the fix.
         """
+
+    def files(self) -> Sequence[Path]:
+        """Files that `load` reads though no option names them: a run reads its data anew when one of them changes."""
+        return ()
 
 
 class LanguageModel(Protocol):
@@ -284,6 +295,7 @@ __all__ = [
     "Dataset",
     "DatasetOptions",
     "LanguageModel",
+    "LogOptions",
     "Longs",
     "Metric",
     "Need",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,17 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+Part = Literal["train", "validation", "test"]
+Strategy = Literal["leave-one-out", "temporal", "given"]
+
 
 @dataclass(frozen=True)
 class Corpus:
     """What a dataset yields: a log of interactions and a catalogue, with the ids as the source has them.
+
+    The log is cut into training, validation and test by the split, unless the dataset comes as examples that have
+    their parts already: then every example is a user of its own, who has its history and, as the latest item, its
+    target. `of_examples` makes such a corpus.
 
     Attributes:
         name: the dataset's name, for tables and reports.
@@ -34,12 +41,36 @@ class Corpus:
         catalogue: columns ``item`` (str, unique), ``title`` (str, never empty) and any attributes (e.g. ``year``,
             ``genres`` as list[str]).
         notes: what a user should know (columns guessed, rows dropped), a line each.
+        examples: `None` for a log. Else one row a user of the log: columns ``user`` (str), ``part`` (str, a `Part`)
+            and, where the source has them, ``candidates`` (list[str], ids of the items to rank for a test example,
+            the target once among them; may be null elsewhere).
     """
 
     name: str
     interactions: pl.DataFrame
     catalogue: pl.DataFrame
     notes: tuple[str, ...] = ()
+    examples: pl.DataFrame | None = None
+
+    @staticmethod
+    def of_examples(
+        name: str, examples: pl.DataFrame, catalogue: pl.DataFrame, notes: tuple[str, ...] = ()
+    ) -> Corpus:
+        """A corpus of given examples.
+
+        Args:
+            name: as above, like all that is not named here.
+            examples: columns ``user`` (str, unique: the example's name), ``part`` (str, a `Part`), ``history``
+                (list[str], item ids, oldest first, never empty), ``target`` (str) and perhaps ``candidates``.
+        """
+        import polars as pl
+
+        interactions = (
+            examples.select("user", item=pl.col("history").list.concat(pl.col("target")))
+            .explode("item")
+            .select("user", "item", timestamp=pl.int_range(pl.len(), dtype=pl.Int64).over("user"))
+        )
+        return Corpus(name, interactions, catalogue, notes, examples.drop("history", "target"))
 
 
 @dataclass(frozen=True)
@@ -166,16 +197,18 @@ class SeenItems:
 
 @dataclass(frozen=True)
 class Split:
-    """The corpus cut in time. `train` holds only what training may see; histories of validation and test examples
+    """The corpus in its parts. `train` holds only what training may see; histories of validation and test examples
     hold everything before their target.
 
     Attributes:
         users: the source's user ids in index order, [users].
         catalogue: the items, popularity counted over `train` alone.
-        train: each user's training interactions.
+        train: each user's training interactions; of given examples, those of the training part, whole.
         validation: one example a user that has one.
         test: one example a user that has one.
         seen: all interactions of each user in train, validation and test: what candidates for evaluation exclude.
+        strategy: how the parts came about.
+        given_candidates: what the dataset wants ranked for each test example; `None` where candidates are drawn.
     """
 
     users: tuple[str, ...]
@@ -184,24 +217,35 @@ class Split:
     validation: Examples
     test: Examples
     seen: SeenItems
+    strategy: Strategy = "leave-one-out"
+    given_candidates: Candidates | None = None
 
     @cached_property
     def train_seen(self) -> SeenItems:
-        """What a sampler may know of each user: training interactions only, so that nothing held out leaks."""
-        return SeenItems.of(self.train, len(self.catalogue))
+        """What training may know of each user: training interactions, and those before a validation target; nothing
+        that is held out. The latter are the same, unless a given example is for validation alone."""
+        examples = self.validation
+        before = np.zeros(len(examples.sequences), dtype=np.int64)
+        before[examples.user] = examples.position
+        known = (SeenItems.of(each, len(self.catalogue)) for each in (self.train, examples.sequences.prefix(before)))
+        return SeenItems(np.union1d(*(each.keys for each in known)), len(self.catalogue))
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Items that every model ranks for a test example: drawn once per seed and saved.
+    """Items that every model ranks for a test example: drawn once per seed, or given by the dataset, and saved.
 
     Attributes:
-        items: int32 [n, c]; the target stands in each row once, at a random column.
+        items: int32 [n, c], -1 where a row has fewer; the target stands in each row once, at a random column.
         target_column: int32 [n].
     """
 
     items: Ints
     target_column: Ints
+
+    def take(self, rows: NDArray[np.integer]) -> Candidates:
+        """Those of the examples at `rows`, in that order."""
+        return Candidates(self.items[rows], self.target_column[rows])
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ class ModelOptions(Options):
 class SplitOptions(Options):
     """Section ``[split]``: what is held out."""
 
-    strategy: Literal["leave-one-out", "temporal"] = Field(
-        "leave-one-out",
+    strategy: Literal["auto", "leave-one-out", "temporal"] = Field(
+        "auto",
         description="'leave-one-out' holds out each user's last interaction (and the one before it for validation); "
-        "'temporal' cuts everyone at the same points in time.",
+        "'temporal' cuts everyone at the same points in time; 'auto' keeps the parts of a dataset that comes split "
+        "already, and is 'leave-one-out' for any other.",
     )
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of all interactions between the two points in time ('temporal' only)."

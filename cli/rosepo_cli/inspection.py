@@ -80,11 +80,13 @@ def show_plugin(
 
 def check_data(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A log of interactions: CSV, TSV, Parquet or JSONL.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="PATH", help="What the dataset reads, e.g. a log as CSV or Parquet.")
+    ],
     dataset: Annotated[str, typer.Option(help="The dataset plugin that reads it.")] = "table",
     json_: Json = False,
 ) -> None:
-    """Read a log as training would, and sum it up. Options of the dataset are --dataset.KEY VALUE."""
+    """Read data as training would, and sum them up. Options of the dataset are --dataset.KEY VALUE."""
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core.errors import RequestError
     from rosepo_core.registry import load_plugins, running

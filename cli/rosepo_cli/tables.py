@@ -163,21 +163,23 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def show_corpus(summary: CorpusSummary) -> None:
-    """A log in figures, then what may be wrong with it."""
+    """A log or given examples in figures, then what may be wrong with them."""
     console = _console()
     table = _table("", "")
-    for label, value in (
-        ("dataset", summary.name),
-        ("users", f"{summary.users:,}"),
-        ("items", f"{summary.items:,}"),
-        ("interactions", f"{summary.interactions:,}"),
-        ("density", f"{summary.density:.2%}"),
-        ("first", summary.first),
-        ("last", summary.last),
-    ):
+    rows = {"dataset": summary.name}
+    if summary.parts:
+        rows["examples"] = f"{summary.users:,}: " + _counts(summary.parts)
+    else:
+        rows["users"] = f"{summary.users:,}"
+    rows |= {"items": f"{summary.items:,}", "interactions": f"{summary.interactions:,}"}
+    if not summary.parts:
+        rows |= {"density": f"{summary.density:.2%}", "first": summary.first, "last": summary.last}
+    rows["per example" if summary.parts else "per user"] = _counts(summary.interactions_per_user)
+    rows["per item"] = _counts(summary.interactions_per_item)
+    if summary.candidates:
+        rows["candidates"] = _counts(summary.candidates)
+    for label, value in rows.items():
         table.add_row(label, Text(value))
-    for label, counts in (("per user", summary.interactions_per_user), ("per item", summary.interactions_per_item)):
-        table.add_row(label, ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     table.columns[1].justify = "left"
     console.print(table)
     for title, ids in list(summary.duplicate_titles.items())[:5]:
@@ -186,6 +188,10 @@ def show_corpus(summary: CorpusSummary) -> None:
         console.print(f"note: {note}", markup=False)
     for warning in summary.warnings:
         console.print(f"warning: {warning}", markup=False, style="yellow")
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def show_checks(checks: Sequence[Check]) -> None:

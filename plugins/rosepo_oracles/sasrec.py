@@ -250,7 +250,8 @@ class SASRec(SmoothingOracle):
 
     Preference pairs, however, stand at positions that the network was trained on, and there its margins are too wide:
     it has seen those targets win. T is therefore raised until the mean flip probability at the users' last training
-    positions equals the mean at their validation positions, the next ones. On MovieLens-100K that gives the mean flip
+    positions equals the mean at their validation positions, the next ones; where no user has both, since examples
+    were given in parts, at everyone's last training positions. On MovieLens-100K that gives the mean flip
     probability of users kept out of training altogether (`benchmarks/sasrec_quality.py --gap`).
     """
 
@@ -391,9 +392,12 @@ class SASRec(SmoothingOracle):
                 "ece": calibration.expected_calibration_error(other, half),
                 "ece_uncalibrated": calibration.expected_calibration_error(other, 1.0),
             }
-        last = split.train.lengths[split.validation.user].astype(np.int32) - 1
-        kept = last >= 0
-        trained, _ = self._margins(split, Examples(split.train, split.validation.user[kept], last[kept]), context.rng)
+        lengths = split.train.lengths
+        users = split.validation.user[lengths[split.validation.user] > 0]
+        if not len(users):
+            users = np.flatnonzero(lengths).astype(np.int32)
+        last = Examples(split.train, users, (lengths[users] - 1).astype(np.int32))
+        trained, _ = self._margins(split, last, context.rng)
         self.temperature = held_out
         if len(trained):
             shown["mean_flip_trained"] = float(calibration.sigmoid(-trained / held_out).mean())

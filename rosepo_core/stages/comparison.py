@@ -44,16 +44,30 @@ TOKEN_BUDGET = 4096
 
 
 def draw(session: Session, cut: Artifact, split: Split) -> Artifact:
-    """RUN/candidates: what every model ranks for each test example."""
+    """RUN/candidates: what every model ranks for each test example, as the dataset gives it or drawn."""
     options = session.config.evaluation
 
     def build(folder: Path) -> None:
         examples = test_examples(session, split)
-        candidates = draw_candidates(split, examples, options.candidates, session.config.seed)
+        if split.given_candidates is None:
+            candidates = draw_candidates(split, examples, options.candidates, session.config.seed)
+        else:
+            candidates = split.given_candidates.take(np.searchsorted(split.test.user, examples.user))
+            note_given(session, candidates)
         save_candidates(candidates, split, examples, folder)
 
     settings = {"count": options.candidates, "max_users": options.max_users, "seed": session.config.seed}
     return session.artifact("candidates", settings, [cut], build)
+
+
+def note_given(session: Session, candidates: Candidates) -> None:
+    """Say so where other candidates were asked for than the dataset gives."""
+    asked, given = session.config.evaluation.candidates, candidates.items.shape[1]
+    if asked != given:
+        session.reporter.note(
+            f"evaluation.candidates={asked} is not used: the dataset gives each test example its candidates, {given} "
+            "at most"
+        )
 
 
 def stage(

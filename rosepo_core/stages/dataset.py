@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from rosepo_core.contracts import Dataset, DatasetOptions
+from rosepo_core.contracts import Dataset, DatasetOptions, LogOptions
 from rosepo_core.errors import PluginError, RequestError
 from rosepo_core.records import Corpus
 from rosepo_core.registry import running
+from rosepo_core.stages.given import PARTS, check_examples, has_candidates, leaks, merge_candidates
 
 if TYPE_CHECKING:
     from rosepo_core.stages.session import Session
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 INTERACTIONS = "interactions.parquet"
 CATALOGUE = "catalogue.parquet"
+EXAMPLES = "examples.parquet"
 CORPUS = "corpus.json"
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _ROW = "__row"
@@ -38,15 +40,16 @@ def stage(session: Session) -> Artifact:
             session.reporter.note(note)
         save_corpus(corpus, folder)
 
-    settings = {"dataset": session.plugin_settings("dataset"), "files": _identities(dataset.options)}
+    settings = {"dataset": session.plugin_settings("dataset"), "files": _identities(dataset)}
     return session.artifact("dataset", settings, [], build)
 
 
-def _identities(options: DatasetOptions) -> dict[str, list[tuple[str, int, int]]]:
-    """Size and time of change of every file that an option names, so that a changed file is read again."""
+def _identities(dataset: Dataset) -> dict[str, list[tuple[str, int, int]]]:
+    """Size and time of change of every file that the dataset reads, so that a changed file is read again."""
     found = {}
-    for name, value in options:
-        if isinstance(value, str | Path) and value and (path := Path(value).expanduser()).exists():
+    named = [(name, value) for name, value in dataset.options if isinstance(value, str | Path) and value]
+    for name, value in [*named, *((str(file), file) for file in dataset.files())]:
+        if (path := Path(value).expanduser()).exists():
             files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
             found[name] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return found
@@ -67,11 +70,20 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
 
     The order of rows in both tables stays. What was merged or dropped is told in the notes.
 
+    Of given examples only titles are changed, by 1 and 3: an example is what its source says, and the catalogue stays
+    whole. The notes tell what leaks between their parts.
+
     Raises:
-        PluginError: the corpus is not as `Corpus` describes.
+        PluginError: the corpus is not as `Corpus` describes, or filters are offered where they do not apply.
         RequestError: an item has no title, ratings are asked for and absent, or a filter leaves nothing.
     """
     _check_contract(corpus)
+    is_log = corpus.examples is None
+    if isinstance(options, LogOptions) != is_log:
+        raise PluginError(
+            f"dataset '{corpus.name}' yields {'a log' if is_log else 'given examples'}, so its Options must "
+            f"{'extend LogOptions' if is_log else 'extend DatasetOptions, not LogOptions'}"
+        )
     notes = list(corpus.notes)
     interactions = corpus.interactions
     if interactions.is_empty():
@@ -79,13 +91,14 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
     catalogue = corpus.catalogue.with_columns(one_line(pl.col("title")).alias("title"))
     _check_titles(corpus.name, interactions, catalogue)
 
-    if options.min_rating is not None:
+    if isinstance(options, LogOptions) and options.min_rating is not None:
         before = interactions
         if "rating" not in before.columns:
             raise RequestError(f"dataset.min_rating: dataset '{corpus.name}' has no ratings; leave it unset")
         interactions = before.filter(pl.col("rating").fill_nan(None) >= options.min_rating)
         _note_dropped(notes, f"min_rating={options.min_rating:g}", before, interactions)
 
+    examples = corpus.examples
     first = catalogue.select("item", pl.col("item").first().over("title").alias("kept"), "title")
     merged = first.filter(pl.col("item") != pl.col("kept"))
     if not merged.is_empty():
@@ -94,6 +107,10 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
         notes.append(f"merged {merged.height} items into others of the same title, e.g. '{title}': items {ids}")
         interactions = interactions.with_columns(pl.col("item").replace(merged["item"], merged["kept"]))
         catalogue = catalogue.filter(~pl.col("item").is_in(merged["item"].implode()))
+        examples = merge_candidates(corpus, merged)
+    corpus = replace(corpus, interactions=interactions, catalogue=catalogue, examples=examples)
+    if not isinstance(options, LogOptions):
+        return replace(corpus, notes=(*notes, *leaks(corpus)))
 
     if options.duplicates != "keep":
         before = interactions
@@ -130,6 +147,8 @@ def save_corpus(corpus: Corpus, folder: Path) -> None:
     """Write the corpus into `folder`, which exists."""
     corpus.interactions.write_parquet(folder / INTERACTIONS)
     corpus.catalogue.write_parquet(folder / CATALOGUE)
+    if corpus.examples is not None:
+        corpus.examples.write_parquet(folder / EXAMPLES)
     about = {"name": corpus.name, "notes": corpus.notes}
     (folder / CORPUS).write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
 
@@ -142,6 +161,7 @@ def load_corpus(folder: Path) -> Corpus:
         pl.read_parquet(folder / INTERACTIONS),
         pl.read_parquet(folder / CATALOGUE),
         tuple(about["notes"]),
+        pl.read_parquet(folder / EXAMPLES) if (folder / EXAMPLES).exists() else None,
     )
 
 
@@ -151,7 +171,7 @@ class CorpusSummary:
 
     Attributes:
         name: the dataset's name.
-        users: how many have an interaction.
+        users: how many have an interaction; each given example is one.
         items: how many are in the catalogue.
         interactions: rows of the log.
         density: share of all pairs of user and item that occur in the log.
@@ -161,6 +181,8 @@ class CorpusSummary:
         first: time of the first interaction: ISO 8601 in UTC where the timestamps look like a time, else the number.
         last: time of the last one.
         ratings: interactions per rating, ascending; empty without ratings or with more than 20 different ones.
+        parts: examples per part; empty for a log.
+        candidates: minimum, quartiles and maximum of the candidates per test example; empty where none are given.
         notes: the corpus's own.
         warnings: what may spoil a result, a line each.
     """
@@ -176,6 +198,8 @@ class CorpusSummary:
     first: str
     last: str
     ratings: dict[float, int]
+    parts: dict[str, int]
+    candidates: dict[str, int]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -204,6 +228,13 @@ def check_corpus(corpus: Corpus) -> CorpusSummary:
         counts = log["rating"].drop_nulls().value_counts().sort("rating")
         ratings = dict(counts.iter_rows())
     times = log["timestamp"].sort()
+    examples = corpus.examples
+    parts: dict[str, int] = {}
+    candidates: dict[str, int] = {}
+    if examples is not None:
+        parts = {part: examples.filter(part=part).height for part in PARTS}
+        if has_candidates(corpus):
+            candidates = _quantiles(examples.filter(part="test")["candidates"].list.len())
     return CorpusSummary(
         name=corpus.name,
         users=per_user.len(),
@@ -216,8 +247,10 @@ def check_corpus(corpus: Corpus) -> CorpusSummary:
         first=_time(times[0]),
         last=_time(times[-1]),
         ratings=ratings,
+        parts=parts,
+        candidates=candidates,
         notes=corpus.notes,
-        warnings=tuple(_warnings(log, per_user, per_item, shared, distinct)),
+        warnings=tuple(_shared_titles(shared) if parts else _warnings(log, per_user, per_item, shared, distinct)),
     )
 
 
@@ -242,17 +275,22 @@ def _warnings(
             f"{log.height - distinct} interactions repeat an item of the same user: "
             "dataset.duplicates says which stay"
         )
-    if not shared.is_empty():
-        found.append(
-            f"{shared.height} titles belong to more than one item: such items are merged, e.g. "
-            f"'{shared['title'][0]}': items {', '.join(shared['item'][0])}"
-        )
+    found += _shared_titles(shared)
     unused = int((per_item == 0).sum())
     if unused:
         found.append(
             f"{unused} of {per_item.len()} items have no interaction: they are dropped unless dataset.k_core is 0"
         )
     return found
+
+
+def _shared_titles(shared: pl.DataFrame) -> list[str]:
+    if shared.is_empty():
+        return []
+    return [
+        f"{shared.height} titles belong to more than one item: such items are merged, e.g. "
+        f"'{shared['title'][0]}': items {', '.join(shared['item'][0])}"
+    ]
 
 
 def _check_contract(corpus: Corpus) -> None:
@@ -273,6 +311,7 @@ def _check_contract(corpus: Corpus) -> None:
     repeated = corpus.catalogue.filter(pl.col("item").is_duplicated())
     if not repeated.is_empty():
         raise PluginError(f"dataset '{corpus.name}': item '{repeated['item'][0]}' is in its catalogue twice")
+    check_examples(corpus)
 
 
 def _check_titles(name: str, interactions: pl.DataFrame, catalogue: pl.DataFrame) -> None:

@@ -169,7 +169,7 @@ def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[
     return {
         "Dataset": f"{config.dataset.name}: {len(split.users):,} users, {len(split.catalogue):,} items, "
         f"{len(split.train.items):,} training interactions",
-        "Split": config.split.strategy,
+        "Split": split.strategy,
         "Model": config.model.name,
         "Prompt": f"{config.prompt.template}, {config.prompt.titles} titles",
         "Samplers": ", ".join(f"{choice.name} ({choice.weight:g})" for choice in config.sampler),

@@ -1,4 +1,4 @@
-"""The corpus cut in time into training, validation and test; and the candidates that evaluation ranks.
+"""The corpus cut into training, validation and test; and the candidates that evaluation ranks.
 
 Items are numbered in the order of the catalogue, users in the order in which they first appear in the log. A user's
 sequence is ordered by time; where timestamps are equal, by the order of rows in the source.
@@ -6,6 +6,7 @@ sequence is ordered by time; where timestamps are equal, by the order of rows in
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,21 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.errors import RequestError
-from rosepo_core.records import Candidates, Catalogue, Corpus, Examples, Ints, Longs, SeenItems, Sequences, Split
+from rosepo_core.records import (
+    Candidates,
+    Catalogue,
+    Corpus,
+    Examples,
+    Ints,
+    Longs,
+    SeenItems,
+    Sequences,
+    Split,
+    Strategy,
+)
 from rosepo_core.sections import SplitOptions
 from rosepo_core.stages.dataset import load_corpus
+from rosepo_core.stages.given import index_candidates
 
 if TYPE_CHECKING:
     from rosepo_core.stages.session import Session
@@ -27,6 +40,7 @@ ARRAYS = "split.safetensors"
 USERS = "users.parquet"
 CATALOGUE = "catalogue.parquet"
 CANDIDATES = "candidates.parquet"
+ABOUT = "split.json"
 
 
 def stage(session: Session, corpus: Artifact) -> Artifact:
@@ -39,7 +53,7 @@ def stage(session: Session, corpus: Artifact) -> Artifact:
 
 
 def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
-    """Hold out the end of the log.
+    """Hold out the end of the log, or keep the parts of given examples.
 
     ``leave-one-out`` looks at each user on their own: the last interaction is the test target, the one before it the
     validation target, the rest is for training. Users with fewer than three interactions are for training alone.
@@ -54,9 +68,14 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
     In both, a history is everything of the user before the target: in a test example that includes what was held out
     for validation. The sequences of the validation and test examples end with the target.
 
+    Given examples have their parts, whatever the order of time: of the training part, history and target are for
+    training; of the others, nothing is, neither the target nor the history.
+
     Raises:
-        RequestError: nothing is left to train on or to hold out.
+        RequestError: nothing is left to train on or to hold out, or given examples are to be cut otherwise.
     """
+    if corpus.examples is not None:
+        _check_uncut(corpus.name, options)
     log = corpus.interactions
     users = log["user"].unique(maintain_order=True)
     items = corpus.catalogue["item"]
@@ -66,7 +85,20 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
     order = np.lexsort((time, user))
     full = Sequences(item[order], _offsets(np.bincount(user, minlength=users.len())))
 
-    if options.strategy == "leave-one-out":
+    strategy: Strategy
+    if corpus.examples is not None:
+        strategy = "given"
+        part = (
+            pl.DataFrame({"user": users}).join(corpus.examples, on="user", maintain_order="left")["part"].to_numpy()
+        )
+        train_lengths = np.where(part == "train", full.lengths, 0)
+        validation_place = np.where(part == "validation", full.lengths - 1, -1)
+        test_place = np.where(part == "test", full.lengths - 1, -1)
+        for name, empty in (("train", not train_lengths.any()), ("test", (test_place < 0).all())):
+            if empty:
+                raise RequestError(f"dataset '{corpus.name}' gives no example of the part '{name}': it needs one")
+    elif options.strategy != "temporal":
+        strategy = "leave-one-out"
         held_out = full.lengths >= 3
         if not held_out.any():
             raise RequestError(
@@ -77,6 +109,7 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
         validation_place = np.where(held_out, full.lengths - 2, -1)
         test_place = np.where(held_out, full.lengths - 1, -1)
     else:
+        strategy = "temporal"
         first_cut, second_cut = _cuts(time, corpus.name, options)
         train_lengths, before_test = (
             np.bincount(user[time < cut], minlength=users.len()) for cut in (first_cut, second_cut)
@@ -91,6 +124,7 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
                 )
 
     train = full.prefix(train_lengths)
+    test = _examples(full, train_lengths, test_place)
     catalogue = Catalogue(
         ids=tuple(items),
         titles=tuple(corpus.catalogue["title"]),
@@ -102,9 +136,21 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
         catalogue=catalogue,
         train=train,
         validation=_examples(full, train_lengths, validation_place),
-        test=_examples(full, train_lengths, test_place),
+        test=test,
         seen=SeenItems.of(full, items.len()),
+        strategy=strategy,
+        given_candidates=index_candidates(corpus, users.gather(test.user), test.target, _places(items)),
     )
+
+
+def _check_uncut(name: str, options: SplitOptions) -> None:
+    for key, value in options:
+        default = SplitOptions.model_fields[key].default
+        if value != default:
+            raise RequestError(
+                f"split.{key}={value!r}: dataset '{name}' comes split already, so leave it at {default!r}; what the "
+                "dataset itself draws is an option of the dataset"
+            )
 
 
 def count_split(split: Split) -> dict[str, int]:
@@ -148,7 +194,8 @@ def draw_candidates(split: Split, examples: Examples, count: int, seed: int) -> 
 
 
 def save_split(split: Split, folder: Path) -> None:
-    """Write the split into `folder`, which exists: arrays as safetensors, ids and titles as parquet."""
+    """Write the split into `folder`, which exists: arrays as safetensors, ids and titles as parquet, the strategy as
+    JSON."""
     arrays: dict[str, NDArray[Any]] = {
         "train.items": split.train.items,
         "train.offsets": split.train.offsets,
@@ -160,7 +207,11 @@ def save_split(split: Split, folder: Path) -> None:
         arrays[f"{name}.offsets"] = examples.sequences.offsets
         arrays[f"{name}.user"] = examples.user
         arrays[f"{name}.position"] = examples.position
+    if split.given_candidates is not None:
+        arrays["given.items"] = split.given_candidates.items
+        arrays["given.target_column"] = split.given_candidates.target_column
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
+    (folder / ABOUT).write_text(json.dumps({"strategy": split.strategy}), encoding="utf-8")
     pl.DataFrame({"user": split.users}, schema={"user": pl.String}).write_parquet(folder / USERS)
     names = pl.DataFrame(
         {"item": split.catalogue.ids, "title": split.catalogue.titles}, schema={"item": pl.String, "title": pl.String}
@@ -183,6 +234,9 @@ def load_split(folder: Path) -> Split:
         sequences = Sequences(arrays[f"{name}.items"], arrays[f"{name}.offsets"])
         return Examples(sequences, arrays[f"{name}.user"], arrays[f"{name}.position"])
 
+    given = None
+    if "given.items" in arrays:
+        given = Candidates(arrays["given.items"], arrays["given.target_column"])
     return Split(
         users=tuple(pl.read_parquet(folder / USERS)["user"]),
         catalogue=catalogue,
@@ -190,6 +244,8 @@ def load_split(folder: Path) -> Split:
         validation=examples("validation"),
         test=examples("test"),
         seen=SeenItems(arrays["seen.keys"], len(catalogue)),
+        strategy=json.loads((folder / ABOUT).read_text(encoding="utf-8"))["strategy"],
+        given_candidates=given,
     )
 
 
@@ -207,7 +263,7 @@ def save_candidates(candidates: Candidates, split: Split, examples: Examples, fo
             "user": users[examples.user].tolist(),
             "target": ids[examples.target].tolist(),
             "target_title": titles[examples.target].tolist(),
-            "candidates": ids[candidates.items].tolist(),
+            "candidates": [ids[row[row >= 0]].tolist() for row in candidates.items],
             "items": candidates.items,
             "target_column": candidates.target_column,
         },
@@ -230,10 +286,13 @@ def load_candidates(folder: Path) -> Candidates:
 
 def _index(values: pl.Series, known: pl.Series) -> Ints:
     """The place of each value in `known`, which holds each value once: int32 of the length of `values`."""
-    places = pl.DataFrame({"value": known, "place": np.arange(known.len(), dtype=np.int32)})
-    joined = pl.DataFrame({"value": values}).join(places, on="value", how="left", maintain_order="left")
+    joined = pl.DataFrame({"item": values}).join(_places(known), on="item", how="left", maintain_order="left")
     index: Ints = joined["place"].to_numpy()
     return index
+
+
+def _places(known: pl.Series) -> pl.DataFrame:
+    return pl.DataFrame({"item": known, "place": np.arange(known.len(), dtype=np.int32)})
 
 
 def _offsets(lengths: NDArray[np.integer]) -> Longs:

@@ -15,6 +15,7 @@ from rosepo_core.contracts import (
     KINDS,
     Component,
     Dataset,
+    LogOptions,
     Metric,
     OracleContext,
     PreferenceLoss,
@@ -32,6 +33,7 @@ from rosepo_core.testing.toys import (
     FakeLanguageModel,
     SilentReporter,
     random_log_probs,
+    toy_given_split,
     toy_outcomes,
     toy_split,
     train_examples,
@@ -136,11 +138,39 @@ class DatasetContract(ComponentContract):
         assert (catalogue["title"].str.strip_chars().str.len_chars() > 0).all()
         assert corpus.interactions.join(catalogue, on="item", how="anti").height == 0
 
+    def test_filters_are_offered_for_logs_alone(self, options: Mapping[str, Any]) -> None:
+        """A log's options extend `LogOptions`; given examples are not filtered."""
+        offered = isinstance(self.make(options).options, LogOptions)
+        assert offered == (self.load(options).examples is None)
+
+    def test_given_examples(self, options: Mapping[str, Any]) -> None:
+        """Each is a user with a history and a target, in one part; candidates hold the target once."""
+        corpus = self.load(options)
+        if corpus.examples is None:
+            return
+        examples = corpus.examples
+        assert (examples.schema["user"], examples.schema["part"]) == (pl.String, pl.String)
+        assert examples["user"].is_unique().all()
+        assert {"train", "test"} <= set(examples["part"]) <= {"train", "validation", "test"}
+        sequences = {
+            user: items
+            for (user,), items in corpus.interactions.sort("timestamp", maintain_order=True).group_by("user")
+        }
+        assert set(sequences) == set(examples["user"])
+        assert all(items.height >= 2 for items in sequences.values()), "a target has no history"
+        if "candidates" in examples.columns:
+            known = set(corpus.catalogue["item"])
+            for user, candidates in examples.filter(part="test").select("user", "candidates").iter_rows():
+                assert candidates.count(sequences[user]["item"][-1]) == 1, f"'{user}' must rank its target, once"
+                assert set(candidates) <= known, f"'{user}' ranks what is not in the catalogue"
+
     def test_loads_the_same_again(self, options: Mapping[str, Any]) -> None:
         """Order of rows included: it breaks ties in time."""
         first, second = self.load(options), self.load(options)
         assert first.interactions.equals(second.interactions)
         assert first.catalogue.equals(second.catalogue)
+        assert (first.examples is None) == (second.examples is None)
+        assert first.examples is None or first.examples.equals(second.examples)
 
 
 class SamplerContract(ComponentContract):
@@ -252,6 +282,14 @@ class OracleContract(ComponentContract):
             flips = oracle.flip_probability(examples, rejected)
             assert (flips.shape, flips.dtype.name) == (rejected.shape, "float32")
             assert np.isfinite(flips).all()
+            assert ((flips >= 0) & (flips < 1)).all()
+
+    def test_learns_where_nobody_is_in_two_parts(self, options: Mapping[str, Any]) -> None:
+        """Given examples: who is held out, for validation or the test, has nothing to train on."""
+        split = toy_given_split()
+        oracle = self.fit(options, split)
+        for examples in (train_examples(split), split.test):
+            flips = oracle.flip_probability(examples, self.rejected(split, examples))
             assert ((flips >= 0) & (flips < 1)).all()
 
     def test_scores(self, options: Mapping[str, Any]) -> None:

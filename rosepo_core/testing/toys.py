@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rosepo_core.outcome import Outcome
-from rosepo_core.records import Catalogue, Examples, Floats, Ints, LogProbs, SeenItems, Sequences, Split
+from rosepo_core.records import Candidates, Catalogue, Examples, Floats, Ints, LogProbs, SeenItems, Sequences, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,13 +101,41 @@ def toy_split(users: int = 30, items: int = 40, shortest: int = 6, longest: int 
     )
 
 
+def toy_given_split(users: int = 30, items: int = 40, seed: int = 0) -> Split:
+    """The sequences of `toy_split` as examples that come split already, by turns three for training, one for
+    validation and one for the test, which brings five candidates. Who is held out has nothing to train on."""
+    log = toy_split(users, items, seed=seed)
+    whole = log.test.sequences
+    turn = np.arange(users) % 5
+
+    def held_out(which: int) -> Examples:
+        position = _frozen((whole.lengths[turn == which] - 1).astype(np.int32))
+        return Examples(whole, _frozen(np.flatnonzero(turn == which).astype(np.int32)), position)
+
+    train = whole.prefix(np.where(turn < 3, whole.lengths, 0))
+    test = held_out(4)
+    # The target and the four items numbered behind it.
+    offered = (test.target[:, None] + np.arange(5)) % items
+    return replace(
+        log,
+        catalogue=replace(
+            log.catalogue, popularity=_frozen(np.bincount(train.items, minlength=items).astype(np.int64))
+        ),
+        train=Sequences(_frozen(train.items), _frozen(train.offsets)),
+        validation=held_out(3),
+        test=test,
+        strategy="given",
+        given_candidates=Candidates(_frozen(offered.astype(np.int32)), np.zeros(len(test), dtype=np.int32)),
+    )
+
+
 WORDS = ("Night", "River", "Alien", "Garden", "Winter", "Return", "Silence", "Harbor")
 
 
 def train_examples(split: Split) -> Examples:
-    """The last training interaction of each user as a target."""
-    position = _frozen((split.train.lengths - 1).astype(np.int32))
-    return Examples(split.train, np.arange(len(split.users), dtype=np.int32), position)
+    """The last training interaction of each user who has any as a target."""
+    users = _frozen(np.flatnonzero(split.train.lengths).astype(np.int32))
+    return Examples(split.train, users, _frozen((split.train.lengths[users] - 1).astype(np.int32)))
 
 
 def toy_outcomes(seed: int = 0) -> dict[str, Outcome]:

@@ -196,7 +196,10 @@ def test_a_required_option_may_come_from_the_command_line(registry, write):
         ('[sft]\nsteps = "many"', "option 'sft.steps' = 'many': input should be a valid integer"),
         ("[loss]\nbeta = -1", "option 'loss.beta' = -1: input should be greater than 0"),
         ('seed = "x"', "option 'seed' = 'x': input should be a valid integer"),
-        ('[split]\nstrategy = "random"', "option 'split.strategy' = 'random': input should be 'leave-one-out' or"),
+        (
+            '[split]\nstrategy = "random"',
+            "option 'split.strategy' = 'random': input should be 'auto', 'leave-one-out' or",
+        ),
         ("sft = 3", "'sft' must be a table, [sft], not 3"),
         ('[loss]\nname = "rosepoo"', "no loss is called 'rosepoo'; did you mean 'rosepo'?"),
         ('[[sampler]]\nname = "uniform"\n[[sampler]]\nweight = 1', "option 'sampler[1].name' is required"),

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 import torch.nn.functional as F
 from pydantic import Field
 
-from rosepo_core.contracts import CutOffMetric, PreferenceLoss, RejectedSampler, SamplerOptions, SmoothingOracle
+from rosepo_core.contracts import (
+    CutOffMetric,
+    Dataset,
+    LogOptions,
+    PreferenceLoss,
+    RejectedSampler,
+    SamplerOptions,
+    SmoothingOracle,
+)
 from rosepo_core.outcome import Measure
+from rosepo_core.records import Corpus
 from rosepo_core.testing import (
+    DatasetContract,
     FakeLanguageModel,
     LossContract,
     MetricContract,
     OracleContract,
     SamplerContract,
+    toy_given_split,
     toy_outcomes,
     toy_split,
     train_examples,
@@ -350,3 +362,96 @@ def test_the_fake_language_model():
     assert (scores[:, 0] >= scores[:, 1]).all()
     assert (scores[:, 2] == -np.inf).all()
     np.testing.assert_allclose(np.exp(model.table).sum(axis=1), 1, rtol=1e-4)
+
+
+class Given(Dataset):
+    """Two correct examples, for the incorrect ones to break."""
+
+    parts = ("train", "test")
+    histories = (["a"], ["b", "a"])
+    candidates = (None, ["b", "c"])
+
+    def load(self, reporter):
+        examples = pl.DataFrame(
+            {
+                "user": ["u", "v"],
+                "part": self.parts,
+                "history": self.histories,
+                "target": ["b", "c"],
+                "candidates": self.candidates,
+            },
+            schema_overrides={"history": pl.List(pl.String), "candidates": pl.List(pl.String)},
+        )
+        return Corpus.of_examples("given", examples, pl.DataFrame({"item": list("abc"), "title": list("ABC")}))
+
+
+class NoTest(Given):
+    parts = ("train", "train")
+
+
+class OddPart(Given):
+    parts = ("train", "dev")
+
+
+class NoHistory(Given):
+    histories = ([], ["b", "a"])
+
+
+class NoTarget(Given):
+    candidates = (None, ["b", "a"])
+
+
+class TargetTwice(Given):
+    candidates = (None, ["c", "b", "c"])
+
+
+class Stranger(Given):
+    candidates = (None, ["c", "z"])
+
+
+class Filtered(Given):
+    Options = LogOptions
+
+
+def test_correct_examples_pass():
+    contract = kit(DatasetContract, Given)
+    contract.test_interactions({})
+    contract.test_catalogue({})
+    contract.test_filters_are_offered_for_logs_alone({})
+    contract.test_given_examples({})
+    contract.test_loads_the_same_again({})
+
+
+@pytest.mark.parametrize("dataset", [NoTest, OddPart, NoHistory, NoTarget, TargetTwice, Stranger])
+def test_wrong_examples_fail(dataset):
+    with pytest.raises(AssertionError):
+        kit(DatasetContract, dataset).test_given_examples({})
+
+
+def test_examples_with_filters_fail():
+    with pytest.raises(AssertionError):
+        kit(DatasetContract, Filtered).test_filters_are_offered_for_logs_alone({})
+
+
+def test_the_given_toy_split_is_one():
+    split = toy_given_split()
+    assert (len(train_examples(split)), len(split.validation), len(split.test)) == (18, 6, 6)
+    held_out = np.concatenate([split.validation.user, split.test.user])
+    assert not split.train.lengths[held_out].any()
+    assert split.catalogue.popularity.sum() == split.train.lengths.sum()
+    given = split.given_candidates
+    assert (given.items[np.arange(6), given.target_column] == split.test.target).all()
+
+
+class PairsOwnTraining(Popularity):
+    """Takes it that who has a validation target has something to train on."""
+
+    def fit(self, split, context):
+        self.shortest = float(1 / split.train.lengths[split.validation.user].min())
+        return super().fit(split, context) | {"shortest": self.shortest}
+
+
+def test_an_oracle_that_cannot_learn_from_given_examples_fails():
+    kit(OracleContract, PairsOwnTraining).test_flip_probability({})
+    with np.errstate(divide="ignore"), pytest.raises(AssertionError):
+        kit(OracleContract, PairsOwnTraining).test_learns_where_nobody_is_in_two_parts({})

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from rosepo_core.contracts import DatasetOptions
+from rosepo_core.contracts import LogOptions
 from rosepo_core.errors import PluginError, RequestError
 from rosepo_core.records import Corpus
 from rosepo_core.stages.dataset import check_corpus, filter_corpus, load_corpus, save_corpus
@@ -34,7 +34,7 @@ ABC = {"a": "Ash", "b": "Birch", "c": "Cedar"}
 def test_defaults_change_nothing_in_a_clean_corpus() -> None:
     corpus = corpus_of([("u", "a", 1), ("u", "b", 2), ("v", "c", 1)], ABC)
 
-    filtered = filter_corpus(corpus, DatasetOptions())
+    filtered = filter_corpus(corpus, LogOptions())
 
     assert_frame_equal(filtered.interactions, corpus.interactions)
     assert_frame_equal(filtered.catalogue, corpus.catalogue)
@@ -46,7 +46,7 @@ def test_min_rating_drops_lower_and_missing_ratings() -> None:
         [("u", "a", 1, 4.0), ("u", "b", 2, 3.5), ("u", "c", 3, None), ("v", "a", 1, float("nan"))], ABC
     )
 
-    filtered = filter_corpus(corpus, DatasetOptions(min_rating=4))
+    filtered = filter_corpus(corpus, LogOptions(min_rating=4))
 
     assert rows_of(filtered) == [("u", "a", 1, 4.0)]
     assert filtered.catalogue["item"].to_list() == ["a"]
@@ -57,7 +57,7 @@ def test_min_rating_without_ratings_is_a_wrong_request() -> None:
     with pytest.raises(
         RequestError, match=r"^dataset\.min_rating: dataset 'invented' has no ratings; leave it unset$"
     ):
-        filter_corpus(corpus_of([("u", "a", 1)], ABC), DatasetOptions(min_rating=4))
+        filter_corpus(corpus_of([("u", "a", 1)], ABC), LogOptions(min_rating=4))
 
 
 def test_items_of_the_same_title_become_the_first_of_them() -> None:
@@ -68,7 +68,7 @@ def test_items_of_the_same_title_become_the_first_of_them() -> None:
         year=[1, 2, 3, 4, 5],
     )
 
-    filtered = filter_corpus(corpus, DatasetOptions(duplicates="keep"))
+    filtered = filter_corpus(corpus, LogOptions(duplicates="keep"))
 
     assert rows_of(filtered) == [("u", "a", 1), ("u", "b", 2), ("v", "a", 1), ("v", "a", 2), ("v", "d", 3)]
     assert filtered.catalogue.rows() == [("a", "Ash", 1), ("b", "Birch", 2), ("d", "ash", 4)]
@@ -78,7 +78,7 @@ def test_items_of_the_same_title_become_the_first_of_them() -> None:
 def test_composed_and_decomposed_accents_are_one_title() -> None:
     corpus = corpus_of([("u", "a", 1), ("v", "b", 1)], {"a": "Cafe\u0301", "b": "Caf\u00e9"})
 
-    assert filter_corpus(corpus, DatasetOptions()).catalogue.rows() == [("a", "Caf\u00e9")]
+    assert filter_corpus(corpus, LogOptions()).catalogue.rows() == [("a", "Caf\u00e9")]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_composed_and_decomposed_accents_are_one_title() -> None:
 def test_duplicates_are_told_by_time_whatever_the_order_of_rows(duplicates: str, kept: list[int]) -> None:
     log: list[Row] = [("u", "a", 7), ("u", "a", 5), ("u", "b", 6), ("v", "a", 1)]
 
-    filtered = filter_corpus(corpus_of(log, ABC), DatasetOptions(duplicates=duplicates))
+    filtered = filter_corpus(corpus_of(log, ABC), LogOptions(duplicates=duplicates))
 
     assert filtered.interactions["timestamp"].to_list() == kept
 
@@ -96,7 +96,7 @@ def test_duplicates_are_told_by_time_whatever_the_order_of_rows(duplicates: str,
 def test_the_last_of_duplicates_at_the_same_time_is_the_later_row() -> None:
     log: list[Row] = [("u", "a", 7, 1.0), ("u", "b", 7, 2.0), ("u", "a", 7, 3.0)]
 
-    filtered = filter_corpus(corpus_of(log, ABC), DatasetOptions(duplicates="last"))
+    filtered = filter_corpus(corpus_of(log, ABC), LogOptions(duplicates="last"))
 
     assert filtered.interactions["rating"].to_list() == [2.0, 3.0]
 
@@ -104,7 +104,7 @@ def test_the_last_of_duplicates_at_the_same_time_is_the_later_row() -> None:
 def test_merged_titles_become_duplicates_of_one_another() -> None:
     corpus = corpus_of([("u", "a", 1), ("u", "b", 2)], {"a": "Ash", "b": "Ash"})
 
-    filtered = filter_corpus(corpus, DatasetOptions())
+    filtered = filter_corpus(corpus, LogOptions())
 
     assert rows_of(filtered) == [("u", "a", 2)]
     assert filtered.notes[1] == "duplicates='last' dropped 1 of 2 interactions"
@@ -116,7 +116,7 @@ def test_k_core_goes_on_until_nothing_is_left_to_drop() -> None:
     log: list[Row] = [("u", "a", 1), ("u", "d", 2), ("x", "a", 1), ("x", "d", 2)]
     chain: list[Row] = [("v", "d", 1), ("v", "b", 2), ("w", "b", 1), ("w", "c", 2)]
 
-    filtered = filter_corpus(corpus_of(log + chain, {**ABC, "d": "Dogwood"}), DatasetOptions(k_core=2))
+    filtered = filter_corpus(corpus_of(log + chain, {**ABC, "d": "Dogwood"}), LogOptions(k_core=2))
 
     assert rows_of(filtered) == log
     assert filtered.catalogue["item"].to_list() == ["a", "d"]
@@ -128,7 +128,7 @@ def test_k_core_goes_on_until_nothing_is_left_to_drop() -> None:
 
 @pytest.mark.parametrize(("k_core", "items"), [(0, ["a", "b", "c"]), (1, ["a"])])
 def test_items_that_nobody_interacted_with_stay_only_if_k_core_is_0(k_core: int, items: list[str]) -> None:
-    filtered = filter_corpus(corpus_of([("u", "a", 1)], ABC), DatasetOptions(k_core=k_core))
+    filtered = filter_corpus(corpus_of([("u", "a", 1)], ABC), LogOptions(k_core=k_core))
 
     assert filtered.catalogue["item"].to_list() == items
 
@@ -136,11 +136,11 @@ def test_items_that_nobody_interacted_with_stay_only_if_k_core_is_0(k_core: int,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (DatasetOptions(min_rating=6), "dataset.min_rating=6 left none of 3 interactions: loosen it"),
-        (DatasetOptions(min_rating=4, k_core=3), "dataset.k_core=3 left none of 2 interactions: loosen it"),
+        (LogOptions(min_rating=6), "dataset.min_rating=6 left none of 3 interactions: loosen it"),
+        (LogOptions(min_rating=4, k_core=3), "dataset.k_core=3 left none of 2 interactions: loosen it"),
     ],
 )
-def test_the_filter_that_leaves_nothing_is_named(options: DatasetOptions, message: str) -> None:
+def test_the_filter_that_leaves_nothing_is_named(options: LogOptions, message: str) -> None:
     corpus = corpus_of([("u", "a", 1, 5.0), ("u", "b", 2, 5.0), ("v", "a", 3, 1.0)], ABC)
 
     with pytest.raises(RequestError) as raised:
@@ -151,7 +151,7 @@ def test_the_filter_that_leaves_nothing_is_named(options: DatasetOptions, messag
 
 def test_an_empty_log_is_a_wrong_request() -> None:
     with pytest.raises(RequestError, match=r"^dataset 'invented' has no interactions$"):
-        filter_corpus(corpus_of([], ABC), DatasetOptions())
+        filter_corpus(corpus_of([], ABC), LogOptions())
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_an_empty_log_is_a_wrong_request() -> None:
 def test_an_item_without_a_title_is_a_wrong_request(titles: dict[str, str], why: str) -> None:
     corpus = corpus_of([("u", "a", 1), ("u", "b", 2)], titles)
 
-    for look in (lambda: filter_corpus(corpus, DatasetOptions()), lambda: check_corpus(corpus)):
+    for look in (lambda: filter_corpus(corpus, LogOptions()), lambda: check_corpus(corpus)):
         with pytest.raises(RequestError) as raised:
             look()
         assert str(raised.value) == (
@@ -198,7 +198,7 @@ def test_a_dataset_that_breaks_its_contract_is_named(
     interactions: dict[str, list[object]], catalogue: dict[str, list[object]], message: str
 ) -> None:
     with pytest.raises(PluginError, match="dataset 'broken'.*" + message):
-        filter_corpus(Corpus("broken", pl.DataFrame(interactions), pl.DataFrame(catalogue)), DatasetOptions())
+        filter_corpus(Corpus("broken", pl.DataFrame(interactions), pl.DataFrame(catalogue)), LogOptions())
 
 
 def test_a_saved_corpus_comes_back(tmp_path: Path) -> None:

@@ -58,6 +58,26 @@ class TestTable(DatasetContract):
         return {"path": str(log)}
 
 
+class TestSPRec(DatasetContract):
+    name = "rosepo/sprec"
+
+    @pytest.fixture
+    def options(self, tmp_path):
+        row = '{"input": "Read: \\"A%d\\", \\"B\\", now?", "output": "\\"C%d\\""}'
+        (tmp_path / "train.json").write_text("[" + ", ".join(row % (at, at) for at in range(9)) + "]")
+        return {"path": str(tmp_path)}
+
+
+class TestSDPO(DatasetContract):
+    name = "rosepo/s-dpo"
+
+    @pytest.fixture
+    def options(self, tmp_path):
+        row = '{"historyList": "A%d::B", "itemList": ["D", "C%d"], "trueSelection": "C%d"}'
+        (tmp_path / "x-val.json").write_text("[" + ", ".join(row % (at, at, at) for at in range(9)) + "]")
+        return {"path": str(tmp_path)}
+
+
 METRICS = (
     *("hr", "ndcg", "mrr", "recall", "auc"),
     *("semantic-hallucination", "out-of-catalogue", "repeated", "already-seen"),

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from rosepo_core.contracts import DatasetOptions
+from rosepo_core.contracts import LogOptions
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Corpus
 from rosepo_core.registry import load_plugins
@@ -201,7 +201,7 @@ def test_the_real_movielens_100k(tmp_path: Path) -> None:
     assert corpus.catalogue.filter(pl.col("genres").list.len() == 0)["item"].to_list() == ["267", "1373"]
     assert not corpus.catalogue["title"].str.contains(r", (The|A|An|Le|La|Les|Il|L')( \(|\)|$)").any()
 
-    filtered = filter_corpus(corpus, DatasetOptions())
+    filtered = filter_corpus(corpus, LogOptions())
     assert filtered.catalogue.height == 1664
     assert filtered.notes[0].startswith("merged 18 items into others of the same title, e.g. 'Chasing Amy (1997)'")
     split = split_corpus(filtered, SplitOptions())
@@ -272,7 +272,7 @@ def test_all_formats_give_the_same_corpus_and_show_what_was_guessed(tmp_path: Pa
         f"log{suffix}: guessed user='userId', item='movieId', timestamp='Time Stamp', rating='stars'",
         f"trees{suffix}: guessed catalogue_item='id', title='name'",
     }
-    assert filter_corpus(corpus, DatasetOptions()).catalogue.height == 2
+    assert filter_corpus(corpus, LogOptions()).catalogue.height == 2
 
 
 def test_titles_in_the_log_and_columns_by_name(tmp_path: Path) -> None:
