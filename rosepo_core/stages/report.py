@@ -145,7 +145,7 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Run:
-    """What belongs to one run alone; `label`, and `suffix` of its sections' ids, are empty where there is no other."""
+    """What belongs to one run alone; its label and the suffix of its ids are empty where there is no other."""
 
     label: str
     suffix: str

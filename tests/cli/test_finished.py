@@ -1,0 +1,164 @@
+"""`rosepo compare` and `rosepo report` on runs that differ in their loss."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def runs(finished, train):
+    """The finished run, and one beside it with another loss and more steps."""
+    other = finished.parent / "other-loss"
+    done = train("--run", other, "--loss=ipo", "--alignment.steps=6", "--alignment.learning_rate=0.05")
+    assert done.code == 0, done.err
+    return finished, other
+
+
+def test_compare_sets_models_side_by_side_and_tests_the_aligned_ones(rosepo, runs):
+    done = rosepo("compare", *runs, "--metric", "ndcg@5", "--json")
+    assert done.code == 0, done.err
+    document = done.json
+    assert document["metric"] == "ndcg@5"
+    found = document["protocols"]["candidates-5"]
+    # What both runs share stands there once.
+    assert list(found["models"]) == ["popularity", "base", "sft", "aligned (first)", "aligned (other-loss)"]
+    users = [pl.read_parquet(run / "evaluation" / "per_user.parquet").filter(model="aligned") for run in runs]
+    first, second = (each["ndcg@5"].to_numpy() for each in users)
+    assert found["models"]["aligned (other-loss)"]["value"] == pytest.approx(second.mean())
+    (test,) = found["comparisons"]
+    assert (test["model"], test["baseline"], test["users"]) == ("aligned (other-loss)", "aligned (first)", 24)
+    assert test["difference"] == pytest.approx((second - first).mean())
+    different = second - first
+    assert test["p_wilcoxon"] == pytest.approx(stats.wilcoxon(different).pvalue if different.any() else 1.0)
+    # One comparison: the correction changes nothing.
+    assert test["p_holm"] == test["p_bootstrap"]
+
+
+def test_compare_fits_a_terminal_of_80_columns(rosepo, runs):
+    done = rosepo("compare", *runs)
+    assert done.code == 0, done.err
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert "NDCG@10" in done.out
+    assert "less aligned (first)" in done.out
+
+
+def test_more_runs_are_corrected_for(rosepo, runs, tmp_path):
+    third = runs[0].parent / "copy"
+    shutil.copytree(runs[1], third)
+    document = rosepo("compare", *runs, third, "--json").json["protocols"]["candidates-5"]
+    assert [each["model"] for each in document["comparisons"]] == ["aligned (other-loss)", "aligned (copy)"]
+    raw, corrected = (np.array([each[key] for each in document["comparisons"]]) for key in ("p_bootstrap", "p_holm"))
+    np.testing.assert_allclose(corrected, np.minimum(1, 2 * raw))
+    shutil.rmtree(third)
+
+
+def test_runs_that_differ_in_more_are_refused(rosepo, runs, train):
+    seeded = runs[0].parent / "seeded"
+    assert train("--run", seeded, "--seed=4").code == 0
+    done = rosepo("compare", runs[0], seeded)
+    assert done.code == 2
+    assert done.err.splitlines()[-1] == (
+        "error: runs 'first' and 'seeded' cannot be compared: they ranked different candidates; train both with the "
+        "same seed"
+    )
+    fewer = runs[0].parent / "fewer"
+    assert train("--run", fewer, "--evaluation.candidates=4").code == 0
+    done = rosepo("compare", runs[0], fewer)
+    assert done.code == 2
+    assert "their protocols are candidates-5 and candidates-4" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("compare", "{first}"), "name at least two runs; `rosepo evaluate {first}` shows one"),
+        (("compare", "{first}", "{first}"), "{first} is named twice; name each run once"),
+        (("compare", "{first}", "{other}", "--metric", "ndgc@10"), "did you mean 'ndcg@10'"),
+        (("compare", "{first}", "{other}", "--metric", "gini@10"), "'gini@10' belongs to all lists together"),
+        (("compare", "{first}", "nowhere"), "nowhere is no run folder: it has no config.toml"),
+        (("report", "{first}", "{other}"), "several runs in one report need a place: add --out FILE.html"),
+        (("report", "{first}", "--out", "{first}/no/such.html"), "such.html cannot be written: No such file"),
+    ],
+)
+def test_mistakes_are_one_clear_error(rosepo, runs, arguments, expected):
+    names = {"first": runs[0], "other": runs[1]}
+    done = rosepo(*(argument.format(**names) for argument in arguments))
+    assert done.code == 2
+    assert expected.format(**names) in done.err
+    assert done.err.count("error: ") == 1
+
+
+def test_report_of_one_run_is_the_one_that_training_wrote(rosepo, runs, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in runs[0].rglob("*")}
+    done = rosepo("report", runs[0], "--out", tmp_path / "again.html")
+    assert done.code == 0, done.err
+    assert done.out == f"report  {tmp_path / 'again.html'}\n"
+    assert (tmp_path / "again.html").read_text() == (runs[0] / "report.html").read_text()
+    assert {path: path.stat().st_mtime_ns for path in runs[0].rglob("*")} == before
+
+
+def test_report_of_several_runs(rosepo, runs, tmp_path):
+    assert rosepo("report", *runs, "--out", tmp_path / "both.html").code == 0
+    page = (tmp_path / "both.html").read_text()
+    assert set(re.findall(r'section id="([^"]+)"', page)) == {
+        *("results-1", "users"),
+        *(f"{section}-{run}" for section in ("training", "preferences", "time", "run") for run in (1, 2)),
+    }
+    assert "Aligned (other-loss)" in page
+    assert "<script" not in page
+
+
+def browse(page, width, folder):
+    """The page as the browser leaves it, what it logged, and the hosts that were asked for anything."""
+    log = folder / "net.json"
+    done = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"),
+            *(
+                "--allow-file-access-from-files",
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                "--virtual-time-budget=5000",
+            ),
+            *("--disable-background-networking", "--no-first-run", f"--user-data-dir={folder / 'profile'}"),
+            *(f"--window-size={width},9000", f"--log-net-log={log}", f"file://{page}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, done.stderr, set(re.findall(r'"url":"(?:https?|wss?)://([^/"]+)', log.read_text()))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_draws_the_report_without_complaint_and_asks_the_network_for_nothing(rosepo, runs, tmp_path, width):
+    assert rosepo("report", *runs, "--out", tmp_path / "report.html").code == 0
+    # A page of one's own around it measures it, as the report itself runs no script.
+    frame = (
+        f'<iframe id="report" src="report.html" style="width: {width}px; height: 9000px; border: 0"></iframe><script>'
+        "report.onload = () => { const page = report.contentDocument; document.title = JSON.stringify(["
+        "page.documentElement.scrollWidth, page.querySelectorAll('svg path').length, "
+        "Math.min(...[...page.querySelectorAll('svg')].map(chart => chart.getBoundingClientRect().height))]) }"
+        "</script>"
+    )
+    (tmp_path / "frame.html").write_text(f"<!doctype html><title>waiting</title>{frame}")
+    (tmp_path / "empty.html").write_text("<!doctype html><title>empty</title>")
+    shown, logged, asked = browse(tmp_path / "frame.html", width, tmp_path)
+    wide, paths, lowest = json.loads(re.search(r"<title>(.*?)</title>", shown).group(1))
+    assert wide <= width
+    assert paths >= 10
+    assert lowest > 100
+    assert "CONSOLE" not in logged
+    # What the browser itself wants of the network does not count.
+    assert asked <= browse(tmp_path / "empty.html", width, tmp_path)[2]
