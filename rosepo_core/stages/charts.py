@@ -93,11 +93,13 @@ class Scale:
         """The pixel of `value`, to a tenth."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
-    def ticks(self, wanted: int) -> list[Tick]:
-        """About `wanted` round values within the scale."""
+    def ticks(self, wanted: int, *, whole: bool = False) -> list[Tick]:
+        """About `wanted` round values within the scale; fewer where only whole numbers will do."""
         rough = (self.high - self.low) / wanted
+        rough = max(rough, 1.0) if whole else rough
         unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
+        factors = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+        step = next(unit * factor for factor in factors if unit * factor >= rough * 0.999)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (round(step / unit, 3) == 2.5))
         return [Tick(self(place * step), number(place * step, decimals)) for place in range(first, last + 1)]
@@ -142,7 +144,7 @@ def curves(title: str, history: Sequence[Mapping[str, float]], names: Mapping[st
     return Chart(
         title=title,
         x_label="optimizer step",
-        x_ticks=x.ticks(6),
+        x_ticks=x.ticks(6, whole=True),
         y_ticks=y.ticks(6),
         lines=lines,
         legend={names[key][0]: names[key][1] for key in found} if len(names) > 1 else {},

@@ -337,6 +337,8 @@ def test_ticks_are_round():
         f"\N{MINUS SIGN}{n}" for n in (26, 24, 22, 20)
     ]
     assert [tick.text for tick in charts.Scale(0, 1.1, 0, 100).ticks(5)] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+    assert [tick.text for tick in charts.Scale(1, 16, 0, 100).ticks(6, whole=True)] == ["5", "10", "15"]
+    assert [tick.text for tick in charts.Scale(1, 3, 0, 100).ticks(6, whole=True)] == ["1", "2", "3"]
     assert [(tick.at, tick.text) for tick in charts.Scale(0, 4000, 0, 100).ticks(2)] == [
         *((0, "0"), (50, "2,000"), (100, "4,000"))
     ]
