@@ -89,7 +89,7 @@ def show_comparison(evaluation: Evaluation, metric: str, tested: Sequence[Compar
     table = _table(f"less {tested[0].baseline}", "difference", "95 % interval", "p, Holm", "holds")
     for each in tested:
         mean, low, high = (f"{value:+.3f}" for value in (each.difference, each.low, each.high))
-        table.add_row(Text(each.model), mean, f"{low} to {high}", f"{each.p_holm:.3f}", _holds(each))
+        table.add_row(Text(each.model), mean, f"{low} to {high}", _p(each.p_holm), _holds(each))
     console.print(table)
     console.print(
         f"\n{tested[0].users:,} users; p by the paired bootstrap, corrected for {len(tested)} comparisons",
@@ -102,6 +102,11 @@ def _holds(comparison: Comparison) -> str:
     if not comparison.p_holm < 0.05:
         return "no"
     return "higher" if comparison.difference > 0 else "lower"
+
+
+def _p(value: float) -> str:
+    """No test shows a probability of nought."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _value(evaluation: Evaluation, name: str, value: float) -> str:

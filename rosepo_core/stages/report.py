@@ -158,7 +158,7 @@ class _Run:
 
 def render(data: ReportData) -> str:
     """The report of a run as HTML. Every text in `data` is shown as text, whatever it holds."""
-    return _page(data.title, data.evaluations, data, [_run("", "", data)])
+    return _page(data.title, data.evaluations, data, [_run("", "", data, STYLES["aligned"])])
 
 
 def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
@@ -170,17 +170,22 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
         runs: by label, at least one.
     """
     first = next(iter(runs.values()))
-    parts = [_run(label, f"-{place}", data) for place, (label, data) in enumerate(runs.items(), 1)]
+    styles = _styles(evaluations[0].models) if evaluations else {}
+    parts = [
+        _run(label, f"-{place}", data, styles.get(f"aligned ({label})", STYLES["aligned"]))
+        for place, (label, data) in enumerate(runs.items(), 1)
+    ]
     return _page(title, evaluations, first, parts)
 
 
-def _run(label: str, suffix: str, data: ReportData) -> _Run:
+def _run(label: str, suffix: str, data: ReportData, style: str) -> _Run:
+    """`style` is the colour of the run's aligned model, in its curves as in the table."""
     longest = max(data.seconds.values(), default=0.0) or 1.0
     return _Run(
         label=label,
         suffix=suffix,
         data=data,
-        training=_training(data),
+        training=_training(data, style),
         preferences=_preferences(data),
         stages=[
             _Stage(name, _duration(seconds), round(100 * seconds / longest, 2))
@@ -344,13 +349,13 @@ def _title(model: str) -> str:
     return MODEL_TITLES.get(name, name) + space + label
 
 
-def _training(data: ReportData) -> list[Chart]:
+def _training(data: ReportData, style: str) -> list[Chart]:
     log = data.alignment_log
     wanted = [
         charts.curves("SFT: loss", data.sft_log, {"loss": ("loss", "teal")}),
-        charts.curves("Alignment: loss", log, {"loss": ("loss", "rose")}),
-        charts.curves("Alignment: reward margin", log, {"rewards/margins": ("rewards/margins", "rose")}),
-        charts.curves("Alignment: reward accuracy", log, {"rewards/accuracies": ("rewards/accuracies", "rose")}),
+        charts.curves("Alignment: loss", log, {"loss": ("loss", style)}),
+        charts.curves("Alignment: reward margin", log, {"rewards/margins": ("rewards/margins", style)}),
+        charts.curves("Alignment: reward accuracy", log, {"rewards/accuracies": ("rewards/accuracies", style)}),
         charts.curves(
             "Alignment: log-probabilities",
             log,

@@ -263,6 +263,26 @@ def test_several_runs_have_one_table_and_their_own_sections(full, result):
     assert '<g class="violet"><title>Aligned (second)' in text
 
 
+def test_a_runs_curves_have_the_colour_of_its_model(full, result):
+    aligned = {"aligned (first)": result.models["aligned"], "aligned (second)": result.models["<b>mine</b>"]}
+    both = replace(result, models=aligned, comparisons=())
+    bare = replace(full, pairs=None)
+    text = render_several("two runs", [both], {"first": bare, "second": bare})
+    first, second = (
+        re.findall(r'<path class="(\w+)"', text.split(f'id="training-{run}"')[1].split("</section>")[0])
+        for run in (1, 2)
+    )
+    # SFT: loss; alignment: loss, margin, accuracy; chosen. What was rejected is dashed.
+    assert first == ["teal", "rose", "rose", "rose", "teal"]
+    assert second == ["teal", "violet", "violet", "violet", "teal"]
+
+
+def test_no_label_hides_a_point(full):
+    chart = render(full).split("NDCG@10 against popularity</h3>")[1].split("</svg>")[0]
+    assert chart.count("<circle") == 5
+    assert chart.rindex("</text>") < chart.index("<circle")
+
+
 def test_a_table_without_the_usual_metrics(result, split):
     columns = {"mrr": result.columns["mrr"]}
     models = {
