@@ -207,7 +207,7 @@ def _protocol(evaluation: Evaluation) -> _Protocol:
     return _Protocol(
         name=evaluation.protocol,
         users=number(len(evaluation.examples), 0),
-        candidates=evaluation.candidates.items.shape[1],
+        candidates=evaluation.candidates.items.shape[1] if evaluation.candidates else 0,
         offered=f"{evaluation.offered:.1%}",
         models=tuple((MODEL_TITLES.get(name, name), STYLES.get(name, "violet")) for name in models),
         groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -49,42 +49,49 @@ def write_environment(session: Session) -> None:
     write_text(session.store.folder / "environment.json", json.dumps(environment(session), indent=2) + "\n")
 
 
-def write(session: Session, split: Split, evaluation: Evaluation) -> None:
+def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:
+    """RUN/metrics.json."""
+    document = metrics_document(
+        session.config.dataset.name, session.config.seed, evaluations, _seconds(session.artifacts)
+    )
+    write_metrics(document, session.store.folder / "metrics.json")
+
+
+def write(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> None:
     """RUN/metrics.json, RUN/report.html and the model card, RUN/aligned/README.md."""
     folder, artifacts = session.store.folder, session.artifacts
-    seconds = _seconds(artifacts)
-    name = session.config.dataset.name
-    document = metrics_document(name, session.config.seed, [evaluation], seconds)
-    write_metrics(document, folder / "metrics.json")
-    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluation)))
+    write_tables(session, evaluations)
+    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluations)))
     data = ReportData(
-        title=f"{name}, {session.config.model.name}, {session.config.loss.name}",
+        title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss.name}",
         command=f"rosepo train --config {folder / CONFIG}",
-        summary=_summary(session, split, evaluation),
+        summary=_summary(session, split, evaluations[0]),
         config=session.config.to_toml(session.registry),
-        evaluations=[evaluation],
+        # Its words are those of ranked candidates.
+        evaluations=[evaluation for evaluation in evaluations if evaluation.candidates is not None],
         split=split,
         sft_log=_log(artifacts["sft"]),
         alignment_log=_log(artifacts["aligned"]),
         pairs=preferences.load(artifacts["preferences"], split),
-        seconds=seconds,
+        seconds=_seconds(artifacts),
         environment=environment(session),
     )
     write_text(folder / "report.html", render(data))
 
 
 def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
-    """Seconds by stage; drawing candidates, scoring them and embedding titles are parts of the evaluation."""
-    parts = {name for name in artifacts if name in ("candidates", "embeddings") or name.startswith("scores-")}
+    """Seconds by stage; drawing candidates, embedding titles and asking models are parts of the evaluation."""
+    asked = ("scores-", "lists-", "answers-", "grounded-")
+    parts = {name for name in artifacts if name in ("candidates", "embeddings") or name.startswith(asked)}
     seconds = {stage: artifact.seconds for stage, artifact in artifacts.items() if stage not in parts}
     seconds["evaluation"] += sum(artifacts[name].seconds for name in parts)
     return seconds
 
 
-def _card(session: Session, split: Split, evaluation: Evaluation) -> ModelCard:
+def _card(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> ModelCard:
     config, template = session.config, session.template(split)
-    columns = evaluation.main_columns
-    example = evaluation.examples.take(np.arange(1))
+    summary = _summary(session, split, evaluations[0])
+    example = evaluations[0].examples.take(np.arange(1))
     is_alias = config.model.name in HUB_IDS
     return ModelCard(
         name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
@@ -93,15 +100,16 @@ def _card(session: Session, split: Split, evaluation: Evaluation) -> ModelCard:
         dataset=config.dataset.name,
         base_model_id=HUB_IDS.get(config.model.name),
         base_model_notes="Its weights were dequantized from a GGUF file (Q4_1)." if is_alias else "",
-        dataset_notes=_summary(session, split, evaluation)["Dataset"],
-        parts={label: text for label, text in _summary(session, split, evaluation).items() if label != "Dataset"},
+        dataset_notes=summary["Dataset"],
+        parts={label: text for label, text in summary.items() if label != "Dataset"},
         protocols={
             evaluation.protocol: {
-                name: {column: result.metrics[column] for column in columns}
+                name: {column: result.metrics[column] for column in evaluation.main_columns}
                 for name, result in evaluation.models.items()
             }
+            for evaluation in evaluations
         },
-        columns=evaluation.columns,
+        columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
         prompt=template.prompt_texts(example)[0],
         response=template.response_texts[int(example.target[0])],
         licence="apache-2.0" if is_alias else None,
