@@ -16,12 +16,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @pytest.fixture(scope="module")
-def runs(finished, train):
-    """The finished run, and one beside it with another loss and more steps."""
-    other = finished.parent / "other-loss"
+def runs(finished, train, tmp_path_factory):
+    """The finished run, and one beside it with another loss and more steps; in a folder of their own, for other tests
+    count what runs beside each other reuse."""
+    first = tmp_path_factory.mktemp("several") / "first"
+    shutil.copytree(finished, first)
+    other = first.parent / "other-loss"
     done = train("--run", other, "--loss=ipo", "--alignment.steps=6", "--alignment.learning_rate=0.05")
     assert done.code == 0, done.err
-    return finished, other
+    return first, other
 
 
 def test_compare_sets_models_side_by_side_and_tests_the_aligned_ones(rosepo, runs):

@@ -313,7 +313,7 @@ def test_twelve_users_with_history_target_and_lists(split, result):
     for _, _, _, items in first.models:
         assert len(items) == 5
     name, _, rank, items = first.models[-1]
-    assert (name, rank) == ("<b>mine</b>", "1")
+    assert (name, rank) == ("<b>mine</b>", "target at 1")
     assert items[0].target
     shown = result.models["<b>mine</b>"].top[0, :5].tolist()
     assert [item.popular for item in items] == [item in head for item in shown]
