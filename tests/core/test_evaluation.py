@@ -241,7 +241,8 @@ def test_a_metric_without_what_it_needs_is_left_out_and_named(split, candidates)
     metrics = {name: load_plugins().create("metric", f"rosepo/{name}", {}) for name in names}
     assert list(evaluate(split, candidates, {"sft": by_id}, reporter=notes, metrics=metrics).columns) == ["mrr"]
     assert notes.lines == [
-        "not measured under candidates-3: mgu, dgu (the catalogue has no column 'genres' of lists of text, or of text with '|' between)",
+        "not measured under candidates-3: mgu, dgu (the catalogue has no column 'genres' of lists of text, or of "
+        "text with '|' between)",
         "not measured under candidates-3: out-of-catalogue (the model only ranked, and wrote nothing)",
         "not measured under candidates-3: semantic-hallucination (there are no title embeddings)",
     ]
