@@ -42,7 +42,7 @@ from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import align_preferences, fine_tune
 from rosepo_core.ranking import rank_targets
 from rosepo_core.records import Candidates
-from rosepo_core.stages.split import draw_candidates, load_candidates, save_candidates
+from rosepo_core.stages.candidates import draw_candidates, load_candidates, save_candidates
 from rosepo_core.statistics import bootstrap_interval
 from rosepo_core.testing.toys import SilentReporter
 from rosepo_metrics.accuracy import ndcg

@@ -25,8 +25,8 @@ CONFIG = {
 
 def main(config: Mapping[str, Any], run: str, history: list[str]) -> list[tuple[str, float]]:
     done = rosepo_core.align(config, run)
-    if done.evaluation:
-        for name, result in done.evaluation.models.items():
+    for evaluation in done.evaluations:
+        for name, result in evaluation.models.items():
             print(f"{name:<12} NDCG@10 {result.metrics['ndcg@10']:.3f}")
     recommended = rosepo_core.Recommender.from_run(done.folder).recommend(history, k=5)
     for title, log_probability in recommended:

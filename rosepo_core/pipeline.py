@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_core.config import RunConfig, load_config
+from rosepo_core.engine.models import find_adapter
 from rosepo_core.errors import RequestError, nearest
 from rosepo_core.records import Split
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages import (
     alignment,
     comparison,
+    contestants,
     dataset,
     oracle,
     preferences,
@@ -28,7 +30,7 @@ from rosepo_core.stages import (
 )
 from rosepo_core.stages.evaluation import Evaluation
 from rosepo_core.stages.session import RunReporter, Session
-from rosepo_core.store import CONFIG, RunStore, fingerprint
+from rosepo_core.store import CONFIG, RunStore, fingerprint, read_manifest
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
 """The stages in their order, as `until` names them."""
@@ -40,18 +42,20 @@ class Run:
 
     Attributes:
         folder: the run folder.
-        evaluation: the table, where the run went so far.
+        evaluations: the tables, one a protocol, where the run went so far; else empty.
     """
 
     folder: Path
-    evaluation: Evaluation | None
+    evaluations: tuple[Evaluation, ...] = ()
 
 
-def default_folder(config: RunConfig, registry: Registry) -> Path:
-    """``runs/DATASET-LOSS-FINGERPRINT``: one folder for each resolved configuration."""
+def default_folder(config: RunConfig, registry: Registry, *, trained: bool = True) -> Path:
+    """``runs/DATASET-LOSS-FINGERPRINT``, or ``runs/DATASET-MODEL-FINGERPRINT`` where nothing is `trained`: one folder
+    for each resolved configuration."""
     # A plugin may be named as DISTRIBUTION/NAME.
-    names = [name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name)]
-    return Path("runs") / "-".join([*names, fingerprint(config.resolved(registry))[:8]])
+    dataset_name, loss = (name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name))
+    what = loss if trained else contestants.model_name(config.model.name)
+    return Path("runs") / "-".join([dataset_name, what, fingerprint(config.resolved(registry))[:8]])
 
 
 def run(
@@ -71,13 +75,13 @@ def run(
     if until is not None and until not in STAGES:
         raise RequestError(f"unknown stage '{until}'{nearest(until, STAGES)}")
     registry = registry or load_plugins()
-    table: Evaluation | None = None
+    tables: tuple[Evaluation, ...] = ()
     with _opened(config, RunStore(folder), registry, reporter) as session:
-        for stage, evaluation in _stages(session):
-            table = evaluation
+        for stage, evaluations in _stages(session):
+            tables = evaluations
             if stage == until:
                 break
-    return Run(folder, table)
+    return Run(folder, tables)
 
 
 def evaluate(
@@ -85,10 +89,18 @@ def evaluate(
     overrides: Sequence[tuple[str, Any]],
     reporter: RunReporter,
     *,
+    protocols: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> Run:
-    """The table of a finished run, made anew where `overrides` change the section ``[evaluation]`` or the metrics;
+    """The tables of a finished run, made anew where `overrides` change the section ``[evaluation]`` or the metrics;
     nothing is trained.
+
+    Args:
+        folder: the run.
+        overrides: as `load_config` takes them.
+        reporter: hears how far the work is.
+        protocols: further ones beside those that the run has; what was asked under the earlier ones is kept.
+        registry: the plugins.
 
     Raises:
         RequestError: there is no run or it is not finished, or another section is to be changed; the run is left as
@@ -101,11 +113,64 @@ def evaluate(
             )
     registry = registry or load_plugins()
     store = RunStore.open(folder)
+    if read_manifest(folder / "evaluation") and not read_manifest(folder / "sft"):
+        raise RequestError(
+            f"{folder} holds the evaluation of a model: name the model again, --model, and --run {folder}"
+        )
     config = load_config(folder / CONFIG, overrides, registry)
+    if protocols:
+        every = list(dict.fromkeys([*config.evaluation.protocols, *protocols]))
+        config = load_config(folder / CONFIG, [*overrides, ("evaluation.protocols", every)], registry)
     with _opened(config, store, registry, reporter) as session:
-        data, table = _evaluated(session)
-        results.write(session, data, table)
-    return Run(folder, table)
+        data, tables = _evaluated(session)
+        results.write(session, data, tables)
+    return Run(folder, tables)
+
+
+EVALUATED = ("seed", "dataset", "split", "model", "prompt", "evaluation", "metric")
+"""The sections of a configuration that say something of a model which is only evaluated."""
+
+
+def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], registry: Registry) -> RunConfig:
+    """As `load_config`, for `evaluate_model`.
+
+    Raises:
+        RequestError: also where an override is of another section than `EVALUATED`.
+    """
+    for key, _ in overrides:
+        if key.partition(".")[0] not in EVALUATED:
+            raise RequestError(
+                f"'{key}' says nothing of a model that is only evaluated; known: {', '.join(EVALUATED)}"
+            )
+    return load_config(file, overrides, registry)
+
+
+def evaluate_model(
+    config: RunConfig, folder: Path, reporter: RunReporter, *, registry: Registry | None = None
+) -> Run:
+    """Evaluate the model that ``[model]`` names, beside popularity, in a run folder of its own; nothing is trained.
+
+    The model may be anything that a run can start from, or a folder with a PEFT adapter, which names its base model
+    in ``adapter_config.json``; prompts are made by the base model's tokenizer. Sections beside `EVALUATED` are not
+    used.
+
+    Raises:
+        RequestError: something in the request, the data or the model is wrong; the folder is left as it was.
+    """
+    registry = registry or load_plugins()
+    store = RunStore(folder)
+    if read_manifest(folder / "sft"):
+        raise RequestError(f"{folder} is a run that trained a model: choose another --run")
+    adapter = find_adapter(config.model.name, reporter)
+    with _opened(config, store, registry, reporter, base=adapter.base if adapter else None) as session:
+        corpus = dataset.stage(session)
+        cut = split.stage(session, corpus)
+        data = split.load_split(cut.folder)
+        drawn = comparison.draw(session, cut, data)
+        models = contestants.of_model(session, data, adapter)
+        tables = comparison.stage(session, cut, drawn, data, models)
+        results.write_tables(session, tables)
+    return Run(folder, tables)
 
 
 def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registry: Registry | None = None) -> None:
@@ -116,8 +181,8 @@ def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registr
             same users; or `out` cannot be written.
     """
     reports = {
-        label: results.report_data(session, data, [table])
-        for label, session, data, table in _finished(folders, reporter, registry)
+        label: results.report_data(session, data, tables)
+        for label, session, data, tables in _finished(folders, reporter, registry)
     }
     results.write_report(reports, out)
 
@@ -130,15 +195,15 @@ def compare(folders: Sequence[Path], reporter: RunReporter, *, registry: Registr
     """
     return several.merged(
         {
-            label: several.RunEvaluation([table], data.users, data.catalogue.ids)
-            for label, _, data, table in _finished(folders, reporter, registry)
+            label: several.RunEvaluation(tables, data.users, data.catalogue.ids)
+            for label, _, data, tables in _finished(folders, reporter, registry)
         }
     )
 
 
 def _finished(
     folders: Sequence[Path], reporter: RunReporter, registry: Registry | None
-) -> Iterator[tuple[str, Session, Split, Evaluation]]:
+) -> Iterator[tuple[str, Session, Split, tuple[Evaluation, ...]]]:
     """Finished runs with their labels; none of their files is changed."""
     registry = registry or load_plugins()
     stores = [RunStore.open(folder) for folder in folders]
@@ -147,45 +212,49 @@ def _finished(
         yield label, session, *_evaluated(session)
 
 
-def _evaluated(session: Session) -> tuple[Split, Evaluation]:
-    """The table of a session whose other stages are done."""
+def _evaluated(session: Session) -> tuple[Split, tuple[Evaluation, ...]]:
+    """The tables of a session whose other stages are done."""
     done = {stage: session.finished(stage) for stage in STAGES[:-1]}
     data = split.load_split(done["split"].folder)
     drawn = comparison.draw(session, done["split"], data)
-    return data, comparison.stage(session, done["split"], drawn, data, done["sft"], done["oracle"], done["aligned"])
+    models = contestants.of_run(session, data, done["sft"], done["oracle"], done["aligned"])
+    return data, comparison.stage(session, done["split"], drawn, data, models, done["oracle"])
 
 
-def _stages(session: Session) -> Iterator[tuple[str, Evaluation | None]]:
+def _stages(session: Session) -> Iterator[tuple[str, tuple[Evaluation, ...]]]:
     """The flow, one step a stage; whoever iterates may stop after any."""
     corpus = dataset.stage(session)
-    yield "dataset", None
+    yield "dataset", ()
     cut = split.stage(session, corpus)
     data = split.load_split(cut.folder)
-    yield "split", None
+    yield "split", ()
     # Before anything costly, so that a request for more candidates than there are is turned down at once.
     drawn = comparison.draw(session, cut, data)
     tuned = sft.stage(session, cut, data)
     session.store.commit()
-    yield "sft", None
+    yield "sft", ()
     judge = oracle.stage(session, cut, data)
-    yield "oracle", None
+    yield "oracle", ()
     rejected = sampling.stage(session, cut, data, tuned)
-    yield "sampling", None
+    yield "sampling", ()
     scored = reference.stage(session, data, tuned, rejected)
-    yield "reference", None
+    yield "reference", ()
     pairs = preferences.stage(session, data, judge, rejected, scored)
-    yield "preferences", None
+    yield "preferences", ()
     aligned = alignment.stage(session, data, tuned, pairs)
-    yield "aligned", None
-    table = comparison.stage(session, cut, drawn, data, tuned, judge, aligned)
-    results.write(session, data, table)
-    yield "evaluation", table
+    yield "aligned", ()
+    models = contestants.of_run(session, data, tuned, judge, aligned)
+    tables = comparison.stage(session, cut, drawn, data, models, judge)
+    results.write(session, data, tables)
+    yield "evaluation", tables
 
 
 @contextmanager
-def _opened(config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter) -> Iterator[Session]:
+def _opened(
+    config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter, base: str | None = None
+) -> Iterator[Session]:
     """A session on a folder that is left as it was if the request turns out wrong before `RunStore.commit`."""
-    session = Session(config, store, registry, reporter)
+    session = Session(config, store, registry, reporter, base)
     store.begin(config.to_toml(registry))
     try:
         yield session

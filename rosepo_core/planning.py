@@ -21,17 +21,23 @@ from torch import Tensor
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts import RejectedSampler, SamplerContext
 from rosepo_core.engine.adapters import fused_adapters
+from rosepo_core.engine.embeddings import choose_encoder
 from rosepo_core.engine.models import describe
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.recommender import TitleModel
 from rosepo_core.engine.scoring import BRANCH_TOKENS, LOGIT_BYTES, log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch
+from rosepo_core.engine.writing import longest_answer, write_answers
 from rosepo_core.records import Examples, Ints, Split
 from rosepo_core.registry import Registry, load_plugins, running
 from rosepo_core.sections import AlignmentOptions, SFTOptions
 from rosepo_core.stages import alignment, comparison, dataset, oracle, preferences, reference, sampling, sft, split
+from rosepo_core.stages.candidates import draw_candidates, load_candidates
+from rosepo_core.stages.catalogue import history_items
+from rosepo_core.stages.contestants import TOKEN_BUDGET
+from rosepo_core.stages.protocol import Trial
 from rosepo_core.stages.session import QuietReporter, RunReporter, Session
-from rosepo_core.stages.split import load_candidates, load_split
+from rosepo_core.stages.split import load_split
 from rosepo_core.store import Artifact, RunStore
 
 MEASURED_TOKENS = 512
@@ -46,7 +52,8 @@ class StagePlan:
     """What one stage would do.
 
     Attributes:
-        stage: its name; ``"scores"`` are those of the three language models together.
+        stage: its name; ``"scores"``, ``"lists"``, ``"answers"`` and ``"grounded"`` are those of the three language
+            models together.
         examples: what it goes through: interactions, training sequences, pairs, titles to score...
         unit: what `examples` counts.
         tokens: that pass through the model, each as often as it does, padding left out; 0 where there are none.
@@ -110,7 +117,8 @@ class _Rehearsal(Session):
     ) -> Artifact:
         wanted = self.fingerprint(stage, settings, inputs)
         found = self.store.find(stage, wanted)
-        if found is None and stage in self.made:
+        # What is made of something that is only planned cannot be made.
+        if found is None and stage in self.made and all(each.folder.exists() for each in inputs):
 
             def untimed(folder: Path) -> float:
                 build(folder)
@@ -154,8 +162,9 @@ def _plan(session: _Rehearsal) -> Plan:
     budget = session.config.alignment.token_budget
     split_trees = [tree.split_examples(budget) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
-    scored = _scoring_trees(template, comparison.test_examples(session, data), load_candidates(drawn.folder).items)
-    speed = _measure(session, template, data, examples, parts, scored)
+    trial = Trial.of(session, cut, data)
+    scored = _scoring_trees(template, trial.examples, _stand_in_candidates(trial, drawn))
+    speed = _measure(trial, template, examples, parts, scored)
 
     def row(stage: str, count: int, unit: str, tokens: float, lengths: Sequence[int], seconds: float | None) -> None:
         reused = session.artifacts[stage].reused if stage in session.artifacts else None
@@ -178,11 +187,26 @@ def _plan(session: _Rehearsal) -> Plan:
     row("reference", pair_count, "pairs", sum(tree_lengths), tree_lengths, sum(tree_lengths) / speed.score)
     row("preferences", pair_count, "pairs", 0, [], 0.0)
     row("aligned", pair_count, "pairs", aligned_tokens, part_lengths, aligned_tokens / speed.train)
+    if trial.embedded is not None:
+        read = int(template.response_lengths.sum()) if choose_encoder() == "language-model" else 0
+        row("embeddings", len(data.catalogue), "titles", read, [], read / speed.score if read else None)
     # Base, SFT and aligned.
     language_models = 3
-    titles = language_models * sum(len(tree.lengths) for tree in scored)
-    tokens = language_models * sum(score_lengths)
-    row("scores", titles, "titles", tokens, score_lengths, tokens / speed.score)
+    users = language_models * len(trial.examples)
+    prompts = [len(prompt) for prompt in template.prompts(trial.examples)]
+    if "candidates" in options.evaluation.protocols:
+        titles = language_models * sum(len(tree.lengths) for tree in scored)
+        tokens = language_models * sum(score_lengths)
+        row("scores", titles, "titles", tokens, score_lengths, tokens / speed.score)
+    if "catalogue" in options.evaluation.protocols:
+        row("lists", users, "users", language_models * sum(prompts), prompts, users * speed.listing)
+    if "free" in options.evaluation.protocols:
+        answered = [length + longest_answer(template) for length in prompts]
+        row("answers", users, "users", language_models * sum(answered), answered, users * speed.writing)
+        if options.evaluation.ground and trial.embedded is not None:
+            # The catalogue is read again beside each model's answers.
+            again = language_models * (read + len(trial.examples) * longest_answer(template)) if read else 0
+            row("grounded", users, "answers", again, [], again / speed.score if again else None)
     return Plan(
         stages=tuple(rows),
         pairs=pair_count,
@@ -208,6 +232,17 @@ def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
     examples = sampling.choose_examples(data, options, session.rng("sampling"))
     drawn = np.random.default_rng(0).integers(len(data.catalogue), size=(len(examples), options.negatives))
     return examples, drawn.astype(np.int32)
+
+
+def _stand_in_candidates(trial: Trial, drawn: Artifact | None) -> Ints:
+    """The candidates, or as many drawn uniformly where title embeddings must be made first; the target alone where
+    none are asked for: int32 [n, c]."""
+    if drawn is None:
+        return trial.examples.target[:, None]
+    if drawn.folder.exists():
+        return load_candidates(drawn.folder).items
+    count = trial.options.candidates
+    return draw_candidates(trial.split, trial.examples, count, trial.session.config.seed).items
 
 
 def _scoring_trees(template: PromptTemplate, examples: Examples, items: Ints) -> list[TokenTree]:
@@ -238,6 +273,8 @@ class _Speed:
         train: tokens per second, forward and backward.
         score: tokens per second without gradients.
         sampling: seconds of the whole stage.
+        listing: seconds for a user's best titles of the whole catalogue, 0 where nobody asks for them.
+        writing: seconds for a user's answer, likewise.
         kept: bytes that a training step keeps for its backward pass, per token.
         weights: bytes of the model.
         trained: bytes of the parameters that are trained.
@@ -246,19 +283,21 @@ class _Speed:
     train: float
     score: float
     sampling: float
+    listing: float
+    writing: float
     kept: float
     weights: int
     trained: int
 
 
 def _measure(
-    session: Session,
+    trial: Trial,
     template: PromptTemplate,
-    data: Split,
     examples: Examples,
     trees: Sequence[TokenTree],
     scored: Sequence[TokenTree],
 ) -> _Speed:
+    session, data = trial.session, trial.split
     options = session.config
     model = session.policy.to_train(options.sft, options.seed)
     device = next(model.parameters()).device
@@ -282,7 +321,7 @@ def _measure(
     trained_bytes = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
 
     model.eval().requires_grad_(False)
-    to_score = batch(scored, comparison.TOKEN_BUDGET if on_gpu else MEASURED_TOKENS)
+    to_score = batch(scored, TOKEN_BUDGET if on_gpu else MEASURED_TOKENS)
     with torch.no_grad():
         log_probs(model, batch(scored, 1))
         score = to_score.input_ids.numel() / _timed(lambda: log_probs(model, to_score), on_gpu)
@@ -290,7 +329,31 @@ def _measure(
     if session.artifacts["sampling"].reused is None:
         titles = TitleModel(model, template, QuietReporter(), options.seed)
         seconds = _sampling_seconds(session, template, data, examples, titles, score)
-    return _Speed(train, score, seconds, kept, weights, trained_bytes)
+    listing, writing = _asking_seconds(trial, template, model)
+    return _Speed(train, score, seconds, listing, writing, kept, weights, trained_bytes)
+
+
+def _asking_seconds(trial: Trial, template: PromptTemplate, model: Any) -> tuple[float, float]:
+    """Seconds for a user's list and for a user's answer, from a few users asked of the untrained model; 0 of what no
+    protocol asks for."""
+    options, session = trial.options, trial.session
+    few = trial.examples.take(np.arange(min(MEASURED_EXAMPLES, len(trial.examples))))
+    listing = writing = 0.0
+    if "catalogue" in options.protocols:
+        start = time.perf_counter()
+        TitleModel(model, template, QuietReporter(), session.config.seed).top(
+            few,
+            trial.list_length,
+            exclude=history_items(few),
+            beams=options.beams,
+            exact=options.decoding == "exact",
+        )
+        listing = (time.perf_counter() - start) / len(few)
+    if "free" in options.protocols:
+        start = time.perf_counter()
+        write_answers(model, template, session.policy.tokenizer, few, TOKEN_BUDGET, QuietReporter())
+        writing = (time.perf_counter() - start) / len(few)
+    return listing, writing
 
 
 def _train_step(model: Any, batch: TreeBatch) -> None:

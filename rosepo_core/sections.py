@@ -8,6 +8,8 @@ from pydantic import Field, PositiveInt
 
 from rosepo_core.options import Options
 
+Protocol = Literal["candidates", "catalogue", "free"]
+
 
 class ModelOptions(Options):
     """Section ``[model]``: the language model to start from."""
@@ -134,8 +136,29 @@ class AlignmentOptions(Options):
 class EvaluationOptions(Options):
     """Section ``[evaluation]``: how models are compared."""
 
+    protocols: tuple[Protocol, ...] = Field(
+        ("candidates",),
+        min_length=1,
+        description="How models are asked: 'candidates' (rank the target among drawn items), 'catalogue' (list the "
+        "best of all unseen items), 'free' (write whatever title comes).",
+    )
     candidates: int = Field(20, ge=2, description="Items ranked per test example, the target among them.")
+    negatives: Literal["uniform", "popularity", "semantic"] = Field(
+        "uniform",
+        description="Where the other candidates come from, all of them new to the user: drawn uniformly, drawn in "
+        "proportion to training popularity, or the titles that mean the nearest to the target's.",
+    )
+    decoding: Literal["beam", "exact"] = Field(
+        "beam",
+        description="How 'catalogue' searches with a language model: by beams, or exactly, which takes longer.",
+    )
+    beams: int = Field(20, ge=1, description="Width of that search; an exact one uses it for speed alone.")
+    ground: bool = Field(
+        False, description="Beside 'free', also ground each answer to the nearest title: protocol 'free-grounded'."
+    )
     max_users: int | None = Field(None, ge=1, description="Test on this many users, drawn by the seed; all if unset.")
-    length_normalize: bool = Field(False, description="Rank by the mean token log-probability instead of the sum.")
+    length_normalize: bool = Field(
+        False, description="Rank candidates by the mean token log-probability instead of the sum."
+    )
     ks: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1, description="Cut-offs of metrics that name none.")
     resamples: int = Field(10_000, ge=100, description="Bootstrap resamples behind intervals and paired tests.")

@@ -25,10 +25,51 @@ Metric = Annotated[
         metavar="NAME", help="What is measured, in place of the usual; may be repeated.", show_default=False
     ),
 ]
+Protocol = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="How models are asked: candidates, catalogue or free; may be repeated.",
+        show_default=False,
+    ),
+]
+Dataset = Annotated[str | None, typer.Option(help="Where interactions come from.", show_default=False)]
+Model = Annotated[str | None, typer.Option(help="Alias, hub id, folder or GGUF file.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", show_default=False)]
+NewRun = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="The run folder; by default a new one under runs/.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `rosepo train` printed it.")]
 
 # Keys with a dot (--sampler.temperature 0.7) are too many, and too dependent on plugins, to be declared one by one.
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def bare_argument(first: str | None, context: typer.Context) -> str | None:
+    """The one argument that is no option and no option's value, taken out of what the command did not know.
+
+    Args:
+        first: what the parser took for it, which may be a ``--SECTION.KEY``.
+        context: of the command.
+
+    Raises:
+        RequestError: there are several.
+    """
+    rest = [*([] if first is None else [first]), *context.args]
+    found: list[str] = []
+    kept: list[str] = []
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            found.append(argument)
+            continue
+        kept.append(argument)
+        if "=" not in argument and rest:
+            kept.append(rest.pop(0))
+    if len(found) > 1:
+        raise RequestError(f"unexpected argument '{found[1]}'")
+    context.args[:] = kept
+    return found[0] if found else None
 
 
 def overrides(settings: Iterable[str], context: typer.Context) -> list[tuple[str, Any]]:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-from rosepo_cli.arguments import DOTTED, Json, Metric, RunFolder, Set, overrides
+from rosepo_cli.arguments import (
+    DOTTED,
+    ConfigFile,
+    Dataset,
+    Json,
+    Metric,
+    NewRun,
+    Protocol,
+    Seed,
+    Set,
+    bare_argument,
+    overrides,
+)
+from rosepo_core.errors import RequestError
 
 
 def add(app: typer.Typer) -> None:
@@ -13,22 +29,65 @@ def add(app: typer.Typer) -> None:
 
 
 def evaluate(
-    context: typer.Context, run: RunFolder, metric: Metric = None, set_: Set = None, json_: Json = False
+    context: typer.Context,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A finished run's folder.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Instead: a PEFT adapter's folder, or a model as `train` takes it.",
+            show_default=False,
+        ),
+    ] = None,
+    dataset: Dataset = None,
+    protocol: Protocol = None,
+    metric: Metric = None,
+    seed: Seed = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    folder: NewRun = None,
+    json_: Json = False,
 ) -> None:
-    """Show a finished run's table, or make it anew with other keys of [evaluation] or other metrics.
+    """Evaluate a finished run anew, or a model that rosepo did not train.
 
-    For instance --evaluation.max_users 500 or --evaluation.candidates 100; nothing is trained again.
+    With RUN: show its tables, or make them anew with other keys of [evaluation], other metrics or further protocols,
+    e.g. --protocol catalogue, --evaluation.max_users 500; nothing is trained, and nothing is asked twice.
+
+    With --model: the same tables of any PEFT adapter or full model beside popularity, in a run folder of its own;
+    data, split, prompt and evaluation are chosen as in `rosepo train`.
     """
+    finished = bare_argument(run, context)
+    if (finished is None) == (model is None):
+        raise RequestError(
+            "name a finished run, RUN, or a model, --model PATH"
+            + ("" if finished is None else f"; '{finished}' and '{model}' are one of each")
+        )
+    given: list[tuple[str, Any]] = [
+        (key, value) for key, value in {"dataset": dataset, "seed": seed}.items() if value is not None
+    ]
+    given += [("metric", name) for name in metric or []] + overrides(set_ or [], context)
+    if finished is not None:
+        for flag, value in {"--config": config, "--run": folder}.items():
+            if value is not None:
+                raise RequestError(f"{flag} goes with --model; a finished run has its own")
+
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_evaluation, to_json
+    from rosepo_cli.tables import show_evaluations, to_json
     from rosepo_core import pipeline
     from rosepo_core.registry import load_plugins
 
+    registry = load_plugins()
     reporter = ConsoleReporter()
-    with reporter.live():
-        given = [("metric", name) for name in metric or []] + overrides(set_ or [], context)
-        done = pipeline.evaluate(run, given, reporter, registry=load_plugins())
-    if json_:
-        print(to_json(run, done.evaluation))
+    if finished is not None:
+        with reporter.live():
+            done = pipeline.evaluate(Path(finished), given, reporter, protocols=protocol or (), registry=registry)
     else:
-        show_evaluation(run, done.evaluation)
+        given += [("model", model), *([("evaluation.protocols", protocol)] if protocol else [])]
+        settings = pipeline.evaluation_config(config, given, registry)
+        folder = folder or pipeline.default_folder(settings, registry, trained=False)
+        with reporter.live():
+            done = pipeline.evaluate_model(settings, folder, reporter, registry=registry)
+    if json_:
+        print(to_json(done))
+    else:
+        show_evaluations(done)

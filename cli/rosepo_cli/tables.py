@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from rosepo_core.diagnostics import Check
+    from rosepo_core.pipeline import Run
     from rosepo_core.planning import Plan
     from rosepo_core.registry import Entry
     from rosepo_core.stages.dataset import CorpusSummary
@@ -37,39 +39,46 @@ def _table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
-def to_json(folder: Path, evaluation: Evaluation | None) -> str:
+def to_json(run: Run) -> str:
     """The run's folder and, where it was evaluated, the contents of its metrics.json."""
-    document: dict[str, Any] = {"run": str(folder)}
-    if evaluation is not None:
-        document["metrics"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    document: dict[str, Any] = {"run": str(run.folder)}
+    if run.evaluations:
+        document["metrics"] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     return json.dumps(document, ensure_ascii=False)
 
 
-def show_evaluation(folder: Path, evaluation: Evaluation | None) -> None:
-    """All models side by side, and where the run is."""
+def show_evaluations(run: Run) -> None:
+    """All models side by side under each protocol, and where the run is."""
     console = _console()
-    if evaluation is not None:
-        users, candidates = evaluation.candidates.items.shape
-        columns = evaluation.columns
-        accuracy = [name for name in evaluation.main_columns if columns[name].about.group == "Accuracy"]
-        others = [name for name in evaluation.main_columns if name not in accuracy]
-        if accuracy:
-            console.print()
-            table = _table("", *(columns[name].title for name in accuracy), title="Accuracy")
-            for model, result in evaluation.models.items():
-                table.add_row(model, *(_value(evaluation, name, result.metrics[name]) for name in accuracy))
-            console.print(table)
-        if others:
-            console.print()
-            table = _table("", *evaluation.models, title="Beyond accuracy")
-            for name in others:
-                about = columns[name].about
-                values = (_value(evaluation, name, result.metrics[name]) for result in evaluation.models.values())
-                table.add_row(Text(f"{columns[name].title} {SIGNS[about.direction]}"), *values)
-            console.print(table)
-        console.print(f"\n{users:,} test users, {candidates} candidates each, the target among them", markup=False)
-        console.print(f"report  {folder / 'report.html'}", markup=False, soft_wrap=True)
-    console.print(f"run     {folder}", markup=False, soft_wrap=True)
+    for evaluation in run.evaluations:
+        _show_evaluation(console, evaluation)
+    if run.evaluations:
+        console.print()
+    report = run.folder / "report.html"
+    if run.evaluations and report.exists():
+        console.print(f"report  {report}", markup=False, soft_wrap=True)
+    console.print(f"run     {run.folder}", markup=False, soft_wrap=True)
+
+
+def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
+    columns, protocol = evaluation.columns, evaluation.protocol
+    accuracy = [name for name in evaluation.main_columns if columns[name].about.group == "Accuracy"]
+    others = [name for name in evaluation.main_columns if name not in accuracy]
+    if accuracy:
+        console.print()
+        table = _table("", *(columns[name].title for name in accuracy), title=f"Accuracy, {protocol}")
+        for model, result in evaluation.models.items():
+            table.add_row(Text(model), *(_value(evaluation, name, result.metrics[name]) for name in accuracy))
+        console.print(table)
+    if others:
+        console.print()
+        table = _table("", *map(escape, evaluation.models), title=f"Beyond accuracy, {protocol}")
+        for name in others:
+            about = columns[name].about
+            values = (_value(evaluation, name, result.metrics[name]) for result in evaluation.models.values())
+            table.add_row(Text(f"{columns[name].title} {SIGNS[about.direction]}"), *values)
+        console.print(table)
+    console.print(f"\n{len(evaluation.examples):,} test users, {evaluation.asked}", markup=False)
 
 
 def show_comparison(evaluation: Evaluation, metric: str, tested: Sequence[Comparison]) -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from rosepo_cli.arguments import DOTTED, ConfigFile, Json, Metric, Set, overrides
+from rosepo_cli.arguments import (
+    DOTTED,
+    ConfigFile,
+    Dataset,
+    Json,
+    Metric,
+    Model,
+    NewRun,
+    Protocol,
+    Seed,
+    Set,
+    overrides,
+)
 
 
 def add(app: typer.Typer) -> None:
@@ -18,21 +29,20 @@ def add(app: typer.Typer) -> None:
 
 def train(
     context: typer.Context,
-    dataset: Annotated[str | None, typer.Option(help="Where interactions come from.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="Alias, hub id, folder or GGUF file.", show_default=False)] = None,
+    dataset: Dataset = None,
+    model: Model = None,
     sampler: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME[=WEIGHT]", help="What picks rejected items; may be repeated.", show_default=False),
     ] = None,
     oracle: Annotated[str | None, typer.Option(help="What gives the smoothing factors.", show_default=False)] = None,
     loss: Annotated[str | None, typer.Option(help="The preference objective.", show_default=False)] = None,
+    protocol: Protocol = None,
     metric: Metric = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", show_default=False)] = None,
+    seed: Seed = None,
     config: ConfigFile = None,
     set_: Set = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="The run folder; by default a new one under runs/.")
-    ] = None,
+    run: NewRun = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     json_: Json = False,
@@ -49,12 +59,13 @@ def train(
     given: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
     given += [("sampler", name) for name in sampler or []]
     given += [("metric", name) for name in metric or []]
+    given += [("evaluation.protocols", protocol)] if protocol else []
     given += overrides(set_ or [], context)
     registry = load_plugins()
     settings = load_config(config, given, registry)
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_evaluation, show_plan, to_json
+    from rosepo_cli.tables import show_evaluations, show_plan, to_json
     from rosepo_core import pipeline
 
     folder = run or pipeline.default_folder(settings, registry)
@@ -72,6 +83,6 @@ def train(
     with reporter.live():
         done = pipeline.run(settings, folder, reporter, registry=registry, until=until)
     if json_:
-        print(to_json(folder, done.evaluation))
+        print(to_json(done))
     else:
-        show_evaluation(folder, done.evaluation)
+        show_evaluations(done)

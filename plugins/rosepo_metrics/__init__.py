@@ -8,6 +8,9 @@ def rosepo_register_metrics(register: Register) -> None:
     """Register metrics of accuracy, hallucination, popularity bias, concentration and genres."""
     register("hr", "rosepo_metrics.accuracy:HitRate", summary="Whether a held-out item is among the first k.")
     register(
+        "hr-valid", "rosepo_metrics.accuracy:HitRateOfValid", summary="HR over users whose answer is an item, alone."
+    )
+    register(
         "ndcg", "rosepo_metrics.accuracy:NDCG", summary="Held-out items in the first k, worth less further down."
     )
     register("mrr", "rosepo_metrics.accuracy:MRR", summary="One over the rank of the first held-out item.")
@@ -18,6 +21,11 @@ def rosepo_register_metrics(register: Register) -> None:
         "semantic-hallucination",
         "rosepo_metrics.hallucination:SemanticHallucination",
         summary="Whether an item that means nearly the same outranks the target.",
+    )
+    register(
+        "valid-ratio",
+        "rosepo_metrics.hallucination:ValidRatio",
+        summary="Share of the answers that are items.",
     )
     register(
         "out-of-catalogue",

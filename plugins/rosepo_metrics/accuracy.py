@@ -59,8 +59,29 @@ class NDCG(CutOffMetric):
         return gained
 
 
+class HitRateOfValid(CutOffMetric):
+    """HR@k over valid answers: `hr` of the users with an item of the catalogue among their first k answers; the mean
+    over them alone.
+
+    Range 0 to 1, higher is better. It applies to models that write freely, and not to a user without a valid answer.
+    A model that seldom writes a title can score high here: read it beside `valid-ratio`, and compare models by `hr`,
+    which counts every user. The name is rosepo's own, so that this number is not taken for HR; the valid ratio is of
+    Liao et al., "LLaRA", SIGIR 2024.
+    """
+
+    about = Measure("HR of valid", "higher", "Accuracy")
+    needs = frozenset({"answers"})
+
+    def at(self, outcome: Outcome, k: int) -> Doubles:
+        """Of each user: float64 [n], NaN without a valid answer."""
+        return np.where((outcome.top[:, :k] >= 0).any(axis=1), hit_rate(outcome.ranks, k), np.nan)
+
+
 class MRR(Metric):
     """MRR = 1 / rank of the first held-out item, no cut-off; the mean over users.
+
+    In lists without scores nothing is known behind the end, so that 1 / rank is 0 there and the column is called
+    MRR@L after the length L of the lists. Of lists of one it is left out, where it could only repeat HR@1.
 
     Range 0 (exclusive where all is ranked) to 1, higher is better. Voorhees, "The TREC-8 question answering track
     report", 1999.
@@ -70,7 +91,11 @@ class MRR(Metric):
 
     def measure(self, outcome: Outcome) -> dict[str, Doubles]:
         """Of each user: float64 [n]."""
-        return {"": outcome.ranks.first_expectation(1 / np.arange(1.0, outcome.ranks.limit() + 1))}
+        reciprocal = outcome.ranks.first_expectation(1 / np.arange(1.0, outcome.ranks.limit() + 1))
+        if outcome.scores is not None:
+            return {"": reciprocal}
+        length = outcome.top.shape[1]
+        return {f"@{length}": reciprocal} if length > 1 else {}
 
 
 class Recall(CutOffMetric):

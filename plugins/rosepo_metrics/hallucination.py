@@ -96,6 +96,25 @@ class OutOfCatalogue(CutOffMetric):
         return _share((outcome.top[:, :k] < 0) & answered, answered)
 
 
+class ValidRatio(CutOffMetric):
+    """Answers among the first k that are items of the catalogue / answers among the first k; the mean over users, a
+    user without an answer counting 0.
+
+    Range 0 to 1, higher is better. It applies to models that write freely; constrained to the catalogue it is 1. Liao
+    et al., "LLaRA: Large language-recommendation assistant", SIGIR 2024, where valid is what stands in the prompt's
+    list of candidates; here, as nothing is listed, any item of the catalogue is.
+    """
+
+    about = Measure("Valid ratio", "higher", "Hallucination")
+    needs = frozenset({"answers"})
+
+    def at(self, outcome: Outcome, k: int) -> Doubles:
+        """Of each user: float64 [n]."""
+        assert outcome.answered is not None  # granted by `needs`
+        answered = outcome.answered[:, :k]
+        return np.nan_to_num(_share((outcome.top[:, :k] >= 0) & answered, answered))
+
+
 class Repeated(CutOffMetric):
     """Items among the first k that stand further up in the same list already / items among the first k; the mean over
     users.

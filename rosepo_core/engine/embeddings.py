@@ -43,8 +43,9 @@ def title_embeddings(
     reporter: Reporter,
     encoder: Encoder | Literal["auto"] = "auto",
     batch_size: int = 64,
+    others: Sequence[str] = (),
 ) -> Floats:
-    """Unit-length rows, float32 [titles, d]; equal titles have equal rows.
+    """Unit-length rows, float32 [titles + others, d]; equal texts have equal rows.
 
     Args:
         titles: at least one, none empty.
@@ -53,15 +54,17 @@ def title_embeddings(
         reporter: for progress.
         encoder: see `choose_encoder`.
         batch_size: titles per forward pass.
+        others: texts that get rows in the space of the titles, after theirs; none empty.
 
     Raises:
         RequestError: as `choose_encoder`.
     """
-    unique, rows = np.unique(np.asarray(titles, dtype=object), return_inverse=True)
+    unique, rows = np.unique(np.asarray([*titles, *others], dtype=object), return_inverse=True)
     if choose_encoder(encoder) == "all-minilm-l6-v2":
         vectors = _sentence_states(unique.tolist(), batch_size, reporter)
     else:
-        vectors = _standardized(_mean_states(unique.tolist(), model(), tokenizer, batch_size, reporter))
+        states = _mean_states(unique.tolist(), model(), tokenizer, batch_size, reporter)
+        vectors = _standardized(states, states[np.unique(rows[: len(titles)])])
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: Floats = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
     return unit[rows]
@@ -117,12 +120,12 @@ def _in_batches(
     return vectors[np.argsort(order)]
 
 
-def _standardized(vectors: Floats) -> Floats:
+def _standardized(vectors: Floats, catalogue: Floats) -> Floats:
     """Each column less its mean and divided by its standard deviation over the catalogue.
 
     States of a language model share a large common part and a few dimensions of huge variance, so that raw cosines
     are all near 1 (Timkey and van Schijndel 2021, arXiv 2109.04404, who propose this remedy).
     """
-    deviation = vectors.std(axis=0)
-    result: Floats = (vectors - vectors.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    deviation = catalogue.std(axis=0)
+    result: Floats = (vectors - catalogue.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     return result

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from peft import PeftConfig
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -101,7 +102,7 @@ def load_tokenizer(spec: str, reporter: Reporter) -> PreTrainedTokenizerBase:
         RequestError: as `resolve_model`, or the folder holds no tokenizer.
     """
     folder = resolve_model(spec, reporter)
-    with _as_request_error(folder, "tokenizer"):
+    with as_request_error(folder, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -127,7 +128,7 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
     """
     tokenizer = load_tokenizer(spec, reporter)
     folder = resolve_model(spec, reporter)
-    with _as_request_error(folder, "model"), _no_progress_bars():
+    with as_request_error(folder, "model"), _no_progress_bars():
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
@@ -167,8 +168,11 @@ def fingerprint(spec: str, reporter: Reporter) -> str:
     if path.is_file() and path.suffix.lower() == ".gguf":
         return f"gguf:{gguf.content_hash(path)[:16]}:{gguf.FORMAT}"
     folder = resolve_model(spec, reporter)
-    if not path.is_dir():
-        return f"{spec}:{folder.name}"
+    return folder_fingerprint(folder) if path.is_dir() else f"{spec}:{folder.name}"
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Of a local folder with a model or an adapter, see `fingerprint`."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".json", ".jinja", ".model", ".txt"):
@@ -177,6 +181,53 @@ def fingerprint(spec: str, reporter: Reporter) -> str:
             status = file.stat()
             digest.update(f"{file.name}:{status.st_size}:{status.st_mtime_ns}:".encode() + _header(file))
     return f"folder:{digest.hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder with a PEFT adapter.
+
+    Attributes:
+        folder: where it is.
+        base: its base model, as `resolve_model` takes it.
+    """
+
+    folder: Path
+    base: str
+
+
+def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
+    """The PEFT adapter that `spec` names; `None` where it names a model, or nothing.
+
+    Raises:
+        RequestError: the folder has an adapter that cannot be used, or names a base model that cannot be found.
+    """
+    folder = Path(spec).expanduser()
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    with as_request_error(folder, "adapter"):
+        config = PeftConfig.from_pretrained(str(folder))
+    if config.is_prompt_learning:
+        raise RequestError(
+            f"{folder}: an adapter of type {config.peft_type.value} puts vectors before the prompt, which rosepo "
+            "does not read; take one that changes layers, such as LoRA"
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise RequestError(
+            f"{folder} has an adapter_config.json and no adapter_model.safetensors: save the adapter with "
+            "save_pretrained; rosepo reads safetensors alone"
+        )
+    base = config.base_model_name_or_path
+    if not base:
+        raise RequestError(
+            f"{folder}/adapter_config.json names no base model: write its folder or hub id there as "
+            "base_model_name_or_path"
+        )
+    try:
+        resolve_model(base, reporter)
+    except RequestError as error:
+        raise RequestError(f"{folder}/adapter_config.json names the base model '{base}': {error}") from None
+    return Adapter(folder, base)
 
 
 @dataclass(frozen=True)
@@ -294,10 +345,20 @@ def _header(file: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _as_request_error(folder: Path, part: str) -> Iterator[None]:
+def as_request_error(folder: Path, part: str) -> Iterator[None]:
+    """Let what goes wrong in loading a part of `folder` be a `RequestError` that names both."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        ImportError,
+        UserWarning,
+        SafetensorError,
+    ) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         cause = next(iter(str(error).strip().splitlines()), "") or type(error).__name__

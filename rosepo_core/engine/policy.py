@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedTokenizerBase
 
 from rosepo_core.contracts import Reporter
-from rosepo_core.engine.models import fingerprint, load_model, load_tokenizer
+from rosepo_core.engine.models import as_request_error, fingerprint, load_model, load_tokenizer
 from rosepo_core.sections import SFTOptions
 
 
@@ -94,7 +95,10 @@ class PolicySlot:
     def _read(self, weights: Path, *, trainable: bool) -> None:
         if (weights / "adapter_config.json").exists():
             base = self._bare_base()
-            self._model = PeftModel.from_pretrained(base, str(weights), is_trainable=trainable)
+            with as_request_error(weights, "adapter"), warnings.catch_warnings():
+                # PEFT only warns of an adapter that lacks weights, and leaves the base model as it is there.
+                warnings.filterwarnings("error", message="Found missing adapter keys")
+                self._model = PeftModel.from_pretrained(base, str(weights), is_trainable=trainable)
         else:
             self.release()
             self._model, _ = load_model(str(weights), self._dtype, self._reporter)

@@ -148,6 +148,10 @@ class PromptTemplate(ABC):
         """What `response_ids` decode to, [items]."""
         return [self._decode(ids) for ids in self.response_ids]
 
+    def read(self, ids: Sequence[int]) -> str:
+        """What a model wrote as a response, given the token ids before its end."""
+        return self._decode(np.array(ids, dtype=np.int32))
+
     def starts(self, examples: Examples, *, shared: bool = False, candidates: Ints | None = None) -> Longs:
         """Place of the first history item that each example's prompt shows: int64 [n], up to its position."""
         return self._fitted_starts(examples, self._candidates(examples, candidates))
@@ -327,6 +331,10 @@ class TimelineTemplate(PromptTemplate):
     def terminator(self) -> int:
         """The newline."""
         return self._newline
+
+    def read(self, ids: Sequence[int]) -> str:
+        """The first line of it: other tokens than the terminator may hold a line break, too."""
+        return super().read(ids).partition("\n")[0]
 
     @property
     def _item_costs(self) -> Longs:

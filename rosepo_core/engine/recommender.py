@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,41 @@ class TitleModel:
             shared=True,
         )
 
+    def top(
+        self, examples: Examples, k: int, *, exclude: Sequence[NDArray[np.integer]], beams: int, exact: bool
+    ) -> tuple[Ints, Floats]:
+        """The `k` most probable titles after each example's prompt, as evaluation and recommending show it.
+
+        Args:
+            examples: n examples.
+            k: titles per example.
+            exclude: items that must not come out, one array an example.
+            beams: width of the search.
+            exact: see `decode`; unset, a title whose beginning is improbable may be missed.
+
+        Returns:
+            items int32 [n, k] and their log-probabilities float32 [n, k], best first; -1 and -inf where there are
+            fewer.
+
+        Raises:
+            RequestError: the prompts of this model list candidates, so that it can only rank what it is given.
+        """
+        if self._template.options.candidates:
+            raise RequestError(
+                "this run's prompts list candidates (prompt.candidates), so it cannot recommend freely"
+            )
+        return decode(
+            self._model,
+            Trunks(*self._template.trunks(examples)),
+            self._template.trie,
+            k,
+            reporter=self._reporter,
+            token_budget=TOKEN_BUDGET,
+            beams=beams,
+            exact=exact,
+            exclude=lambda rows: [exclude[row] for row in rows.tolist()],
+        )
+
     def recommend(self, history: Ints, k: int, *, beams: int = 32) -> tuple[Ints, Floats]:
         """The `k` most probable titles after a history, none of which is in it.
 
@@ -81,24 +116,10 @@ class TitleModel:
             items int32 [k] and their log-probabilities float32 [k], best first; -1 and -inf where there are fewer.
 
         Raises:
-            RequestError: the prompts of this model list candidates, so that it can only rank what it is given.
+            RequestError: as `top`.
         """
-        if self._template.options.candidates:
-            raise RequestError(
-                "this run's prompts list candidates (prompt.candidates), so it cannot recommend freely"
-            )
         # The target is what comes after the history; any item does, for nothing looks at it.
         sequence = Sequences(np.append(history, 0).astype(np.int32), np.array([0, len(history) + 1], dtype=np.int64))
         example = Examples(sequence, np.zeros(1, np.int32), np.array([len(history)], dtype=np.int32))
-        items, scores = decode(
-            self._model,
-            Trunks(*self._template.trunks(example)),
-            self._template.trie,
-            k,
-            reporter=self._reporter,
-            token_budget=TOKEN_BUDGET,
-            beams=beams,
-            exact=True,
-            exclude=lambda rows: [history] * len(rows),
-        )
+        items, scores = self.top(example, k, exclude=[history], beams=beams, exact=True)
         return items[0], scores[0]

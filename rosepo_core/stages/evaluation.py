@@ -1,7 +1,8 @@
-"""Evaluation: every model ranks the same persisted candidates; one table sets them side by side.
+"""Evaluation: every model is asked the same under one protocol; one table sets them side by side.
 
-Scoring and summarizing are apart, so that a run which only changes the loss scores one model anew: `score_model`
-gives an array worth saving (`save_scores`), and `summarize` makes everything else from the arrays of all models.
+Asking and concluding are apart, so that a run which only changes the loss asks one model anew: `score_model` gives an
+array worth saving (`save_scores`), and `summarize` makes everything else from the arrays of all models. Protocols
+that give lists or answers save those, and `conclude` makes the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rosepo_core.outcome import Outcome
 from rosepo_core.ranking import Ranks
 from rosepo_core.records import Candidates, Doubles, Examples, Floats, Ints, Split
 from rosepo_core.sections import EvaluationOptions
+from rosepo_core.stages.candidates import protocol_name
 from rosepo_core.stages.measurement import Column, Comparison, Metrics, longest_list, measure_all
 from rosepo_core.stages.oracle_quality import OracleQuality
 from rosepo_core.store import write_text
@@ -42,20 +44,23 @@ class ModelResult:
     """How one model did.
 
     Attributes:
-        scores: float32 [n, c], -inf where there is no candidate.
+        scores: of the candidates, float32 [n, c], -inf where there is none; where lists were made, of `top`, of the
+            same shape; `None` where nothing was scored.
         ranks: of the targets; arrays [n].
-        top: items in the order of their scores, int32 [n, the largest cut-off], -1 where there are fewer.
+        top: items in the order of their scores, int32 [n, the largest cut-off or more], -1 where there are fewer.
         per_user: of metrics that are means over users, column to float64 [n], NaN where one does not apply.
         metrics: column to mean over users, or to the value of all lists; NaN where there is nothing to measure.
         intervals: 95 % intervals of the means, by column; each model by itself, so not for comparing two.
+        answers: what the model wrote, [n]; `None` where it wrote nothing.
     """
 
-    scores: Floats
+    scores: Floats | None
     ranks: Ranks
     top: Ints
     per_user: Mapping[str, Doubles]
     metrics: Metrics
     intervals: Mapping[str, tuple[float, float]]
+    answers: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,19 +68,21 @@ class Evaluation:
     """All models under one protocol.
 
     Attributes:
-        protocol: its name, e.g. ``"candidates-20"``.
+        protocol: its name, e.g. ``"candidates-20"`` or ``"catalogue"``.
+        asked: what each user's question was, in a few words that follow a number of users.
         examples: the n test examples.
-        candidates: what was ranked.
+        candidates: what was ranked, where it was candidates.
         columns: what was measured, by name such as ``"hr@10"``, in the order of the metrics.
         models: by name, in the order of `MODELS`.
         comparisons: of the models in `COMPARED`, in every column that has values for single users.
-        offered: share of the catalogue among all candidates, which no coverage can exceed.
+        offered: share of the catalogue that any list could hold, which no coverage can exceed.
         oracle_quality: of the run's oracle on pairs of the same targets and candidates.
     """
 
     protocol: str
+    asked: str
     examples: Examples
-    candidates: Candidates
+    candidates: Candidates | None
     columns: Mapping[str, Column]
     models: Mapping[str, ModelResult]
     comparisons: tuple[Comparison, ...]
@@ -151,7 +158,7 @@ def summarize(
     Args:
         scores: float32 [n, c] by model, as `score_model` gives them.
         examples: the n test examples that the candidates were drawn for.
-        options: `ks` and `resamples` are used; beyond the number of candidates HR@k is 1 for every model.
+        options: `ks`, `resamples` and `negatives` are used; beyond the number of candidates HR@k is 1 for all models.
         metrics: what is measured, by the name that its columns get.
         reporter: is told which metrics are left out, and why.
         title_embeddings: for metrics that need them: gives unit-length rows, float32 [items, d].
@@ -165,10 +172,10 @@ def summarize(
         raise RosepoError("there are no test examples to evaluate on")
     ks = tuple(sorted(set(options.ks)))
     outcomes: dict[str, Outcome] = {}
-    for name in sorted(scores, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
-        if scores[name].shape != candidates.items.shape:
+    for name, values in scores.items():
+        if values.shape != candidates.items.shape:
             raise RosepoError(
-                f"scores of '{name}' have shape {scores[name].shape}; there are {candidates.items.shape} candidates"
+                f"scores of '{name}' have shape {values.shape}; there are {candidates.items.shape} candidates"
             )
         outcomes[name] = Outcome.of_scores(
             examples,
@@ -176,30 +183,84 @@ def summarize(
             split.seen,
             ks,
             candidates.items,
-            scores[name],
+            values,
             candidates.target_column,
             length=longest_list(metrics, ks),
             title_embeddings=title_embeddings,
         )
-    measured = measure_all(outcomes, metrics, reporter, options.resamples, seed)
+    return conclude(
+        protocol_name(candidates, options),
+        f"{candidates.items.shape[1]} candidates each, the target among them",
+        outcomes,
+        metrics,
+        options,
+        reporter,
+        examples=examples,
+        candidates=candidates,
+        offered=len(np.unique(candidates.items[candidates.items >= 0])) / len(split.catalogue),
+        scores=scores,
+        seed=seed,
+    )
+
+
+def conclude(
+    protocol: str,
+    asked: str,
+    outcomes: Mapping[str, Outcome],
+    metrics: Mapping[str, Metric],
+    options: EvaluationOptions,
+    reporter: Reporter,
+    *,
+    examples: Examples,
+    candidates: Candidates | None = None,
+    offered: float = 1.0,
+    scores: Mapping[str, Floats] | None = None,
+    answers: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure what all models did under one protocol.
+
+    Args:
+        protocol: its name; the other fields of `Evaluation` and `ModelResult` that have a name here are taken as they
+            are given, by model.
+        asked: as there.
+        outcomes: by model.
+        metrics: what is measured, by the name that its columns get.
+        options: `resamples` is used.
+        reporter: is told which metrics are left out, and why.
+        examples: the n test examples.
+        candidates: as there.
+        offered: as there.
+        scores: as there.
+        answers: as there.
+        seed: of the bootstrap.
+
+    Raises:
+        PluginError: a metric breaks its contract.
+    """
+    names = sorted(outcomes, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS))
+    outcomes = {name: outcomes[name] for name in names}
+    measured = measure_all(protocol, outcomes, metrics, reporter, options.resamples, seed)
     return Evaluation(
-        protocol=f"candidates-{candidates.items.shape[1]}",
+        protocol=protocol,
+        asked=asked,
         examples=examples,
         candidates=candidates,
         columns=measured.columns,
         models={
             name: ModelResult(
-                scores=scores[name],
+                scores=(scores or {}).get(name),
                 ranks=Ranks(outcome.ranks.above[:, 0], outcome.ranks.tied[:, 0]),
                 top=outcome.top,
                 per_user=measured.per_user[name],
                 metrics=measured.metrics[name],
                 intervals=measured.intervals[name],
+                answers=(answers or {}).get(name),
             )
             for name, outcome in outcomes.items()
         },
         comparisons=measured.comparisons,
-        offered=len(np.unique(candidates.items[candidates.items >= 0])) / len(split.catalogue),
+        offered=offered,
     )
 
 
@@ -231,37 +292,47 @@ def evaluate(
     )
 
 
-def per_user_table(evaluation: Evaluation, split: Split) -> pl.DataFrame:
-    """What every model gave every user; later comparisons are paired by it.
+def per_user_table(evaluations: Sequence[Evaluation], split: Split) -> pl.DataFrame:
+    """What every model gave every user under every protocol; later comparisons are paired by it.
 
     Returns:
-        One row a model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the source's ids),
-        ``rank`` (expected over ties), ``tied`` (other items with the target's score), ``items`` (ids of the top
-        items, best first), ``scores`` (theirs, float32), and a float64 column a metric, null where it does not apply.
+        One row a protocol, model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the source's
+        ids), ``rank`` (expected over ties; null for a target without one), ``tied`` (other items with the target's
+        score), ``items`` (ids of the top items, best first), ``scores`` (theirs, float32; null where nothing was
+        scored), ``answer`` (what was written, else null), and a float64 column a metric, null where it does not
+        apply or the protocol does not measure it.
     """
-    users = np.array(split.users, dtype=object)[evaluation.examples.user]
+    tables = [
+        _users_of(evaluation, name, result, split)
+        for evaluation in evaluations
+        for name, result in evaluation.models.items()
+    ]
+    return pl.concat(tables, how="diagonal")
+
+
+def _users_of(evaluation: Evaluation, name: str, result: ModelResult, split: Split) -> pl.DataFrame:
     ids = np.array(split.catalogue.ids, dtype=object)
-    tables = []
-    for name, result in evaluation.models.items():
-        held = result.top >= 0
-        scores = -np.sort(-result.scores, axis=1)[:, : result.top.shape[1]]
-        tables.append(
-            pl.DataFrame(
-                {
-                    "protocol": [evaluation.protocol] * len(users),
-                    "model": [name] * len(users),
-                    "user": users.tolist(),
-                    "target": ids[evaluation.examples.target].tolist(),
-                    "rank": result.ranks.expected,
-                    "tied": result.ranks.tied,
-                    "items": [ids[row[kept]].tolist() for row, kept in zip(result.top, held, strict=True)],
-                    "scores": [row[kept[: len(row)]].tolist() for row, kept in zip(scores, held, strict=True)],
-                    **{column: pl.Series(values).fill_nan(None) for column, values in result.per_user.items()},
-                },
-                schema_overrides={"items": pl.List(pl.String), "scores": pl.List(pl.Float32)},
-            )
-        )
-    return pl.concat(tables)
+    examples, held = evaluation.examples, result.top >= 0
+    scores = None
+    if result.scores is not None:
+        ordered = -np.sort(-result.scores, axis=1)[:, : result.top.shape[1]]
+        scores = [row[kept[: len(row)]].tolist() for row, kept in zip(ordered, held, strict=True)]
+    ranks = pl.Series(result.ranks.expected)
+    return pl.DataFrame(
+        {
+            "protocol": [evaluation.protocol] * len(examples),
+            "model": [name] * len(examples),
+            "user": [split.users[user] for user in examples.user.tolist()],
+            "target": ids[examples.target].tolist(),
+            "rank": ranks.set(ranks.is_infinite(), None),
+            "tied": result.ranks.tied,
+            "items": [ids[row[kept]].tolist() for row, kept in zip(result.top, held, strict=True)],
+            "scores": scores,
+            "answer": result.answers,
+            **{column: pl.Series(values).fill_nan(None) for column, values in result.per_user.items()},
+        },
+        schema_overrides={"items": pl.List(pl.String), "scores": pl.List(pl.Float32), "answer": pl.String},
+    )
 
 
 def save_scores(scores: Floats, path: Path) -> None:

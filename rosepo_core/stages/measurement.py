@@ -101,11 +101,17 @@ def longest_list(metrics: Mapping[str, Metric], ks: tuple[int, ...]) -> int:
 
 
 def measure_all(
-    outcomes: Mapping[str, Outcome], metrics: Mapping[str, Metric], reporter: Reporter, resamples: int, seed: int
+    protocol: str,
+    outcomes: Mapping[str, Outcome],
+    metrics: Mapping[str, Metric],
+    reporter: Reporter,
+    resamples: int,
+    seed: int,
 ) -> Measurement:
     """Measure every outcome.
 
     Args:
+        protocol: how the models were asked, for notes.
         outcomes: by model, all of the same examples asked in the same way.
         metrics: by the name that their columns get.
         reporter: is told which metrics are left out, and why.
@@ -117,7 +123,7 @@ def measure_all(
     """
     columns: dict[str, Column] = {}
     values: dict[str, dict[str, Doubles | float]] = {name: {} for name in outcomes}
-    for metric_name, metric in _measurable(metrics, outcomes, reporter).items():
+    for metric_name, metric in _measurable(protocol, metrics, outcomes, reporter).items():
         for name, outcome in outcomes.items():
             for cut_off, value in measure(metric, metric_name, outcome).items():
                 columns[metric_name + cut_off] = Column(metric.about, cut_off, metric.summary)
@@ -163,7 +169,7 @@ def measure(metric: Metric, name: str, outcome: Outcome) -> Mapping[str, Doubles
 
 
 def _measurable(
-    metrics: Mapping[str, Metric], outcomes: Mapping[str, Outcome], reporter: Reporter
+    protocol: str, metrics: Mapping[str, Metric], outcomes: Mapping[str, Outcome], reporter: Reporter
 ) -> Mapping[str, Metric]:
     """The metrics that have what they need; the others are named in a note for each reason."""
     outcome = next(iter(outcomes.values()), None)
@@ -177,7 +183,7 @@ def _measurable(
             kept[name] = metric
     if outcome is not None:
         for reason, names in left_out.items():
-            reporter.note(f"not measured: {', '.join(names)} ({reason})")
+            reporter.note(f"not measured under {protocol}: {', '.join(names)} ({reason})")
     return kept
 
 

@@ -25,8 +25,8 @@ of this very run is named above."""
 
 LIMITATIONS = (
     "It was trained on one log: it knows the tastes of the people in it and recommends from its catalogue.",
-    "The table holds for one protocol over few drawn candidates. It says nothing of ranking the whole catalogue, nor "
-    "of what people would do with the recommendations.",
+    "A table holds for its protocol alone: one over few drawn candidates says nothing of the whole catalogue, and "
+    "none says what people would do with the recommendations.",
     "Logs hold the bias of whatever showed the items to people, popularity bias above all; see ARP and Tail.",
     "Generated freely, it can write titles that do not exist. `rosepo recommend` constrains it to the catalogue.",
     "Prompts must be made as in training, token for token; `prompt_template.json` holds the template.",

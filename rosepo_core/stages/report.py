@@ -98,7 +98,7 @@ class ShownUser:
         earlier: items of the history before those shown.
         history: oldest first.
         target: the held-out item.
-        models: display title, CSS class, expected rank of the target as text, top items; one a model.
+        models: display title, CSS class, where the target stands in words, top items; one a model.
     """
 
     user: str
@@ -127,7 +127,7 @@ class _Row:
 class _Protocol:
     name: str
     users: str
-    candidates: int
+    asked: str
     offered: str
     models: tuple[tuple[str, str], ...]
     groups: tuple[tuple[str, tuple[_Row, ...]], ...]
@@ -247,7 +247,7 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
                 (
                     _title(name),
                     styles[name],
-                    f"{result.ranks.expected[row]:g}",
+                    _rank(float(result.ranks.expected[row])),
                     items(result.top[row, :SHOWN_ITEMS].tolist(), target),
                 )
                 for name, result in evaluation.models.items()
@@ -255,6 +255,10 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
         )
         for place, (row, target) in enumerate(zip(rows.tolist(), examples.target.tolist(), strict=True))
     )
+
+
+def _rank(rank: float) -> str:
+    return f"target at {rank:g}" if math.isfinite(rank) else "target not listed"
 
 
 def _protocol(evaluation: Evaluation) -> _Protocol:
@@ -266,7 +270,7 @@ def _protocol(evaluation: Evaluation) -> _Protocol:
     return _Protocol(
         name=evaluation.protocol,
         users=number(len(evaluation.examples), 0),
-        candidates=evaluation.candidates.items.shape[1],
+        asked=evaluation.asked,
         offered=f"{evaluation.offered:.1%}",
         models=tuple((_title(name), styles[name]) for name in models),
         groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
@@ -287,7 +291,8 @@ def _widest(columns: Mapping[str, Column], metric: str) -> str | None:
     return found[-1] if found else None
 
 
-def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart:
+def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart | None:
+    """Of the models that both were measured of: one that wrote no title has no popularity."""
     styles = _styles(evaluation.models)
     points = [
         charts.Point(
@@ -298,7 +303,10 @@ def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart:
             styles[name],
         )
         for name, result in evaluation.models.items()
+        if math.isfinite(result.metrics[x_name]) and math.isfinite(result.metrics[y_name])
     ]
+    if not points:
+        return None
     x_title, y_title = evaluation.columns[x_name].title, evaluation.columns[y_name].title
     return charts.scatter(f"{y_title} against popularity", points, f"{x_title}: training interactions")
 

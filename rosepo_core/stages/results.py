@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from rosepo_core import __version__
 from rosepo_core.engine.models import resolve_model
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Floats, Pairs, Split
-from rosepo_core.stages import preferences, several
-from rosepo_core.stages.comparison import EMBEDDINGS
+from rosepo_core.stages import embeddings, preferences, several
 from rosepo_core.stages.evaluation import Evaluation, metrics_document, write_metrics
 from rosepo_core.stages.model_card import ModelCard, model_card
 from rosepo_core.stages.report import ReportData, headline, render, render_several
@@ -56,13 +54,20 @@ def write_environment(session: Session) -> None:
     write_text(session.store.folder / "environment.json", json.dumps(environment(session), indent=2) + "\n")
 
 
-def write(session: Session, split: Split, evaluation: Evaluation) -> None:
+def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:
+    """RUN/metrics.json."""
+    document = metrics_document(
+        session.config.dataset.name, session.config.seed, evaluations, _seconds(session.artifacts)
+    )
+    write_metrics(document, session.store.folder / "metrics.json")
+
+
+def write(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> None:
     """RUN/metrics.json, RUN/report.html and the model card, RUN/aligned/README.md."""
-    folder, artifacts = session.store.folder, session.artifacts
-    document = metrics_document(session.config.dataset.name, session.config.seed, [evaluation], _seconds(artifacts))
-    write_metrics(document, folder / "metrics.json")
-    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluation)))
-    write_report({"": report_data(session, split, [evaluation])}, folder / REPORT)
+    folder = session.store.folder
+    write_tables(session, evaluations)
+    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluations)))
+    write_report({"": report_data(session, split, evaluations)}, folder / REPORT)
 
 
 def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
@@ -118,7 +123,7 @@ def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats
     """Cosines of targets with rejected items and with items drawn uniformly; None where titles were not embedded."""
     if "embeddings" not in artifacts:
         return None
-    titles = load_file(artifacts["embeddings"].folder / EMBEDDINGS)["titles"]
+    titles = embeddings.load(artifacts["embeddings"].folder)
     row, slot = np.nonzero(pairs.rejected >= 0)
     target = pairs.examples.target[row]
     drawn = np.random.default_rng(0).integers(len(titles), size=len(row))
@@ -129,17 +134,18 @@ def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats
 
 
 def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
-    """Seconds by stage; drawing candidates, scoring them and embedding titles are parts of the evaluation."""
-    parts = {name for name in artifacts if name in ("candidates", "embeddings") or name.startswith("scores-")}
+    """Seconds by stage; drawing candidates, embedding titles and asking models are parts of the evaluation."""
+    asked = ("scores-", "lists-", "answers-", "grounded-")
+    parts = {name for name in artifacts if name in ("candidates", "embeddings") or name.startswith(asked)}
     seconds = {stage: artifact.seconds for stage, artifact in artifacts.items() if stage not in parts}
     seconds["evaluation"] += sum(artifacts[name].seconds for name in parts)
     return seconds
 
 
-def _card(session: Session, split: Split, evaluation: Evaluation) -> ModelCard:
+def _card(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> ModelCard:
     config, template = session.config, session.template(split)
-    columns = evaluation.main_columns
-    example = evaluation.examples.take(np.arange(1))
+    summary = _summary(session, split, evaluations[0])
+    example = evaluations[0].examples.take(np.arange(1))
     is_alias = config.model.name in HUB_IDS
     return ModelCard(
         name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
@@ -148,15 +154,16 @@ def _card(session: Session, split: Split, evaluation: Evaluation) -> ModelCard:
         dataset=config.dataset.name,
         base_model_id=HUB_IDS.get(config.model.name),
         base_model_notes="Its weights were dequantized from a GGUF file (Q4_1)." if is_alias else "",
-        dataset_notes=_summary(session, split, evaluation)["Dataset"],
-        parts={label: text for label, text in _summary(session, split, evaluation).items() if label != "Dataset"},
+        dataset_notes=summary["Dataset"],
+        parts={label: text for label, text in summary.items() if label != "Dataset"},
         protocols={
             evaluation.protocol: {
-                name: {column: result.metrics[column] for column in columns}
+                name: {column: result.metrics[column] for column in evaluation.main_columns}
                 for name, result in evaluation.models.items()
             }
+            for evaluation in evaluations
         },
-        columns=evaluation.columns,
+        columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
         prompt=template.prompt_texts(example)[0],
         response=template.response_texts[int(example.target[0])],
         licence="apache-2.0" if is_alias else None,

@@ -48,8 +48,17 @@ class QuietReporter:
 class Session:
     """One run while it lasts."""
 
-    def __init__(self, config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        store: RunStore,
+        registry: Registry,
+        reporter: RunReporter,
+        base: str | None = None,
+    ) -> None:
+        """`base` is the language model to load, if not the one that the configuration names."""
         self.config = config
+        self._base = base or config.model.name
         self.store = store
         self.registry = registry
         self.reporter = reporter
@@ -63,7 +72,7 @@ class Session:
     @cached_property
     def policy(self) -> PolicySlot:
         """The run's language model; nothing is loaded before it is used."""
-        return PolicySlot(self.config.model.name, self.config.model.dtype, self.reporter)
+        return PolicySlot(self._base, self.config.model.dtype, self.reporter)
 
     def template(self, split: Any) -> PromptTemplate:
         """The prompt template over the split's catalogue."""

@@ -95,8 +95,22 @@ def _check_comparable(first_label: str, first: RunEvaluation, label: str, run: R
             )
         if not np.array_equal(one.examples.target, other.examples.target):
             raise RequestError(f"{between} their users have different targets; give both the same [split]")
-        if not np.array_equal(one.candidates.items, other.candidates.items):
+        if not _same_candidates(one, other):
             raise RequestError(f"{between} they ranked different candidates; train both with the same seed")
+
+
+def _same_candidates(one: Evaluation, other: Evaluation) -> bool:
+    """Also where there are none, and all of the catalogue is ranked."""
+    if one.candidates is None or other.candidates is None:
+        return one.candidates is other.candidates
+    return np.array_equal(one.candidates.items, other.candidates.items)
+
+
+def _same(one: ModelResult, other: ModelResult) -> bool:
+    """Whether two runs' models of one name gave the same."""
+    if one.scores is None or other.scores is None:
+        return one.answers == other.answers and np.array_equal(one.top, other.top)
+    return np.array_equal(one.scores, other.scores) and np.array_equal(one.top, other.top)
 
 
 def _merge(evaluations: Mapping[str, Evaluation]) -> Evaluation:
@@ -111,7 +125,7 @@ def _merge(evaluations: Mapping[str, Evaluation]) -> Evaluation:
     for name in sorted(names, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
         having = {label: each.models[name] for label, each in evaluations.items() if name in each.models}
         results = list(having.values())
-        if name != ALIGNED and all(np.array_equal(results[0].scores, each.scores) for each in results[1:]):
+        if name != ALIGNED and all(_same(results[0], each) for each in results[1:]):
             models[name] = results[0]
         else:
             models |= {f"{name} ({label})": result for label, result in having.items()}

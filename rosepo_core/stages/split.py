@@ -1,4 +1,4 @@
-"""The corpus cut into training, validation and test; and the candidates that evaluation ranks.
+"""The corpus cut into training, validation and test.
 
 Items are numbered in the order of the catalogue, users in the order in which they first appear in the log. A user's
 sequence is ordered by time; where timestamps are equal, by the order of rows in the source.
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 ARRAYS = "split.safetensors"
 USERS = "users.parquet"
 CATALOGUE = "catalogue.parquet"
-CANDIDATES = "candidates.parquet"
 ABOUT = "split.json"
 
 
@@ -165,32 +164,18 @@ def count_split(split: Split) -> dict[str, int]:
     }
 
 
-def draw_candidates(split: Split, examples: Examples, count: int, seed: int) -> Candidates:
-    """For each example its target and `count` - 1 other items, uniformly without replacement from those that the user
-    never interacts with, in random order.
+def test_examples(session: Session, split: Split) -> Examples:
+    """The test examples, or as many of them as `evaluation.max_users` says, drawn by the seed.
 
     Raises:
-        RequestError: a user has too few unseen items.
+        RequestError: there is none.
     """
-    others = count - 1
-    items = len(split.catalogue)
-    users, row_of = np.unique(examples.user, return_inverse=True)
-    low = np.searchsorted(split.seen.keys, users.astype(np.int64) * items)
-    high = np.searchsorted(split.seen.keys, (users.astype(np.int64) + 1) * items)
-    unseen = items - (high - low)
-    if (unseen < others).any():
-        worst = int(np.argmin(unseen))
-        raise RequestError(
-            f"user '{split.users[users[worst]]}' has {unseen[worst]} unseen items of {items}, too few for {count} "
-            f"candidates: set evaluation.candidates to at most {unseen[worst] + 1}"
-        )
-    rng = np.random.default_rng(seed)
-    ranks = _distinct_below(unseen[row_of], others, rng)
-    drawn = _unseen_at(ranks, split.seen.keys, users, low, high, row_of, items)
-    rows = np.concatenate([examples.target[:, None], drawn], axis=1).astype(np.int32)
-    shuffled = rng.permuted(rows, axis=1)
-    target_column = np.argmax(shuffled == examples.target[:, None], axis=1).astype(np.int32)
-    return Candidates(shuffled, target_column)
+    most = session.config.evaluation.max_users
+    if not len(split.test):
+        raise RequestError("there is no user to test on: nobody has an interaction to hold out")
+    if most is None or most >= len(split.test):
+        return split.test
+    return split.test.take(np.sort(session.rng("test users").choice(len(split.test), most, replace=False)))
 
 
 def save_split(split: Split, folder: Path) -> None:
@@ -249,41 +234,6 @@ def load_split(folder: Path) -> Split:
     )
 
 
-def save_candidates(candidates: Candidates, split: Split, examples: Examples, folder: Path) -> None:
-    """Write the candidates of `examples` into `folder`, which exists: one parquet file that others can read, too.
-
-    Columns: ``user`` and ``target`` (the source's ids), ``target_title``, ``candidates`` (the source's item ids),
-    ``items`` (the same as indices) and ``target_column``.
-    """
-    ids = np.array(split.catalogue.ids, dtype=object)
-    users = np.array(split.users, dtype=object)
-    titles = np.array(split.catalogue.titles, dtype=object)
-    pl.DataFrame(
-        {
-            "user": users[examples.user].tolist(),
-            "target": ids[examples.target].tolist(),
-            "target_title": titles[examples.target].tolist(),
-            "candidates": [ids[row[row >= 0]].tolist() for row in candidates.items],
-            "items": candidates.items,
-            "target_column": candidates.target_column,
-        },
-        schema={
-            "user": pl.String,
-            "target": pl.String,
-            "target_title": pl.String,
-            "candidates": pl.List(pl.String),
-            "items": pl.Array(pl.Int32, candidates.items.shape[1]),
-            "target_column": pl.Int32,
-        },
-    ).write_parquet(folder / CANDIDATES)
-
-
-def load_candidates(folder: Path) -> Candidates:
-    """Read what `save_candidates` wrote."""
-    table = pl.read_parquet(folder / CANDIDATES)
-    return Candidates(table["items"].to_numpy(), table["target_column"].to_numpy())
-
-
 def _index(values: pl.Series, known: pl.Series) -> Ints:
     """The place of each value in `known`, which holds each value once: int32 of the length of `values`."""
     joined = pl.DataFrame({"item": values}).join(_places(known), on="item", how="left", maintain_order="left")
@@ -326,52 +276,3 @@ def _examples(full: Sequences, train_lengths: Longs, place: Longs) -> Examples:
     user = np.flatnonzero(place >= 0).astype(np.int32)
     sequences = full.prefix(np.where(place >= 0, place + 1, train_lengths))
     return Examples(sequences, user, place[user].astype(np.int32))
-
-
-def _distinct_below(limits: Longs, k: int, rng: np.random.Generator) -> Longs:
-    """`k` distinct numbers below ``limits[i]`` for each row i, each set as likely as any other: int64 [n, k].
-
-    Robert Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", CACM 30(9), 1987), all rows at a time.
-    """
-    drawn = np.empty((len(limits), k), dtype=np.int64)
-    for column in range(k):
-        largest = limits - k + column
-        number = rng.integers(0, largest + 1)
-        taken = (drawn[:, :column] == number[:, None]).any(axis=1)
-        drawn[:, column] = np.where(taken, largest, number)
-    return drawn
-
-
-def _unseen_at(
-    ranks: Longs,
-    keys: Longs,
-    users: NDArray[np.integer],
-    low: NDArray[np.integer],
-    high: NDArray[np.integer],
-    row_of: NDArray[np.integer],
-    items: int,
-) -> Longs:
-    """The item at each rank among a user's unseen items.
-
-    The j-th seen item s_j of a user has s_j - j unseen items before it, so the unseen item of rank r is r plus the
-    number of seen ones with s_j - j <= r.
-
-    Args:
-        ranks: int64 [n, k].
-        keys: of `SeenItems`; those of ``users[m]`` are ``keys[low[m]:high[m]]``.
-        users: ascending, [users].
-        low: [users].
-        high: [users].
-        row_of: place in `users` of each row of `ranks`, [n].
-        items: number of items in the catalogue.
-    """
-    counts = high - low
-    start = _offsets(counts)
-    within = np.arange(start[-1]) - np.repeat(start[:-1], counts)
-    place = np.repeat(low, counts) + within
-    # `items + 1` keeps users apart: unseen counts and ranks both lie in 0..items.
-    block = np.arange(len(users), dtype=np.int64) * (items + 1)
-    before = np.repeat(block, counts) + keys[place] - np.repeat(users.astype(np.int64), counts) * items - within
-    found = np.searchsorted(before, block[row_of][:, None] + ranks, side="right")
-    unseen: Longs = ranks + found - start[:-1][row_of][:, None]
-    return unseen

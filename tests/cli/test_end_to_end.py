@@ -21,7 +21,8 @@ import rosepo_core
 from rosepo_core.engine.models import load_model
 from rosepo_core.engine.prompts import load_template
 from rosepo_core.pipeline import STAGES
-from rosepo_core.stages.split import load_candidates, load_split
+from rosepo_core.stages.candidates import load_candidates
+from rosepo_core.stages.split import load_split
 
 ACCURACY = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
 BEYOND = {
@@ -58,6 +59,7 @@ def test_what_a_run_leaves(finished):
     assert (quality["pairs"], quality["auc"], quality["ece"]) == (24 * 4 * 2, 0.5, pytest.approx(0.4))
     users = pl.read_parquet(finished / "evaluation" / "per_user.parquet")
     aligned = users.filter(model="aligned")
+    assert users.columns[:2] == ["protocol", "model"]
     assert aligned["hr@5"].mean() == models["aligned"]["hr@5"]
     assert aligned["popularity-lift@1"].mean() == pytest.approx(models["aligned"]["popularity-lift@1"])
     assert set(STAGES) <= set(document["seconds"])
@@ -316,7 +318,7 @@ def test_align_does_what_the_command_does(finished, log, model_folder, tmp_path)
     assert rosepo_core.align(tomllib.loads((finished / "config.toml").read_text()), finished).folder == finished
     tables = {"dataset": {"name": "table", "path": str(log)}, "model": str(model_folder), "oracle": "constant"}
     run = rosepo_core.align(tables, tmp_path / "run", until="split")
-    assert run.evaluation is None
+    assert run.evaluations == ()
     assert (run.folder / "split").is_dir()
     with pytest.raises(rosepo_core.errors.RequestError, match=r"^unknown option 'loss\.betta'"):
         rosepo_core.align(tables | {"loss": {"betta": 1}}, tmp_path / "wrong")

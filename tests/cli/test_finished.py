@@ -16,12 +16,14 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @pytest.fixture(scope="module")
-def runs(finished, train):
-    """The finished run, and one beside it with another loss and more steps."""
-    other = finished.parent / "other-loss"
+def runs(train, tmp_path_factory):
+    """A finished run, and one beside it with another loss and more steps."""
+    first = tmp_path_factory.mktemp("several") / "first"
+    assert train("--run", first).code == 0
+    other = first.parent / "other-loss"
     done = train("--run", other, "--loss=ipo", "--alignment.steps=6", "--alignment.learning_rate=0.05")
     assert done.code == 0, done.err
-    return finished, other
+    return first, other
 
 
 def test_compare_sets_models_side_by_side_and_tests_the_aligned_ones(rosepo, runs):

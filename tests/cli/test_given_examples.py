@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 
 from rosepo_core.records import Catalogue
-from rosepo_core.stages.split import load_candidates, load_split
+from rosepo_core.stages.candidates import load_candidates
+from rosepo_core.stages.split import load_split
 
 Command = Callable[..., Any]
 

@@ -92,7 +92,9 @@ def test_a_plan_says_what_is_reused(train, finished):
     dry = train("--run", finished.parent / "planned", "--dry-run", "--json", "--loss=ipo")
     reused = {row["stage"]: row["reused"] for row in dry.json["plan"]["stages"]}
     assert reused == {
-        **dict.fromkeys(("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences"), str(finished)),
+        **dict.fromkeys(
+            ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "embeddings"), str(finished)
+        ),
         "aligned": None,
         "scores": None,
     }

@@ -65,6 +65,18 @@ def test_without_the_extra(monkeypatch):
         choose_encoder("all-minilm-l6-v2")
 
 
+def test_other_texts_get_rows_in_the_space_of_the_titles(tiny_model, tiny_tokenizer, catalogue):
+    titles, others = catalogue.titles, ["A Title That Is None", catalogue.titles[4], "another"]
+    options = {"encoder": "language-model", "batch_size": 7}
+    alone = title_embeddings(titles, lambda: tiny_model, tiny_tokenizer, Listener(), **options)
+    both = title_embeddings(titles, lambda: tiny_model, tiny_tokenizer, Listener(), others=others, **options)
+    assert both.shape == (len(titles) + 3, alone.shape[1])
+    # What else is asked about moves no title.
+    np.testing.assert_allclose(both[: len(titles)], alone, atol=1e-5)
+    np.testing.assert_allclose(both[len(titles) + 1], alone[4], atol=1e-5)
+    assert np.abs(both[len(titles)] - both[len(titles) + 2]).max() > 0.01
+
+
 @pytest.mark.skipif(not INSTALLED, reason="needs rosepo[semantic]")
 def test_sentence_encoder(tiny_tokenizer):
     titles = ["Batman Forever (1995)", "Hamlet (1996)", "Batman Returns (1992)", "Romeo and Juliet (1996)"]

@@ -167,11 +167,14 @@ def test_every_users_ranks_lists_and_values_are_kept(split, candidates, tmp_path
     metrics = {name: METRICS[name] for name in ("mrr", "popularity-confusion", "gini")}
     models = {"sft": by_id, "base": lambda examples, items: 0 * by_id(None, items)}
     evaluation = evaluate(split, candidates, models, metrics=metrics)
-    stage.per_user_table(evaluation, split).write_parquet(tmp_path / "users.parquet")
+    stage.per_user_table([evaluation], split).write_parquet(tmp_path / "users.parquet")
     table = pl.read_parquet(tmp_path / "users.parquet")
+    assert table.columns[0] == "protocol"
+    assert set(table["protocol"]) == {"candidates-3"}
+    assert table["answer"].null_count() == table.height
     names = ("model", "user", "target", "rank", "tied", "items", "scores", "mrr", "popularity-confusion")
     chance = pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
-    assert table.rows(named=True) == [
+    assert table.drop("protocol", "answer").rows(named=True) == [
         dict(zip(names, row, strict=True))
         for row in (
             ("base", "ann", "d", 2.0, 2, ["e", "d"], [0, 0], chance, 0.5),
@@ -187,7 +190,7 @@ def test_lists_are_as_short_as_the_candidates_and_the_catalogue_allow(split, can
     evaluation = evaluate(split, candidates, {"sft": by_id}, EvaluationOptions(candidates=3, ks=(10, 1, 1)))
     assert list(evaluation.columns)[:3] == ["hr@1", "hr@10", "ndcg@10"]
     assert evaluation.models["sft"].metrics["hr@10"] == 1
-    assert stage.per_user_table(evaluation, split)["items"].to_list() == [["f", "e", "d"], ["f", "c", "a"]]
+    assert stage.per_user_table([evaluation], split)["items"].to_list() == [["f", "e", "d"], ["f", "c", "a"]]
 
 
 def test_a_metrics_own_cut_off_makes_lists_long_enough(split, candidates):
@@ -238,9 +241,10 @@ def test_a_metric_without_what_it_needs_is_left_out_and_named(split, candidates)
     metrics = {name: load_plugins().create("metric", f"rosepo/{name}", {}) for name in names}
     assert list(evaluate(split, candidates, {"sft": by_id}, reporter=notes, metrics=metrics).columns) == ["mrr"]
     assert notes.lines == [
-        "not measured: mgu, dgu (the catalogue has no column 'genres' of lists of text, or of text with '|' between)",
-        "not measured: out-of-catalogue (the model only ranked, and wrote nothing)",
-        "not measured: semantic-hallucination (there are no title embeddings)",
+        "not measured under candidates-3: mgu, dgu (the catalogue has no column 'genres' of lists of text, or of "
+        "text with '|' between)",
+        "not measured under candidates-3: out-of-catalogue (the model only ranked, and wrote nothing)",
+        "not measured under candidates-3: semantic-hallucination (there are no title embeddings)",
     ]
 
 

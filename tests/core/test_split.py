@@ -1,4 +1,4 @@
-"""Leave-one-out and temporal splits, and the candidates of evaluation."""
+"""Leave-one-out and temporal splits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,7 @@ from polars.testing import assert_frame_equal
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Corpus, Examples, Sequences, Split
 from rosepo_core.sections import SplitOptions
-from rosepo_core.stages.split import (
-    count_split,
-    draw_candidates,
-    load_candidates,
-    load_split,
-    save_candidates,
-    save_split,
-    split_corpus,
-)
+from rosepo_core.stages.split import count_split, load_split, save_split, split_corpus
 
 LEAVE_ONE_OUT = SplitOptions(strategy="leave-one-out")
 
@@ -193,79 +185,6 @@ def test_a_split_without_attributes_comes_back(tmp_path: Path) -> None:
     assert load_split(tmp_path).catalogue.attributes.columns == []
 
 
-def test_all_unseen_items_are_drawn_where_no_others_are_left() -> None:
-    """u has seen a, b, c and d of abcdefg and w has seen a, c and d: with four candidates u's are d, e, f and g, and
-    w's are d and three of b, e, f and g."""
-    split = split_corpus(corpus_of(SMALL_LOG, "abcdefg"), LEAVE_ONE_OUT)
-
-    candidates = draw_candidates(split, split.test, 4, seed=3)
-
-    w, u = (as_ids(split, row) for row in candidates.items)
-    assert sorted(u) == ["d", "e", "f", "g"]
-    assert "d" in w
-    assert set(w) <= set("dbefg")
-    assert [w[candidates.target_column[0]], u[candidates.target_column[1]]] == ["d", "d"]
-    assert candidates.items.dtype == candidates.target_column.dtype == np.int32
-
-
-def test_too_small_a_catalogue_names_the_user_and_the_most_that_is_possible() -> None:
-    split = split_corpus(corpus_of(SMALL_LOG, "abcdefg"), LEAVE_ONE_OUT)
-
-    with pytest.raises(RequestError) as raised:
-        draw_candidates(split, split.test, 5, seed=0)
-
-    assert str(raised.value) == (
-        "user 'u' has 3 unseen items of 7, too few for 5 candidates: set evaluation.candidates to at most 4"
-    )
-
-
-def uniform_split(users: int, items: int) -> Split:
-    """Every user has seen items 0, 1 and 2."""
-    rows = [(f"u{user}", str(item), item) for user in range(users) for item in range(3)]
-    names = [str(item) for item in range(items)]
-    catalogue = pl.DataFrame({"item": names, "title": names})
-    schema = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
-    return split_corpus(Corpus("uniform", pl.DataFrame(rows, schema=schema, orient="row"), catalogue), LEAVE_ONE_OUT)
-
-
-def test_candidates_and_the_targets_column_are_uniform() -> None:
-    """5,000 users, 5 of the 9 unseen items each. An item's count is binomial, mean 5,000 * 5 / 9 = 2777.8 and
-    standard deviation 35.1; a column's mean is 5,000 / 6 = 833.3 and its deviation 26.4. Five deviations."""
-    split = uniform_split(5000, 12)
-
-    candidates = draw_candidates(split, split.test, 6, seed=11)
-
-    counts = np.bincount(candidates.items.ravel(), minlength=12)
-    assert counts[:3].tolist() == [0, 0, 5000]
-    assert np.abs(counts[3:] - 2777.8).max() < 5 * 35.1
-    assert np.abs(np.bincount(candidates.target_column, minlength=6) - 833.3).max() < 5 * 26.4
-
-
-def test_the_seed_decides_the_candidates() -> None:
-    split = uniform_split(50, 40)
-
-    first, again, other = (draw_candidates(split, split.test, 20, seed=seed) for seed in (1, 1, 2))
-
-    assert np.array_equal(first.items, again.items)
-    assert np.array_equal(first.target_column, again.target_column)
-    assert not np.array_equal(first.items, other.items)
-
-
-def test_saved_candidates_come_back_and_can_be_read(tmp_path: Path) -> None:
-    split = split_corpus(corpus_of(SMALL_LOG, "abcdefg"), LEAVE_ONE_OUT)
-    candidates = draw_candidates(split, split.test, 4, seed=3)
-
-    save_candidates(candidates, split, split.test, tmp_path)
-    loaded = load_candidates(tmp_path)
-
-    assert np.array_equal(loaded.items, candidates.items)
-    assert np.array_equal(loaded.target_column, candidates.target_column)
-    assert loaded.items.dtype == loaded.target_column.dtype == np.int32
-    table = pl.read_parquet(tmp_path / "candidates.parquet")
-    assert table.select("user", "target", "target_title").rows() == [("w", "d", "Title d"), ("u", "d", "Title d")]
-    assert table["candidates"].to_list() == [list(as_ids(split, row)) for row in candidates.items]
-
-
 def logs(users: str, min_size: int) -> st.SearchStrategy[list[tuple[str, str, int]]]:
     row = st.tuples(st.sampled_from(users), st.sampled_from("abcdefgh"), st.integers(0, 30))
     return st.lists(row, min_size=min_size, max_size=60)
@@ -340,36 +259,6 @@ def assert_bookkeeping(split: Split, sequences: dict[str, str]) -> None:
         assert as_ids(split, split.seen.of_user(number)) == "".join(sorted(set(sequences[user])))
     joined = "".join(trained(split).values())
     assert split.catalogue.popularity.tolist() == [joined.count(item) for item in split.catalogue.ids]
-
-
-@patiently
-@given(st.data())
-def test_candidates_hold_the_target_once_and_nothing_else_that_was_seen(data: st.DataObject) -> None:
-    items = data.draw(st.integers(4, 30))
-    users = data.draw(st.lists(st.lists(st.integers(0, items - 1), min_size=3, max_size=40), min_size=1, max_size=6))
-    rows = [(str(user), str(item), time) for user, log in enumerate(users) for time, item in enumerate(log)]
-    names = [str(item) for item in range(items)]
-    schema = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
-    corpus = Corpus(
-        "drawn", pl.DataFrame(rows, schema=schema, orient="row"), pl.DataFrame({"item": names, "title": names})
-    )
-    split = split_corpus(corpus, LEAVE_ONE_OUT)
-    most = items - max(len(set(log)) for log in users) + 1
-    count = data.draw(st.integers(1, most))
-    # Any subset of the examples, in any order and with repetitions.
-    some = split.test.take(np.array(data.draw(st.lists(st.integers(0, len(users) - 1), min_size=1, max_size=9))))
-
-    candidates = draw_candidates(split, some, count, seed=data.draw(st.integers(0, 2**32)))
-
-    assert candidates.items.shape == (len(some), count)
-    for row, column, target, user in zip(
-        candidates.items, candidates.target_column, some.target, some.user, strict=True
-    ):
-        assert row[column] == target
-        others = set(row.tolist()) - {int(target)}
-        assert len(others) == count - 1
-        assert not others & set(users[user])
-        assert all(0 <= item < items for item in others)
 
 
 def test_sequences_of_held_out_examples_end_with_their_targets() -> None:

@@ -80,7 +80,7 @@ class TestSDPO(DatasetContract):
 
 METRICS = (
     *("hr", "ndcg", "mrr", "recall", "auc"),
-    *("semantic-hallucination", "out-of-catalogue", "repeated", "already-seen"),
+    *("hr-valid", "valid-ratio", "semantic-hallucination", "out-of-catalogue", "repeated", "already-seen"),
     *("arp", "popularity-lift", "aplt", "popularity-confusion", "popularity-correlation"),
     *("coverage", "gini", "or-ratio", "div-ratio", "mgu", "dgu", "intra-list-distance"),
 )

@@ -84,7 +84,9 @@ def test_ndcg():
 def test_mrr():
     assert measured("mrr", THREE) == {"": close([1, 1 / 2, 1 / 4])}
     assert measured("mrr", TIED)[""][0] == close((1 / 2 + 1 / 3 + 1 / 4) / 3)
-    assert measured("mrr", LISTS) == {"": [0.5, 0, 0]}
+    # Nothing is known behind the end of a list of three; of a list of one it could only repeat HR@1.
+    assert measured("mrr", LISTS) == {"@3": [0.5, 0, 0]}
+    assert measured("mrr", listed([[3], [0], [1]])) == {}
 
 
 def test_a_constant_model_is_exactly_as_good_as_chance():
@@ -194,6 +196,25 @@ def test_out_of_catalogue():
         "@2": close([1 / 2, 0, NAN]),
         "@3": close([2 / 3, 0, NAN]),
     }
+
+
+def test_valid_ratio():
+    # Ann answers an item and two that are none, bob two items, cat nothing.
+    answered = np.array([[True, True, True], [True, True, False], [False, False, False]])
+    outcome = listed([[4, -1, -1], [1, 0, -1], [-1, -1, -1]], answered=answered)
+    assert measured("valid-ratio", outcome) == {
+        "@1": [1, 1, 0],
+        "@2": [1 / 2, 1, 0],
+        "@3": close([1 / 3, 1, 0]),
+    }
+
+
+def test_hr_of_valid_answers():
+    # Ann answers no item, then her target d; bob an item that is not his target; cat no item.
+    answered = np.ones((3, 2), dtype=bool)
+    outcome = listed([[-1, 3], [1, 0], [-1, -1]], answered=answered)
+    assert measured("hr-valid", outcome, ks=(1, 2)) == {"@1": close([NAN, 0, NAN]), "@2": close([1, 0, NAN])}
+    assert measured("hr", outcome, ks=(1, 2)) == {"@1": [0, 0, 0], "@2": [1, 0, 0]}
 
 
 def test_repeated():

@@ -1,0 +1,42 @@
+"""Title embeddings of the whole catalogue: what metrics, semantic candidates and grounding measure nearness by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from rosepo_core.engine.embeddings import choose_encoder, title_embeddings
+from rosepo_core.records import Floats, Split
+
+if TYPE_CHECKING:
+    from rosepo_core.stages.session import Session
+    from rosepo_core.store import Artifact
+
+EMBEDDINGS = "embeddings.safetensors"
+
+
+def stage(session: Session, cut: Artifact, split: Split) -> Artifact:
+    """RUN/embeddings: one row a title, by the base model where no sentence encoder is installed: what fine-tuning did
+    to a model must not move the yardstick that it is measured with."""
+    # Candidates may have needed them long before the metrics do.
+    if "embeddings" in session.artifacts:
+        return session.artifacts["embeddings"]
+    encoder = choose_encoder()
+    model = [session.policy.fingerprint, session.config.model.dtype] if encoder == "language-model" else None
+
+    def build(folder: Path) -> None:
+        rows = title_embeddings(
+            split.catalogue.titles, session.policy.base, session.policy.tokenizer, session.reporter, encoder
+        )
+        save_file({"titles": np.ascontiguousarray(rows)}, folder / EMBEDDINGS)
+
+    return session.artifact("embeddings", {"encoder": encoder, "model": model}, [cut], build)
+
+
+def load(folder: Path) -> Floats:
+    """The rows of `stage`, of unit length: float32 [items, d]."""
+    rows: Floats = load_file(folder / EMBEDDINGS)["titles"]
+    return rows
