@@ -69,7 +69,7 @@ def write(wanted: Sequence[Cell], runs: Path, size: Path, results: Path) -> None
     done = [cell for cell in wanted if outcomes.finished(runs / cell.name)]
     if not done:
         raise SystemExit(f"no run of the study is finished in {runs}")
-    missing = [cell.name for cell in wanted if cell not in done]
+    missing = [cell for cell in wanted if cell not in done]
     users = pl.concat([outcomes.users_of(runs, cell) for cell in done], how="diagonal")
     summary, found = answers.summary(users), answers.findings(users)
     results.mkdir(parents=True, exist_ok=True)

@@ -52,19 +52,17 @@ def scatter(summary: pl.DataFrame, path: Path) -> None:
         ),
         y=alt.Y("ndcg:Q", title="NDCG@10", scale=alt.Scale(zero=False)),
     )
-    points = base.mark_point(color=ROSE, filled=True, size=70, opacity=1)
-    names = base.mark_text(align="left", dx=7, color=INK, fontSize=11).encode(text="model:N")
-    _write(
-        (points + names)
-        .properties(width=520, height=300)
-        .facet(row=alt.Row("dataset:N", title=None))
-        .resolve_scale(x="independent", y="independent"),
-        path,
+    # Aligned models lie too near each other for names beside their points.
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(
+        color=alt.Color("model:N", title=None, sort=None, scale=alt.Scale(scheme="tableau20"))
     )
+    rows = points.properties(width=440, height=280).facet(row=alt.Row("dataset:N", title=None))
+    _write(rows.resolve_scale(x="independent", y="independent"), path)
 
 
 def _write(chart: alt.FacetChart, path: Path) -> None:
     quiet = {"labelColor": INK, "titleColor": INK, "gridColor": "#7d859033", "domainColor": INK, "tickColor": INK}
     chart = chart.configure(background="transparent").configure_axis(**quiet, labelFontSize=12, titleFontSize=12)
     chart = chart.configure_view(stroke=None).configure_header(labelColor=INK, labelFontSize=13)
+    chart = chart.configure_legend(labelColor=INK, labelFontSize=12)
     path.write_text(vl_convert.vegalite_to_svg(chart.to_dict()), encoding="utf-8")

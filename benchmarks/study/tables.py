@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import polars as pl
 
 from benchmarks.study.answers import COLUMNS, Finding
+from benchmarks.study.arms import Cell
 
 
-def markdown(summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[str]) -> str:
+def markdown(summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[Cell]) -> str:
     """Models by dataset, then questions and answers, then what was not run."""
     lines = [
         "| data | model | seeds | users | " + " | ".join(COLUMNS) + " |",
@@ -38,19 +40,21 @@ def markdown(summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[
             f"| {_number(each.deviation)} | {_number(each.p_holm)} | {each.answer} |"
         )
     if missing:
-        lines += ["", "Not run: " + ", ".join(missing) + "."]
+        counted = Counter((cell.dataset, cell.seed) for cell in missing)
+        parts = (f"{count} arms of {dataset}, seed {seed}" for (dataset, seed), count in counted.items())
+        lines += ["", "Not run: " + "; ".join(parts) + "."]
     return "\n".join(lines) + "\n"
 
 
 def document(
-    summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[str], config: Mapping[str, Any]
+    summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[Cell], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The same for machines; what does not exist is null."""
     return {
         "config": config,
         "models": [_plain(row) for row in summary.iter_rows(named=True)],
         "findings": [_plain(asdict(each)) | {"answer": each.answer} for each in found],
-        "missing": list(missing),
+        "missing": [cell.name for cell in missing],
     }
 
 

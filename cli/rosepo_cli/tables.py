@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from rosepo_core.pipeline import Run
     from rosepo_core.planning import Plan
     from rosepo_core.registry import Entry
+    from rosepo_core.seeds import SeedRuns, SeedTable, Spread
     from rosepo_core.stages.dataset import CorpusSummary
     from rosepo_core.stages.evaluation import Evaluation
-    from rosepo_core.stages.measurement import Comparison
+    from rosepo_core.stages.measurement import Column, Comparison
 
 SIGNS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -116,6 +117,62 @@ def _holds(comparison: Comparison) -> str:
 def _p(value: float) -> str:
     """No test shows a probability of nought."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def show_seeds(found: SeedRuns) -> None:
+    """Mean and, below it, standard deviation over seeds of all models side by side, and where the runs are."""
+    console = _console()
+    for protocol, table in found.tables.items():
+        accuracy = [name for name, column in table.columns.items() if column.about.group == "Accuracy"]
+        others = [name for name in table.columns if name not in accuracy]
+        if accuracy:
+            # A table's own title would be broken to the table's width.
+            console.print(f"\nAccuracy, {protocol}", style="bold", markup=False)
+            shown = _table("", *(table.columns[name].title for name in accuracy))
+            for model, spreads in table.models.items():
+                shown.add_row(Text(model), *(_spread(table.columns[name], spreads[name]) for name in accuracy))
+            console.print(shown)
+        if others:
+            console.print(f"\nBeyond accuracy, {protocol}", style="bold", markup=False)
+            shown = _table("", *map(escape, table.models))
+            for name in others:
+                column = table.columns[name]
+                title = Text(f"{column.title} {SIGNS[column.about.direction]}")
+                shown.add_row(title, *(_spread(column, spreads[name]) for spreads in table.models.values()))
+            console.print(shown)
+        console.print()
+        for line in _over_fewer(table):
+            console.print(line, markup=False)
+    seeds = ", ".join(map(str, found.runs))
+    one = len(found.runs) == 1
+    console.print(
+        f"seed {seeds} alone, so there is no deviation"
+        if one
+        else f"mean \N{PLUS-MINUS SIGN} standard deviation over seeds {seeds}",
+        markup=False,
+    )
+    console.print(f"run     {found.folder}", markup=False, soft_wrap=True)
+
+
+def _spread(column: Column, spread: Spread) -> str:
+    mean, deviation = (
+        f"{value:.{column.about.decimals}f}" if math.isfinite(value) else ""
+        for value in (spread.over.mean, spread.over.deviation)
+    )
+    return (mean or "-") + (f"\n\N{PLUS-MINUS SIGN} {deviation}" if deviation else "")
+
+
+def _over_fewer(table: SeedTable) -> Iterator[str]:
+    """Which means are not over all seeds, a line for each column and number of seeds."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for model, spreads in table.models.items():
+        for name, spread in spreads.items():
+            known = sum(map(math.isfinite, spread.values))
+            if 0 < known < len(spread.values):
+                key = (table.columns[name].title, f"{known} of {len(spread.values)}")
+                found.setdefault(key, []).append(model)
+    for (title, share), models in found.items():
+        yield f"{title} applies in {share} seeds to {', '.join(models)}"
 
 
 def _value(evaluation: Evaluation, name: str, value: float) -> str:
@@ -248,6 +305,20 @@ def show_plan(config: str, folder: Path, plan: Plan) -> None:
         if row.reused:
             console.print(f"reused  {row.stage} from {row.reused}", markup=False, soft_wrap=True)
     console.print(f"run     {folder}", markup=False, soft_wrap=True)
+
+
+def show_plan_of_seeds(seeds: Sequence[int], plan: Plan) -> None:
+    """What the plan of the first seed means for all of them."""
+    console = _console()
+    console.print(
+        f"seeds   {', '.join(map(str, seeds))}: this plan is seed {seeds[0]}'s; all of it times {len(seeds)} takes "
+        f"about {duration(plan.seconds * len(seeds))}",
+        markup=False,
+    )
+    if any(stage.reused for stage in plan.stages):
+        console.print(
+            f"note: what seed {seeds[0]} reuses is not counted, and other seeds may have to make it", markup=False
+        )
 
 
 def _gibibytes(size: float) -> str:

@@ -43,6 +43,14 @@ def train(
     config: ConfigFile = None,
     set_: Set = None,
     run: NewRun = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Run N seeds from the configured one on, and show mean and deviation over them.",
+            show_default=False,
+        ),
+    ] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     json_: Json = False,
@@ -51,10 +59,17 @@ def train(
 
     Options of plugins and of the configuration's sections are --SECTION.KEY VALUE, e.g. --loss.beta 0.2,
     --sft.steps 80; `rosepo plugins show NAME` lists a plugin's. Precedence: defaults, --config, command line.
+
+    With --seeds, each seed S is a complete run in DIR/seed-S, and DIR/seeds.json has the numbers over all of them.
+    What is drawn differs between seeds: the first adapter, the order of batches, the oracle's training, rejected
+    items, test users and candidates. The log and its split do not. The same command again continues.
     """
     from rosepo_core.config import load_config
+    from rosepo_core.errors import RequestError
     from rosepo_core.registry import load_plugins
 
+    if seeds is not None and until is not None:
+        raise RequestError("--seeds needs finished runs: leave --until out, or --seeds")
     named = {"dataset": dataset, "model": model, "oracle": oracle, "loss": loss, "seed": seed}
     given: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
     given += [("sampler", name) for name in sampler or []]
@@ -65,20 +80,33 @@ def train(
     settings = load_config(config, given, registry)
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_evaluations, show_plan, to_json
+    from rosepo_cli.tables import show_evaluations, show_plan, show_plan_of_seeds, show_seeds, to_json
     from rosepo_core import pipeline
+    from rosepo_core import seeds as over
 
-    folder = run or pipeline.default_folder(settings, registry)
+    folder = run or (pipeline if seeds is None else over).default_folder(settings, registry)
     reporter = ConsoleReporter()
     if dry_run:
         from rosepo_core.planning import plan
 
+        runs = {settings.seed: folder} if seeds is None else over.seed_folders(settings, folder, seeds)
         with reporter.live():
-            made = plan(settings, folder, reporter, registry=registry)
+            made = plan(settings, runs[settings.seed], reporter, registry=registry)
         if json_:
-            print(json.dumps({"config": settings.resolved(registry), "run": str(folder), "plan": made.document()}))
+            document = {"config": settings.resolved(registry), "run": str(folder), "plan": made.document()}
+            print(json.dumps(document if seeds is None else {**document, "seeds": list(runs)}))
         else:
-            show_plan(settings.to_toml(registry), folder, made)
+            show_plan(settings.to_toml(registry), runs[settings.seed], made)
+            if seeds is not None:
+                show_plan_of_seeds(list(runs), made)
+        return
+    if seeds is not None:
+        with reporter.live():
+            found = over.run_seeds(settings, folder, seeds, reporter, registry=registry)
+        if json_:
+            print(json.dumps({"run": str(folder), "seeds": found.document()}, ensure_ascii=False))
+        else:
+            show_seeds(found)
         return
     with reporter.live():
         done = pipeline.run(settings, folder, reporter, registry=registry, until=until)

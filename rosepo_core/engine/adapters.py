@@ -57,7 +57,8 @@ def _is_plain(layer: Any) -> bool:
     return (
         type(base) is torch.nn.Linear
         and not any(parameter.requires_grad for parameter in base.parameters())
-        and not layer.use_dora.get(name, False)
+        # DoRA, KaSA and others are such a layer with another forward pass.
+        and name not in layer.lora_variant
         and not layer.lora_bias.get(name, False)
         and (isinstance(layer.lora_dropout[name], torch.nn.Identity) or layer.lora_dropout[name].p == 0)
     )

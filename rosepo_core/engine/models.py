@@ -207,11 +207,9 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
         return None
     with as_request_error(folder, "adapter"):
         config = PeftConfig.from_pretrained(str(folder))
-    if config.is_prompt_learning:
-        raise RequestError(
-            f"{folder}: an adapter of type {config.peft_type.value} puts vectors before the prompt, which rosepo "
-            "does not read; take one that changes layers, such as LoRA"
-        )
+    unusual = _beyond_layers(config)
+    if unusual:
+        raise RequestError(f"{folder}: an adapter {unusual}; take one that only changes layers, such as LoRA")
     if not (folder / "adapter_model.safetensors").is_file():
         raise RequestError(
             f"{folder} has an adapter_config.json and no adapter_model.safetensors: save the adapter with "
@@ -228,6 +226,21 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
     except RequestError as error:
         raise RequestError(f"{folder}/adapter_config.json names the base model '{base}': {error}") from None
     return Adapter(folder, base)
+
+
+def _beyond_layers(config: PeftConfig) -> str:
+    """What an adapter does that its layers do not do by themselves; empty where there is nothing. Token trees and
+    searches run the layers alone, so such a model would be given other scores than its own."""
+    kind = config.peft_type.value
+    if config.is_prompt_learning:
+        return f"of type {kind} puts vectors before the prompt, which rosepo does not read"
+    if kind in ("ADAPTION_PROMPT", "POLY", "SHADOW", "XLORA"):
+        return f"of type {kind} changes how the whole model runs, which rosepo does not do"
+    if getattr(config, "alora_invocation_tokens", None):
+        return "with alora_invocation_tokens starts at a place in the prompt, which rosepo does not look for"
+    if getattr(config, "arrow_config", None):
+        return "with arrow_config needs other adapters beside it, which rosepo does not load"
+    return ""
 
 
 @dataclass(frozen=True)

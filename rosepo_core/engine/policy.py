@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase
 
 from rosepo_core.contracts import Reporter
@@ -105,9 +106,29 @@ class PolicySlot:
             self._model.requires_grad_(trainable)
 
     def _bare_base(self) -> Any:
-        if self._holds_base:
-            return self._model.unload() if isinstance(self._model, PeftModel) else self._model
+        if self._holds_base and not isinstance(self._model, PeftModel):
+            return self._model
+        if self._holds_base and _stands_beside(self._model):
+            return self._model.unload()
         self.release()
         model, _ = load_model(self._spec, self._dtype, self._reporter)
         self._holds_base = True
         return model
+
+
+def _stands_beside(model: PeftModel) -> bool:
+    """Whether an adapter leaves the base model's own weights as they are, so that unloading gives that model back.
+
+    PEFT hands back the trained copies of ``modules_to_save``, trained biases and replicated layers, and takes from
+    the base model what an initialization such as PiSSA, or a variant such as KaSA, puts into the adapter. Adapters
+    other than plain LoRA are not relied on.
+    """
+    config = model.active_peft_config
+    return (
+        type(config) is LoraConfig
+        and config.bias == "none"
+        and not config.modules_to_save
+        and not config.layer_replication
+        and config.init_lora_weights in (True, False, "gaussian")
+        and not any(layer.lora_variant for layer in model.modules() if isinstance(layer, LoraLayer))
+    )

@@ -60,11 +60,18 @@ def reading(model: Any) -> Iterator[Reader]:
     was_training = model.training
     model.eval()
     decoder.set_attn_implementation(NAME)
+    # Layers that PEFT replicated have copies of the configuration, which that does not reach.
+    configs = [getattr(module, "config", None) for module in decoder.modules()]
+    copies: list[Any] = [config for config in configs if getattr(config, "_attn_implementation", None) == kind]
+    for config in copies:
+        config._attn_implementation = NAME
     try:
         with torch.inference_mode(), fused_adapters(model):
             yield Reader(model, decoder, ALL_ATTENTION_FUNCTIONS[kind], next(model.parameters()).device)
     finally:
         decoder.set_attn_implementation(kind)
+        for config in copies:
+            config._attn_implementation = kind
         model.train(was_training)
 
 

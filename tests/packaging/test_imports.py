@@ -29,7 +29,7 @@ LAYERS = (
     {"rosepo_core.config", "rosepo_core.api"},
     {"rosepo_core.engine"},
     {"rosepo_core.stages"},
-    {"rosepo_core.pipeline", "rosepo_core.planning", "rosepo_core.recommender"},
+    {"rosepo_core.pipeline", "rosepo_core.planning", "rosepo_core.recommender", "rosepo_core.seeds"},
     {"rosepo_core", "rosepo_core.diagnostics", "rosepo_core.testing"},
     {"rosepo_cli"},
 )
