@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rosepo_core.engine.models import Adapter, folder_fingerprint
+from rosepo_core.engine.prompts import TEMPLATE_FILE
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.records import Examples, Floats, Ints, Split
 from rosepo_core.registry import running
@@ -59,6 +61,7 @@ def of_run(session: Session, split: Split, sft: Artifact, oracle: Artifact, alig
 def of_model(session: Session, split: Split, adapter: Adapter | None) -> list[Contestant]:
     """Popularity, and the model that the configuration names: the session's language model, or `adapter` on it."""
     name = model_name(session.config.model.name)
+    _note_other_prompts(session, Path(session.config.model.name).expanduser() / TEMPLATE_FILE)
     if adapter is None:
         model = _language_model(session, split, name, session.policy.base)
     else:
@@ -66,6 +69,19 @@ def of_model(session: Session, split: Split, adapter: Adapter | None) -> list[Co
         settings = {"adapter": folder_fingerprint(folder)}
         model = _language_model(session, split, name, lambda: session.policy.trained(folder), settings=settings)
     return [Contestant("popularity", popularity_scores(split)), model]
+
+
+def _note_other_prompts(session: Session, saved: Path) -> None:
+    """Say so where rosepo trained the model on other prompts than it is now asked with."""
+    try:
+        content = json.loads(saved.read_text(encoding="utf-8"))
+        trained = {**content["prompt"], "dataset.history_length": content["history_length"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    asked = {**session.resolved["prompt"], "dataset.history_length": session.resolved["dataset"]["history_length"]}
+    other = [key if "." in key else f"prompt.{key}" for key in asked if trained.get(key) != asked[key]]
+    if other:
+        session.reporter.note(f"the model was trained with other prompts than it is asked with: {', '.join(other)}")
 
 
 def model_name(spec: str) -> str:

@@ -286,7 +286,8 @@ def _widest(columns: Mapping[str, Column], metric: str) -> str | None:
     return found[-1] if found else None
 
 
-def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart:
+def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart | None:
+    """Of the models that both were measured of: one that wrote no title has no popularity."""
     styles = _styles(evaluation.models)
     points = [
         charts.Point(
@@ -297,7 +298,10 @@ def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart:
             styles[name],
         )
         for name, result in evaluation.models.items()
+        if math.isfinite(result.metrics[x_name]) and math.isfinite(result.metrics[y_name])
     ]
+    if not points:
+        return None
     x_title, y_title = evaluation.columns[x_name].title, evaluation.columns[y_name].title
     return charts.scatter(f"{y_title} against popularity", points, f"{x_title}: training interactions")
 

@@ -307,6 +307,13 @@ def test_an_adapter_gets_what_it_got_in_the_run_that_trained_it(evaluate, finish
     assert evaluate(finished / "aligned", "--protocol=candidates", "--protocol=catalogue").made == set()
 
 
+def test_other_prompts_than_in_training_are_told(evaluate, finished):
+    said = "trained with other prompts than it is asked with"
+    assert said not in evaluate(finished / "aligned").err
+    other = evaluate(finished / "aligned", "--prompt.header=Seen:\n", "--dataset.history_length=4")
+    assert f"{said}: prompt.header, dataset.history_length" in " ".join(other.err.split())
+
+
 def test_any_adapter_and_any_model(evaluate, adapter, model_folder):
     assert evaluate(model_folder).code == 0
     base = metrics_of(evaluate.run)["protocols"]["candidates-5"]

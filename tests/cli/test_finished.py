@@ -16,11 +16,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @pytest.fixture(scope="module")
-def runs(finished, train, tmp_path_factory):
-    """The finished run, and one beside it with another loss and more steps; in a folder of their own, for other tests
-    count what runs beside each other reuse."""
+def runs(train, tmp_path_factory):
+    """A finished run, and one beside it with another loss and more steps."""
     first = tmp_path_factory.mktemp("several") / "first"
-    shutil.copytree(finished, first)
+    assert train("--run", first).code == 0
     other = first.parent / "other-loss"
     done = train("--run", other, "--loss=ipo", "--alignment.steps=6", "--alignment.learning_rate=0.05")
     assert done.code == 0, done.err

@@ -274,6 +274,18 @@ def test_a_table_without_the_usual_metrics(result, split):
     assert "is above" not in page.text
 
 
+def test_a_model_without_a_measure_is_left_out_of_the_scatter(result):
+    def without(names):
+        models = {
+            name: replace(each, metrics={**each.metrics, "arp@10": math.nan}) if name in names else each
+            for name, each in result.models.items()
+        }
+        return Page(render(ReportData("one", evaluations=(replace(result, models=models),))))
+
+    assert without(["sft"]).tags.count("circle") == 4
+    assert without(list(result.models)).tags.count("svg") == 0
+
+
 def test_parts_without_data_are_left_out(split, result):
     page = Page(render(ReportData(title="bare")))
     assert (page.ids, page.tags.count("svg")) == (set(), 0)
