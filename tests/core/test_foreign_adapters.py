@@ -108,7 +108,9 @@ def plain(model, template) -> np.ndarray:
             ),
             id="ia3",
         ),
-        pytest.param(LoHaConfig(r=2, target_modules=["q_proj"], init_weights=False, task_type="CAUSAL_LM"), id="loha"),
+        pytest.param(
+            LoHaConfig(r=2, target_modules=["q_proj"], init_weights=False, task_type="CAUSAL_LM"), id="loha"
+        ),
         pytest.param(LNTuningConfig(target_modules=["input_layernorm"], task_type="CAUSAL_LM"), id="layer-norms"),
     ],
 )
@@ -143,7 +145,10 @@ def test_an_adapter_gets_what_plain_peft_gives_it_and_the_base_model_comes_back(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"), "of type PREFIX_TUNING puts vectors before"),
+        (
+            PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+            "of type PREFIX_TUNING puts vectors before",
+        ),
         (
             AdaptionPromptConfig(adapter_len=3, adapter_layers=1, task_type="CAUSAL_LM"),
             "of type ADAPTION_PROMPT changes how the whole model runs",
