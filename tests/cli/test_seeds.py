@@ -192,10 +192,13 @@ def test_a_metric_that_applies_to_nobody_in_some_seeds(train, runs):
     spread = read(runs / "seeds.json")["protocols"]["candidates-2"]["popularity"]["semantic-hallucination"]
     values = [models_of(runs / f"seed-{seed}")["popularity"]["semantic-hallucination"] for seed in (3, 4, 5)]
     assert spread["values"] == values
+    # How many there are depends on the encoder that is installed.
     known = [value for value in values if value is not None]
-    assert len(known) == 2
-    assert [spread["mean"], spread["deviation"]] == pytest.approx([np.mean(known), np.std(known, ddof=1)])
-    assert "Semantic hallucination applies in 2 of 3 seeds to popularity, base, sft, aligned\n" in done.out
+    assert len(known) in (1, 2)
+    assert spread["mean"] == pytest.approx(np.mean(known))
+    assert spread["deviation"] == (pytest.approx(np.std(known, ddof=1)) if len(known) == 2 else None)
+    applies = f"Semantic hallucination applies in {len(known)} of 3 seeds to popularity, base, sft, aligned\n"
+    assert applies in done.out
     # With one target and one rival there is no order to correlate with, in any seed.
     nothing = read(runs / "seeds.json")["protocols"]["candidates-2"]["base"]["popularity-correlation"]
     assert nothing == {"values": [None] * 3, "mean": None, "deviation": None, "low": None, "high": None}
