@@ -113,7 +113,7 @@ def evaluate(
             )
     registry = registry or load_plugins()
     store = RunStore.open(folder)
-    if read_manifest(folder / "evaluation") and not read_manifest(folder / "sft"):
+    if _only_evaluates(folder):
         raise RequestError(
             f"{folder} holds the evaluation of a model: name the model again, --model, and --run {folder}"
         )
@@ -204,12 +204,22 @@ def compare(folders: Sequence[Path], reporter: RunReporter, *, registry: Registr
 def _finished(
     folders: Sequence[Path], reporter: RunReporter, registry: Registry | None
 ) -> Iterator[tuple[str, Session, Split, tuple[Evaluation, ...]]]:
-    """Finished runs with their labels; none of their files is changed."""
+    """Finished runs with their labels. Their files stay as they are, unless something that they were made with has
+    changed since."""
     registry = registry or load_plugins()
     stores = [RunStore.open(folder) for folder in folders]
+    for folder in filter(_only_evaluates, folders):
+        raise RequestError(
+            f"{folder} only evaluates a model (`rosepo evaluate --model`): compare and report take runs that trained"
+        )
     for label, store in zip(several.labels(folders), stores, strict=True):
         session = Session(load_config(store.folder / CONFIG, [], registry), store, registry, reporter)
         yield label, session, *_evaluated(session)
+
+
+def _only_evaluates(folder: Path) -> bool:
+    """Whether a run folder is one of `evaluate_model`."""
+    return bool(read_manifest(folder / "evaluation")) and not read_manifest(folder / "sft")
 
 
 def _evaluated(session: Session) -> tuple[Split, tuple[Evaluation, ...]]:

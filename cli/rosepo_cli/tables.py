@@ -101,10 +101,8 @@ def show_comparison(evaluation: Evaluation, metric: str, tested: Sequence[Compar
         mean, low, high = (f"{value:+.3f}" for value in (each.difference, each.low, each.high))
         table.add_row(Text(each.model), mean, f"{low} to {high}", _p(each.p_holm), _holds(each))
     console.print(table)
-    console.print(
-        f"\n{tested[0].users:,} users; p by the paired bootstrap, corrected for {len(tested)} comparisons",
-        markup=False,
-    )
+    corrected = f", corrected for {len(tested)} comparisons" if len(tested) > 1 else ""
+    console.print(f"\n{tested[0].users:,} users; p by the paired bootstrap{corrected}", markup=False)
 
 
 def _holds(comparison: Comparison) -> str:

@@ -52,6 +52,7 @@ def test_compare_fits_a_terminal_of_80_columns(rosepo, runs):
     assert max(map(len, done.out.splitlines())) <= 80
     assert "NDCG@10" in done.out
     assert "less aligned (first)" in done.out
+    assert "24 users; p by the paired bootstrap\n" in done.out
 
 
 def test_more_runs_are_corrected_for(rosepo, runs, tmp_path):
@@ -98,6 +99,19 @@ def test_mistakes_are_one_clear_error(rosepo, runs, arguments, expected):
     assert done.code == 2
     assert expected.format(**names) in done.err
     assert done.err.count("error: ") == 1
+
+
+def test_a_run_that_trained_nothing_is_refused_with_the_reason(rosepo, runs, log, model_folder, tmp_path):
+    run = tmp_path / "evaluated"
+    data = ("--dataset=table", f"--dataset.path={log}", "--dataset.history_length=8", "--evaluation.candidates=5")
+    assert rosepo("evaluate", "--model", model_folder, *data, "--seed=3", "--run", run).code == 0
+    for arguments in (("compare", runs[0], run), ("report", run)):
+        done = rosepo(*arguments)
+        assert done.code == 2
+        assert done.err == (
+            f"error: {run} only evaluates a model (`rosepo evaluate --model`): compare and report take runs that "
+            "trained\n"
+        )
 
 
 def test_report_of_one_run_is_the_one_that_training_wrote(rosepo, runs, tmp_path):
