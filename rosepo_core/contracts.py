@@ -23,7 +23,7 @@ from rosepo_core.records import Catalogue, Corpus, Doubles, Examples, Floats, In
 if TYPE_CHECKING:
     from torch import Tensor
 
-Need = Literal["language-model", "title-embeddings"]
+Need = Literal["language-model", "oracle", "title-embeddings"]
 
 
 class Reporter(Protocol):
@@ -133,6 +133,7 @@ class SamplerContext:
         seen: the users' training interactions.
         rng: seeded; the only source of chance a sampler may use.
         language_model: set if `needs` has "language-model".
+        oracle_scores: set if `needs` has "oracle"; the fitted oracle's scores, see `SmoothingOracle.score`.
         title_embeddings: set if `needs` has "title-embeddings"; gives unit-length rows, float32 [items, d].
         reporter: for progress.
     """
@@ -142,6 +143,7 @@ class SamplerContext:
     rng: np.random.Generator
     reporter: Reporter
     language_model: LanguageModel | None = None
+    oracle_scores: Callable[[Examples, Ints], Floats] | None = None
     title_embeddings: Callable[[], Floats] | None = None
 
 
@@ -206,6 +208,10 @@ class SmoothingOracle(Component, ABC):
     def flip_probability(self, examples: Examples, rejected: Ints) -> Floats:
         """P(the user prefers rejected[i, j] over the target of example i): float32 [n, k] in [0, 1); any value in
         that range where rejected is -1."""
+
+    def preference_probability(self, examples: Examples, rejected: Ints) -> Floats:
+        """The same before it is shaped for training, e.g. clipped: what calibration is measured by."""
+        return self.flip_probability(examples, rejected)
 
 
 class PreferenceLoss(Component, ABC):

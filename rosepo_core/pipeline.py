@@ -238,14 +238,15 @@ def _stages(session: Session) -> Iterator[tuple[str, tuple[Evaluation, ...]]]:
     cut = split.stage(session, corpus)
     data = split.load_split(cut.folder)
     yield "split", ()
-    # Before anything costly, so that a request for more candidates than there are is turned down at once.
+    # Before anything costly, so that what cannot be drawn or asked is turned down at once.
     drawn = comparison.draw(session, cut, data)
+    sampling.check_oracle(session)
     tuned = sft.stage(session, cut, data)
     session.store.commit()
     yield "sft", ()
     judge = oracle.stage(session, cut, data)
     yield "oracle", ()
-    rejected = sampling.stage(session, cut, data, tuned)
+    rejected = sampling.stage(session, cut, data, tuned, judge)
     yield "sampling", ()
     scored = reference.stage(session, data, tuned, rejected)
     yield "reference", ()

@@ -30,7 +30,7 @@ from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.engine.writing import longest_answer, write_answers
 from rosepo_core.records import Examples, Ints, Split
 from rosepo_core.registry import Registry, load_plugins, running
-from rosepo_core.sections import AlignmentOptions, SFTOptions
+from rosepo_core.sections import AlignmentOptions, Negatives, SFTOptions
 from rosepo_core.stages import alignment, comparison, dataset, oracle, preferences, reference, sampling, sft, split
 from rosepo_core.stages.candidates import draw_candidates, load_candidates
 from rosepo_core.stages.catalogue import history_items
@@ -104,7 +104,7 @@ class Plan:
 class _Rehearsal(Session):
     """A session that makes what is made in a moment, in a temporary folder, and only looks for the rest."""
 
-    made = frozenset({"dataset", "split", "candidates"})
+    made = frozenset({"dataset", "split", "candidates", "candidates-popularity", "candidates-semantic"})
 
     def __init__(
         self, config: RunConfig, store: RunStore, scratch: RunStore, registry: Registry, reporter: RunReporter
@@ -147,9 +147,10 @@ def _plan(session: _Rehearsal) -> Plan:
     cut = split.stage(session, corpus)
     data = load_split(cut.folder)
     drawn = comparison.draw(session, cut, data)
+    sampling.check_oracle(session)
     tuned = sft.stage(session, cut, data)
     judge = oracle.stage(session, cut, data)
-    sampled = sampling.stage(session, cut, data, tuned)
+    sampled = sampling.stage(session, cut, data, tuned, judge)
     scored_pairs = reference.stage(session, data, tuned, sampled)
     pairs_artifact = preferences.stage(session, data, judge, sampled, scored_pairs)
     alignment.stage(session, data, tuned, pairs_artifact)
@@ -163,7 +164,11 @@ def _plan(session: _Rehearsal) -> Plan:
     split_trees = [tree.split_examples(budget) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
     trial = Trial.of(session, cut, data)
-    scored = _scoring_trees(template, trial.examples, _stand_in_candidates(trial, drawn))
+    scored = [
+        tree
+        for items in _stand_in_candidates(trial, drawn)
+        for tree in _scoring_trees(template, trial.examples, items)
+    ]
     speed = _measure(trial, template, examples, parts, scored)
 
     def row(stage: str, count: int, unit: str, tokens: float, lengths: Sequence[int], seconds: float | None) -> None:
@@ -234,15 +239,17 @@ def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
     return examples, drawn.astype(np.int32)
 
 
-def _stand_in_candidates(trial: Trial, drawn: Artifact | None) -> Ints:
-    """The candidates, or as many drawn uniformly where title embeddings must be made first; the target alone where
-    none are asked for: int32 [n, c]."""
-    if drawn is None:
-        return trial.examples.target[:, None]
-    if drawn.folder.exists():
-        return load_candidates(drawn.folder).items
-    count = trial.options.candidates
-    return draw_candidates(trial.split, trial.examples, count, trial.session.config.seed).items
+def _stand_in_candidates(trial: Trial, drawn: Mapping[Negatives, Artifact]) -> Iterator[Ints]:
+    """The candidates of each kind, or as many drawn uniformly where title embeddings must be made first; the target
+    alone where none are asked for: int32 [n, c]."""
+    count, seed = trial.options.candidates, trial.session.config.seed
+    for artifact in drawn.values():
+        if artifact.folder.exists():
+            yield load_candidates(artifact.folder).items
+        else:
+            yield draw_candidates(trial.split, trial.examples, count, seed).items
+    if not drawn:
+        yield trial.examples.target[:, None]
 
 
 def _scoring_trees(template: PromptTemplate, examples: Examples, items: Ints) -> list[TokenTree]:

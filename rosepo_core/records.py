@@ -4,6 +4,7 @@ and the users of the split; `-1` means "no item". Arrays are not to be written t
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -91,6 +92,13 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.titles)
+
+    @cached_property
+    def title_numbers(self) -> Ints:
+        """int32 [items]: equal where titles are, after Unicode NFKC, case folding and collapsing of white space."""
+        numbers: dict[str, int] = {}
+        normal = (" ".join(unicodedata.normalize("NFKC", title).casefold().split()) for title in self.titles)
+        return np.array([numbers.setdefault(title, len(numbers)) for title in normal], dtype=np.int32)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from rosepo_core.options import Options
 
 Protocol = Literal["candidates", "catalogue", "free"]
+Negatives = Literal["uniform", "popularity", "semantic"]
+
+
+def _one_or_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 class ModelOptions(Options):
@@ -142,11 +147,18 @@ class EvaluationOptions(Options):
         description="How models are asked: 'candidates' (rank the target among drawn items), 'catalogue' (list the "
         "best of all unseen items), 'free' (write whatever title comes).",
     )
+    part: Literal["test", "validation"] = Field(
+        "test",
+        description="Which held-out targets are asked for: 'validation' is for choosing settings, so that 'test' can "
+        "judge the choice.",
+    )
     candidates: int = Field(20, ge=2, description="Items ranked per test example, the target among them.")
-    negatives: Literal["uniform", "popularity", "semantic"] = Field(
-        "uniform",
+    negatives: Annotated[tuple[Negatives, ...], BeforeValidator(_one_or_several)] = Field(
+        ("uniform",),
+        min_length=1,
         description="Where the other candidates come from, all of them new to the user: drawn uniformly, drawn in "
-        "proportion to training popularity, or the titles that mean the nearest to the target's.",
+        "proportion to training popularity ('popularity'), or the titles that mean the nearest to the target's "
+        "('semantic'); each of several is a protocol of its own.",
     )
     decoding: Literal["beam", "exact"] = Field(
         "beam",

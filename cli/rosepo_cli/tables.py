@@ -79,7 +79,7 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
             values = (_value(evaluation, name, result.metrics[name]) for result in evaluation.models.values())
             table.add_row(Text(f"{columns[name].title} {SIGNS[about.direction]}"), *values)
         console.print(table)
-    console.print(f"\n{len(evaluation.examples):,} test users, {evaluation.asked}", markup=False)
+    console.print(f"\n{len(evaluation.examples):,} {evaluation.part} users, {evaluation.asked}", markup=False)
 
 
 def show_comparison(evaluation: Evaluation, metric: str, tested: Sequence[Comparison]) -> None:

@@ -77,7 +77,13 @@ class SASRecOptions(Options):
     temperature: float | None = Field(
         None, gt=0, description="Divides the margins in the flip probability; calibrated if unset."
     )
-    max_flip: float = Field(0.45, ge=0, lt=0.5, description="Largest flip probability; margins settle above zero.")
+    max_flip: float = Field(
+        0.45,
+        ge=0,
+        lt=1,
+        description="Largest flip probability: below one half margins settle above zero; above, the model is taught "
+        "to prefer what the oracle does, even to the log.",
+    )
 
     @field_validator("hidden_size")
     @classmethod
@@ -309,11 +315,15 @@ class SASRec(SmoothingOracle):
         return scores
 
     def flip_probability(self, examples: Examples, rejected: Ints) -> Floats:
-        """float32 [n, k]; 0 where rejected is -1."""
+        """`preference_probability`, at most `max_flip`: float32 [n, k]."""
+        return np.minimum(self.preference_probability(examples, rejected), np.float32(self.options.max_flip))
+
+    def preference_probability(self, examples: Examples, rejected: Ints) -> Floats:
+        """float32 [n, k], below 1; 0 where rejected is -1."""
         scores = self.score(examples, np.concatenate([examples.target[:, None], rejected], axis=1))
         flips = calibration.sigmoid((scores[:, 1:] - scores[:, :1]) / self.temperature)
         flips[rejected < 0] = 0.0
-        return np.minimum(flips, self.options.max_flip).astype(np.float32)
+        return np.minimum(flips.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
 
     @property
     def _fitted(self) -> Network:

@@ -5,7 +5,7 @@ from rosepo_core.api import Register, hookimpl
 
 @hookimpl
 def rosepo_register_samplers(register: Register) -> None:
-    """Register `self-hard`, `semantic-similar`, `popularity-aware` and `uniform`."""
+    """Register `self-hard`, `semantic-similar`, `popularity-aware`, `oracle-hard` and `uniform`."""
     register(
         "self-hard",
         "rosepo_samplers.self_hard:SelfHard",
@@ -20,5 +20,10 @@ def rosepo_register_samplers(register: Register) -> None:
         "popularity-aware",
         "rosepo_samplers.popularity:PopularityAware",
         summary="Items in proportion to their popularity, to a power.",
+    )
+    register(
+        "oracle-hard",
+        "rosepo_samplers.oracle_hard:OracleHard",
+        summary="Items that the preference oracle ranks highest for the user.",
     )
     register("uniform", "rosepo_samplers.uniform:Uniform", summary="Any item, each as likely as the next.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,7 +27,7 @@ class Eligibility:
 
     def __init__(self, context: SamplerContext, allow_seen: bool) -> None:
         self.items = len(context.catalogue)
-        self.title = _title_numbers(context.catalogue)
+        self.title = context.catalogue.title_numbers
         self._by_title = np.argsort(self.title, kind="stable")
         self._bounds = np.searchsorted(self.title[self._by_title], np.arange(self.title.max(initial=-1) + 2))
         self._seen = None if allow_seen else context.seen
@@ -60,13 +59,6 @@ class Eligibility:
         keys[rows, np.concatenate(excluded)] = -np.inf
 
 
-def _title_numbers(catalogue: Catalogue) -> Ints:
-    """int32 [items]: equal where the normalized titles are equal."""
-    numbers: dict[str, int] = {}
-    normal = (" ".join(unicodedata.normalize("NFKC", title).casefold().split()) for title in catalogue.titles)
-    return np.array([numbers.setdefault(title, len(numbers)) for title in normal], dtype=np.int32)
-
-
 def blocks(rows: int, width: int) -> Iterator[slice]:
     """Slices of `rows` rows that keep arrays of `width` columns within the memory bound."""
     step = max(1, BLOCK_CELLS // max(width, 1))
@@ -90,6 +82,13 @@ def largest(keys: NDArray[np.floating], k: int) -> Ints:
     out = np.full((len(keys), k), -1, dtype=np.int32)
     out[:, : columns.shape[1]] = columns.masked_fill(values == -np.inf, -1).numpy()
     return out
+
+
+def uniformly(pool: Ints, k: int, rng: np.random.Generator) -> Ints:
+    """`k` items of each row of `pool`, int32 [n, m] with -1 for no item, drawn uniformly without replacement: int32
+    [n, k], -1 where the row has fewer."""
+    columns = largest(np.where(pool >= 0, rng.random(pool.shape), -np.inf), k)
+    return np.where(columns >= 0, np.take_along_axis(pool, np.maximum(columns, 0), 1), -1).astype(np.int32)
 
 
 def popularity_log_weights(catalogue: Catalogue, power: float) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from rosepo_core.api import Examples, Floats, Ints, RejectedSampler, SamplerContext, SamplerOptions
-from rosepo_samplers.drawing import Eligibility, blocks, first_kept, largest
+from rosepo_samplers.drawing import Eligibility, blocks, first_kept, largest, uniformly
 
 # Neighbours kept per target beyond the pool, to make up for those that a user has seen; a row in which even these
 # do not suffice is ranked over the whole catalogue.
@@ -55,9 +55,7 @@ class SemanticSimilar(RejectedSampler):
             if width < eligibility.items:
                 short = np.flatnonzero(nearest[:, -1] < 0)
                 nearest[short] = _nearest_in_catalogue(part.take(short), pool, embeddings, eligibility)
-            keys = np.where(nearest >= 0, context.rng.random(nearest.shape), -np.inf)
-            columns = largest(keys, k)
-            rejected[block] = np.where(columns >= 0, np.take_along_axis(nearest, np.maximum(columns, 0), 1), -1)
+            rejected[block] = uniformly(nearest, k, context.rng)
         return rejected
 
 

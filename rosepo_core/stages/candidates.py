@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Candidates, Doubles, Examples, Floats, Longs, Split
-from rosepo_core.sections import EvaluationOptions
+from rosepo_core.sections import Negatives
 from rosepo_core.stages import embeddings
-from rosepo_core.stages.split import test_examples
+from rosepo_core.stages.split import held_out_examples
 
 if TYPE_CHECKING:
     from rosepo_core.stages.session import Session
@@ -29,38 +29,40 @@ BLOCK_CELLS = 1 << 22
 """Cells of the largest temporary array."""
 
 
-def stage(session: Session, cut: Artifact, split: Split) -> Artifact:
-    """RUN/candidates: what every model ranks for each test example, as the dataset gives it or drawn; with semantic
-    negatives also RUN/embeddings.
+def stage(session: Session, cut: Artifact, split: Split, negatives: Negatives = "uniform") -> Artifact:
+    """RUN/candidates, or RUN/candidates-NEGATIVES of another kind than uniform: what every model ranks for each test
+    example, as the dataset gives it or drawn; with semantic negatives also RUN/embeddings.
 
     Raises:
         RequestError: negatives cannot be drawn, or are not to be.
     """
     options, seed = session.config.evaluation, session.config.seed
-    if split.given_candidates is not None and options.negatives != "uniform":
+    given = split.given_candidates if options.part == "test" else None
+    if given is not None and negatives != "uniform":
         raise RequestError(
-            f"evaluation.negatives='{options.negatives}' draws candidates, and dataset "
+            f"evaluation.negatives='{negatives}' draws candidates, and dataset "
             f"'{session.config.dataset.name}' gives each test example its own: leave it out"
         )
-    embedded = embeddings.stage(session, cut, split) if options.negatives == "semantic" else None
+    embedded = embeddings.stage(session, cut, split) if negatives == "semantic" else None
 
     def build(folder: Path) -> None:
-        examples = test_examples(session, split)
-        if split.given_candidates is None:
+        examples = held_out_examples(session, split)
+        if given is None:
             vectors = embeddings.load(embedded.folder) if embedded else None
-            candidates = draw_candidates(split, examples, options.candidates, seed, options.negatives, vectors)
+            candidates = draw_candidates(split, examples, options.candidates, seed, negatives, vectors)
         else:
-            candidates = split.given_candidates.take(np.searchsorted(split.test.user, examples.user))
+            candidates = given.take(np.searchsorted(split.test.user, examples.user))
             _note_given(session, candidates)
         save_candidates(candidates, split, examples, folder)
 
     settings = {
         "count": options.candidates,
-        "negatives": options.negatives,
+        "negatives": negatives,
+        "part": options.part,
         "max_users": options.max_users,
         "seed": seed,
     }
-    return session.artifact("candidates", settings, [cut, *([embedded] if embedded else [])], build)
+    return session.artifact(named("candidates", negatives), settings, [cut, *([embedded] if embedded else [])], build)
 
 
 def _note_given(session: Session, candidates: Candidates) -> None:
@@ -73,10 +75,14 @@ def _note_given(session: Session, candidates: Candidates) -> None:
         )
 
 
-def protocol_name(candidates: Candidates, options: EvaluationOptions) -> str:
+def protocol_name(candidates: Candidates, negatives: Negatives) -> str:
     """Such as ``candidates-20`` or ``candidates-20-popularity``."""
-    name = f"candidates-{candidates.items.shape[1]}"
-    return name if options.negatives == "uniform" else f"{name}-{options.negatives}"
+    return named(f"candidates-{candidates.items.shape[1]}", negatives)
+
+
+def named(what: str, negatives: Negatives) -> str:
+    """What belongs to one kind of negatives: `what` itself for the uniform ones."""
+    return what if negatives == "uniform" else f"{what}-{negatives}"
 
 
 def draw_candidates(
@@ -84,15 +90,15 @@ def draw_candidates(
     examples: Examples,
     count: int,
     seed: int,
-    negatives: str = "uniform",
+    negatives: Negatives = "uniform",
     title_embeddings: Floats | None = None,
 ) -> Candidates:
     """For each example its target and `count` - 1 other items that the user never interacts with, in random order.
 
     ``uniform`` draws them uniformly without replacement. ``popularity`` draws them one after another, each in
     proportion to training popularity among those that are left; an item without training interactions is never drawn.
-    ``semantic`` takes the items whose titles are nearest to the target's by cosine, the lower index first among
-    equals; nothing but their order is drawn.
+    ``semantic`` takes the items whose titles are nearest to the target's by cosine without reading the same
+    (`Catalogue.title_numbers`), the lower index first among equals; nothing but their order is drawn.
 
     Args:
         split: the users, the catalogue, and what everyone has seen.
@@ -144,11 +150,16 @@ def _popular(split: Split, examples: Examples, count: int, rng: np.random.Genera
 
 
 def _nearest(split: Split, examples: Examples, count: int, title_embeddings: Floats) -> Longs:
+    titles = split.catalogue.title_numbers
+
     def cosines(rows: Longs) -> Doubles:
-        near: Doubles = (title_embeddings[examples.target[rows]] @ title_embeddings.T).astype(np.float64)
+        targets = examples.target[rows]
+        near: Doubles = (title_embeddings[targets] @ title_embeddings.T).astype(np.float64)
+        # What reads as the target does is no neighbour of it: no model could tell the two apart.
+        near[titles[targets][:, None] == titles] = -np.inf
         return near
 
-    return _largest(split, examples, count, cosines, f"unseen items of {len(split.catalogue)}")
+    return _largest(split, examples, count, cosines, f"unseen items of another title, of {len(split.catalogue)}")
 
 
 def _largest(split: Split, examples: Examples, count: int, keys: Callable[[Longs], Doubles], offered: str) -> Longs:

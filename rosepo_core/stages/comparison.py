@@ -4,7 +4,7 @@ that only what changed is asked again, and a further protocol asks nothing of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from safetensors.numpy import load_file, save_file
 
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Split
+from rosepo_core.sections import Negatives
 from rosepo_core.stages import candidates, catalogue, free, oracle_quality
 from rosepo_core.stages import oracle as oracle_stage
 from rosepo_core.stages.contestants import Contestant
 from rosepo_core.stages.evaluation import (
     Evaluation,
+    first_oracle_quality,
     load_scores,
     per_user_table,
     save_scores,
@@ -26,21 +28,21 @@ from rosepo_core.stages.evaluation import (
 )
 from rosepo_core.stages.protocol import Trial
 from rosepo_core.stages.session import Session
-from rosepo_core.stages.split import test_examples
+from rosepo_core.stages.split import held_out_examples
 from rosepo_core.store import Artifact
 
 SCORES = "scores.safetensors"
 FLIPS = "flips.safetensors"
 
 
-def draw(session: Session, cut: Artifact, split: Split) -> Artifact | None:
-    """RUN/candidates, if a protocol ranks them.
+def draw(session: Session, cut: Artifact, split: Split) -> Mapping[Negatives, Artifact]:
+    """RUN/candidates of each kind of negatives, if a protocol ranks them.
 
     Raises:
         RequestError: a protocol cannot be followed: there is nobody to test on, too little to draw from, or prompts
             list candidates where a model shall recommend without any.
     """
-    test_examples(session, split)
+    held_out_examples(session, split)
     protocols = session.config.evaluation.protocols
     others = [protocol for protocol in protocols if protocol != "candidates"]
     if others and session.config.prompt.candidates:
@@ -48,13 +50,15 @@ def draw(session: Session, cut: Artifact, split: Split) -> Artifact | None:
             f"protocol '{others[0]}' asks for a title out of all, but the prompts list candidates, the target among "
             "them: set prompt.candidates=0, or use protocol 'candidates' alone"
         )
-    return candidates.stage(session, cut, split) if "candidates" in protocols else None
+    if "candidates" not in protocols:
+        return {}
+    return {kind: candidates.stage(session, cut, split, kind) for kind in session.config.evaluation.negatives}
 
 
 def stage(
     session: Session,
     cut: Artifact,
-    drawn: Artifact | None,
+    drawn: Mapping[Negatives, Artifact],
     split: Split,
     contestants: Sequence[Contestant],
     oracle: Artifact | None = None,
@@ -71,16 +75,18 @@ def stage(
         oracle: RUN/oracle, if there is one to be judged.
 
     Returns:
-        one evaluation a protocol, two of ``free`` with `evaluation.ground`.
+        one evaluation a protocol; of ``candidates`` one a kind of negatives, of ``free`` two with `evaluation.ground`.
     """
     trial = Trial.of(session, cut, split)
     evaluations: list[Evaluation] = []
     inputs: list[Artifact] = []
     for protocol in dict.fromkeys(session.config.evaluation.protocols):
         if protocol == "candidates":
-            assert drawn is not None
-            table, made = _ranked(trial, drawn, contestants, oracle)
-            evaluations.append(table)
+            made = []
+            for kind, offered in drawn.items():
+                table, scored = _ranked(trial, kind, offered, contestants, oracle)
+                evaluations.append(table)
+                made += scored
         elif protocol == "catalogue":
             table, made = catalogue.evaluate(trial, contestants)
             evaluations.append(table)
@@ -88,12 +94,15 @@ def stage(
             tables, made = free.evaluate(trial, contestants)
             evaluations += tables
         inputs += made
+    if trial.options.part == "validation":
+        evaluations = [
+            replace(each, protocol=f"{each.protocol}-validation", part="validation") for each in evaluations
+        ]
 
     def build(folder: Path) -> None:
         per_user_table(evaluations, split).write_parquet(folder / "per_user.parquet")
-        for evaluation in evaluations:
-            if evaluation.oracle_quality is not None:
-                write_oracle_quality(evaluation.oracle_quality, folder / "oracle_quality.json")
+        if (quality := first_oracle_quality(evaluations)) is not None:
+            write_oracle_quality(quality, folder / "oracle_quality.json")
 
     settings = {"metric": session.plugin_settings("metric"), "ks": session.config.evaluation.ks}
     session.artifact("evaluation", settings, [*inputs, *([trial.embedded] if trial.embedded else [])], build)
@@ -101,10 +110,11 @@ def stage(
 
 
 def _ranked(
-    trial: Trial, drawn: Artifact, contestants: Sequence[Contestant], oracle: Artifact | None
+    trial: Trial, negatives: Negatives, drawn: Artifact, contestants: Sequence[Contestant], oracle: Artifact | None
 ) -> tuple[Evaluation, list[Artifact]]:
-    """The protocol ``candidates``, from RUN/scores-MODEL of each model; of the oracle's flips also its quality."""
-    artifacts = {each.name: _scored(trial, drawn, each, oracle) for each in contestants}
+    """The protocol ``candidates`` with one kind of negatives, from RUN/scores-MODEL of each model; of the oracle's
+    flips also its quality."""
+    artifacts = {each.name: _scored(trial, negatives, drawn, each, oracle) for each in contestants}
     evaluation = summarize(
         {
             name: load_scores(each.folder / SCORES)
@@ -119,6 +129,7 @@ def _ranked(
         trial.session.reporter,
         title_embeddings=trial.title_embeddings,
         seed=trial.session.config.seed,
+        negatives=negatives,
     )
     if oracle is not None:
         answers = load_file(artifacts["oracle"].folder / FLIPS)
@@ -126,8 +137,11 @@ def _ranked(
     return evaluation, list(artifacts.values())
 
 
-def _scored(trial: Trial, drawn: Artifact, contestant: Contestant, oracle: Artifact | None) -> Artifact:
-    """RUN/scores-MODEL; the oracle also leaves its flip probabilities there."""
+def _scored(
+    trial: Trial, negatives: Negatives, drawn: Artifact, contestant: Contestant, oracle: Artifact | None
+) -> Artifact:
+    """RUN/scores-MODEL, or RUN/scores-MODEL-NEGATIVES where these are not uniform; the oracle also leaves its flip
+    probabilities there."""
     session = trial.session
     judged = oracle if contestant.name == "oracle" else None
 
@@ -146,4 +160,5 @@ def _scored(trial: Trial, drawn: Artifact, contestant: Contestant, oracle: Artif
     settings: dict[str, object] = {**contestant.settings, "flips": judged is not None}
     if contestant.language_model is not None:
         settings["length_normalize"] = trial.options.length_normalize
-    return session.artifact(f"scores-{contestant.name}", settings, [drawn, *contestant.inputs], build)
+    name = candidates.named(f"scores-{contestant.name}", negatives)
+    return session.artifact(name, settings, [drawn, *contestant.inputs], build)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,10 @@ class Contestant:
 def of_run(session: Session, split: Split, sft: Artifact, oracle: Artifact, aligned: Artifact) -> list[Contestant]:
     """The models of a run: popularity, the oracle, and the language model before and after each training."""
 
+    restored = cache(lambda: oracle_stage.load(session, oracle))
+
     def judge(examples: Examples, items: Ints) -> Floats | None:
-        fitted = oracle_stage.load(session, oracle)
+        fitted = restored()
         with running(fitted):
             return fitted.score(examples, items)
 

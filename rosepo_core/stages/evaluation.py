@@ -23,8 +23,8 @@ from rosepo_core.contracts import Metric, Reporter
 from rosepo_core.errors import RosepoError
 from rosepo_core.outcome import Outcome
 from rosepo_core.ranking import Ranks
-from rosepo_core.records import Candidates, Doubles, Examples, Floats, Ints, Split
-from rosepo_core.sections import EvaluationOptions
+from rosepo_core.records import Candidates, Doubles, Examples, Floats, Ints, Part, Split
+from rosepo_core.sections import EvaluationOptions, Negatives
 from rosepo_core.stages.candidates import protocol_name
 from rosepo_core.stages.measurement import Column, Comparison, Metrics, longest_list, measure_all
 from rosepo_core.stages.oracle_quality import OracleQuality
@@ -77,6 +77,7 @@ class Evaluation:
         comparisons: of the models in `COMPARED`, in every column that has values for single users.
         offered: share of the catalogue that any list could hold, which no coverage can exceed.
         oracle_quality: of the run's oracle on pairs of the same targets and candidates.
+        part: which held-out targets these are; the protocol's name says so, too, if they are for validation.
     """
 
     protocol: str
@@ -88,6 +89,7 @@ class Evaluation:
     comparisons: tuple[Comparison, ...]
     offered: float
     oracle_quality: OracleQuality | None = None
+    part: Part = "test"
 
     @property
     def main_columns(self) -> list[str]:
@@ -152,17 +154,19 @@ def summarize(
     *,
     title_embeddings: Callable[[], Floats] | None = None,
     seed: int = 0,
+    negatives: Negatives = "uniform",
 ) -> Evaluation:
     """Make the metrics of all models from their scores.
 
     Args:
         scores: float32 [n, c] by model, as `score_model` gives them.
         examples: the n test examples that the candidates were drawn for.
-        options: `ks`, `resamples` and `negatives` are used; beyond the number of candidates HR@k is 1 for all models.
+        options: `ks` and `resamples` are used; beyond the number of candidates HR@k is 1 for all models.
         metrics: what is measured, by the name that its columns get.
         reporter: is told which metrics are left out, and why.
         title_embeddings: for metrics that need them: gives unit-length rows, float32 [items, d].
         seed: of the bootstrap.
+        negatives: where the candidates come from.
 
     Raises:
         RosepoError: there are no examples, or an array does not fit the candidates.
@@ -189,7 +193,7 @@ def summarize(
             title_embeddings=title_embeddings,
         )
     return conclude(
-        protocol_name(candidates, options),
+        protocol_name(candidates, negatives),
         f"{candidates.items.shape[1]} candidates each, the target among them",
         outcomes,
         metrics,
@@ -402,6 +406,11 @@ def _null_for_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_null_for_nan(each) for each in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def first_oracle_quality(evaluations: Sequence[Evaluation]) -> OracleQuality | None:
+    """That of the first protocol under which the oracle was judged."""
+    return next((each.oracle_quality for each in evaluations if each.oracle_quality is not None), None)
 
 
 def write_oracle_quality(quality: OracleQuality, path: Path) -> None:

@@ -1,10 +1,10 @@
-"""How good an oracle's flip probabilities are on held-out pairs, whatever the oracle.
+"""How good an oracle's probabilities are on held-out pairs, whatever the oracle.
 
 A pair is a test user's target and an unseen item that was drawn uniformly. The log knows the outcome in one order
 only (the target was chosen), and an oracle that is always asked in that order would be right to answer 0. So each
 pair is asked about in both: the target against the drawn item, outcome 0, and the drawn item in the target's place
-against the target, outcome 1. An oracle that caps its answers below one half is measured as it answers: the cap costs
-it calibration in the second order, and order among the pairs that reach it.
+against the target, outcome 1. What is measured is `SmoothingOracle.preference_probability`: what the oracle believes,
+before a cap below one half that is made for training makes every answer in the second order too low.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def held_out_flips(oracle: SmoothingOracle, examples: Examples, candidates: Cand
     """
     others = _others(candidates, ITEMS_PER_USER)
     asked = others >= 0
-    flips = [flip_probabilities(oracle, examples, others)[asked]]
+    flips = [flip_probabilities(oracle, examples, others, shaped=False)[asked]]
     for column in range(others.shape[1]):
         rows = np.flatnonzero(asked[:, column])
         if len(rows):
             part = examples.take(rows)
             swapped = _with_targets(part, others[rows, column])
-            flips.append(flip_probabilities(oracle, swapped, part.target[:, None])[:, 0])
+            flips.append(flip_probabilities(oracle, swapped, part.target[:, None], shaped=False)[:, 0])
     count = int(asked.sum())
     return np.concatenate(flips), np.repeat([False, True], count)
 

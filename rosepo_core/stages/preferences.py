@@ -85,15 +85,18 @@ def load(artifact: Artifact, split: Split) -> Pairs:
     return Pairs(examples, rejected, eps, reference_chosen, reference_rejected)
 
 
-def flip_probabilities(oracle: SmoothingOracle, examples: Examples, rejected: np.ndarray) -> np.ndarray:
-    """The oracle's flip probabilities, checked: float32 [n, K].
+def flip_probabilities(
+    oracle: SmoothingOracle, examples: Examples, rejected: np.ndarray, *, shaped: bool = True
+) -> np.ndarray:
+    """The oracle's flip probabilities, or as they are before it shapes them for training, checked: float32 [n, K].
 
     Raises:
         PluginError: the oracle broke its contract.
     """
     name = oracle.origin or type(oracle).__qualname__
     with running(oracle):
-        eps = np.asarray(oracle.flip_probability(examples, rejected), dtype=np.float32)
+        ask = oracle.flip_probability if shaped else oracle.preference_probability
+        eps = np.asarray(ask(examples, rejected), dtype=np.float32)
     if eps.shape != rejected.shape:
         raise PluginError(f"{name} returned flip probabilities of shape {eps.shape}, not {rejected.shape}")
     held = eps[rejected >= 0]

@@ -14,7 +14,7 @@ from rosepo_core.sections import EvaluationOptions
 from rosepo_core.stages import embeddings
 from rosepo_core.stages.measurement import longest_list
 from rosepo_core.stages.session import Session
-from rosepo_core.stages.split import test_examples
+from rosepo_core.stages.split import held_out_examples
 from rosepo_core.store import Artifact
 
 SHORTEST_LIST = 10
@@ -49,7 +49,7 @@ class Trial:
         needed = "title-embeddings" in frozenset[str]().union(*(metric.needs for metric in metrics.values()))
         grounded = session.config.evaluation.ground and "free" in session.config.evaluation.protocols
         embedded = embeddings.stage(session, cut, split) if needed or grounded else None
-        return Trial(session, cut, split, test_examples(session, split), metrics, embedded)
+        return Trial(session, cut, split, held_out_examples(session, split), metrics, embedded)
 
     @property
     def options(self) -> EvaluationOptions:
@@ -69,7 +69,7 @@ class Trial:
     @property
     def settings(self) -> Mapping[str, object]:
         """What decides who is tested, and what the seed draws besides; for fingerprints."""
-        return {"max_users": self.options.max_users, "seed": self.session.config.seed}
+        return {"part": self.options.part, "max_users": self.options.max_users, "seed": self.session.config.seed}
 
     @cached_property
     def title_embeddings(self) -> Callable[[], Floats] | None:

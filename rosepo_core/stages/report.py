@@ -17,7 +17,7 @@ from rosepo_core.ranking import head_items
 from rosepo_core.records import Floats, Pairs, Split
 from rosepo_core.stages import charts
 from rosepo_core.stages.charts import Chart, number
-from rosepo_core.stages.evaluation import Evaluation
+from rosepo_core.stages.evaluation import Evaluation, first_oracle_quality
 from rosepo_core.stages.measurement import Column, Comparison
 
 STYLES: Mapping[str, str] = {
@@ -443,7 +443,7 @@ def _preferences(data: ReportData) -> list[Chart]:
 
 
 def _calibration(data: ReportData) -> list[Chart]:
-    quality = next((each.oracle_quality for each in data.evaluations if each.oracle_quality is not None), None)
+    quality = first_oracle_quality(data.evaluations)
     if quality is None or not quality.reliability:
         return []
     bins = [

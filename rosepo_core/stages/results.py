@@ -135,8 +135,8 @@ def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats
 
 def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
     """Seconds by stage; drawing candidates, embedding titles and asking models are parts of the evaluation."""
-    asked = ("scores-", "lists-", "answers-", "grounded-")
-    parts = {name for name in artifacts if name in ("candidates", "embeddings") or name.startswith(asked)}
+    asked = ("candidates", "scores-", "lists-", "answers-", "grounded-")
+    parts = {name for name in artifacts if name == "embeddings" or name.startswith(asked)}
     seconds = {stage: artifact.seconds for stage, artifact in artifacts.items() if stage not in parts}
     seconds["evaluation"] += sum(artifacts[name].seconds for name in parts)
     return seconds
@@ -183,7 +183,7 @@ def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[
         "Oracle": config.oracle.name,
         "Loss": config.loss.name,
         "Seed": str(config.seed),
-        "Test users": f"{len(evaluation.examples):,}",
+        f"{evaluation.part.capitalize()} users": f"{len(evaluation.examples):,}",
     }
 
 

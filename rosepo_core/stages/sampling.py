@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core.contracts import RejectedSampler, SamplerContext
+from rosepo_core.contracts import RejectedSampler, SamplerContext, SmoothingOracle
 from rosepo_core.engine.recommender import TitleModel
 from rosepo_core.errors import PluginError, RequestError
 from rosepo_core.records import Examples, Floats, Ints, Split
 from rosepo_core.registry import running
 from rosepo_core.sections import PreferenceOptions
+from rosepo_core.stages import oracle as oracle_stage
 from rosepo_core.stages.session import Session
 from rosepo_core.store import Artifact
 
@@ -82,7 +84,7 @@ def check(sampler: RejectedSampler, rejected: Any, examples: Examples, k: int, c
     return items.astype(np.int32)
 
 
-def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifact) -> Artifact:
+def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifact, oracle: Artifact) -> Artifact:
     """RUN/sampling: the examples with their rejected items and which sampler gave each."""
     samplers: list[RejectedSampler] = [
         session.component("sampler", index) for index in range(len(session.config.sampler))
@@ -93,7 +95,8 @@ def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifac
         "preferences": session.resolved["preferences"],
         "seed": session.config.seed,
     }
-    inputs = [split_artifact, *([sft] if needs else [])]
+    asks_model = bool(needs & {"language-model", "title-embeddings"})
+    inputs = [split_artifact, *([sft] if asks_model else []), *([oracle] if "oracle" in needs else [])]
 
     def build(folder: Path) -> None:
         options = session.config.preferences
@@ -106,7 +109,7 @@ def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifac
             rows = np.flatnonzero((slots == index).any(1))
             if not len(rows):
                 continue
-            context = _context(session, split, sft, sampler, index)
+            context = _context(session, split, sft, oracle, sampler, index)
             with running(sampler):
                 given = sampler.sample(examples.take(rows), options.negatives, context)
                 given = check(sampler, given, examples.take(rows), options.negatives, context)
@@ -143,7 +146,9 @@ def _fill(rejected: Ints, slots: Ints, rows: Any, index: int, given: Ints) -> No
         rejected[rows[usable], free[usable].argmax(1)] = item[usable]
 
 
-def _context(session: Session, split: Split, sft: Artifact, sampler: RejectedSampler, index: int) -> SamplerContext:
+def _context(
+    session: Session, split: Split, sft: Artifact, oracle: Artifact, sampler: RejectedSampler, index: int
+) -> SamplerContext:
     @cache
     def embeddings() -> Floats:
         # The sentence encoder is slow to import, and most samplers do without.
@@ -162,8 +167,44 @@ def _context(session: Session, split: Split, sft: Artifact, sampler: RejectedSam
         rng=session.rng(f"sampler {index}"),
         reporter=session.reporter,
         language_model=title_model(session, split, sft) if "language-model" in sampler.needs else None,
+        oracle_scores=_oracle_scores(session, oracle, sampler) if "oracle" in sampler.needs else None,
         title_embeddings=embeddings if "title-embeddings" in sampler.needs else None,
     )
+
+
+def check_oracle(session: Session) -> None:
+    """Whether samplers that ask the oracle can: to be known before anything is trained.
+
+    Raises:
+        RequestError: the oracle ranks nothing.
+    """
+    oracle: SmoothingOracle = session.component("oracle")
+    for index, choice in enumerate(session.config.sampler):
+        sampler: RejectedSampler = session.component("sampler", index)
+        if "oracle" in sampler.needs and type(oracle).score is SmoothingOracle.score:
+            raise _ranks_nothing(session, choice.name)
+
+
+def _ranks_nothing(session: Session, sampler: str) -> RequestError:
+    return RequestError(
+        f"sampler '{sampler}' takes what the oracle ranks highest, and oracle '{session.config.oracle.name}' ranks "
+        "nothing: set another, such as oracle='sasrec'"
+    )
+
+
+def _oracle_scores(
+    session: Session, oracle: Artifact, sampler: RejectedSampler
+) -> Callable[[Examples, Ints], Floats]:
+    fitted = oracle_stage.load(session, oracle)
+
+    def score(examples: Examples, items: Ints) -> Floats:
+        with running(fitted):
+            scores = fitted.score(examples, items)
+        if scores is None:
+            raise _ranks_nothing(session, sampler.origin)
+        return scores
+
+    return score
 
 
 def title_model(session: Session, split: Split, weights: Artifact | None) -> TitleModel:

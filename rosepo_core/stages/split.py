@@ -164,18 +164,22 @@ def count_split(split: Split) -> dict[str, int]:
     }
 
 
-def test_examples(session: Session, split: Split) -> Examples:
-    """The test examples, or as many of them as `evaluation.max_users` says, drawn by the seed.
+def held_out_examples(session: Session, split: Split) -> Examples:
+    """The examples of `evaluation.part`, or as many of them as `evaluation.max_users` says, drawn by the seed.
 
     Raises:
         RequestError: there is none.
     """
-    most = session.config.evaluation.max_users
-    if not len(split.test):
+    options = session.config.evaluation
+    part = split.validation if options.part == "validation" else split.test
+    most = options.max_users
+    if not len(part):
+        if options.part == "validation":
+            raise RequestError("there is no validation example: leave evaluation.part at 'test'")
         raise RequestError("there is no user to test on: nobody has an interaction to hold out")
-    if most is None or most >= len(split.test):
-        return split.test
-    return split.test.take(np.sort(session.rng("test users").choice(len(split.test), most, replace=False)))
+    if most is None or most >= len(part):
+        return part
+    return part.take(np.sort(session.rng(f"{options.part} users").choice(len(part), most, replace=False)))
 
 
 def save_split(split: Split, folder: Path) -> None:

@@ -190,6 +190,7 @@ class SamplerContract(ComponentContract):
             rng=np.random.default_rng(seed),
             reporter=SilentReporter(),
             language_model=FakeLanguageModel(items) if "language-model" in sampler.needs else None,
+            oracle_scores=FakeLanguageModel(items, seed=1).score if "oracle" in sampler.needs else None,
             title_embeddings=(lambda: embeddings) if "title-embeddings" in sampler.needs else None,
         )
         return sampler.sample(examples, k, context)
@@ -325,6 +326,14 @@ class OracleContract(ComponentContract):
         assert (scores is None) == (again is None)
         if scores is not None and again is not None:
             np.testing.assert_allclose(again, scores, rtol=1e-5, atol=1e-5)
+
+    def test_preference_probability(self, options: Mapping[str, Any]) -> None:
+        """A probability in [0, 1) for each slot, whatever becomes of it for training."""
+        split = toy_split()
+        rejected = self.rejected(split, split.test)
+        likely = self.fit(options, split).preference_probability(split.test, rejected)
+        assert (likely.shape, likely.dtype.name) == (rejected.shape, "float32")
+        assert ((likely >= 0) & (likely < 1)).all()
 
     def test_same_seed_same_flips(self, options: Mapping[str, Any]) -> None:
         """Learning twice gives the same."""

@@ -195,7 +195,7 @@ def test_other_negatives_are_another_protocol(rosepo, run, negatives):
     assert done.code == 0, done.err
     name = f"candidates-5-{negatives}"
     assert list(metrics_of(run)["protocols"]) == [name]
-    split, drawn = load_split(run / "split"), load_candidates(run / "candidates").items
+    split, drawn = load_split(run / "split"), load_candidates(run / f"candidates-{negatives}").items
     uniform = users_of(run, protocol=name)
     assert uniform.height == 4 * 24
     others = drawn[drawn != split.test.target[:, None]].reshape(24, 4)
@@ -207,6 +207,55 @@ def test_other_negatives_are_another_protocol(rosepo, run, negatives):
             new = [item for item in range(40) if item not in seen[row]]
             nearest = sorted(new, key=lambda item: -float(titles[target] @ titles[item]))[:4]
             assert set(others[row].tolist()) == set(nearest)
+
+
+def test_several_negatives_stand_side_by_side_and_the_first_is_not_asked_again(rosepo, run):
+    before = metrics_of(run)["protocols"]["candidates-5"]
+    done = rosepo("evaluate", run, '--evaluation.negatives=["uniform", "popularity"]')
+    assert done.code == 0, done.err
+    assert list(metrics_of(run)["protocols"]) == ["candidates-5", "candidates-5-popularity"]
+    assert metrics_of(run)["protocols"]["candidates-5"] == before
+    asked = {stage for stage in done.made if stage.startswith("scores")}
+    assert asked == {f"scores-{model}-popularity" for model in ("popularity", "oracle", "base", "sft", "aligned")}
+    wrong = rosepo("evaluate", run, "--evaluation.negatives=nearest")
+    assert wrong.code == 2
+    assert "evaluation.negatives" in wrong.err
+
+
+def test_validation_targets_are_for_choosing(rosepo, run):
+    done = rosepo("evaluate", run, "--evaluation.part=validation")
+    assert done.code == 0, done.err
+    (protocol,) = metrics_of(run)["protocols"]
+    assert protocol == "candidates-5-validation"
+    assert "24 validation users, 5 candidates each" in done.out
+    split = load_split(run / "split")
+    targets = dict(users_of(run).select("user", "target").iter_rows())
+    assert targets == {
+        split.users[user]: split.catalogue.ids[item]
+        for user, item in zip(split.validation.user.tolist(), split.validation.target.tolist(), strict=True)
+    }
+    # Neither the test target nor anything else that the user ever chose is among the candidates.
+    drawn = load_candidates(run / "candidates").items
+    others = np.where(drawn == split.validation.target[:, None], -1, drawn)
+    assert not split.seen.contains(split.validation.user, others).any()
+
+
+def test_oracle_hard_takes_the_oracles_favourites(rosepo, train, tmp_path):
+    run = tmp_path / "runs" / "run"
+    done = train(
+        "--run", run, "--sampler=oracle-hard", "--sampler.pool=1", "--oracle=sasrec", "--oracle.max_flip=0.9"
+    )
+    assert done.code == 0, done.err
+    pairs = pl.read_parquet(run / "preferences" / "pairs.parquet")
+    assert set(pairs["sampler"]) == {"oracle-hard"}
+    assert pairs["eps"].max() <= 0.9
+    refused = train("--run", tmp_path / "runs" / "other", "--sampler=oracle-hard")
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1] == (
+        "error: sampler 'oracle-hard' takes what the oracle ranks highest, and oracle 'constant' ranks nothing: set "
+        "another, such as oracle='sasrec'"
+    )
+    assert "sft" not in refused.stages
 
 
 def test_train_takes_protocols(train, tmp_path):

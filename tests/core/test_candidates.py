@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Candidates, Corpus, Split
-from rosepo_core.sections import EvaluationOptions, SplitOptions
+from rosepo_core.sections import Negatives, SplitOptions
 from rosepo_core.stages.candidates import draw_candidates, load_candidates, protocol_name, save_candidates
 from rosepo_core.stages.split import split_corpus
 
@@ -206,7 +207,7 @@ def test_semantic_candidates_are_the_nearest_unseen_titles() -> None:
     assert [as_ids(split, row) for row in negatives(two)] == ["e", "e"]
     assert ["".join(sorted(as_ids(split, row))) for row in four.items] == ["bdef", "defg"]
     assert four.items[[0, 1], four.target_column].tolist() == [3, 3]
-    with pytest.raises(RequestError, match=r"^user 'u' has 3 unseen items of 7, too few for 5 candidates"):
+    with pytest.raises(RequestError, match=r"^user 'u' has 3 unseen items of another title, of 7, too few for 5"):
         draw_candidates(split, split.test, 5, 1, "semantic", embeddings)
 
 
@@ -214,7 +215,22 @@ def test_semantic_candidates_are_the_nearest_unseen_titles() -> None:
     ("kind", "name"),
     [("uniform", "candidates-4"), ("popularity", "candidates-4-popularity"), ("semantic", "candidates-4-semantic")],
 )
-def test_the_protocol_is_named_after_number_and_kind(kind: str, name: str) -> None:
+def test_the_protocol_is_named_after_number_and_kind(kind: Negatives, name: str) -> None:
     split = split_corpus(corpus_of(SMALL_LOG, "abcdefg"), LEAVE_ONE_OUT)
     candidates = draw_candidates(split, split.test, 4, seed=3)
-    assert protocol_name(candidates, EvaluationOptions.model_validate({"negatives": kind})) == name
+    assert protocol_name(candidates, kind) == name
+
+
+def test_what_reads_as_the_target_is_no_semantic_candidate() -> None:
+    """The target is d; e is called the same in other letters and stands at no angle to it."""
+    corpus = corpus_of(SMALL_LOG, "abcdefg")
+    titles = ["a", "b", "c", "The Sting", "THE  STING", "f", "g"]
+    corpus = replace(corpus, catalogue=corpus.catalogue.with_columns(title=pl.Series(titles)))
+    split = split_corpus(corpus, LEAVE_ONE_OUT)
+    angles = np.deg2rad([0, 10, 20, 30, 30, 50, 60])
+    embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    drawn = draw_candidates(split, split.test, 2, 1, "semantic", embeddings)
+
+    # w has seen a and c, so b and f are both 20 away; u has seen a, b and c.
+    assert negatives(drawn).ravel().tolist() in ([1, 5], [5, 5])

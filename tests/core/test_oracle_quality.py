@@ -49,6 +49,18 @@ def test_every_pair_is_asked_about_in_both_orders():
     assert SEQUENCES.items.tolist() == [0, 1, 3, 9, 8, 2, 5, 7]
 
 
+def test_what_an_oracle_believes_is_measured_and_not_what_it_is_clipped_to():
+    class Clipped(Even):
+        def flip_probability(self, examples, rejected):
+            return np.minimum(self.preference_probability(examples, rejected), np.float32(0.45))
+
+        def preference_probability(self, examples, rejected):
+            return Even.flip_probability(self, examples, rejected)
+
+    flips, _ = held_out_flips(Clipped(), EXAMPLES, CANDIDATES)
+    np.testing.assert_allclose(flips, 1 / (1 + np.exp([-1, -3, 4, 1, -4, 3])), rtol=1e-6)
+
+
 def test_at_most_five_items_a_user():
     items = np.array([[0, 1, 2, 4, 5, 6, 7, 3]], dtype=np.int32)
     flips, _ = held_out_flips(Even(), EXAMPLES.take(np.array([0])), Candidates(items, np.array([7], dtype=np.int32)))

@@ -182,7 +182,7 @@ class Run:
 
 def sampled(run: Run, split: Split) -> Artifact:
     unused: Any = None
-    return stage(run, unused, split, unused)
+    return stage(run, unused, split, unused, unused)
 
 
 def test_a_mixture_fills_each_slot_from_its_own_sampler(tmp_path, catalogue):

@@ -32,6 +32,10 @@ class TestSemanticSimilar(SamplerContract):
     name = "rosepo/semantic-similar"
 
 
+class TestOracleHard(SamplerContract):
+    name = "rosepo/oracle-hard"
+
+
 class TestSelfHard(SamplerContract):
     name = "rosepo/self-hard"
 

@@ -178,6 +178,13 @@ def test_flips_are_the_sigmoid_of_the_margin_and_clipped(learned):
     assert oracle.score(examples, rejected)[0, 4] == -np.inf
     wrong_way_round = at([4, 5, 6, 1], 3)  # the "target" is not what follows 6
     assert oracle.flip_probability(wrong_way_round, np.array([[7]], dtype=np.int32))[0, 0] == np.float32(0.45)
+    # What it believes is not clipped: the two orders of a pair add up to one.
+    pairs = ((wrong_way_round, 7), (at([4, 5, 6, 7], 3), 1))
+    both = [
+        float(oracle.preference_probability(pair, np.array([[other]], dtype=np.int32))[0, 0]) for pair, other in pairs
+    ]
+    assert both[0] > 0.5
+    assert sum(both) == pytest.approx(1)
 
 
 def test_flips_fall_as_margins_grow(learned):

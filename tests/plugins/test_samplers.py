@@ -27,7 +27,7 @@ from rosepo_core.api import (
 from rosepo_core.registry import load_plugins
 from rosepo_core.testing import FakeLanguageModel, SamplerContract, SilentReporter
 
-NAMES = ("uniform", "popularity-aware", "semantic-similar", "self-hard")
+NAMES = ("uniform", "popularity-aware", "semantic-similar", "self-hard", "oracle-hard")
 
 
 def make(name: str, **options: Any) -> RejectedSampler:
@@ -53,6 +53,7 @@ def world(
     popularity: Seq[int] | None = None,
     embeddings: Any = None,
     language_model: LanguageModel | None = None,
+    oracle_scores: Any = None,
     seed: int = 0,
 ) -> SamplerContext:
     names = tuple(f"Film {item}" for item in range(titles)) if isinstance(titles, int) else tuple(titles)
@@ -67,6 +68,7 @@ def world(
         rng=np.random.default_rng(seed),
         reporter=SilentReporter(),
         language_model=language_model,
+        oracle_scores=oracle_scores,
         title_embeddings=None if unit is None else lambda: unit,
     )
 
@@ -102,6 +104,7 @@ def small_worlds(draw: Any) -> tuple[int, list[list[int]], list[int], int]:
         ("semantic-similar", {"pool": 2}),
         ("self-hard", {"mode": "generate"}),
         ("self-hard", {"mode": "pool", "pool": 3}),
+        ("oracle-hard", {"pool": 2}),
     ],
 )
 @settings(max_examples=40, deadline=None)
@@ -119,6 +122,7 @@ def test_rows_are_as_full_as_the_eligible_items_allow(
         [f"Film {title}" for title in titles],
         embeddings=on_circle(*(37 * item for item in range(items))),
         language_model=FakeLanguageModel(items),
+        oracle_scores=FakeLanguageModel(items).score,
     )
 
     rejected = make(name, allow_seen=allow_seen, **options).sample(examples, k, context)
@@ -140,8 +144,8 @@ def frequencies(name: str, user: Seq[int], titles: int, k: int, rows: int = 20_0
     sequences = log_of(user)
     example = last_items(sequences).take(np.zeros(rows, dtype=np.int64))
     popularity = more.pop("popularity", None)
-    embeddings = more.pop("embeddings", None)
-    context = world(sequences, titles, popularity=popularity, embeddings=embeddings)
+    embeddings, oracle_scores = more.pop("embeddings", None), more.pop("oracle_scores", None)
+    context = world(sequences, titles, popularity=popularity, embeddings=embeddings, oracle_scores=oracle_scores)
     rejected = make(name, **more).sample(example, k, context)
     found, counts = np.unique(rejected, axis=0, return_counts=True)
     return {tuple(row): int(count) for row, count in zip(found.tolist(), counts, strict=True)}
@@ -215,6 +219,36 @@ def test_a_large_power_leaves_the_most_popular_items() -> None:
     counts = frequencies("popularity-aware", [0], 4, 1, popularity=[1, 9, 10, 1], power=400.0, rows=500)
 
     assert counts == {(2,): 500}
+
+
+def test_oracle_hard_takes_what_the_oracle_ranks_highest() -> None:
+    """Higher numbers score higher for users 0 and 1, lower ones for user 2. User 0 has seen item 5, the target of user
+    1 is item 6; of user 2, who has seen 0, item 1 is the target."""
+
+    def scores(examples: Examples, items: Any) -> Floats:
+        sign = np.where(examples.user == 2, -1.0, 1.0)
+        return (sign[:, None] * items).astype(np.float32)
+
+    sequences = log_of([5, 0], [0, 6], [0, 1])
+    context = world(sequences, 7, oracle_scores=scores)
+
+    one = make("oracle-hard", pool=1).sample(last_items(sequences), 1, context)
+    two = make("oracle-hard", pool=1).sample(last_items(sequences), 2, context)
+
+    assert one.tolist() == [[6], [5], [2]]
+    assert np.sort(two).tolist() == [[4, 6], [4, 5], [2, 3]]
+
+
+def test_oracle_hard_draws_uniformly_from_its_pool() -> None:
+    """Of items 0 to 5 the user has seen 5 and goes for 0; 4, 3 and 2 score highest of the rest."""
+
+    def scores(examples: Examples, items: Any) -> Floats:
+        floats: Floats = items.astype(np.float32)
+        return floats
+
+    counts = frequencies("oracle-hard", [5, 0], 6, 2, pool=3, oracle_scores=scores)
+
+    assert_distributed(counts, {(a, b): 1 / 6 for a in (2, 3, 4) for b in (2, 3, 4) if a != b})
 
 
 def test_semantic_similar_takes_the_nearest_titles_in_order_of_angle() -> None:
@@ -389,4 +423,5 @@ def test_each_sampler_says_what_it_needs() -> None:
         "popularity-aware": set(),
         "semantic-similar": {"title-embeddings"},
         "self-hard": {"language-model"},
+        "oracle-hard": {"oracle"},
     }
