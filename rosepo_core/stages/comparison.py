@@ -75,7 +75,7 @@ def stage(
         oracle: RUN/oracle, if there is one to be judged.
 
     Returns:
-        one evaluation a protocol; of ``candidates`` one a kind of negatives, of ``free`` two with `evaluation.ground`.
+        one evaluation a protocol; of ``candidates`` one a kind of negatives, of ``free`` two with grounded answers.
     """
     trial = Trial.of(session, cut, split)
     evaluations: list[Evaluation] = []

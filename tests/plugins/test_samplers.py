@@ -222,8 +222,8 @@ def test_a_large_power_leaves_the_most_popular_items() -> None:
 
 
 def test_oracle_hard_takes_what_the_oracle_ranks_highest() -> None:
-    """Higher numbers score higher for users 0 and 1, lower ones for user 2. User 0 has seen item 5, the target of user
-    1 is item 6; of user 2, who has seen 0, item 1 is the target."""
+    """Higher numbers score higher for users 0 and 1, lower ones for user 2. User 0 has seen item 5, the target of
+    user 1 is item 6; of user 2, who has seen 0, item 1 is the target."""
 
     def scores(examples: Examples, items: Any) -> Floats:
         sign = np.where(examples.user == 2, -1.0, 1.0)
