@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 
 from benchmarks.study.arms import ARMS, REFERENCE
-from benchmarks.study.outcomes import BUCKETS, KEYS
+from benchmarks.study.outcomes import KEYS
+from rosepo_core.stages.buckets import BUCKETS
 from rosepo_core.statistics import bootstrap_interval, holm, paired_test
 
 Answer = Literal["yes", "no, the opposite", "not decided"]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from benchmarks.study.arms import REFERENCE, Cell
+from rosepo_core.stages.buckets import bucket_names
 from rosepo_core.stages.split import load_split
 
 KEYS = ("dataset", "seed", "user", "target")
 COMMON = {"popularity": "popularity", "oracle": "sasrec", "base": "base", "sft": "sft"}
 """Models that all arms of a seed share, and how the study calls them."""
-
-BUCKETS = ((0, "cold: never"), (1, "rare: 1 to 4"), (5, "some: 5 to 49"), (50, "popular: 50 and more"))
-"""Lowest training interactions of a target, and the bucket that begins there."""
 
 
 def finished(folder: Path) -> bool:
@@ -27,8 +24,7 @@ def users_of(runs: Path, cell: Cell) -> pl.DataFrame:
     """One row a model and test user: `KEYS`, ``model``, ``bucket`` and a column a metric."""
     folder = runs / cell.name
     catalogue = load_split(folder / "split").catalogue
-    place = np.searchsorted([low for low, _ in BUCKETS], catalogue.popularity, side="right") - 1
-    bucket = np.array([name for _, name in BUCKETS])[place].tolist()
+    bucket = bucket_names(catalogue.popularity)
     named = COMMON | {"aligned": cell.arm} if cell.arm == REFERENCE else {"aligned": cell.arm}
     return (
         pl.read_parquet(folder / "evaluation" / "per_user.parquet")

@@ -291,6 +291,44 @@ def scatter(title: str, points: Sequence[Point], x_label: str) -> Chart:
     return Chart(title=title, x_label=x_label, x_ticks=x.ticks(6), y_ticks=y.ticks(6), dots=dots)
 
 
+def intervals(
+    title: str,
+    groups: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    styles: Mapping[str, str],
+    x_label: str,
+) -> Chart:
+    """Means with their intervals, side by side within each group.
+
+    Args:
+        title: of the chart.
+        groups: group -> label -> mean, low, high; an interval may be NaN.
+        styles: label -> CSS class, in the order in which points stand in a group.
+        x_label: what the groups are.
+    """
+    held = [each for group in groups.values() for ends in group.values() for each in ends if math.isfinite(each)]
+    y = _scale(min(held), max(held), HEIGHT - BOTTOM, TOP)
+    x = Scale(0, len(groups), LEFT, WIDTH - RIGHT)
+    step = 0.76 / max(1, len(styles) - 1)
+    dots = []
+    for place, (group, means) in enumerate(groups.items()):
+        for nth, (label, style) in enumerate(styles.items()):
+            mean, low, high = means.get(label, (math.nan,) * 3)
+            if not math.isfinite(mean):
+                continue
+            at, height = x(place + 0.12 + nth * step), y(mean)
+            lower, upper = (y(end) if math.isfinite(end) else height for end in (low, high))
+            text = f"{label}, {group}: {mean:.3f}" + (f" ({low:.3f} to {high:.3f})" if math.isfinite(low) else "")
+            dots.append(Dot(at, height, lower, upper, "", at, height, "start", style, text))
+    return Chart(
+        title=title,
+        x_label=x_label,
+        x_ticks=[Tick(x(place + 0.5), group) for place, group in enumerate(groups)],
+        y_ticks=y.ticks(6),
+        dots=dots,
+        legend=styles,
+    )
+
+
 def _apart(wanted: Sequence[float], side: Sequence[bool], top: float, bottom: float) -> list[float]:
     """Heights near the wanted ones, `LABEL_HEIGHT` apart among the labels of one side, within top and bottom."""
     heights = list(wanted)

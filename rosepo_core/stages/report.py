@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rosepo_core.ranking import head_items
 from rosepo_core.records import Floats, Pairs, Split
 from rosepo_core.stages import charts
+from rosepo_core.stages.buckets import BUCKETS, FEWEST_USERS, by_popularity
 from rosepo_core.stages.charts import Chart, number
 from rosepo_core.stages.evaluation import Evaluation, first_oracle_quality
 from rosepo_core.stages.measurement import Column, Comparison
@@ -133,7 +134,7 @@ class _Protocol:
     groups: tuple[tuple[str, tuple[_Row, ...]], ...]
     terms: Mapping[str, str]
     verdicts: tuple[str, ...]
-    scatter: Chart | None
+    figures: tuple[Chart, ...]
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _page(title: str, evaluations: Sequence[Evaluation], first: ReportData, runs
     )
     return environment.get_template("report.html.jinja").render(
         title=title,
-        protocols=[_protocol(evaluation) for evaluation in evaluations if evaluation.models],
+        protocols=[_protocol(evaluation, first.split) for evaluation in evaluations if evaluation.models],
         users=shown_users(evaluations[0], first.split, first.history_length) if evaluations and first.split else (),
         shown_items=SHOWN_ITEMS,
         runs=runs,
@@ -261,7 +262,7 @@ def _rank(rank: float) -> str:
     return f"target at {rank:g}" if math.isfinite(rank) else "target not listed"
 
 
-def _protocol(evaluation: Evaluation) -> _Protocol:
+def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
     models, columns, styles = evaluation.models, evaluation.columns, _styles(evaluation.models)
     y_name, x_name = headline(columns), _widest(columns, "arp")
     groups: dict[str, list[_Row]] = {}
@@ -276,7 +277,32 @@ def _protocol(evaluation: Evaluation) -> _Protocol:
         groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
         terms={column.about.title + ("@k" if column.cut_off else ""): column.summary for column in columns.values()},
         verdicts=tuple(_verdict(evaluation, each) for each in evaluation.comparisons if each.column == y_name),
-        scatter=_scatter(evaluation, x_name, y_name) if x_name and y_name else None,
+        figures=tuple(
+            chart
+            for chart in (
+                _by_popularity(evaluation, split, y_name) if y_name and split else None,
+                _scatter(evaluation, x_name, y_name) if x_name and y_name else None,
+            )
+            if chart is not None
+        ),
+    )
+
+
+def _by_popularity(evaluation: Evaluation, split: Split, column: str) -> Chart:
+    found = by_popularity(evaluation, split.catalogue.popularity, column)
+    styles = {_title(name): style for name, style in _styles(evaluation.models).items()}
+    groups = {
+        f"{each.name.partition(':')[0]} ({number(each.users, 0)})": {
+            _title(name): ends for name, ends in each.means.items()
+        }
+        for each in found
+    }
+    title = evaluation.columns[column].title
+    meant = "; ".join(name for _, name in BUCKETS)
+    return replace(
+        charts.intervals(f"{title} by popularity of the target", groups, styles, "targets (users)"),
+        caption=f"95\N{NO-BREAK SPACE}% intervals over users. Training interactions of the target: {meant}. Buckets "
+        f"of fewer than {FEWEST_USERS} users are left out.",
     )
 
 

@@ -151,8 +151,9 @@ def test_every_section_is_there(full):
     titles |= {title: title in page.text for title in ("Alignment: reward accuracy", "Alignment: log-probabilities")}
     titles |= {title: title in page.text for title in ("Smoothing factor", "Popularity of chosen and rejected")}
     titles |= {title: title in page.text for title in ("NDCG@10 against popularity", "12 users", "2.1 min", "12.3 s")}
+    titles["NDCG@10 by popularity of the target"] = "NDCG@10 by popularity of the target" in page.text
     assert all(titles.values()), titles
-    assert page.tags.count("svg") == 1 + 5 + 2
+    assert page.tags.count("svg") == 2 + 5 + 2
     assert page.tags.count("article") == 12
 
 
@@ -222,7 +223,7 @@ def test_the_oracles_quality_is_told(full, result):
     judged = replace(result, oracle_quality=OracleQuality(2000, 0.8125, 0.05, bins))
     page = Page(render(replace(full, evaluations=(judged,))))
     text = page.text
-    assert page.tags.count("svg") == 1 + 5 + 3
+    assert page.tags.count("svg") == 2 + 5 + 3
     assert "0.250 predicted, 0.200 observed (1,500)" in text
     assert (
         "2,000 held-out questions, each pair asked in both orders: AUC 0.812, expected calibration error 0.050"
@@ -254,7 +255,7 @@ def test_several_runs_have_one_table_and_their_own_sections(full, result):
         *("results-1", "users", "training-1", "preferences-1", "time-1", "run-1"),
         *("training-2", "time-2", "run-2"),
     }
-    assert page.tags.count("svg") == 1 + 5 + 2 + 4
+    assert page.tags.count("svg") == 2 + 5 + 2 + 4
     assert "script" not in page.tags
     assert page.tags.count("article") == 12
     # One colour a model, wherever it stands.
