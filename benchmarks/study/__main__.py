@@ -5,7 +5,7 @@
 Every arm and seed of a dataset is a run of its own in runs/study; what they share (fine-tuning, oracle, rejected
 items, scores) is made once. An interrupted study goes on where it stopped. With --minutes no run is begun that would
 probably end later. Writes results/study.json, study.md and two pictures from all runs that are finished, and says
-what is missing; --table does only that.
+what is missing; --table does only that. Of each dataset's first seed RUNS/report-DATASET.html shows all arms.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import polars as pl
 
 from benchmarks.study import answers, outcomes, plots, tables
 from benchmarks.study.arms import ARMS, DATASETS, SIZE, Cell, cells, config_of
-from rosepo_core import align
+from rosepo_core import align, pipeline
+from rosepo_core.stages.session import QuietReporter
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given.table:
         work(wanted, given.runs, given.data, given.size, given.minutes)
     write(wanted, given.runs, given.size, given.results)
+    if not given.table:
+        report(wanted, given.runs)
 
 
 def work(wanted: Sequence[Cell], runs: Path, data: Path, size: Path, minutes: float) -> None:
@@ -64,6 +67,15 @@ def work(wanted: Sequence[Cell], runs: Path, data: Path, size: Path, minutes: fl
         print(f"{cell.name}: {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
+def report(wanted: Sequence[Cell], runs: Path) -> None:
+    """One report a dataset, of the arms of the first seed: other seeds have other users."""
+    for dataset in dict.fromkeys(cell.dataset for cell in wanted):
+        folders = [runs / cell.name for cell in wanted if (cell.dataset, cell.seed) == (dataset, 0)]
+        folders = [folder for folder in folders if outcomes.finished(folder)]
+        if folders:
+            pipeline.report(folders, runs / f"report-{dataset}.html", QuietReporter())
+
+
 def write(wanted: Sequence[Cell], runs: Path, size: Path, results: Path) -> None:
     """The results of what is finished."""
     done = [cell for cell in wanted if outcomes.finished(runs / cell.name)]
@@ -71,11 +83,11 @@ def write(wanted: Sequence[Cell], runs: Path, size: Path, results: Path) -> None
         raise SystemExit(f"no run of the study is finished in {runs}")
     missing = [cell for cell in wanted if cell not in done]
     users = pl.concat([outcomes.users_of(runs, cell) for cell in done], how="diagonal")
-    summary, found = answers.summary(users), answers.findings(users)
+    summary, buckets, found = answers.summary(users), answers.by_bucket(users), answers.findings(users)
     results.mkdir(parents=True, exist_ok=True)
-    text = tables.markdown(summary, found, missing)
+    text = tables.markdown(summary, buckets, found, missing)
     config = tomllib.loads(size.read_text(encoding="utf-8"))
-    document = tables.document(summary, found, missing, config)
+    document = tables.document(summary, buckets, found, missing, config)
     (results / "study.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (results / "study.md").write_text(text, encoding="utf-8")
     plots.forest(found, results / "study-forest.svg")

@@ -16,14 +16,19 @@ import numpy as np
 import polars as pl
 
 from benchmarks.study.arms import ARMS, REFERENCE
-from benchmarks.study.outcomes import KEYS
+from benchmarks.study.outcomes import AMONG_ALIKE, KEYS
 from rosepo_core.stages.buckets import BUCKETS
 from rosepo_core.statistics import bootstrap_interval, holm, paired_test
 
 Answer = Literal["yes", "no, the opposite", "not decided"]
 LEVEL = 0.05
 RESAMPLES = 10_000
-COLUMNS = ("hr@1", "ndcg@10", "arp@10", "semantic-hallucination", "popularity-confusion", "popularity-correlation")
+COLUMNS = (
+    *("hr@1", "ndcg@10", "arp@10", "semantic-hallucination", *AMONG_ALIKE),
+    *("popularity-confusion", "popularity-correlation"),
+)
+SHOWN = ("popularity", "sasrec", "base", "sft", REFERENCE, "rosepo-mixture")
+"""Models that stand side by side in each bucket of targets."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,13 @@ QUESTIONS = (
     Question("Does personalized smoothing beat none?", REFERENCE, "dpo", "ndcg@10", "higher"),
     Question("Does personalized smoothing beat a constant?", REFERENCE, "cdpo", "ndcg@10", "higher"),
     *(
-        Question("Does semantic-similar lower semantic confusion?", "rosepo-semantic", other, column, "lower")
+        Question("Does semantic-similar lower semantic confusion?", "rosepo-semantic", other, column, wanted)
         for other in ("sft", REFERENCE)
-        for column in ("semantic-hallucination",)
+        for column, wanted in (
+            ("semantic-hallucination", "lower"),
+            ("hallucination among alike", "lower"),
+            ("ndcg@10 among alike", "higher"),
+        )
     ),
     *(
         Question("Does popularity-aware lower popularity bias?", "rosepo-popularity", other, column, "lower")
@@ -158,6 +167,22 @@ def summary(users: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
             row |= {column: _mean(values[:, place]), f"{column} low": low[place], f"{column} high": high[place]}
         rows.append(row)
     return pl.DataFrame(rows)
+
+
+def by_bucket(users: pl.DataFrame) -> pl.DataFrame:
+    """NDCG@10 by popularity of the target: ``dataset``, ``bucket``, ``users``, and a column for each of `SHOWN`."""
+    per_user = (
+        users.filter(pl.col("model").is_in(SHOWN))
+        .group_by("dataset", "bucket", "model", "user", maintain_order=True)
+        .agg(pl.col("ndcg@10").mean())
+    )
+    counted = per_user.group_by("dataset", "bucket").agg(users=pl.col("user").n_unique())
+    means = per_user.group_by("dataset", "bucket", "model").agg(pl.col("ndcg@10").mean())
+    table = means.pivot("model", index=["dataset", "bucket"]).join(counted, on=["dataset", "bucket"])
+    order = {name: place for place, (_, name) in enumerate(BUCKETS)}
+    return table.sort("dataset", pl.col("bucket").replace_strict(order)).select(
+        "dataset", "bucket", "users", *(model for model in SHOWN if model in table.columns)
+    )
 
 
 def _mean(values: np.ndarray) -> float:

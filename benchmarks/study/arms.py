@@ -14,12 +14,13 @@ SELF_HARD = {"name": "self-hard", "mode": "pool", "pool": 3, "power": 0}
 SEMANTIC = {"name": "semantic-similar"}
 POPULARITY = {"name": "popularity-aware"}
 ROSEPO = {"name": "rosepo", "beta": BETA}
+ALSO_ALIKE = {"negatives": ["uniform", "semantic"]}
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "dpo": {"sampler": [SELF_HARD], "loss": {"name": "dpo", "beta": BETA}},
     "cdpo": {"sampler": [SELF_HARD], "loss": ROSEPO, "oracle": {"name": "constant", "value": 0.1}},
     "ipo": {"sampler": [SELF_HARD], "loss": {"name": "ipo", "beta": 0.1}},
-    "rosepo-self-hard": {"sampler": [SELF_HARD], "loss": ROSEPO},
-    "rosepo-semantic": {"sampler": [SEMANTIC], "loss": ROSEPO},
+    "rosepo-self-hard": {"sampler": [SELF_HARD], "loss": ROSEPO, "evaluation": ALSO_ALIKE},
+    "rosepo-semantic": {"sampler": [SEMANTIC], "loss": ROSEPO, "evaluation": ALSO_ALIKE},
     "rosepo-popularity": {"sampler": [POPULARITY], "loss": ROSEPO},
     "rosepo-mixture": {"sampler": [SELF_HARD, SEMANTIC, POPULARITY], "loss": ROSEPO},
 }

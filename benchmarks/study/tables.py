@@ -14,8 +14,8 @@ from benchmarks.study.answers import COLUMNS, Finding
 from benchmarks.study.arms import Cell
 
 
-def markdown(summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[Cell]) -> str:
-    """Models by dataset, then questions and answers, then what was not run."""
+def markdown(summary: pl.DataFrame, buckets: pl.DataFrame, found: Sequence[Finding], missing: Sequence[Cell]) -> str:
+    """Models by dataset and by popularity of the target, then questions and answers, then what was not run."""
     lines = [
         "| data | model | seeds | users | " + " | ".join(COLUMNS) + " |",
         "| --- | --- | --- | --- |" + " --- |" * len(COLUMNS),
@@ -25,6 +25,16 @@ def markdown(summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[
         lines.append(
             f"| {row['dataset']} | {row['model']} | {row['seeds']} | {row['users']} | " + " | ".join(cells) + " |"
         )
+    lines += [
+        "",
+        "NDCG@10 by training interactions of the target:",
+        "",
+        "| data | target | users | " + " | ".join(buckets.columns[3:]) + " |",
+        "| --- | --- | --- |" + " --- |" * len(buckets.columns[3:]),
+    ]
+    for dataset, bucket, count, *means in buckets.iter_rows():
+        cells = ("" if mean is None else _number(mean) for mean in means)
+        lines.append(f"| {dataset} | {bucket} | {count} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "| question | data | difference of | in | users | mean (95 %) | between seeds | p, Holm | answer |",
@@ -47,12 +57,17 @@ def markdown(summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[
 
 
 def document(
-    summary: pl.DataFrame, found: Sequence[Finding], missing: Sequence[Cell], config: Mapping[str, Any]
+    summary: pl.DataFrame,
+    buckets: pl.DataFrame,
+    found: Sequence[Finding],
+    missing: Sequence[Cell],
+    config: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The same for machines; what does not exist is null."""
     return {
         "config": config,
         "models": [_plain(row) for row in summary.iter_rows(named=True)],
+        "buckets": buckets.to_dicts(),
         "findings": [_plain(asdict(each)) | {"answer": each.answer} for each in found],
         "missing": [cell.name for cell in missing],
     }

@@ -95,13 +95,25 @@ class _InPasses(Trainer):  # type: ignore[misc]
     """Makes each batch in several passes, which its collator lists under ``passes``.
 
     Every pass is divided by what the whole optimizer step counts and has a backward of its own, so that passes decide
-    memory and speed, and the batch alone the gradient.
+    memory and speed, and the batch alone the gradient. Each log entry has ``num_tokens``, as TRL calls the tokens
+    trained on so far, padding not counted.
     """
+
+    trained_tokens = 0
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of all passes; their loss."""
         make = super().training_step
+        self.trained_tokens += sum(self._tokens(one) for one in inputs["passes"])
         return torch.stack([make(model, one, num_items_in_batch) for one in inputs["passes"]]).sum()
+
+    def _tokens(self, one: Mapping[str, Any]) -> int:
+        """Tokens of a pass that are not padding."""
+        raise NotImplementedError
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Without what TRL's trainer adds, which needs a second pass over the logits."""
+        Trainer.log(self, logs | {"num_tokens": self.trained_tokens}, start_time)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         passes = [one for batch in batch_samples for one in batch["passes"]]
@@ -136,9 +148,8 @@ class _SFTTrainer(_InPasses, SFTTrainer):  # type: ignore[misc]
         loss: Tensor = -token_log_probs(model, hidden[labelled], targets, states).sum() / count
         return loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Leave out the metrics that need a second pass over the logits."""
-        Trainer.log(self, logs, start_time)
+    def _tokens(self, one: Mapping[str, Any]) -> int:
+        return int(one["attention_mask"].sum())
 
 
 class AlignmentTrainer(_InPasses):
@@ -197,6 +208,9 @@ class AlignmentTrainer(_InPasses):
             "reference": torch.cat(reference),
             "eps": torch.cat(eps),
         }
+
+    def _tokens(self, one: Mapping[str, Any]) -> int:
+        return int((one["batch"].branch >= 0).sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         return torch.tensor(sum(len(one["eps"]) for batch in batch_samples for one in batch["passes"]), device=device)

@@ -31,18 +31,15 @@ BLOCK_CELLS = 1 << 22
 
 def stage(session: Session, cut: Artifact, split: Split, negatives: Negatives = "uniform") -> Artifact:
     """RUN/candidates, or RUN/candidates-NEGATIVES of another kind than uniform: what every model ranks for each test
-    example, as the dataset gives it or drawn; with semantic negatives also RUN/embeddings.
+    example; with semantic negatives also RUN/embeddings.
+
+    Candidates that the dataset gives to test examples stand in for uniform ones; other kinds are drawn beside them.
 
     Raises:
-        RequestError: negatives cannot be drawn, or are not to be.
+        RequestError: negatives cannot be drawn.
     """
     options, seed = session.config.evaluation, session.config.seed
-    given = split.given_candidates if options.part == "test" else None
-    if given is not None and negatives != "uniform":
-        raise RequestError(
-            f"evaluation.negatives='{negatives}' draws candidates, and dataset "
-            f"'{session.config.dataset.name}' gives each test example its own: leave it out"
-        )
+    given = split.given_candidates if options.part == "test" and negatives == "uniform" else None
     embedded = embeddings.stage(session, cut, split) if negatives == "semantic" else None
 
     def build(folder: Path) -> None:

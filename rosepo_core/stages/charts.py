@@ -329,6 +329,57 @@ def intervals(
     )
 
 
+def growth(
+    title: str,
+    points: Sequence[Point],
+    levels: Mapping[str, tuple[float, str]],
+    x_label: str,
+    legend: Mapping[str, str],
+) -> Chart:
+    """Values with intervals over a quantity on a logarithmic axis, those of one style joined, beside what does not
+    depend on it.
+
+    Args:
+        title: of the chart.
+        points: every x above 0; labels are what a pointer shows.
+        levels: label -> (value, CSS class) of horizontal lines.
+        x_label: what the quantity is.
+        legend: label -> CSS class of the points.
+    """
+    held = [value for point in points for value in (point.y, point.low, point.high) if math.isfinite(value)]
+    held += [value for value, _ in levels.values()]
+    y = _scale(min(held), max(held), HEIGHT - BOTTOM, TOP)
+    logs = [math.log10(point.x) for point in points]
+    x = _scale(min(logs), max(logs), LEFT, WIDTH - RIGHT)
+    lines = [
+        Line(f"M{LEFT},{y(value)}L{WIDTH - RIGHT},{y(value)}", f"{style} dashed") for value, style in levels.values()
+    ]
+    dots = []
+    for style in dict.fromkeys(point.style for point in points):
+        own = sorted((point for point in points if point.style == style), key=lambda point: point.x)
+        places = [(x(math.log10(point.x)), y(point.y)) for point in own]
+        lines.append(Line("M" + "L".join(f"{at},{height}" for at, height in places), style))
+        for point, (at, height) in zip(own, places, strict=True):
+            low, high = (y(end) if math.isfinite(end) else height for end in (point.low, point.high))
+            text = f"{point.label}: {point.y:.3f} at {number(point.x, 0)}"
+            dots.append(Dot(at, height, low, high, "", at, height, "start", style, text))
+    ticks = [
+        Tick(x(math.log10(round_value)), number(round_value, 0))
+        for power in range(math.floor(min(logs)), math.ceil(max(logs)) + 1)
+        for round_value in (10.0**power, 3 * 10.0**power)
+        if x.low <= math.log10(round_value) <= x.high
+    ]
+    return Chart(
+        title=title,
+        x_label=x_label,
+        x_ticks=ticks,
+        y_ticks=y.ticks(6),
+        lines=lines,
+        dots=dots,
+        legend=dict(legend) | {label: style for label, (_, style) in levels.items()},
+    )
+
+
 def _apart(wanted: Sequence[float], side: Sequence[bool], top: float, bottom: float) -> list[float]:
     """Heights near the wanted ones, `LABEL_HEIGHT` apart among the labels of one side, within top and bottom."""
     heights = list(wanted)

@@ -128,6 +128,7 @@ class _Row:
 class _Protocol:
     name: str
     users: str
+    part: str
     asked: str
     offered: str
     models: tuple[tuple[str, str], ...]
@@ -176,7 +177,41 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
         _run(label, f"-{place}", data, styles.get(f"aligned ({label})", STYLES["aligned"]))
         for place, (label, data) in enumerate(runs.items(), 1)
     ]
-    return _page(title, evaluations, first, parts)
+    return _page(title, evaluations, first, parts, growth=_growth(evaluations[0], runs) if evaluations else None)
+
+
+def _growth(evaluation: Evaluation, runs: Mapping[str, ReportData]) -> Chart | None:
+    """Accuracy against the tokens trained on, where the runs trained on different numbers of them."""
+    column = headline(evaluation.columns)
+    if column is None:
+        return None
+    points: dict[tuple[str, float], charts.Point] = {}
+    for label, data in runs.items():
+        sft, aligned = (
+            float(log[-1].get("num_tokens", 0)) if log else 0.0 for log in (data.sft_log, data.alignment_log)
+        )
+        for model, tokens in (("sft", sft), ("aligned", sft + aligned)):
+            name = next((each for each in (model, f"{model} ({label})") if each in evaluation.models), None)
+            if name is not None and tokens > 0:
+                result = evaluation.models[name]
+                ends = result.intervals[column]
+                points[name, tokens] = charts.Point(
+                    _title(name), tokens, result.metrics[column], *ends, STYLES[model]
+                )
+    if len({tokens for _, tokens in points}) < 3:
+        return None
+    levels = {
+        _title(name): (evaluation.models[name].metrics[column], STYLES[name])
+        for name in ("popularity", "oracle", "base")
+        if name in evaluation.models
+    }
+    styles = {point.style for point in points.values()}
+    legend = {MODEL_TITLES[name]: style for name, style in STYLES.items() if style in styles}
+    title = f"{evaluation.columns[column].title} against training"
+    return replace(
+        charts.growth(title, list(points.values()), levels, "tokens trained on, SFT and alignment", legend),
+        caption="95\N{NO-BREAK SPACE}% intervals over users, each model by itself.",
+    )
 
 
 def _run(label: str, suffix: str, data: ReportData, style: str) -> _Run:
@@ -196,7 +231,13 @@ def _run(label: str, suffix: str, data: ReportData, style: str) -> _Run:
     )
 
 
-def _page(title: str, evaluations: Sequence[Evaluation], first: ReportData, runs: Sequence[_Run]) -> str:
+def _page(
+    title: str,
+    evaluations: Sequence[Evaluation],
+    first: ReportData,
+    runs: Sequence[_Run],
+    growth: Chart | None = None,
+) -> str:
     environment = Environment(
         loader=PackageLoader("rosepo_core", "stages"),
         autoescape=True,
@@ -207,6 +248,7 @@ def _page(title: str, evaluations: Sequence[Evaluation], first: ReportData, runs
     return environment.get_template("report.html.jinja").render(
         title=title,
         protocols=[_protocol(evaluation, first.split) for evaluation in evaluations if evaluation.models],
+        growth=growth,
         users=shown_users(evaluations[0], first.split, first.history_length) if evaluations and first.split else (),
         shown_items=SHOWN_ITEMS,
         runs=runs,
@@ -271,6 +313,7 @@ def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
     return _Protocol(
         name=evaluation.protocol,
         users=number(len(evaluation.examples), 0),
+        part=evaluation.part,
         asked=evaluation.asked,
         offered=f"{evaluation.offered:.1%}",
         models=tuple((_title(name), styles[name]) for name in models),

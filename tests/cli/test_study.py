@@ -83,6 +83,9 @@ def test_it_runs_once_and_says_what_is_missing(command, capsys):
     text = (folder / "results" / "study.md").read_text()
     assert "Does preference optimization beat SFT?" in text
     assert "Not run" not in text
+    page = (folder / "runs" / "report-table.html").read_text()
+    assert "table-0-rosepo-self-hard" in page
+    assert "table-1" not in page
     for picture in ("forest", "scatter"):
         assert "<svg" in (folder / "results" / f"study-{picture}.svg").read_text()
 
@@ -103,7 +106,9 @@ def test_all_arms_share_what_comes_before_they_part(command):
         users = users_of(folder / "runs", arms.Cell("table", 0, "rosepo-self-hard"))
     aligned = users.filter(model="rosepo-self-hard")
     source = pl.read_parquet(runs["table-0-rosepo-self-hard"] / "evaluation" / "per_user.parquet")
-    assert aligned["ndcg@10"].to_list() == source.filter(model="aligned")["ndcg@10"].to_list()
+    assert (
+        aligned["ndcg@10"].to_list() == source.filter(model="aligned", protocol="candidates-5")["ndcg@10"].to_list()
+    )
 
 
 def test_without_its_files_a_dataset_is_missing_not_an_error(command, tmp_path):
@@ -169,6 +174,25 @@ def test_targets_are_counted_in_their_bucket_alone():
     )
     found = {each.question.bucket: each.difference for each in answers.findings(users)}
     assert found == pytest.approx({None: 0.05, "cold: never": 0.5, "popular: 50 and more": -0.4})
+
+
+def test_buckets_stand_side_by_side():
+    users = pl.concat(
+        [
+            rows("d", 0, "sft", [0.2, 0.4], "rare: 1 to 4"),
+            rows("d", 1, "sft", [0.6], "rare: 1 to 4"),
+            rows("d", 0, "sasrec", [0.1, 0.3], "rare: 1 to 4"),
+            rows("d", 0, "sft", [0.9], "cold: never").with_columns(user=pl.lit("other")),
+            rows("d", 0, "dpo", [0.9], "cold: never").with_columns(user=pl.lit("other")),
+        ]
+    )
+    table = answers.by_bucket(users)
+    # Of sft user 0 had 0.2 and 0.6, user 1 had 0.4.
+    assert table.rows() == [
+        ("d", "cold: never", 1, None, pytest.approx(0.9)),
+        ("d", "rare: 1 to 4", 2, pytest.approx(0.2), pytest.approx((0.4 + 0.4) / 2)),
+    ]
+    assert table.columns == ["dataset", "bucket", "users", "sasrec", "sft"]
 
 
 def test_clear_differences_are_decided_and_means_are_over_users():

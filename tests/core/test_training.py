@@ -155,6 +155,7 @@ def test_sft_begins_at_the_mean_over_the_labelled_tokens(tiny_model, lora, tiny_
     log = tuned(lora, tiny_tokenizer, sequences, batch_size=len(sequences))
     assert len(log) == 1
     assert log[0]["loss"] == pytest.approx(total / count, abs=1e-4)
+    assert log[0]["num_tokens"] == sum(len(ids) for ids, _ in sequences)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -320,6 +321,8 @@ def test_a_step_is_the_same_in_however_many_passes(tiny_model, template, cut, pa
     with Passes(often) as heard:
         found = stepped(often, trees, **cut)
     assert passes in (None, len(heard.shapes))
+    # Every part of a tree has the trunk up to its examples again.
+    assert found.pop("num_tokens") >= expected.pop("num_tokens") == sum(len(tree.tree) for tree in trees)
     assert found == pytest.approx(expected, abs=1e-4, rel=1e-4)
     compare(parameters(whole), parameters(often), model)
 
