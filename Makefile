@@ -29,6 +29,7 @@ bench: $(READY)
 study: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,semantic]'
 	$(BIN)/python -m benchmarks.study
+	$(BIN)/python -m benchmarks.study.scaling
 
 clean:
 	rm -rf $(VENV) build dist

@@ -13,6 +13,8 @@ from benchmarks.study.answers import Finding
 
 INK = "#7d8590"
 ROSE = "#d6336c"
+TEAL = "#1f9e92"
+WIDTH = 440
 
 
 def forest(found: Sequence[Finding], path: Path) -> None:
@@ -38,7 +40,7 @@ def forest(found: Sequence[Finding], path: Path) -> None:
     zero = alt.Chart().mark_rule(color=INK, strokeDash=[4, 4]).encode(x=alt.datum(0))
     _write(
         alt.layer(zero, bars, points, data=pl.DataFrame(rows))
-        .properties(width=440, height=170)
+        .properties(width=WIDTH, height=170)
         .facet(row=alt.Row("data:N", title=None)),
         path,
     )
@@ -56,11 +58,33 @@ def scatter(summary: pl.DataFrame, path: Path) -> None:
     points = base.mark_point(filled=True, size=90, opacity=1).encode(
         color=alt.Color("model:N", title=None, sort=None, scale=alt.Scale(scheme="tableau20"))
     )
-    rows = points.properties(width=440, height=280).facet(row=alt.Row("dataset:N", title=None))
+    rows = points.properties(width=WIDTH, height=280).facet(row=alt.Row("dataset:N", title=None))
     _write(rows.resolve_scale(x="independent", y="independent"), path)
 
 
-def _write(chart: alt.FacetChart, path: Path) -> None:
+def growth(models: pl.DataFrame, path: Path) -> None:
+    """Accuracy against the tokens trained on, beside what is not trained on text."""
+    trained = models.filter(pl.col("tokens") > 0).unique(["model", "tokens", "ndcg@10"], maintain_order=True)
+    levels = models.filter(pl.col("model").is_in(["popularity", "oracle", "base"])).unique(
+        "model", maintain_order=True
+    )
+    base = alt.Chart(trained.rename({"ndcg@10": "ndcg"})).encode(
+        x=alt.X("tokens:Q", title="tokens trained on, SFT and alignment", scale=alt.Scale(type="log", nice=False)),
+        color=alt.Color("model:N", title=None, scale=alt.Scale(domain=["sft", "aligned"], range=[TEAL, ROSE])),
+    )
+    bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y="low:Q", y2="high:Q")
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(
+        y=alt.Y("ndcg:Q", title="NDCG@10, 95 % interval over users", scale=alt.Scale(zero=False)), tooltip="run:N"
+    )
+    of_level = alt.Chart(levels.rename({"ndcg@10": "ndcg"})).encode(y="ndcg:Q")
+    rules = of_level.mark_rule(color=INK, strokeDash=[4, 4])
+    names = of_level.mark_text(color=INK, align="right", dx=-4, dy=-7, fontSize=12).encode(
+        x=alt.value(WIDTH), text="model:N"
+    )
+    _write(alt.layer(rules, names, bars, points).properties(width=WIDTH, height=280), path)
+
+
+def _write(chart: alt.FacetChart | alt.LayerChart, path: Path) -> None:
     quiet = {"labelColor": INK, "titleColor": INK, "gridColor": "#7d859033", "domainColor": INK, "tickColor": INK}
     chart = chart.configure(background="transparent").configure_axis(**quiet, labelFontSize=12, titleFontSize=12)
     chart = chart.configure_view(stroke=None).configure_header(labelColor=INK, labelFontSize=13)

@@ -14,7 +14,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import polars as pl
 
 from benchmarks.study import outcomes, plots
 from benchmarks.study.__main__ import RESULTS
-from benchmarks.study.arms import POPULARITY, ROSEPO, SELF_HARD, SEMANTIC, SIZE, Cell, config_of
+from benchmarks.study.arms import POPULARITY, SELF_HARD, SEMANTIC, SIZE, Cell, config_of
 from rosepo_core import align, pipeline
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.statistics import bootstrap_interval, holm, paired_test
@@ -53,108 +54,146 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """What each run changes of `REFERENCE`, in words and as configuration."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """One run: a language model, and a key of `RUNS`."""
+
+    model: str
+    change: str
+
+    @property
+    def name(self) -> str:
+        """The run folder's."""
+        return f"{Path(self.model).name}-{self.change}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="language models, such as larger ones")
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--size", type=Path, default=SIZE)
+    parser.add_argument("--dataset", default="movielens-100k")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--users", type=int, default=200, help="validation users")
     parser.add_argument("--runs", type=Path, default=Path("runs/scaling"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="run nothing, only write the results")
     given = parser.parse_args(arguments)
-    wanted = {
-        f"{Path(model).name}-{name}": config(model, RUNS[name][1], given.size, given.users)
-        for model in given.models
-        for name in given.only
-    }
+    wanted = [Step(model, change) for model in given.models for change in given.only]
     start = time.monotonic()
-    for name, tables in wanted.items():
-        if given.table or outcomes.finished(given.runs / name):
+    for step in wanted:
+        if given.table or outcomes.finished(given.runs / step.name):
             continue
         if time.monotonic() - start > 60 * given.minutes:
-            print(f"stopping before {name}", file=sys.stderr)
+            print(f"stopping before {step.name}", file=sys.stderr)
             break
-        align(tables, given.runs / name)
-        print(f"{name}: at {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    write([name for name in wanted if outcomes.finished(given.runs / name)], given.runs, given.results)
+        base = config_of(Cell(given.dataset, 0, "rosepo-mixture"), given.data, given.size)
+        align(config(base, step, given.users), given.runs / step.name)
+        print(f"{step.name}: at {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    write([step for step in wanted if outcomes.finished(given.runs / step.name)], given.runs, given.results)
 
 
-def config(model: str, changes: Mapping[str, Any], size: Path, users: int) -> dict[str, Any]:
-    """The tables of a run: the study's mixture under seed 0, judged on validation users, with `changes`."""
-    tables = config_of(Cell("movielens-100k", 0, "rosepo-mixture"), Path(), size)
-    tables = tables | {"loss": ROSEPO, "model": {**tables.get("model", {}), "name": model}}
-    tables["evaluation"] = {**tables["evaluation"], "part": "validation", "max_users": users}
-    for section, value in changes.items():
-        merged = isinstance(value, Mapping) and "name" not in value
-        tables[section] = {**tables.get(section, {}), **value} if merged else value
+def config(base: Mapping[str, Any], step: Step, users: int) -> dict[str, Any]:
+    """The tables of a run: `base`, judged on validation users, with what the step changes."""
+    tables = dict(base)
+    changes = RUNS[step.change][1]
+    judged = {"part": "validation", "max_users": users}
+    for section, value in [("evaluation", judged), ("model", {"name": step.model}), *changes.items()]:
+        own = section in ("model", "evaluation") or (isinstance(value, Mapping) and "name" not in value)
+        tables[section] = {**tables.get(section, {}), **value} if own else value
     return tables
 
 
-def write(names: Sequence[str], runs: Path, results: Path) -> None:
+def write(steps: Sequence[Step], runs: Path, results: Path) -> None:
     """Table, curve and report of the finished runs."""
-    if not names:
+    if not steps:
         raise SystemExit(f"no run of the scaling study is finished in {runs}")
-    found = [found for name in names for found in _of_run(name, runs)]
-    table = pl.DataFrame(found, infer_schema_length=None)
+    users = {step: pl.read_parquet(runs / step.name / "evaluation" / "per_user.parquet") for step in steps}
+    models = pl.DataFrame([row for step in steps for row in _models(step, users[step], runs / step.name)])
+    differences = pl.DataFrame(_differences(users))
     results.mkdir(parents=True, exist_ok=True)
-    tested = _differences(names, runs)
-    text = _markdown(table, tested)
-    document = {"models": table.to_dicts(), "differences": tested.to_dicts()}
-    text_json = json.dumps(document, indent=1, allow_nan=False)
-    (results / "scaling.json").write_text(text_json + "\n", encoding="utf-8")
+    document = {"models": models.to_dicts(), "differences": differences.to_dicts()}
+    (results / "scaling.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    text = _markdown(models, differences)
     (results / "scaling.md").write_text(text, encoding="utf-8")
-    plots.growth(table, results / "scaling.svg")
+    plots.growth(models, results / "scaling.svg")
     print(text)
-    pipeline.report([runs / name for name in names], runs / "report-scaling.html", QuietReporter())
+    pipeline.report([runs / step.name for step in steps], runs / "report-scaling.html", QuietReporter())
 
 
-def _users(name: str, runs: Path) -> pl.DataFrame:
-    return pl.read_parquet(runs / name / "evaluation" / "per_user.parquet")
-
-
-def _of_run(name: str, runs: Path) -> list[dict[str, Any]]:
-    """One row a model: what it was trained on, and NDCG@10 with its interval."""
-    tokens = {}
-    for stage in ("sft", "aligned"):
-        log = json.loads((runs / name / stage / "log.json").read_text(encoding="utf-8"))
-        tokens[stage] = int(log[-1]["num_tokens"]) if log else 0
-    pairs = pl.read_parquet(runs / name / "preferences" / "pairs.parquet").height
-    trained = {"sft": (tokens["sft"], 0), "aligned": (tokens["sft"] + tokens["aligned"], pairs)}
-    rows = []
-    for (model,), users in _users(name, runs).group_by("model", maintain_order=True):
-        values = users["ndcg@10"].to_numpy()
+def _models(step: Step, users: pl.DataFrame, folder: Path) -> Iterator[dict[str, Any]]:
+    """One row a model: what it was trained on, and its accuracy."""
+    sft, alignment = (_tokens(folder / stage) for stage in ("sft", "aligned"))
+    pairs = pl.read_parquet(folder / "preferences" / "pairs.parquet").height
+    trained = {"sft": (sft, 0), "aligned": (sft + alignment, pairs)}
+    for (model,), of in users.group_by("model", maintain_order=True):
+        values = of["ndcg@10"].to_numpy()
         low, high = bootstrap_interval(values)
-        count, made = trained.get(str(model), (0, 0))
-        rows.append(
-            {"run": name, "model": model, "tokens": count, "pairs": made, "users": len(values)}
-            | {"hr@1": float(users["hr@1"].mean()), "ndcg@10": float(values.mean())}  # type: ignore[arg-type]
-            | {"low": float(low), "high": float(high)}
+        tokens, made = trained.get(str(model), (0, 0))
+        yield {
+            "language model": step.model,
+            "run": step.change,
+            "model": model,
+            "tokens": tokens,
+            "pairs": made,
+            "users": len(values),
+            "hr@1": float(of["hr@1"].to_numpy().mean()),
+            "ndcg@10": float(values.mean()),
+            "low": float(low),
+            "high": float(high),
+        }
+
+
+def _tokens(stage: Path) -> int:
+    log = json.loads((stage / "log.json").read_text(encoding="utf-8"))
+    return int(log[-1]["num_tokens"]) if log else 0
+
+
+def _differences(users: Mapping[Step, pl.DataFrame]) -> list[dict[str, Any]]:
+    """In NDCG@10, of the same users: each aligned model less its SFT model, and less the reference's aligned one;
+    p corrected by Holm for all of them."""
+    asked: list[tuple[Step, str, pl.DataFrame, pl.DataFrame]] = []
+    for step, of in users.items():
+        aligned = of.filter(model="aligned")
+        asked.append((step, "its SFT model", aligned, of.filter(model="sft")))
+        reference = Step(step.model, REFERENCE)
+        if reference in users and step != reference:
+            asked.append((step, REFERENCE, aligned, users[reference].filter(model="aligned")))
+    tests = [paired_test(*(each.select("ndcg@10").to_numpy() for each in pair)) for _, _, *pair in asked]
+    corrected = holm(np.array([test.p_bootstrap[0] for test in tests])).tolist()
+    return [
+        {
+            "language model": step.model,
+            "run": step.change,
+            "less": less,
+            "difference": float(test.difference[0]),
+            "low": float(test.low[0]),
+            "high": float(test.high[0]),
+            "p_holm": p,
+        }
+        for (step, less, *_), test, p in zip(asked, tests, corrected, strict=True)
+    ]
+
+
+def _markdown(models: pl.DataFrame, differences: pl.DataFrame) -> str:
+    lines = [
+        "| run | what it changes | model | tokens trained on | pairs | HR@1 | NDCG@10 (95 %) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in models.unique(["model", "tokens", "pairs", "ndcg@10"], maintain_order=True).iter_rows(named=True):
+        interval = f"{row['ndcg@10']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        changes = RUNS[row["run"]][0]
+        lines.append(
+            f"| {row['run']} | {changes} | {row['model']} | {row['tokens']:,} | {row['pairs']:,} | {row['hr@1']:.3f} "
+            f"| {interval} |"
         )
-    return rows
+    lines += ["", "| aligned model of | less | NDCG@10 (95 %, paired) | p, Holm |", "| --- | --- | --- | --- |"]
+    for row in differences.iter_rows(named=True):
+        interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        lines.append(f"| {row['run']} | {row['less']} | {interval} | {row['p_holm']:.3f} |")
+    return "\n".join(lines) + "\n"
 
 
-def _differences(names: Sequence[str], runs: Path) -> pl.DataFrame:
-    """Each run's aligned model less its own SFT model, and less the aligned model of the reference run, in NDCG@10;
-    Holm over all of them."""
-    values = {
-        (name, model): _users(name, runs).filter(model=model)["ndcg@10"].to_numpy()
-        for name in names
-        for model in ("sft", "aligned")
-    }
-    pairs = [((name, "aligned"), (name, "sft")) for name in names]
-    for name in names:
-        reference = name.partition(RUN_OF(name))[0] + REFERENCE
-        if reference in names and name != reference:
-            pairs.append(((name, "aligned"), (reference, "aligned")))
-    tests = [paired_test(values[one][:, None], values[other][:, None]) for one, other in pairs]
-    adjusted = holm(np.array([test.p_bootstrap[0] for test in tests]))
-    return pl.DataFrame(
-        [
-            {"run": one[0], "less": "its SFT" if other[1] == "sft" else other[0]}
-            | {"difference": float(test.difference[0]), "low": float(test.low[0]), "high": float(test.high[0])}
-            | {"p_holm": float(p)}
-            for (one, other), test, p in zip(pairs, tests, adjusted.tolist(), strict=True)
-        ]
-    )
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from benchmarks.study import __main__ as study
-from benchmarks.study import answers, arms
+from benchmarks.study import answers, arms, scaling
 from benchmarks.study.outcomes import users_of
 
 SIZE = """
@@ -205,3 +205,42 @@ def test_clear_differences_are_decided_and_means_are_over_users():
     assert summary["ndcg@10"] == pytest.approx(0.25)
     assert summary["users"] == 40
     assert summary["ndcg@10 low"] < 0.25 < summary["ndcg@10 high"]
+
+
+def test_the_curve_is_of_validation_users_and_goes_on_where_it_stopped(command, model_folder, log, tmp_path, capsys):
+    folder = command("--arms", "dpo", "--seeds", "1")
+    options = {"size": folder / "size.toml", "data": log.parent, "runs": tmp_path / "runs", "results": tmp_path}
+    given = [f"--{name}={path}" for name, path in options.items()]
+    given += ["--dataset=table", f"--models={model_folder}", "--users=12"]
+    only = ["--only", "mixture", "sft-15", "teacher-4"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(arms.DATASETS, "table", log.name)
+        scaling.main([*given, "--only", "mixture", "sft-15"])
+        capsys.readouterr()
+        scaling.main([*given, *only])
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        f"{model_folder.name}-teacher-4"
+    ]
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    trained = {(row["run"], row["model"]): row for row in found["models"]}
+    assert {row["users"] for row in found["models"]} == {12}
+    assert {run for run, _ in trained} == {"mixture", "sft-15", "teacher-4"}
+    assert trained["sft-15", "sft"]["tokens"] > trained["mixture", "sft"]["tokens"] > 0
+    assert trained["teacher-4", "sft"]["tokens"] == trained["mixture", "sft"]["tokens"]
+    assert trained["teacher-4", "aligned"]["pairs"] == 4 * trained["mixture", "aligned"]["pairs"]
+    assert trained["mixture", "base"]["tokens"] == 0
+    assert [(row["run"], row["less"]) for row in found["differences"]] == [
+        ("mixture", "its SFT model"),
+        ("sft-15", "its SFT model"),
+        ("sft-15", "mixture"),
+        ("teacher-4", "its SFT model"),
+        ("teacher-4", "mixture"),
+    ]
+    first = found["differences"][0]
+    assert first["difference"] == pytest.approx(
+        trained["mixture", "aligned"]["ndcg@10"] - trained["mixture", "sft"]["ndcg@10"]
+    )
+    assert "<svg" in (tmp_path / "scaling.svg").read_text()
+    page = (tmp_path / "runs" / "report-scaling.html").read_text()
+    assert "NDCG@10 against training" in page
+    assert "12 validation examples" in page
