@@ -31,10 +31,8 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=False)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table
@@ -66,14 +64,14 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
     accuracy = [name for name in evaluation.main_columns if columns[name].about.group == "Accuracy"]
     others = [name for name in evaluation.main_columns if name not in accuracy]
     if accuracy:
-        console.print()
-        table = _table("", *(columns[name].title for name in accuracy), title=f"Accuracy, {protocol}")
+        _heading(console, f"Accuracy, {protocol}")
+        table = _table("", *(columns[name].title for name in accuracy))
         for model, result in evaluation.models.items():
             table.add_row(Text(model), *(_value(evaluation, name, result.metrics[name]) for name in accuracy))
         console.print(table)
     if others:
-        console.print()
-        table = _table("", *map(escape, evaluation.models), title=f"Beyond accuracy, {protocol}")
+        _heading(console, f"Beyond accuracy, {protocol}")
+        table = _table("", *map(escape, evaluation.models))
         for name in others:
             about = columns[name].about
             values = (_value(evaluation, name, result.metrics[name]) for result in evaluation.models.values())
@@ -86,8 +84,8 @@ def show_comparison(evaluation: Evaluation, metric: str, tested: Sequence[Compar
     """One column of all models with intervals, then the differences and whether they hold."""
     console = _console()
     column = evaluation.columns[metric]
-    console.print()
-    table = _table("", f"{column.title} {SIGNS[column.about.direction]}", "95 % interval", title=evaluation.protocol)
+    _heading(console, evaluation.protocol)
+    table = _table("", f"{column.title} {SIGNS[column.about.direction]}", "95 % interval")
     for model, result in evaluation.models.items():
         ends = result.intervals.get(metric, ())
         interval = " to ".join(_value(evaluation, metric, end) for end in ends)
@@ -103,6 +101,11 @@ def show_comparison(evaluation: Evaluation, metric: str, tested: Sequence[Compar
     console.print(table)
     corrected = f", corrected for {len(tested)} comparisons" if len(tested) > 1 else ""
     console.print(f"\n{tested[0].users:,} users; p by the paired bootstrap{corrected}", markup=False)
+
+
+def _heading(console: Console, text: str) -> None:
+    """Over a table, whose own title would be broken to the table's width."""
+    console.print(f"\n{text}", style="bold", markup=False)
 
 
 def _holds(comparison: Comparison) -> str:
@@ -124,14 +127,13 @@ def show_seeds(found: SeedRuns) -> None:
         accuracy = [name for name, column in table.columns.items() if column.about.group == "Accuracy"]
         others = [name for name in table.columns if name not in accuracy]
         if accuracy:
-            # A table's own title would be broken to the table's width.
-            console.print(f"\nAccuracy, {protocol}", style="bold", markup=False)
+            _heading(console, f"Accuracy, {protocol}")
             shown = _table("", *(table.columns[name].title for name in accuracy))
             for model, spreads in table.models.items():
                 shown.add_row(Text(model), *(_spread(table.columns[name], spreads[name]) for name in accuracy))
             console.print(shown)
         if others:
-            console.print(f"\nBeyond accuracy, {protocol}", style="bold", markup=False)
+            _heading(console, f"Beyond accuracy, {protocol}")
             shown = _table("", *map(escape, table.models))
             for name in others:
                 column = table.columns[name]

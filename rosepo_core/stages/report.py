@@ -436,7 +436,7 @@ def _training(data: ReportData, style: str) -> list[Chart]:
         charts.curves(
             "Alignment: log-probabilities",
             log,
-            {"logps/chosen": ("chosen", "teal"), "logps/rejected": ("rejected", "rose dashed")},
+            {"logps/chosen": ("chosen", "green"), "logps/rejected": ("rejected", "orange dashed")},
         ),
     ]
     captions = ("", "", "", "", _log_prob_caption(log))
@@ -491,7 +491,8 @@ def _preferences(data: ReportData) -> list[Chart]:
         shown.append(
             replace(
                 charts.popularity_bars(
-                    "Popularity of chosen and rejected", {"chosen": (chosen, "teal"), "rejected": (rejected, "rose")}
+                    "Popularity of chosen and rejected",
+                    {"chosen": (chosen, "green"), "rejected": (rejected, "orange")},
                 ),
                 caption=f"Share of pairs; mean interactions: chosen {number(chosen.mean(), 1)}, "
                 f"rejected {number(rejected.mean(), 1)}.",
@@ -500,7 +501,7 @@ def _preferences(data: ReportData) -> list[Chart]:
     if data.similarity is not None and len(data.similarity[0]):
         alike, drawn = data.similarity
         low = min(0.0, float(min(alike.min(), drawn.min())))
-        groups: Mapping[str, tuple[Floats, str]] = {"rejected": (alike, "rose"), "any item": (drawn, "grey")}
+        groups: Mapping[str, tuple[Floats, str]] = {"rejected": (alike, "orange"), "any item": (drawn, "grey")}
         shown.append(
             replace(
                 charts.histogram("Similarity to the target", groups, low, 1.0, "cosine of title embeddings"),
