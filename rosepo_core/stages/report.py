@@ -36,7 +36,7 @@ MODEL_TITLES: Mapping[str, str] = {
     "aligned": "Aligned",
 }
 ARROWS: Mapping[str, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
-MORE_STYLES = ("violet", "orange", "green", "cyan", "brown")
+MORE_STYLES = ("violet", "cyan", "brown", "orange", "green")
 """Of models beyond the usual ones, in turn."""
 
 SHOWN_USERS = 12

@@ -274,8 +274,8 @@ def test_a_runs_curves_have_the_colour_of_its_model(full, result):
         for run in (1, 2)
     )
     # SFT: loss; alignment: loss, margin, accuracy; chosen. What was rejected is dashed.
-    assert first == ["teal", "rose", "rose", "rose", "teal"]
-    assert second == ["teal", "violet", "violet", "violet", "teal"]
+    assert first == ["teal", "rose", "rose", "rose", "green"]
+    assert second == ["teal", "violet", "violet", "violet", "green"]
 
 
 def test_no_label_hides_a_point(full):
