@@ -84,10 +84,14 @@ def write(wanted: Sequence[Cell], runs: Path, size: Path, results: Path) -> None
     missing = [cell for cell in wanted if cell not in done]
     users = pl.concat([outcomes.users_of(runs, cell) for cell in done], how="diagonal")
     summary, buckets, found = answers.summary(users), answers.by_bucket(users), answers.findings(users)
+    trained = pl.DataFrame([outcomes.training_of(runs, cell) for cell in done]).group_by(
+        "dataset", "model", maintain_order=True
+    )
+    training = trained.agg(pl.all().mean())
     results.mkdir(parents=True, exist_ok=True)
-    text = tables.markdown(summary, buckets, found, missing)
+    text = tables.markdown(summary, buckets, found, training, missing)
     config = tomllib.loads(size.read_text(encoding="utf-8"))
-    document = tables.document(summary, buckets, found, missing, config)
+    document = tables.document(summary, buckets, found, training, missing, config)
     (results / "study.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (results / "study.md").write_text(text, encoding="utf-8")
     plots.forest(found, results / "study-forest.svg")

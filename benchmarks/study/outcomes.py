@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -21,6 +23,36 @@ AMONG_ALIKE = {"hallucination among alike": "semantic-hallucination", "ndcg@10 a
 def finished(folder: Path) -> bool:
     """Whether a run came to its end."""
     return (folder / "metrics.json").is_file()
+
+
+def training_of(runs: Path, cell: Cell) -> dict[str, float | str | int]:
+    """What the arm was taught with and how it took it: ``pairs``, ``smoothing`` (mean eps), ``oracle AUC`` and
+    ``oracle ECE`` of held-out pairs, ``reward accuracy`` (share of the last quarter's pairs whose margin has the right
+    sign), ``chosen moved`` and ``rejected moved`` (log-probability, last quarter of the steps less the first)."""
+    folder = runs / cell.name
+    pairs = pl.read_parquet(folder / "preferences" / "pairs.parquet")
+    log = json.loads((folder / "aligned" / "log.json").read_text(encoding="utf-8"))
+    quarter = max(1, len(log) // 4)
+
+    def mean(entries: Sequence[Mapping[str, float]], key: str) -> float:
+        return sum(entry[key] for entry in entries) / len(entries)
+
+    moved = {
+        f"{which} moved": mean(log[-quarter:], f"logps/{which}") - mean(log[:quarter], f"logps/{which}")
+        for which in ("chosen", "rejected")
+    }
+    judged = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["oracle_quality"]
+    quality = next(filter(None, judged.values()), {})
+    return {
+        "dataset": cell.dataset,
+        "model": cell.arm,
+        "pairs": pairs.height,
+        "smoothing": float(pairs["eps"].to_numpy().mean()),
+        "oracle AUC": quality.get("auc"),
+        "oracle ECE": quality.get("ece"),
+        "reward accuracy": mean(log[-quarter:], "rewards/accuracies"),
+        **moved,
+    }
 
 
 def users_of(runs: Path, cell: Cell) -> pl.DataFrame:

@@ -14,8 +14,15 @@ from benchmarks.study.answers import COLUMNS, Finding
 from benchmarks.study.arms import Cell
 
 
-def markdown(summary: pl.DataFrame, buckets: pl.DataFrame, found: Sequence[Finding], missing: Sequence[Cell]) -> str:
-    """Models by dataset and by popularity of the target, then questions and answers, then what was not run."""
+def markdown(
+    summary: pl.DataFrame,
+    buckets: pl.DataFrame,
+    found: Sequence[Finding],
+    training: pl.DataFrame,
+    missing: Sequence[Cell],
+) -> str:
+    """Models by dataset and by popularity of the target, questions and answers, how training went, what was not
+    run."""
     lines = [
         "| data | model | seeds | users | " + " | ".join(COLUMNS) + " |",
         "| --- | --- | --- | --- |" + " --- |" * len(COLUMNS),
@@ -49,6 +56,18 @@ def markdown(summary: pl.DataFrame, buckets: pl.DataFrame, found: Sequence[Findi
             f"| {question.text} | {each.dataset} | {models} | {column} | {each.users} | {difference} "
             f"| {_number(each.deviation)} | {_number(each.p_holm)} | {each.answer} |"
         )
+    measured = training.columns[2:]
+    lines += [
+        "",
+        "What each arm was taught with, and how it took it (means over seeds; log-probabilities moved from the first "
+        "to the last quarter of the steps, whose pairs differ):",
+        "",
+        "| data | model | " + " | ".join(measured) + " |",
+        "| --- | --- |" + " --- |" * len(measured),
+    ]
+    for row in training.iter_rows(named=True):
+        cells = ("" if row[name] is None else _number(row[name]) for name in measured)
+        lines.append(f"| {row['dataset']} | {row['model']} | " + " | ".join(cells) + " |")
     if missing:
         counted = Counter((cell.dataset, cell.seed) for cell in missing)
         parts = (f"{count} arms of {dataset}, seed {seed}" for (dataset, seed), count in counted.items())
@@ -60,6 +79,7 @@ def document(
     summary: pl.DataFrame,
     buckets: pl.DataFrame,
     found: Sequence[Finding],
+    training: pl.DataFrame,
     missing: Sequence[Cell],
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -69,6 +89,7 @@ def document(
         "models": [_plain(row) for row in summary.iter_rows(named=True)],
         "buckets": buckets.to_dicts(),
         "findings": [_plain(asdict(each)) | {"answer": each.answer} for each in found],
+        "training": [_plain(row) for row in training.iter_rows(named=True)],
         "missing": [cell.name for cell in missing],
     }
 
