@@ -27,8 +27,8 @@ def finished(folder: Path) -> bool:
 
 def training_of(runs: Path, cell: Cell) -> dict[str, float | str | int]:
     """What the arm was taught with and how it took it: ``pairs``, ``smoothing`` (mean eps), ``oracle AUC`` and
-    ``oracle ECE`` of held-out pairs, ``reward accuracy`` (share of the last quarter's pairs whose margin has the right
-    sign), ``chosen moved`` and ``rejected moved`` (log-probability, last quarter of the steps less the first)."""
+    ``oracle ECE`` of held-out pairs, ``reward accuracy`` (share of the last quarter's pairs whose margin is above 0),
+    ``chosen moved`` and ``rejected moved`` (log-probability, last quarter of the steps less the first)."""
     folder = runs / cell.name
     pairs = pl.read_parquet(folder / "preferences" / "pairs.parquet")
     log = json.loads((folder / "aligned" / "log.json").read_text(encoding="utf-8"))
