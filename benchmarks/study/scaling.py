@@ -46,9 +46,21 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "popularity-aware": ("rejected items", {"sampler": [POPULARITY]}),
     "oracle-hard": ("rejected items", {"sampler": [ORACLE_HARD]}),
     "oracle-hard-unclipped": ("rejected items, factors up to 0.99", {"sampler": [ORACLE_HARD], "oracle": UNCLIPPED}),
+    "beta-0.1": ("beta of the loss", {"loss": {"name": "rosepo", "beta": 0.1}}),
+    "beta-0.3": ("beta of the loss", {"loss": {"name": "rosepo", "beta": 0.3}}),
+    "rate-1e-3": ("learning rate of alignment", {"alignment": {"learning_rate": 1e-3}}),
+    "rate-1e-4": ("learning rate of alignment", {"alignment": {"learning_rate": 1e-4}}),
     "teacher-4": (
         "uniform items, four a pair, factors up to 0.99",
         {"sampler": [{"name": "uniform"}], "oracle": UNCLIPPED, "preferences": {"negatives": 4}},
+    ),
+    "teacher-4-users-128": (
+        "the same, and users that pairs are made of",
+        {
+            "sampler": [{"name": "uniform"}],
+            "oracle": UNCLIPPED,
+            "preferences": {"negatives": 4, "max_users": 128},
+        },
     ),
 }
 """What each run changes of `REFERENCE`, in words and as configuration."""
