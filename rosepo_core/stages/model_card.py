@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rosepo_core.stages.display import ARROWS, MODEL_TITLES
 from rosepo_core.stages.measurement import Column, Metrics
-from rosepo_core.stages.report import ARROWS, MODEL_TITLES
 
 TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")
 

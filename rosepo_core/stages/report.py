@@ -8,36 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rosepo_core.ranking import head_items
 from rosepo_core.records import Floats, Pairs, Split
-from rosepo_core.stages import charts
-from rosepo_core.stages.buckets import BUCKETS, FEWEST_USERS, by_popularity
+from rosepo_core.stages import figures
 from rosepo_core.stages.charts import Chart, number
+from rosepo_core.stages.display import ARROWS, STYLES, headline, model_styles, model_title, signed, widest
 from rosepo_core.stages.evaluation import Evaluation, first_oracle_quality
-from rosepo_core.stages.measurement import Column, Comparison
-
-STYLES: Mapping[str, str] = {
-    "popularity": "grey",
-    "oracle": "gold",
-    "base": "blue",
-    "sft": "teal",
-    "aligned": "rose",
-}
-MODEL_TITLES: Mapping[str, str] = {
-    "popularity": "Popularity",
-    "oracle": "Oracle",
-    "base": "Base",
-    "sft": "SFT",
-    "aligned": "Aligned",
-}
-ARROWS: Mapping[str, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
-MORE_STYLES = ("violet", "cyan", "brown", "orange", "green")
-"""Of models beyond the usual ones, in turn."""
+from rosepo_core.stages.measurement import Comparison
 
 SHOWN_USERS = 12
 SHOWN_ITEMS = 5
@@ -54,7 +36,7 @@ class ReportData:
         config: the resolved configuration as TOML.
         evaluations: one a protocol.
         split: needed for the users' lists and for the pairs' popularity.
-        sft_log: the SFT trainer's log, one mapping an entry, as the Hugging Face Trainer keeps it.
+        sft_log: the SFT trainer's log.
         alignment_log: likewise, of alignment.
         pairs: the preference pairs.
         similarity: cosine of the titles' embeddings, of each target and its rejected item, and of as many targets
@@ -71,8 +53,8 @@ class ReportData:
     config: str = ""
     evaluations: Sequence[Evaluation] = ()
     split: Split | None = None
-    sft_log: Sequence[Mapping[str, float]] = ()
-    alignment_log: Sequence[Mapping[str, float]] = ()
+    sft_log: figures.Log = ()
+    alignment_log: figures.Log = ()
     pairs: Pairs | None = None
     similarity: tuple[Floats, Floats] | None = None
     history_length: int = 8
@@ -172,46 +154,14 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
         runs: by label, at least one.
     """
     first = next(iter(runs.values()))
-    styles = _styles(evaluations[0].models) if evaluations else {}
+    styles = model_styles(evaluations[0].models) if evaluations else {}
     parts = [
         _run(label, f"-{place}", data, styles.get(f"aligned ({label})", STYLES["aligned"]))
         for place, (label, data) in enumerate(runs.items(), 1)
     ]
-    return _page(title, evaluations, first, parts, growth=_growth(evaluations[0], runs) if evaluations else None)
-
-
-def _growth(evaluation: Evaluation, runs: Mapping[str, ReportData]) -> Chart | None:
-    """Accuracy against the tokens trained on, where the runs trained on different numbers of them."""
-    column = headline(evaluation.columns)
-    if column is None:
-        return None
-    points: dict[tuple[str, float], charts.Point] = {}
-    for label, data in runs.items():
-        sft, aligned = (
-            float(log[-1].get("num_tokens", 0)) if log else 0.0 for log in (data.sft_log, data.alignment_log)
-        )
-        for model, tokens in (("sft", sft), ("aligned", sft + aligned)):
-            name = next((each for each in (model, f"{model} ({label})") if each in evaluation.models), None)
-            if name is not None and tokens > 0:
-                result = evaluation.models[name]
-                ends = result.intervals[column]
-                points[name, tokens] = charts.Point(
-                    _title(name), tokens, result.metrics[column], *ends, STYLES[model]
-                )
-    if len({tokens for _, tokens in points}) < 3:
-        return None
-    levels = {
-        _title(name): (evaluation.models[name].metrics[column], STYLES[name])
-        for name in ("popularity", "oracle", "base")
-        if name in evaluation.models
-    }
-    styles = {point.style for point in points.values()}
-    legend = {MODEL_TITLES[name]: style for name, style in STYLES.items() if style in styles}
-    title = f"{evaluation.columns[column].title} against training"
-    return replace(
-        charts.growth(title, list(points.values()), levels, "tokens trained on, SFT and alignment", legend),
-        caption="95\N{NO-BREAK SPACE}% intervals over users, each model by itself.",
-    )
+    logs = {label: (data.sft_log, data.alignment_log) for label, data in runs.items()}
+    growth = figures.growth(evaluations[0], logs) if evaluations else None
+    return _page(title, evaluations, first, parts, growth)
 
 
 def _run(label: str, suffix: str, data: ReportData, style: str) -> _Run:
@@ -221,7 +171,7 @@ def _run(label: str, suffix: str, data: ReportData, style: str) -> _Run:
         label=label,
         suffix=suffix,
         data=data,
-        training=_training(data, style),
+        training=figures.training(data.sft_log, data.alignment_log, style),
         preferences=_preferences(data),
         stages=[
             _Stage(name, _duration(seconds), round(100 * seconds / longest, 2))
@@ -229,6 +179,13 @@ def _run(label: str, suffix: str, data: ReportData, style: str) -> _Run:
         ],
         total=_duration(sum(data.seconds.values())),
     )
+
+
+def _preferences(data: ReportData) -> list[Chart]:
+    if data.pairs is None:
+        return []
+    popularity = data.split.catalogue.popularity if data.split else None
+    return figures.preferences(data.pairs, first_oracle_quality(data.evaluations), popularity, data.similarity)
 
 
 def _page(
@@ -255,18 +212,6 @@ def _page(
     )
 
 
-def _styles(models: Iterable[str]) -> Mapping[str, str]:
-    """The CSS class of each model: the usual ones have theirs, and the first of several aligned ones is rose."""
-    found: dict[str, str] = {}
-    for name in models:
-        style = STYLES.get(name)
-        if style is None and name.startswith("aligned") and STYLES["aligned"] not in found.values():
-            style = STYLES["aligned"]
-        others = sum(each in MORE_STYLES for each in found.values())
-        found[name] = style or MORE_STYLES[others % len(MORE_STYLES)]
-    return found
-
-
 def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tuple[ShownUser, ...]:
     """`SHOWN_USERS` test users, evenly spaced over all of them, so that nobody picked them."""
     catalogue = split.catalogue
@@ -274,7 +219,7 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
     count = len(evaluation.examples)
     rows = np.unique(np.linspace(0, count - 1, min(SHOWN_USERS, count)).round().astype(int))
     examples = evaluation.examples.take(rows)
-    styles = _styles(evaluation.models)
+    styles = model_styles(evaluation.models)
     histories = examples.histories(history_length)
 
     def items(row: Iterable[int], target: int) -> tuple[ShownItem, ...]:
@@ -288,7 +233,7 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
             target=items([target], target)[0],
             models=tuple(
                 (
-                    _title(name),
+                    model_title(name),
                     styles[name],
                     _rank(float(result.ranks.expected[row])),
                     items(result.top[row, :SHOWN_ITEMS].tolist(), target),
@@ -305,8 +250,13 @@ def _rank(rank: float) -> str:
 
 
 def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
-    models, columns, styles = evaluation.models, evaluation.columns, _styles(evaluation.models)
-    y_name, x_name = headline(columns), _widest(columns, "arp")
+    models, columns, styles = evaluation.models, evaluation.columns, model_styles(evaluation.models)
+    y_name, x_name = headline(columns), widest(columns, "arp")
+    popularity = split.catalogue.popularity if split else None
+    shown = (
+        figures.popularity_of_targets(evaluation, popularity, y_name) if y_name and popularity is not None else None,
+        figures.popularity_bias(evaluation, x_name, y_name) if x_name and y_name else None,
+    )
     groups: dict[str, list[_Row]] = {}
     for name, column in columns.items():
         groups.setdefault(column.about.group, []).append(_row(evaluation, name))
@@ -316,68 +266,12 @@ def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
         part=evaluation.part,
         asked=evaluation.asked,
         offered=f"{evaluation.offered:.1%}",
-        models=tuple((_title(name), styles[name]) for name in models),
+        models=tuple((model_title(name), styles[name]) for name in models),
         groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
         terms={column.about.title + ("@k" if column.cut_off else ""): column.summary for column in columns.values()},
         verdicts=tuple(_verdict(evaluation, each) for each in evaluation.comparisons if each.column == y_name),
-        figures=tuple(
-            chart
-            for chart in (
-                _by_popularity(evaluation, split, y_name) if y_name and split else None,
-                _scatter(evaluation, x_name, y_name) if x_name and y_name else None,
-            )
-            if chart is not None
-        ),
+        figures=tuple(chart for chart in shown if chart is not None),
     )
-
-
-def _by_popularity(evaluation: Evaluation, split: Split, column: str) -> Chart:
-    found = by_popularity(evaluation, split.catalogue.popularity, column)
-    styles = {_title(name): style for name, style in _styles(evaluation.models).items()}
-    groups = {
-        f"{each.name.partition(':')[0]} ({number(each.users, 0)})": {
-            _title(name): ends for name, ends in each.means.items()
-        }
-        for each in found
-    }
-    title = evaluation.columns[column].title
-    meant = "; ".join(name for _, name in BUCKETS)
-    return replace(
-        charts.intervals(f"{title} by popularity of the target", groups, styles, "targets (users)"),
-        caption=f"95\N{NO-BREAK SPACE}% intervals over users. Training interactions of the target: {meant}. Buckets "
-        f"of fewer than {FEWEST_USERS} users are left out.",
-    )
-
-
-def headline(columns: Mapping[str, Column]) -> str | None:
-    """The column that verdicts speak of: NDCG, else HR, at the largest cut-off."""
-    return _widest(columns, "ndcg") or _widest(columns, "hr")
-
-
-def _widest(columns: Mapping[str, Column], metric: str) -> str | None:
-    """The metric's column with the largest cut-off."""
-    found = [name for name in columns if name.partition("@")[0] == metric]
-    return found[-1] if found else None
-
-
-def _scatter(evaluation: Evaluation, x_name: str, y_name: str) -> Chart | None:
-    """Of the models that both were measured of: one that wrote no title has no popularity."""
-    styles = _styles(evaluation.models)
-    points = [
-        charts.Point(
-            _title(name),
-            result.metrics[x_name],
-            result.metrics[y_name],
-            *result.intervals[y_name],
-            styles[name],
-        )
-        for name, result in evaluation.models.items()
-        if math.isfinite(result.metrics[x_name]) and math.isfinite(result.metrics[y_name])
-    ]
-    if not points:
-        return None
-    x_title, y_title = evaluation.columns[x_name].title, evaluation.columns[y_name].title
-    return charts.scatter(f"{y_title} against popularity", points, f"{x_title}: training interactions")
 
 
 def _row(evaluation: Evaluation, name: str) -> _Row:
@@ -413,125 +307,12 @@ def _verdict(evaluation: Evaluation, comparison: Comparison) -> str:
     after, before = (
         evaluation.models[name].metrics[comparison.column] for name in (comparison.model, comparison.baseline)
     )
-    mean, low, high = (_signed(value) for value in (after - before, comparison.low, comparison.high))
+    mean, low, high = (signed(value) for value in (after - before, comparison.low, comparison.high))
     interval = "" if math.isnan(comparison.low) else f"; paired 95\N{NO-BREAK SPACE}% interval {low} to {high}"
     return (
-        f"{_title(comparison.model)} {judged} {_title(comparison.baseline)} in "
+        f"{model_title(comparison.model)} {judged} {model_title(comparison.baseline)} in "
         f"{evaluation.columns[comparison.column].title}: {after:.3f} against {before:.3f} ({mean}{interval})."
     )
-
-
-def _title(model: str) -> str:
-    name, space, label = model.partition(" ")
-    return MODEL_TITLES.get(name, name) + space + label
-
-
-def _training(data: ReportData, style: str) -> list[Chart]:
-    log = data.alignment_log
-    wanted = [
-        charts.curves("SFT: loss", data.sft_log, {"loss": ("loss", "teal")}),
-        charts.curves("Alignment: loss", log, {"loss": ("loss", style)}),
-        charts.curves("Alignment: reward margin", log, {"rewards/margins": ("rewards/margins", style)}),
-        charts.curves("Alignment: reward accuracy", log, {"rewards/accuracies": ("rewards/accuracies", style)}),
-        charts.curves(
-            "Alignment: log-probabilities",
-            log,
-            {"logps/chosen": ("chosen", "green"), "logps/rejected": ("rejected", "orange dashed")},
-        ),
-    ]
-    captions = ("", "", "", "", _log_prob_caption(log))
-    return [
-        replace(chart, caption=caption) for chart, caption in zip(wanted, captions, strict=True) if chart is not None
-    ]
-
-
-def _log_prob_caption(log: Sequence[Mapping[str, float]]) -> str:
-    """How far the log-probabilities moved, and what it means when both fell."""
-    moved = {}
-    for key in ("logps/chosen", "logps/rejected"):
-        values = [entry[key] for entry in log if key in entry]
-        tenth = max(1, len(values) // 10)
-        if len(values) < 2:
-            return ""
-        moved[key] = float(np.mean(values[-tenth:]) - np.mean(values[:tenth]))
-    chosen, rejected = moved["logps/chosen"], moved["logps/rejected"]
-    text = (
-        f"From the first to the last tenth, chosen moved by {_signed(chosen, 2)}, rejected by {_signed(rejected, 2)}."
-    )
-    if chosen < 0 and rejected < 0:
-        text += " Both fell: the margin can widen while the chosen titles become less likely, too."
-    return text
-
-
-def _preferences(data: ReportData) -> list[Chart]:
-    if data.pairs is None:
-        return []
-    pairs = data.pairs
-    held = pairs.rejected >= 0
-    eps = pairs.eps[held]
-    if not len(eps):
-        return []
-    shown = [
-        replace(
-            charts.histogram(
-                "Smoothing factor",
-                {"eps": (eps, "gold")},
-                0.0,
-                max(0.5, float(eps.max())),
-                "eps: P(rejected is preferred)",
-            ),
-            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
-        )
-    ]
-    shown += _calibration(data)
-    if data.split is not None:
-        popularity = data.split.catalogue.popularity
-        row, slot = np.nonzero(held)
-        chosen, rejected = popularity[pairs.examples.target[row]], popularity[pairs.rejected[row, slot]]
-        shown.append(
-            replace(
-                charts.popularity_bars(
-                    "Popularity of chosen and rejected",
-                    {"chosen": (chosen, "green"), "rejected": (rejected, "orange")},
-                ),
-                caption=f"Share of pairs; mean interactions: chosen {number(chosen.mean(), 1)}, "
-                f"rejected {number(rejected.mean(), 1)}.",
-            )
-        )
-    if data.similarity is not None and len(data.similarity[0]):
-        alike, drawn = data.similarity
-        low = min(0.0, float(min(alike.min(), drawn.min())))
-        groups: Mapping[str, tuple[Floats, str]] = {"rejected": (alike, "orange"), "any item": (drawn, "grey")}
-        shown.append(
-            replace(
-                charts.histogram("Similarity to the target", groups, low, 1.0, "cosine of title embeddings"),
-                caption=f"Share of pairs; mean: rejected {alike.mean():.3f}, an item drawn uniformly "
-                f"{drawn.mean():.3f}.",
-            )
-        )
-    return shown
-
-
-def _calibration(data: ReportData) -> list[Chart]:
-    quality = first_oracle_quality(data.evaluations)
-    if quality is None or not quality.reliability:
-        return []
-    bins = [
-        (each.flip, each.observed, f"{each.flip:.3f} predicted, {each.observed:.3f} observed ({each.pairs:,})")
-        for each in quality.reliability
-    ]
-    chart = charts.reliability(
-        "Oracle calibration", bins, "flip probability, mean of a bin; upwards: observed", "gold"
-    )
-    caption = (
-        f"On {number(quality.pairs, 0)} held-out questions, each pair asked in both orders: AUC {quality.auc:.3f}, "
-        f"expected calibration error {quality.ece:.3f}."
-    )
-    return [replace(chart, caption=caption)]
-
-
-def _signed(value: float, decimals: int = 3) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _duration(seconds: float) -> str:

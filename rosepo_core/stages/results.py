@@ -17,9 +17,10 @@ from rosepo_core.engine.models import resolve_model
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Floats, Pairs, Split
 from rosepo_core.stages import embeddings, preferences, several
+from rosepo_core.stages.display import headline
 from rosepo_core.stages.evaluation import Evaluation, metrics_document, write_metrics
 from rosepo_core.stages.model_card import ModelCard, model_card
-from rosepo_core.stages.report import ReportData, headline, render, render_several
+from rosepo_core.stages.report import ReportData, render, render_several
 from rosepo_core.stages.session import Session
 from rosepo_core.stages.sft import LOG
 from rosepo_core.store import CONFIG, Artifact, write_text
