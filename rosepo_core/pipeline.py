@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_core.config import RunConfig, load_config
-from rosepo_core.engine.models import find_adapter
+from rosepo_core.engine.models import Adapter, find_adapter
 from rosepo_core.errors import RequestError, nearest
 from rosepo_core.records import Split
 from rosepo_core.registry import Registry, load_plugins
@@ -163,12 +163,7 @@ def evaluate_model(
         raise RequestError(f"{folder} is a run that trained a model: choose another --run")
     adapter = find_adapter(config.model.name, reporter)
     with _opened(config, store, registry, reporter, base=adapter.base if adapter else None) as session:
-        corpus = dataset.stage(session)
-        cut = split.stage(session, corpus)
-        data = split.load_split(cut.folder)
-        drawn = comparison.draw(session, cut, data)
-        models = contestants.of_model(session, data, adapter)
-        tables = comparison.stage(session, cut, drawn, data, models)
+        _, tables = _evaluated_model(session, adapter)
         results.write_tables(session, tables)
     return Run(folder, tables)
 
@@ -187,18 +182,36 @@ def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registr
     results.write_report(reports, out)
 
 
-def compare(folders: Sequence[Path], reporter: RunReporter, *, registry: Registry | None = None) -> list[Evaluation]:
-    """One evaluation a protocol of all models of finished runs; `rosepo_core.stages.several.compare` tests them.
+def compare(
+    folders: Sequence[Path], metric: str, reporter: RunReporter, *, registry: Registry | None = None
+) -> list[Evaluation]:
+    """One evaluation a protocol of all models of finished runs, with what each later run is about, its aligned model
+    or the one that it only evaluates, compared with the first's.
+
+    Args:
+        folders: of `run` or `evaluate_model`.
+        metric: the column that is compared.
+        reporter: hears how far the work is.
+        registry: of plugins, those that are installed if not given.
 
     Raises:
-        RequestError: as `report`.
+        RequestError: as `report`; or there is no such metric for single users.
     """
-    return several.merged(
-        {
-            label: several.RunEvaluation(tables, data.users, data.catalogue.ids)
-            for label, _, data, tables in _finished(folders, reporter, registry)
-        }
-    )
+    registry = registry or load_plugins()
+    found: dict[str, several.RunEvaluation] = {}
+    for label, folder in zip(several.labels(folders), folders, strict=True):
+        store = RunStore.open(folder)
+        config = load_config(folder / CONFIG, [], registry)
+        if _only_evaluates(folder):
+            adapter = find_adapter(config.model.name, reporter)
+            session = Session(config, store, registry, reporter, adapter.base if adapter else None)
+            data, tables = _evaluated_model(session, adapter)
+            subject = contestants.model_name(config.model.name)
+        else:
+            data, tables = _evaluated(Session(config, store, registry, reporter))
+            subject = "aligned"
+        found[label] = several.RunEvaluation(tables, data.users, data.catalogue.ids, subject)
+    return several.side_by_side(found, metric)
 
 
 def _finished(
@@ -210,7 +223,8 @@ def _finished(
     stores = [RunStore.open(folder) for folder in folders]
     for folder in filter(_only_evaluates, folders):
         raise RequestError(
-            f"{folder} only evaluates a model (`rosepo evaluate --model`): compare and report take runs that trained"
+            f"{folder} only evaluates a model (`rosepo evaluate --model`): a report is of runs that trained; `rosepo "
+            "compare` takes it"
         )
     for label, store in zip(several.labels(folders), stores, strict=True):
         session = Session(load_config(store.folder / CONFIG, [], registry), store, registry, reporter)
@@ -229,6 +243,15 @@ def _evaluated(session: Session) -> tuple[Split, tuple[Evaluation, ...]]:
     drawn = comparison.draw(session, done["split"], data)
     models = contestants.of_run(session, data, done["sft"], done["oracle"], done["aligned"])
     return data, comparison.stage(session, done["split"], drawn, data, models, done["oracle"])
+
+
+def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Split, tuple[Evaluation, ...]]:
+    """The tables of the model that the configuration names."""
+    cut = split.stage(session, dataset.stage(session))
+    data = split.load_split(cut.folder)
+    drawn = comparison.draw(session, cut, data)
+    models = contestants.of_model(session, data, adapter)
+    return data, comparison.stage(session, cut, drawn, data, models)
 
 
 def _stages(session: Session) -> Iterator[tuple[str, tuple[Evaluation, ...]]]:

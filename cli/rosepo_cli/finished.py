@@ -23,7 +23,8 @@ def compare(
     metric: Annotated[str, typer.Option(metavar="NAME", help="The column that is compared.")] = "ndcg@10",
     json_: Json = False,
 ) -> None:
-    """Set the models of finished runs side by side, and test which aligned ones differ from the first run's.
+    """Set the models of finished runs side by side, and test which aligned ones differ from the first run's; a run
+    that only evaluates a model stands for that model.
 
     The runs must have ranked the same candidates for the same users: equal dataset, split, seed and [evaluation].
     """
@@ -34,17 +35,15 @@ def compare(
     from rosepo_cli.tables import show_comparison
     from rosepo_core import pipeline
     from rosepo_core.errors import RequestError
-    from rosepo_core.stages import several
 
     if len(runs) < 2:
         raise RequestError(f"name at least two runs; `rosepo evaluate {runs[0]}` shows one")
     reporter = ConsoleReporter()
     with reporter.live():
-        evaluations = pipeline.compare(runs, reporter)
-        tested = {evaluation.protocol: several.compare(evaluation, metric) for evaluation in evaluations}
+        evaluations = pipeline.compare(runs, metric, reporter)
     if not json_:
         for evaluation in evaluations:
-            show_comparison(evaluation, metric, tested[evaluation.protocol])
+            show_comparison(evaluation, metric)
         return
     document = {
         evaluation.protocol: {
@@ -52,7 +51,7 @@ def compare(
                 name: {"value": result.metrics[metric], "interval": result.intervals.get(metric)}
                 for name, result in evaluation.models.items()
             },
-            "comparisons": [asdict(each) for each in tested[evaluation.protocol]],
+            "comparisons": [asdict(each) for each in evaluation.comparisons],
         }
         for evaluation in evaluations
     }

@@ -80,8 +80,9 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
     console.print(f"\n{len(evaluation.examples):,} {evaluation.part} users, {evaluation.asked}", markup=False)
 
 
-def show_comparison(evaluation: Evaluation, metric: str, tested: Sequence[Comparison]) -> None:
+def show_comparison(evaluation: Evaluation, metric: str) -> None:
     """One column of all models with intervals, then the differences and whether they hold."""
+    tested = evaluation.comparisons
     console = _console()
     column = evaluation.columns[metric]
     _heading(console, evaluation.protocol)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from rosepo_core.engine.models import resolve_model
 from rosepo_core.errors import RequestError
 from rosepo_core.records import Floats, Pairs, Split
 from rosepo_core.stages import embeddings, preferences, several
-from rosepo_core.stages.display import headline
 from rosepo_core.stages.evaluation import Evaluation, metrics_document, write_metrics
 from rosepo_core.stages.model_card import ModelCard, model_card
 from rosepo_core.stages.report import ReportData, render, render_several
@@ -80,9 +78,8 @@ def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
     if len(runs) == 1:
         page = render(next(iter(runs.values())))
     else:
-        evaluations = several.merged({label: _run_evaluation(data) for label, data in runs.items()})
-        judged = [_judged(evaluation) for evaluation in evaluations]
-        page = render_several(" and ".join(runs), judged, runs)
+        evaluations = several.side_by_side({label: _run_evaluation(data) for label, data in runs.items()})
+        page = render_several(" and ".join(runs), evaluations, runs)
     try:
         write_text(out, page)
     except OSError as error:
@@ -92,12 +89,6 @@ def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
 def _run_evaluation(data: ReportData) -> several.RunEvaluation:
     assert data.split is not None
     return several.RunEvaluation(data.evaluations, data.split.users, data.split.catalogue.ids)
-
-
-def _judged(evaluation: Evaluation) -> Evaluation:
-    """With comparisons in the column that the report speaks of."""
-    column = headline(evaluation.columns)
-    return evaluation if column is None else replace(evaluation, comparisons=several.compare(evaluation, column))
 
 
 def report_data(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> ReportData:

@@ -10,10 +10,9 @@ import numpy as np
 
 from rosepo_core import statistics
 from rosepo_core.errors import RequestError, nearest
+from rosepo_core.stages.display import headline
 from rosepo_core.stages.evaluation import MODELS, Evaluation, ModelResult
 from rosepo_core.stages.measurement import Comparison
-
-ALIGNED = "aligned"
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,13 @@ class RunEvaluation:
         evaluations: one a protocol.
         users: the source's user ids, by index.
         items: the source's item ids, by index.
+        subject: the model that the run is about.
     """
 
     evaluations: Sequence[Evaluation]
     users: Sequence[str]
     items: Sequence[str]
+    subject: str = "aligned"
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
@@ -48,17 +49,20 @@ def labels(folders: Sequence[Path]) -> list[str]:
     raise AssertionError("different folders have different paths")
 
 
-def merged(runs: Mapping[str, RunEvaluation]) -> list[Evaluation]:
-    """One evaluation a protocol that all runs have, of all their models.
+def side_by_side(runs: Mapping[str, RunEvaluation], column: str | None = None) -> list[Evaluation]:
+    """One evaluation a protocol that all runs have, of all their models, with each later run's subject compared with
+    the first's.
 
-    A model that gave the same scores in several runs is there once, under its own name; else the run's label follows
-    it in brackets.
+    A model that gave the same scores in several runs is there once, under its own name; else, and with subjects
+    always, the run's label follows it in brackets.
 
     Args:
         runs: by label, at least one.
+        column: what is compared, such as ``"ndcg@10"``; the one that reports speak of if not given.
 
     Raises:
-        RequestError: the runs did not rank the same candidates for the same users; the message says what differs.
+        RequestError: the runs did not rank the same candidates for the same users, the message says what differs;
+            there is no such column, the nearest is named; or it has no values for single users.
     """
     first_label, first = next(iter(runs.items()))
     for label, run in runs.items():
@@ -68,7 +72,14 @@ def merged(runs: Mapping[str, RunEvaluation]) -> list[Evaluation]:
         for evaluation in first.evaluations
         if all(evaluation.protocol in _by_protocol(run) for run in runs.values())
     ]
-    return [_merge({label: _by_protocol(run)[protocol] for label, run in runs.items()}) for protocol in shared]
+    found = {label: _by_protocol(run) for label, run in runs.items()}
+    evaluations = [_merge(runs, {label: each[protocol] for label, each in found.items()}) for protocol in shared]
+    subjects = [f"{run.subject} ({label})" for label, run in runs.items()]
+    compared = [column or headline(evaluation.columns) for evaluation in evaluations]
+    return [
+        replace(evaluation, comparisons=_compare(evaluation, of, subjects) if of else ())
+        for evaluation, of in zip(evaluations, compared, strict=True)
+    ]
 
 
 def _by_protocol(run: RunEvaluation) -> Mapping[str, Evaluation]:
@@ -113,7 +124,7 @@ def _same(one: ModelResult, other: ModelResult) -> bool:
     return np.array_equal(one.scores, other.scores) and np.array_equal(one.top, other.top)
 
 
-def _merge(evaluations: Mapping[str, Evaluation]) -> Evaluation:
+def _merge(runs: Mapping[str, RunEvaluation], evaluations: Mapping[str, Evaluation]) -> Evaluation:
     first = next(iter(evaluations.values()))
     columns = {
         name: column
@@ -125,26 +136,19 @@ def _merge(evaluations: Mapping[str, Evaluation]) -> Evaluation:
     for name in sorted(names, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
         having = {label: each.models[name] for label, each in evaluations.items() if name in each.models}
         results = list(having.values())
-        if name != ALIGNED and all(_same(results[0], each) for each in results[1:]):
+        subject = any(runs[label].subject == name for label in having)
+        if not subject and all(_same(results[0], each) for each in results[1:]):
             models[name] = results[0]
         else:
             models |= {f"{name} ({label})": result for label, result in having.items()}
     return replace(first, columns=columns, models=models, comparisons=())
 
 
-def compare(evaluation: Evaluation, column: str) -> tuple[Comparison, ...]:
-    """Each later run's aligned model with the first's, in one column; corrected for as many questions as these are.
-
-    Args:
-        evaluation: as `merged` gives it.
-        column: such as ``"ndcg@10"``.
-
-    Raises:
-        RequestError: there is no such column, the nearest is named; or it has no values for single users.
-    """
+def _compare(evaluation: Evaluation, column: str, subjects: Sequence[str]) -> tuple[Comparison, ...]:
+    """Each later subject with the first, in one column; corrected for as many questions as these are."""
     if column not in evaluation.columns:
         raise RequestError(f"the runs have no metric '{column}' in common{nearest(column, evaluation.columns)}")
-    first, *others = [name for name in evaluation.models if name.partition(" ")[0] == ALIGNED]
+    first, *others = subjects
     if any(column not in evaluation.models[name].per_user for name in (first, *others)):
         raise RequestError(
             f"'{column}' belongs to all lists together, so users cannot be compared one by one; take a mean over "

@@ -101,17 +101,28 @@ def test_mistakes_are_one_clear_error(rosepo, runs, arguments, expected):
     assert done.err.count("error: ") == 1
 
 
-def test_a_run_that_trained_nothing_is_refused_with_the_reason(rosepo, runs, log, model_folder, tmp_path):
+def test_a_model_that_rosepo_did_not_train_is_compared_but_has_no_report(rosepo, runs, log, model_folder, tmp_path):
     run = tmp_path / "evaluated"
     data = ("--dataset=table", f"--dataset.path={log}", "--dataset.history_length=8", "--evaluation.candidates=5")
-    assert rosepo("evaluate", "--model", model_folder, *data, "--seed=3", "--run", run).code == 0
-    for arguments in (("compare", runs[0], run), ("report", run)):
-        done = rosepo(*arguments)
-        assert done.code == 2
-        assert done.err == (
-            f"error: {run} only evaluates a model (`rosepo evaluate --model`): compare and report take runs that "
-            "trained\n"
-        )
+    adapter = runs[0] / "sft"
+    done = rosepo("evaluate", "--model", adapter, *data, "--model.dtype=float32", "--seed=3", "--run", run)
+    assert done.code == 0, done.err
+    compared = rosepo("compare", runs[0], run, "--json")
+    assert compared.code == 0, compared.err
+    (found,) = compared.json["protocols"].values()
+    models = ["popularity", "base", "sft (evaluated)", "sft (first)", "aligned (first)"]
+    assert sorted(found["models"]) == sorted(models)
+    (difference,) = found["comparisons"]
+    assert (difference["model"], difference["baseline"]) == ("sft (evaluated)", "aligned (first)")
+    own = json.loads((runs[0] / "metrics.json").read_text())["protocols"]["candidates-5"]
+    assert found["models"]["sft (evaluated)"]["value"] == pytest.approx(own["sft"]["ndcg@10"])
+    assert difference["difference"] == pytest.approx(own["sft"]["ndcg@10"] - own["aligned"]["ndcg@10"])
+    refused = rosepo("report", run)
+    assert refused.code == 2
+    assert refused.err == (
+        f"error: {run} only evaluates a model (`rosepo evaluate --model`): a report is of runs that trained; `rosepo "
+        "compare` takes it\n"
+    )
 
 
 def test_report_of_one_run_is_the_one_that_training_wrote(rosepo, runs, tmp_path):
