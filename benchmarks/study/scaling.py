@@ -46,6 +46,14 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "popularity-aware": ("rejected items", {"sampler": [POPULARITY]}),
     "oracle-hard": ("rejected items", {"sampler": [ORACLE_HARD]}),
     "oracle-hard-unclipped": ("rejected items, factors up to 0.99", {"sampler": [ORACLE_HARD], "oracle": UNCLIPPED}),
+    "oracle-hard-unclipped-users-128": (
+        "the same, and users that pairs are made of",
+        {"sampler": [ORACLE_HARD], "oracle": UNCLIPPED, "preferences": {"max_users": 128}},
+    ),
+    "oracle-hard-unclipped-4-users-128": (
+        "the same, and rejected items a pair",
+        {"sampler": [ORACLE_HARD], "oracle": UNCLIPPED, "preferences": {"negatives": 4, "max_users": 128}},
+    ),
     "beta-0.1": ("beta of the loss", {"loss": {"name": "rosepo", "beta": 0.1}}),
     "beta-0.3": ("beta of the loss", {"loss": {"name": "rosepo", "beta": 0.3}}),
     "rate-1e-3": ("learning rate of alignment", {"alignment": {"learning_rate": 1e-3}}),
