@@ -68,8 +68,15 @@ def growth(models: pl.DataFrame, path: Path) -> None:
     levels = models.filter(pl.col("model").is_in(["popularity", "oracle", "base"])).unique(
         "model", maintain_order=True
     )
+    tokens = trained["tokens"].to_numpy()
+    ends = [float(tokens.min()) / 1.5, float(tokens.max()) * 1.3]
     base = alt.Chart(trained.rename({"ndcg@10": "ndcg"})).encode(
-        x=alt.X("tokens:Q", title="tokens trained on, SFT and alignment", scale=alt.Scale(type="log", nice=False)),
+        x=alt.X(
+            "tokens:Q",
+            title="tokens trained on, SFT and alignment",
+            scale=alt.Scale(type="log", nice=False, domain=ends),
+            axis=alt.Axis(values=[each * 10**power for power in range(3, 9) for each in (1, 2, 5)], format="~s"),
+        ),
         color=alt.Color("model:N", title=None, scale=alt.Scale(domain=["sft", "aligned"], range=[TEAL, ROSE])),
     )
     bars = base.mark_rule(strokeWidth=2, opacity=0.5).encode(y="low:Q", y2="high:Q")
@@ -78,8 +85,8 @@ def growth(models: pl.DataFrame, path: Path) -> None:
     )
     of_level = alt.Chart(levels.rename({"ndcg@10": "ndcg"})).encode(y="ndcg:Q")
     rules = of_level.mark_rule(color=INK, strokeDash=[4, 4])
-    names = of_level.mark_text(color=INK, align="right", dx=-4, dy=-7, fontSize=12).encode(
-        x=alt.value(WIDTH), text="model:N"
+    names = of_level.mark_text(color=INK, align="left", dx=4, dy=-7, fontSize=12).encode(
+        x=alt.value(0), text="model:N"
     )
     _write(alt.layer(rules, names, bars, points).properties(width=WIDTH, height=280), path)
 
