@@ -20,6 +20,7 @@ from rosepo_core.stages.charts import Chart, number
 from rosepo_core.stages.display import ARROWS, STYLES, headline, model_styles, model_title, signed, widest
 from rosepo_core.stages.evaluation import Evaluation, first_oracle_quality
 from rosepo_core.stages.measurement import Comparison
+from rosepo_core.stages.settings import differing
 
 SHOWN_USERS = 12
 SHOWN_ITEMS = 5
@@ -129,9 +130,11 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Run:
-    """What belongs to one run alone; its label and the suffix of its ids are empty where there is no other."""
+    """What belongs to one run alone; its label and the suffix of its ids are empty where there is no other. `own` are
+    the settings that others have differently."""
 
     label: str
+    own: Mapping[str, str]
     suffix: str
     data: ReportData
     training: list[Chart]
@@ -142,7 +145,7 @@ class _Run:
 
 def render(data: ReportData) -> str:
     """The report of a run as HTML. Every text in `data` is shown as text, whatever it holds."""
-    return _page(data.title, data.evaluations, data, [_run("", "", data, STYLES["aligned"])])
+    return _page(data.title, data.evaluations, data, [_run("", {}, "", data, STYLES["aligned"])])
 
 
 def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
@@ -150,13 +153,14 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
 
     Args:
         title: the headline.
-        evaluations: of all runs together, one a protocol (`rosepo_core.stages.several.merged`).
+        evaluations: of all runs together, one a protocol (`rosepo_core.stages.several.side_by_side`).
         runs: by label, at least one.
     """
     first = next(iter(runs.values()))
     styles = model_styles(evaluations[0].models) if evaluations else {}
+    own = differing({label: data.config for label, data in runs.items()})
     parts = [
-        _run(label, f"-{place}", data, styles.get(f"aligned ({label})", STYLES["aligned"]))
+        _run(label, own.get(label, {}), f"-{place}", data, styles.get(f"aligned ({label})", STYLES["aligned"]))
         for place, (label, data) in enumerate(runs.items(), 1)
     ]
     logs = {label: (data.sft_log, data.alignment_log) for label, data in runs.items()}
@@ -164,11 +168,12 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
     return _page(title, evaluations, first, parts, growth)
 
 
-def _run(label: str, suffix: str, data: ReportData, style: str) -> _Run:
+def _run(label: str, own: Mapping[str, str], suffix: str, data: ReportData, style: str) -> _Run:
     """`style` is the colour of the run's aligned model, in its curves as in the table."""
     longest = max(data.seconds.values(), default=0.0) or 1.0
     return _Run(
         label=label,
+        own=own,
         suffix=suffix,
         data=data,
         training=figures.training(data.sft_log, data.alignment_log, style),
@@ -204,6 +209,11 @@ def _page(
     )
     return environment.get_template("report.html.jinja").render(
         title=title,
+        summary={
+            label: value
+            for label, value in first.summary.items()
+            if all(run.data.summary.get(label) == value for run in runs)
+        },
         protocols=[_protocol(evaluation, first.split) for evaluation in evaluations if evaluation.models],
         growth=growth,
         users=shown_users(evaluations[0], first.split, first.history_length) if evaluations and first.split else (),

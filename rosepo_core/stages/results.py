@@ -79,11 +79,16 @@ def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
         page = render(next(iter(runs.values())))
     else:
         evaluations = several.side_by_side({label: _run_evaluation(data) for label, data in runs.items()})
-        page = render_several(" and ".join(runs), evaluations, runs)
+        page = render_several(_together(list(runs)), evaluations, runs)
     try:
         write_text(out, page)
     except OSError as error:
         raise RequestError(f"{out} cannot be written: {error.strerror}; name another file with --out") from None
+
+
+def _together(labels: Sequence[str]) -> str:
+    """The headline of several runs."""
+    return " and ".join(labels) if len(labels) <= 3 else f"{labels[0]} and {len(labels) - 1} more runs"
 
 
 def _run_evaluation(data: ReportData) -> several.RunEvaluation:

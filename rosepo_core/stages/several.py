@@ -53,8 +53,8 @@ def side_by_side(runs: Mapping[str, RunEvaluation], column: str | None = None) -
     """One evaluation a protocol that all runs have, of all their models, with each later run's subject compared with
     the first's.
 
-    A model that gave the same scores in several runs is there once, under its own name; else, and with subjects
-    always, the run's label follows it in brackets.
+    A model that gave the same in several runs is there once. Where all runs agree it has its own name; else, and with
+    subjects always, the label of the run, the first of equal ones, follows in brackets.
 
     Args:
         runs: by label, at least one.
@@ -135,13 +135,20 @@ def _merge(runs: Mapping[str, RunEvaluation], evaluations: Mapping[str, Evaluati
     names = dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.models)
     for name in sorted(names, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
         having = {label: each.models[name] for label, each in evaluations.items() if name in each.models}
-        results = list(having.values())
-        subject = any(runs[label].subject == name for label in having)
-        if not subject and all(_same(results[0], each) for each in results[1:]):
-            models[name] = results[0]
-        else:
-            models |= {f"{name} ({label})": result for label, result in having.items()}
+        if not any(runs[label].subject == name for label in having):
+            having = _distinct(having)
+        alone = len(having) == 1 and not any(run.subject == name for run in runs.values())
+        models |= {name if alone else f"{name} ({label})": result for label, result in having.items()}
     return replace(first, columns=columns, models=models, comparisons=())
+
+
+def _distinct(results: Mapping[str, ModelResult]) -> dict[str, ModelResult]:
+    """The first of those that gave the same."""
+    found: dict[str, ModelResult] = {}
+    for label, result in results.items():
+        if not any(_same(result, each) for each in found.values()):
+            found[label] = result
+    return found
 
 
 def _compare(evaluation: Evaluation, column: str, subjects: Sequence[str]) -> tuple[Comparison, ...]:

@@ -249,3 +249,9 @@ def test_the_curve_is_of_validation_users_and_goes_on_where_it_stopped(command, 
     page = (tmp_path / "runs" / "report-scaling.html").read_text()
     assert "NDCG@10 against training" in page
     assert "12 validation examples" in page
+    # Runs of one SFT model have one column of it; what is not the same in all runs is told once a run.
+    name = model_folder.name
+    assert f"SFT ({name}-mixture)" in page
+    assert f"SFT ({name}-sft-15)" in page
+    assert f"SFT ({name}-teacher-4)" not in page
+    assert page.count("<span>sft.steps = 15</span>") == 1

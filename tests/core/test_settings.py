@@ -1,0 +1,40 @@
+"""Which settings of runs differ, as a reader sees them."""
+
+from __future__ import annotations
+
+from rosepo_core.stages.settings import differing
+
+FIRST = """
+seed = 0
+[loss]
+name = "rosepo"
+beta = 1.0
+[[sampler]]
+name = "self-hard"
+weight = 1.0
+[sft]
+steps = 60
+"""
+SECOND = """
+seed = 0
+[loss]
+name = "ipo"
+[[sampler]]
+name = "uniform"
+[[sampler]]
+name = "popularity-aware"
+power = 0.5
+[sft]
+steps = 60
+"""
+
+
+def test_only_what_differs_is_told_and_what_a_run_lacks_is_left_out() -> None:
+    assert differing({"one": FIRST, "two": SECOND, "bare": ""}) == {
+        "one": {"loss.name": "rosepo", "loss.beta": "1.0", "sampler": "self-hard (weight = 1.0)"},
+        "two": {"loss.name": "ipo", "sampler": "uniform, popularity-aware (power = 0.5)"},
+    }
+
+
+def test_equal_runs_differ_in_nothing() -> None:
+    assert differing({"one": FIRST, "two": FIRST}) == {"one": {}, "two": {}}
