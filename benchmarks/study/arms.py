@@ -13,6 +13,8 @@ BETA = 1.0
 SELF_HARD = {"name": "self-hard", "mode": "pool", "pool": 3, "power": 0}
 SEMANTIC = {"name": "semantic-similar"}
 POPULARITY = {"name": "popularity-aware"}
+ORACLE_HARD = {"name": "oracle-hard", "pool": 20}
+UNCLIPPED = {"name": "sasrec", "max_flip": 0.99}
 ROSEPO = {"name": "rosepo", "beta": BETA}
 ALSO_ALIKE = {"negatives": ["uniform", "semantic"]}
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -23,9 +25,11 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "rosepo-semantic": {"sampler": [SEMANTIC], "loss": ROSEPO, "evaluation": ALSO_ALIKE},
     "rosepo-popularity": {"sampler": [POPULARITY], "loss": ROSEPO},
     "rosepo-mixture": {"sampler": [SELF_HARD, SEMANTIC, POPULARITY], "loss": ROSEPO},
+    "rosepo-oracle-hard": {"sampler": [ORACLE_HARD], "loss": ROSEPO, "oracle": UNCLIPPED},
 }
 """What each adds to the configuration that all share. IPO aims at a margin of 1 / (2 beta) a token: its beta is
-another quantity than that of DPO."""
+another quantity than that of DPO. The last arm is not the paper's: it is what did best on validation users
+(`benchmarks.study.scaling`), rejected items from the top of the oracle and factors that may exceed one half."""
 
 REFERENCE = "rosepo-self-hard"
 """The arm whose runs the popularity, oracle, base and SFT rows are taken from."""

@@ -24,15 +24,13 @@ import polars as pl
 
 from benchmarks.study import outcomes, plots
 from benchmarks.study.__main__ import RESULTS
-from benchmarks.study.arms import POPULARITY, SELF_HARD, SEMANTIC, SIZE, Cell, config_of
+from benchmarks.study.arms import ORACLE_HARD, POPULARITY, SELF_HARD, SEMANTIC, SIZE, UNCLIPPED, Cell, config_of
 from rosepo_core import align, pipeline
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.statistics import bootstrap_interval, holm, paired_test
 
 MODELS = ("smollm2-135m",)
 REFERENCE = "mixture"
-UNCLIPPED = {"name": "sasrec", "max_flip": 0.99}
-ORACLE_HARD = {"name": "oracle-hard", "pool": 20}
 RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     REFERENCE: ("the study's size", {}),
     "sft-15": ("SFT steps", {"sft": {"steps": 15}}),
@@ -49,10 +47,6 @@ RUNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "oracle-hard-unclipped-users-128": (
         "the same, and users that pairs are made of",
         {"sampler": [ORACLE_HARD], "oracle": UNCLIPPED, "preferences": {"max_users": 128}},
-    ),
-    "oracle-hard-unclipped-4-users-128": (
-        "the same, and rejected items a pair",
-        {"sampler": [ORACLE_HARD], "oracle": UNCLIPPED, "preferences": {"negatives": 4, "max_users": 128}},
     ),
     "beta-0.1": ("beta of the loss", {"loss": {"name": "rosepo", "beta": 0.1}}),
     "beta-0.3": ("beta of the loss", {"loss": {"name": "rosepo", "beta": 0.3}}),
