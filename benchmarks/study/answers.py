@@ -17,7 +17,7 @@ import polars as pl
 
 from benchmarks.study.arms import ARMS, REFERENCE
 from benchmarks.study.outcomes import AMONG_ALIKE, KEYS
-from rosepo_core.stages.buckets import BUCKETS
+from rosepo_core.stages.buckets import BUCKETS, FEWEST_USERS
 from rosepo_core.statistics import bootstrap_interval, holm, paired_test
 
 Answer = Literal["yes", "no, the opposite", "not decided"]
@@ -122,7 +122,7 @@ def _ask(users: pl.DataFrame, seed: int) -> Iterator[tuple[Mapping[str, object],
         per_user = (
             pairs.group_by("user", maintain_order=True).agg(pl.col("difference").mean())["difference"].to_numpy()
         )
-        if len(per_user) < 2:
+        if len(per_user) < (FEWEST_USERS if question.bucket else 2):
             continue
         test = paired_test(per_user[:, None], np.zeros((len(per_user), 1)), RESAMPLES, seed)
         of_seed = pairs.group_by("seed").agg(pl.col("difference").mean())["difference"].to_numpy()

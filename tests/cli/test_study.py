@@ -168,17 +168,19 @@ def test_targets_are_counted_in_their_bucket_alone():
     users = pl.concat(
         [
             *(
-                rows("d", 0, model, [level, level], "cold: never")
+                rows("d", 0, model, [level] * 5, "cold: never")
                 for model, level in (("sasrec", 0.1), (arms.REFERENCE, 0.6))
             ),
             *(
-                rows("d", 0, model, [level, level], "popular: 50 and more").with_columns(pl.col("user") + "p")
+                rows("d", 0, model, [level] * 5, "popular: 50 and more").with_columns(pl.col("user") + "p")
                 for model, level in (("sasrec", 0.9), (arms.REFERENCE, 0.5))
             ),
         ]
     )
     found = {each.question.bucket: each.difference for each in answers.findings(users)}
     assert found == pytest.approx({None: 0.05, "cold: never": 0.5, "popular: 50 and more": -0.4})
+    few = answers.findings(users.filter(pl.col("user").is_in(["u0", "u1", "u0p", "u1p"])))
+    assert [each.question.bucket for each in few] == [None], "a bucket of two users decides nothing"
 
 
 def test_buckets_stand_side_by_side():
