@@ -28,8 +28,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "rosepo-oracle-hard": {"sampler": [ORACLE_HARD], "loss": ROSEPO, "oracle": UNCLIPPED},
 }
 """What each adds to the configuration that all share. IPO aims at a margin of 1 / (2 beta) a token: its beta is
-another quantity than that of DPO. The last arm is not the paper's: rejected items from the top of the oracle, and factors that may exceed one half, did
-best of all on the validation users of MovieLens (`benchmarks.study.scaling`)."""
+another quantity than that of DPO. The last arm is not the paper's: rejected items from the top of the oracle, and
+factors that may exceed one half, did best on the validation users of MovieLens (`benchmarks.study.scaling`)."""
 
 REFERENCE = "rosepo-self-hard"
 """The arm whose runs the popularity, oracle, base and SFT rows are taken from."""
