@@ -32,16 +32,8 @@ def markdown(
         lines.append(
             f"| {row['dataset']} | {row['model']} | {row['seeds']} | {row['users']} | " + " | ".join(cells) + " |"
         )
-    lines += [
-        "",
-        "NDCG@10 by training interactions of the target:",
-        "",
-        "| data | target | users | " + " | ".join(buckets.columns[3:]) + " |",
-        "| --- | --- | --- |" + " --- |" * len(buckets.columns[3:]),
-    ]
-    for dataset, bucket, count, *means in buckets.iter_rows():
-        cells = ("" if mean is None else _number(mean) for mean in means)
-        lines.append(f"| {dataset} | {bucket} | {count} | " + " | ".join(cells) + " |")
+    if len(buckets.columns) > 3:
+        lines += _by_bucket(buckets)
     lines += [
         "",
         "| question | data | difference of | in | users | mean (95 %) | between seeds | p, Holm | answer |",
@@ -73,6 +65,20 @@ def markdown(
         parts = (f"{count} arms of {dataset}, seed {seed}" for (dataset, seed), count in counted.items())
         lines += ["", "Not run: " + "; ".join(parts) + "."]
     return "\n".join(lines) + "\n"
+
+
+def _by_bucket(buckets: pl.DataFrame) -> list[str]:
+    lines = [
+        "",
+        "NDCG@10 by training interactions of the target:",
+        "",
+        "| data | target | users | " + " | ".join(buckets.columns[3:]) + " |",
+        "| --- | --- | --- |" + " --- |" * len(buckets.columns[3:]),
+    ]
+    for dataset, bucket, count, *means in buckets.iter_rows():
+        cells = ("" if mean is None else _number(mean) for mean in means)
+        lines.append(f"| {dataset} | {bucket} | {count} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def document(
