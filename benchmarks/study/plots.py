@@ -32,7 +32,8 @@ def forest(found: Sequence[Finding], path: Path) -> None:
     ]
     if not rows:
         return
-    base = alt.Chart(pl.DataFrame(rows)).encode(y=alt.Y("model:N", title=None, sort=None))
+    # Layers without data of their own: a facet shows all rows of any other.
+    base = alt.Chart().encode(y=alt.Y("model:N", title=None, sort=None))
     bars = base.mark_rule(color=ROSE, strokeWidth=2).encode(x="low:Q", x2="high:Q")
     points = base.mark_point(color=ROSE, filled=True, size=60, opacity=1).encode(
         x=alt.X("difference:Q", title="NDCG@10 less that of SFT, 95 % interval over users")

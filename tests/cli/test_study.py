@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from benchmarks.study import __main__ as study
-from benchmarks.study import answers, arms, scaling
+from benchmarks.study import answers, arms, plots, scaling
 from benchmarks.study.outcomes import users_of
 
 SIZE = """
@@ -200,6 +200,19 @@ def test_buckets_stand_side_by_side():
         ("d", "rare: 1 to 4", 2, pytest.approx(0.2), pytest.approx((0.4 + 0.4) / 2)),
     ]
     assert table.columns == ["dataset", "bucket", "users", "sasrec", "sft"]
+
+
+def test_each_picture_of_the_forest_shows_its_own_data_alone(tmp_path):
+    users = pl.concat(
+        [
+            rows(dataset, 0, model, [level, level + 0.1])
+            for dataset, gain in (("first", 0.1), ("second", 0.3))
+            for model, level in (("sft", 0.2), ("dpo", 0.2 + gain))
+        ]
+    )
+    plots.forest(answers.findings(users), tmp_path / "forest.svg")
+    picture = (tmp_path / "forest.svg").read_text()
+    assert picture.count('aria-roledescription="point"') == 2
 
 
 def test_clear_differences_are_decided_and_means_are_over_users():
