@@ -1,4 +1,4 @@
-"""Which of the paper's claims hold here? Seven arms from the same fine-tuned model, beside SASRec and popularity.
+"""Which of the paper's claims hold here? Eight arms from the same fine-tuned model, beside SASRec and popularity.
 
     python -m benchmarks.study [--minutes M] [--seeds 3] [--datasets NAME ...] [--arms NAME ...] [--table]
 
