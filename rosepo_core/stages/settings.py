@@ -8,7 +8,8 @@ from typing import Any
 
 
 def differing(configs: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
-    """The settings of each run that are not the same in all of them.
+    """The settings of each run that are not the same in all of them; of those that only some runs have, such as the
+    options of a part that others have not, the ones that most runs lack or that differ.
 
     Args:
         configs: the resolved configuration as TOML, by the run's label; an empty one is left out.
@@ -19,7 +20,8 @@ def differing(configs: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
     """
     flat = {label: dict(_flat("", tomllib.loads(text))) for label, text in configs.items() if text}
     keys = dict.fromkeys(key for settings in flat.values() for key in settings)
-    own = [key for key in keys if len({settings.get(key) for settings in flat.values()}) > 1]
+    held = {key: [settings[key] for settings in flat.values() if key in settings] for key in keys}
+    own = [key for key, values in held.items() if len(set(values)) > 1 or 2 * len(values) <= len(flat)]
     return {label: {key: settings[key] for key in own if key in settings} for label, settings in flat.items()}
 
 

@@ -38,3 +38,12 @@ def test_only_what_differs_is_told_and_what_a_run_lacks_is_left_out() -> None:
 
 def test_equal_runs_differ_in_nothing() -> None:
     assert differing({"one": FIRST, "two": FIRST}) == {"one": {}, "two": {}}
+
+
+def test_the_options_of_what_most_runs_have_are_not_told_again_and_again() -> None:
+    most, other = '[oracle]\nname = "sasrec"\nlayers = 2\n', '[oracle]\nname = "constant"\nvalue = 0.1\n'
+    assert differing({"one": most, "two": most, "three": other}) == {
+        "one": {"oracle.name": "sasrec"},
+        "two": {"oracle.name": "sasrec"},
+        "three": {"oracle.name": "constant", "oracle.value": "0.1"},
+    }
