@@ -198,11 +198,12 @@ def compare(
         RequestError: as `report`; or there is no such metric for single users.
     """
     registry = registry or load_plugins()
+    # All are opened before any is worked on: a mistyped one must not cost the time of the others.
+    stores = [RunStore.open(folder) for folder in folders]
     found: dict[str, several.RunEvaluation] = {}
-    for label, folder in zip(several.labels(folders), folders, strict=True):
-        store = RunStore.open(folder)
-        config = load_config(folder / CONFIG, [], registry)
-        if _only_evaluates(folder):
+    for label, store in zip(several.labels(folders), stores, strict=True):
+        config = load_config(store.folder / CONFIG, [], registry)
+        if _only_evaluates(store.folder):
             adapter = find_adapter(config.model.name, reporter)
             session = Session(config, store, registry, reporter, adapter.base if adapter else None)
             data, tables = _evaluated_model(session, adapter)

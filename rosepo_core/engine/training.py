@@ -92,11 +92,12 @@ class _Trees(Dataset[PreferenceTree]):
 
 
 class _InPasses(Trainer):  # type: ignore[misc]
-    """Makes each batch in several passes, which its collator lists under ``passes``.
+    """Makes each batch in several passes, which its collator lists under ``passes``, with their tokens, padding not
+    counted, under ``tokens``.
 
     Every pass is divided by what the whole optimizer step counts and has a backward of its own, so that passes decide
     memory and speed, and the batch alone the gradient. Each log entry has ``num_tokens``, as TRL calls the tokens
-    trained on so far, padding not counted.
+    trained on so far.
     """
 
     trained_tokens = 0
@@ -104,12 +105,8 @@ class _InPasses(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of all passes; their loss."""
         make = super().training_step
-        self.trained_tokens += sum(self._tokens(one) for one in inputs["passes"])
+        self.trained_tokens += inputs["tokens"]
         return torch.stack([make(model, one, num_items_in_batch) for one in inputs["passes"]]).sum()
-
-    def _tokens(self, one: Mapping[str, Any]) -> int:
-        """Tokens of a pass that are not padding."""
-        raise NotImplementedError
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Without what TRL's trainer adds, which needs a second pass over the logits."""
@@ -131,8 +128,10 @@ class _SFTTrainer(_InPasses, SFTTrainer):  # type: ignore[misc]
         self.data_collator: DataCollator = self._collate
 
     def _collate(self, sequences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        members = pack([len(each["input_ids"]) for each in sequences], self._token_budget)
-        return {"passes": [self._pad([sequences[index] for index in held.tolist()]) for held in members]}
+        lengths = [len(each["input_ids"]) for each in sequences]
+        members = pack(lengths, self._token_budget)
+        passes = [self._pad([sequences[index] for index in held.tolist()]) for held in members]
+        return {"passes": passes, "tokens": sum(lengths)}
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -147,9 +146,6 @@ class _SFTTrainer(_InPasses, SFTTrainer):  # type: ignore[misc]
         states = torch.arange(len(targets), device=targets.device)
         loss: Tensor = -token_log_probs(model, hidden[labelled], targets, states).sum() / count
         return loss
-
-    def _tokens(self, one: Mapping[str, Any]) -> int:
-        return int(one["attention_mask"].sum())
 
 
 class AlignmentTrainer(_InPasses):
@@ -188,8 +184,10 @@ class AlignmentTrainer(_InPasses):
 
     def _collate(self, trees: Sequence[PreferenceTree]) -> dict[str, Any]:
         parts = [part for tree in trees for part in tree.split(self._token_budget)]
-        members = pack([len(part.tree) for part in parts], self._token_budget)
-        return {"passes": [self._padded([parts[index] for index in held.tolist()]) for held in members]}
+        lengths = [len(part.tree) for part in parts]
+        members = pack(lengths, self._token_budget)
+        passes = [self._padded([parts[index] for index in held.tolist()]) for held in members]
+        return {"passes": passes, "tokens": sum(lengths)}
 
     def _padded(self, trees: Sequence[PreferenceTree]) -> dict[str, Any]:
         width = max(tree.reference.shape[1] for tree in trees)
@@ -208,9 +206,6 @@ class AlignmentTrainer(_InPasses):
             "reference": torch.cat(reference),
             "eps": torch.cat(eps),
         }
-
-    def _tokens(self, one: Mapping[str, Any]) -> int:
-        return int((one["batch"].branch >= 0).sum())
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         return torch.tensor(sum(len(one["eps"]) for batch in batch_samples for one in batch["passes"]), device=device)
