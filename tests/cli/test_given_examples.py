@@ -101,6 +101,24 @@ def test_candidates_follow_the_users_that_are_tested_on(rosepo: Command, finishe
     assert load_candidates(run / "candidates").items.tolist() == whole.items[kept].tolist()
 
 
+def test_other_kinds_of_negatives_are_drawn_beside_the_given_candidates(
+    rosepo: Command, finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "runs" / "run")
+    done = rosepo("evaluate", run, '--evaluation.negatives=["uniform", "popularity"]', "--evaluation.candidates=4")
+    assert done.code == 0, done.err
+    assert list(json.loads((run / "metrics.json").read_text())["protocols"]) == [
+        "candidates-6",
+        "candidates-4-popularity",
+    ]
+    given, drawn = (
+        pl.read_parquet(run / name / "candidates.parquet") for name in ("candidates", "candidates-popularity")
+    )
+    assert given["candidates"].list.len().unique().to_list() == [6]
+    assert drawn["candidates"].list.len().unique().to_list() == [4]
+    assert given["target"].to_list() == drawn["target"].to_list()
+
+
 def test_what_contradicts_given_parts_is_turned_down_before_anything_is_trained(
     train_given: Command, tmp_path: Path
 ) -> None:
