@@ -30,6 +30,7 @@ from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from rosepo_core.contracts import PreferenceLoss, Reporter
 from rosepo_core.engine.adapters import fused_adapters
+from rosepo_core.engine.dropout import without_dropout
 from rosepo_core.engine.memory import kept_memory
 from rosepo_core.engine.scoring import decoder_of, log_probs, token_log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
@@ -214,6 +215,7 @@ class AlignmentTrainer(_InPasses):
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """Mean loss over the pairs of the step."""
+        without_dropout(model)
         pairs = self._log_probs(model, inputs)
         losses = self._loss(pairs)
         self._measure(pairs)
@@ -404,9 +406,6 @@ def align_preferences(
     Returns:
         the trainer's log: one entry a step with ``loss`` and the metrics of `AlignmentTrainer`.
     """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         args = AlignmentConfig(
             output_dir=scratch,
