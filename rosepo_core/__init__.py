@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rosepo_core import launch
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from rosepo_core.pipeline import Run
     from rosepo_core.recommender import Recommender
     from rosepo_core.stages.session import RunReporter
+
+launch.prepare()
 
 __version__ = "0.1.0"
 __all__ = ["Recommender", "__version__", "align"]

@@ -40,7 +40,6 @@ def _root(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and give its exit code; errors are one or two lines on stderr."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     debug = "--debug" in arguments
     # --debug may stand anywhere, so that it can be added to the end of a command that failed.
     arguments = [argument for argument in arguments if argument != "--debug"]

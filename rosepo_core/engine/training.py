@@ -5,6 +5,7 @@ trees with a trainer whose configuration extends its DPOConfig and whose metrics
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import warnings
 from collections import defaultdict
@@ -40,16 +41,32 @@ LogHistory = list[dict[str, float]]
 
 
 @dataclass
-class AlignmentConfig(DPOConfig):  # type: ignore[misc]
-    """TRL's `DPOConfig`, with what token trees settle differently fixed.
+class _Settled:
+    """What both trainings settle otherwise than transformers' `TrainingArguments`."""
 
-    The objective comes from a `PreferenceLoss`, never from `loss_type`, and the reference's log-probabilities come
-    with the pairs, so `precompute_ref_log_probs` is always true. Prompts are cut by the template, not by
-    `max_length`.
-    """
+    warmup_ratio: float = field(default=0.0, metadata={"help": "Share of the steps in which the rate rises, 0 to 1."})
 
-    precompute_ref_log_probs: bool = field(default=True, metadata={"help": "Always true: stored with the pairs."})
-    max_length: int | None = field(default=None, metadata={"help": "Unused: the prompt template cuts."})
+    @property
+    def n_gpu(self) -> int:
+        """At most one: with several, transformers would train with DataParallel, which splits a batch by its first
+        dimension, and a packed batch of trees has none that could be split."""
+        visible: int = super().n_gpu  # type: ignore[misc]
+        return min(1, visible)
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Of so many steps. transformers takes a ratio of 1 for one step."""
+        return math.ceil(num_training_steps * self.warmup_ratio)
+
+
+@dataclass
+class _FineTuningConfig(_Settled, SFTConfig):  # type: ignore[misc]
+    """TRL's `SFTConfig`."""
+
+
+@dataclass
+class AlignmentConfig(_Settled, DPOConfig):  # type: ignore[misc]
+    """TRL's `DPOConfig`, for its scale and its names. The objective comes from a `PreferenceLoss`, never from
+    `loss_type`; the reference's log-probabilities come with the pairs; the prompt template cuts long prompts."""
 
 
 @dataclass(frozen=True)
@@ -310,11 +327,14 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _train(trainer: Any, model: PreTrainedModel) -> LogHistory:
+def _train(trainer: Any, model: PreTrainedModel, reporter: Reporter) -> LogHistory:
     trainer.remove_callback(PrinterCallback)
     with fused_adapters(model), kept_memory():
         trainer.train()
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if all(entry["learning_rate"] == 0 for entry in log):
+        reporter.note("the learning rate was 0 in every step, so nothing was learned: set warmup_ratio to 0")
+    return log
 
 
 def fine_tune(
@@ -354,7 +374,7 @@ def fine_tune(
         }
     )
     with tempfile.TemporaryDirectory() as scratch, _quiet():
-        args = SFTConfig(
+        args = _FineTuningConfig(
             output_dir=scratch,
             dataset_kwargs={"skip_prepare_dataset": True},
             learning_rate=learning_rate,
@@ -362,7 +382,7 @@ def fine_tune(
             max_steps=-1 if steps is None else steps,
             num_train_epochs=epochs,
             per_device_train_batch_size=batch_size,
-            warmup_steps=warmup_ratio,
+            warmup_ratio=warmup_ratio,
             weight_decay=weight_decay,
             **_arguments(seed, gradient_checkpointing),
         )
@@ -374,7 +394,7 @@ def fine_tune(
             processing_class=tokenizer,
             callbacks=[_Progress(reporter)],
         )
-        return _train(trainer, model)
+        return _train(trainer, model, reporter)
 
 
 def align_preferences(
@@ -395,7 +415,7 @@ def align_preferences(
     seed: int,
     reporter: Reporter,
 ) -> LogHistory:
-    """Preference optimization in place; dropout is off, as in TRL.
+    """Preference optimization in place, without any dropout (`engine.dropout`).
 
     Args:
         model: with the parameters to train requiring gradients.
@@ -415,9 +435,9 @@ def align_preferences(
             max_steps=-1 if steps is None else steps,
             num_train_epochs=epochs,
             per_device_train_batch_size=batch_size,
-            warmup_steps=warmup_ratio,
+            warmup_ratio=warmup_ratio,
             weight_decay=weight_decay,
             **_arguments(seed, gradient_checkpointing),
         )
         trainer = AlignmentTrainer(model, args, loss, trees, pad_token_id, token_budget, [_Progress(reporter)])
-        return _train(trainer, model)
+        return _train(trainer, model, reporter)

@@ -504,11 +504,17 @@ def test_checkpointing_changes_memory_alone(lora, template):
         assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_dropout_is_off_in_alignment(tiny_model, template):
+@pytest.mark.parametrize("where", ["adapter", "attention"])
+def test_dropout_is_off_in_alignment(tiny_model, template, where):
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-    config.lora_dropout = 0.5
-    model = get_peft_model(copy.deepcopy(tiny_model), config)
+    base = copy.deepcopy(tiny_model)
+    if where == "adapter":
+        config.lora_dropout = 0.5
+    else:
+        for layer in base.model.layers:
+            layer.self_attn.attention_dropout = 0.1
+    model = get_peft_model(base, config)
     examples = places(users(5, 3))
     rejected = draw(examples, 1)
     trees = preference_trees(template, pairs_of(examples, rejected, references(model, template, examples, rejected)))
@@ -518,7 +524,55 @@ def test_dropout_is_off_in_alignment(tiny_model, template):
 def test_alignment_config_is_a_dpo_config():
     config = AlignmentConfig(output_dir="unused", beta=0.3, use_cpu=True, bf16=False)
     assert isinstance(config, DPOConfig)
-    assert (config.beta, config.precompute_ref_log_probs, config.max_length) == (0.3, True, None)
+    assert config.beta == 0.3
+
+
+@pytest.mark.parametrize(
+    ("ratio", "rates"),
+    [(0.0, [4, 3, 2, 1]), (0.5, [0, 2, 4, 2]), (1.0, [0, 1, 2, 3])],
+)
+def test_warmup_is_a_share_of_the_steps(lora, tiny_tokenizer, template, ratio, rates):
+    """Up from 0 in a straight line and down to 0 in another; a ratio of 1 is all the steps, not one."""
+    log = tuned(
+        lora,
+        tiny_tokenizer,
+        template.sft_sequences(users(4, 4)),
+        steps=4,
+        warmup_ratio=ratio,
+        learning_rate=0.04,
+    )
+    assert [entry["learning_rate"] for entry in log] == pytest.approx([rate / 100 for rate in rates])
+
+
+class Notes(QuietReporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_a_learning_rate_that_is_0_throughout_is_noted(lora, tiny_tokenizer, template):
+    sequences = template.sft_sequences(users(4, 4))
+    one, two = Notes(), Notes()
+    tuned(lora, tiny_tokenizer, sequences, steps=1, warmup_ratio=0.1, reporter=one)
+    assert one.notes == ["the learning rate was 0 in every step, so nothing was learned: set warmup_ratio to 0"]
+    tuned(lora, tiny_tokenizer, sequences, steps=2, warmup_ratio=0.1, reporter=two)
+    assert two.notes == []
+
+
+def test_several_gpus_do_not_end_in_data_parallel(monkeypatch, lora, template):
+    """transformers counts the visible ones; with two it would wrap the model in DataParallel."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    plain = DPOConfig(output_dir="unused", bf16=False)
+    assert plain.n_gpu == 2, "transformers no longer counts"
+    examples = places(users(3))
+    rejected = draw(examples, 1)
+    trees = preference_trees(template, pairs_of(examples, rejected, references(lora, template, examples, rejected)))
+    args = AlignmentConfig(output_dir="unused", bf16=False, per_device_train_batch_size=3)
+    trainer = AlignmentTrainer(lora, args, dpo(), trees, 0, 2048)
+    assert (args.n_gpu, args.train_batch_size) == (1, 3)
+    assert trainer._wrap_model(lora) is lora
 
 
 class _AsGiven(DPOTrainer):  # type: ignore[misc]

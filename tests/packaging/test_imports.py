@@ -21,7 +21,7 @@ PLUGINS = {name for name in SOURCES if name not in ("rosepo_core", "rosepo_cli")
 
 # From the ground up. A module may import from its own layer and from those before it.
 LAYERS = (
-    {"rosepo_core.errors", "rosepo_core.records"},
+    {"rosepo_core.errors", "rosepo_core.launch", "rosepo_core.records"},
     {"rosepo_core.options", "rosepo_core.ranking", "rosepo_core.outcome", "rosepo_core.statistics"},
     {"rosepo_core.contracts"},
     {"rosepo_core.hookspecs", "rosepo_core.sections"},

@@ -1,0 +1,93 @@
+"""What is settled before torch and the trainers are imported, and that nothing is reported to anyone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _telemetry
+
+from rosepo_core.engine.prompts import make_template
+from rosepo_core.engine.training import align_preferences, fine_tune
+from rosepo_core.records import Sequences
+from rosepo_core.registry import load_plugins
+from rosepo_core.sections import PromptOptions
+from rosepo_core.stages.alignment import preference_trees
+from rosepo_core.stages.session import QuietReporter
+
+PROGRAM = """
+import json, os, sys
+before = set(sys.modules)
+import MODULE
+assert not {"torch", "huggingface_hub", "transformers"} & set(sys.modules)
+print(json.dumps(dict(os.environ)))
+"""
+
+
+def environment_after(module: str, **given: str) -> dict[str, str]:
+    """The variables in a fresh interpreter that has imported `module`."""
+    kept = {"PATH", "HOME", "PYTHONPATH", "VIRTUAL_ENV"}
+    start = {name: value for name, value in os.environ.items() if name in kept} | given
+    program = PROGRAM.replace("MODULE", module)
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=start)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def test_the_command_line_settles_it_before_torch_is_imported():
+    found = environment_after("rosepo_cli.app")
+    assert found["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    assert found["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert found["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_what_the_user_has_set_stays_but_telemetry_never_does():
+    found = environment_after("rosepo_core.api", OMP_WAIT_POLICY="ACTIVE", HF_HUB_DISABLE_TELEMETRY="0")
+    assert found["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert found["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def train(model: Any, tokenizer: Any, catalogue: Any) -> None:
+    """One step of SFT, one of alignment."""
+    template = make_template(PromptOptions(), tokenizer, catalogue, 5)
+    sequences = Sequences(np.arange(4, dtype=np.int32), np.array([0, 4]))
+    options: dict[str, Any] = {
+        "batch_size": 1,
+        "token_budget": 512,
+        "gradient_checkpointing": False,
+        "learning_rate": 1e-3,
+        "steps": 1,
+        "epochs": 1.0,
+        "warmup_ratio": 0.0,
+        "weight_decay": 0.0,
+        "seed": 0,
+        "reporter": QuietReporter(),
+    }
+    fine_tune(model, tokenizer, template.sft_sequences(sequences), **options)
+    from rosepo_core.records import Examples, Pairs
+
+    examples = Examples(sequences, np.array([0], dtype=np.int32), np.array([3], dtype=np.int32))
+    nothing = np.zeros((1, 1), dtype=np.float32)
+    pairs = Pairs(examples, np.array([[9]], dtype=np.int32), nothing, nothing[:, 0], nothing)
+    loss = load_plugins().create("loss", "dpo", {})
+    align_preferences(model, loss, preference_trees(template, pairs), 0, max_grad_norm=1.0, **options)
+
+
+@pytest.mark.parametrize("reporting", [False, True], ids=["as rosepo leaves it", "switched on, to test the spy"])
+def test_training_sends_no_telemetry(monkeypatch, tiny_model, tiny_tokenizer, catalogue, reporting):
+    sent: list[Any] = []
+    monkeypatch.setattr(_telemetry, "_start_telemetry_thread", lambda: None)
+    monkeypatch.setattr(_telemetry._TELEMETRY_QUEUE, "put", sent.append)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("CI", raising=False)
+    if reporting:
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    train(copy.deepcopy(tiny_model).train(), tiny_tokenizer, catalogue)
+    assert bool(sent) == reporting
