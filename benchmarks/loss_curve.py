@@ -26,11 +26,11 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks import material
 from rosepo_core.api import Examples, Ints
+from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.models import load_model
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.training import align_preferences
-from rosepo_core.sections import PromptOptions
 from rosepo_core.testing.toys import SilentReporter
 
 RESULT = Path(__file__).parent / "results" / "loss_curve.json"

@@ -14,17 +14,17 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from rosepo_core.api import Examples, Ints, PreferenceLoss, Split
+from rosepo_core.contracts.records import Pairs
+from rosepo_core.contracts.sections import PromptOptions, SplitOptions
+from rosepo_core.data.filters import filter_corpus
+from rosepo_core.data.splitting import split_corpus
 from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.models import computes_bfloat16, load_model, load_tokenizer, resolve_model
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree
-from rosepo_core.records import Pairs
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import PromptOptions, SplitOptions
-from rosepo_core.stages.alignment import preference_trees
-from rosepo_core.stages.dataset import filter_corpus
-from rosepo_core.stages.split import split_corpus
+from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.testing.toys import SilentReporter
 
 MODEL = "smollm2-135m"

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks import material
-from rosepo_core.contracts import DatasetOptions
+from rosepo_core.contracts.components import DatasetOptions
+from rosepo_core.contracts.sections import AlignmentOptions, PreferenceOptions, PromptOptions
 from rosepo_core.engine.prompts import make_template
-from rosepo_core.engine.recommender import TOKEN_BUDGET
+from rosepo_core.engine.title_model import TOKEN_BUDGET
 from rosepo_core.engine.trees import pack
-from rosepo_core.sections import AlignmentOptions, PreferenceOptions, PromptOptions
 from rosepo_core.stages.sampling import choose_examples
 
 

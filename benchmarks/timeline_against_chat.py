@@ -38,12 +38,12 @@ from peft import PeftModel
 
 from benchmarks import material
 from rosepo_core.api import Examples
+from rosepo_core.contracts.ranking import rank_targets
+from rosepo_core.contracts.records import Candidates
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import align_preferences, fine_tune
-from rosepo_core.ranking import rank_targets
-from rosepo_core.records import Candidates
-from rosepo_core.stages.candidates import draw_candidates, load_candidates, save_candidates
-from rosepo_core.statistics import bootstrap_interval
+from rosepo_core.evaluation.candidates import draw_candidates, load_candidates, save_candidates
+from rosepo_core.evaluation.statistics import bootstrap_interval
 from rosepo_core.testing.toys import SilentReporter
 from rosepo_metrics.accuracy import ndcg
 
@@ -162,10 +162,10 @@ class Arm:
         base = material.bare_model()
         return PeftModel.from_pretrained(base, str(self.folder / stage), is_trainable=trainable)
 
-    def _fitting(self, seconds: float, trial: Callable[[np.ndarray[Any, Any]], float]) -> int:
+    def _fitting(self, seconds: float, context: Callable[[np.ndarray[Any, Any]], float]) -> int:
         """How many places can be trained on in so many seconds, rounded up to a whole step."""
         batch = BATCH[self.kind]
-        taken = trial(self.order[-PROBE_STEPS * batch :])
+        taken = context(self.order[-PROBE_STEPS * batch :])
         steps = math.ceil(seconds / taken * PROBE_STEPS)
         return min(max(steps, 1) * batch, len(self.order))
 

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from rosepo_core.api import Examples, Ints
+from rosepo_core.contracts.sections import PromptOptions, SplitOptions
+from rosepo_core.data.filters import filter_corpus
+from rosepo_core.data.splitting import split_corpus
 from rosepo_core.engine.models import load_model
 from rosepo_core.engine.prompts import make_template
 from rosepo_core.engine.scoring import log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import PromptOptions, SplitOptions
-from rosepo_core.stages.dataset import filter_corpus
-from rosepo_core.stages.split import split_corpus
 from rosepo_core.testing.toys import SilentReporter
 
 HISTORY = 30

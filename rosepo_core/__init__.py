@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rosepo_core.config import RunConfig
     from rosepo_core.pipeline import Run
-    from rosepo_core.recommender import Recommender
+    from rosepo_core.serving.recommender import Recommender
     from rosepo_core.stages.session import RunReporter
 
 launch.prepare()
@@ -59,7 +59,7 @@ def align(
 
 def __getattr__(name: str) -> Any:
     if name == "Recommender":
-        from rosepo_core.recommender import Recommender
+        from rosepo_core.serving.recommender import Recommender
 
         return Recommender
     raise AttributeError(f"module 'rosepo_core' has no attribute '{name}'")

@@ -1,6 +1,6 @@
 """All that a plugin may import."""
 
-from rosepo_core.contracts import (
+from rosepo_core.contracts.components import (
     CutOffMetric,
     CutOffOptions,
     Dataset,
@@ -16,13 +16,12 @@ from rosepo_core.contracts import (
     SamplerOptions,
     SmoothingOracle,
 )
-from rosepo_core.errors import PluginError, RequestError, RosepoError, nearest
-from rosepo_core.hookspecs import Register, hookimpl
-from rosepo_core.options import Options
-from rosepo_core.outcome import Measure, Outcome
-from rosepo_core.packages import cache_folder, fetch_wheel
-from rosepo_core.ranking import HEAD_SHARE, UNRANKED, Ranks, head_items
-from rosepo_core.records import (
+from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, nearest
+from rosepo_core.contracts.hookspecs import Register, hookimpl
+from rosepo_core.contracts.options import Options
+from rosepo_core.contracts.outcome import Measure, Outcome
+from rosepo_core.contracts.ranking import HEAD_SHARE, UNRANKED, Ranks, head_items
+from rosepo_core.contracts.records import (
     Bools,
     Candidates,
     Catalogue,
@@ -38,6 +37,7 @@ from rosepo_core.records import (
     Sequences,
     Split,
 )
+from rosepo_core.packages import cache_folder, fetch_wheel
 
 __all__ = [
     "HEAD_SHARE",

@@ -25,10 +25,9 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import Field
 
-from rosepo_core.errors import RequestError, nearest
-from rosepo_core.options import Options, parse_options
-from rosepo_core.registry import Registry, load_plugins
-from rosepo_core.sections import (
+from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.contracts.options import Options, parse_options
+from rosepo_core.contracts.sections import (
     AlignmentOptions,
     EvaluationOptions,
     ModelOptions,
@@ -37,6 +36,7 @@ from rosepo_core.sections import (
     SFTOptions,
     SplitOptions,
 )
+from rosepo_core.registry import Registry, load_plugins
 
 
 class PluginChoice(Options):

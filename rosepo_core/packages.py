@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rosepo_core.contracts import Reporter
-from rosepo_core.errors import RequestError
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError
 
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+]+)")
 

@@ -10,25 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_core.config import RunConfig, load_config
+from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.contracts.records import Split
 from rosepo_core.engine.models import Adapter, find_adapter
-from rosepo_core.errors import RequestError, nearest
-from rosepo_core.records import Split
+from rosepo_core.evaluation import ranked_models, side_by_side
+from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.registry import Registry, load_plugins
-from rosepo_core.stages import (
-    alignment,
-    comparison,
-    contestants,
-    dataset,
-    oracle,
-    preferences,
-    reference,
-    results,
-    sampling,
-    several,
-    sft,
-    split,
-)
-from rosepo_core.stages.evaluation import Evaluation
+from rosepo_core.report import outputs
+from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
 from rosepo_core.stages.session import RunReporter, Session
 from rosepo_core.store import CONFIG, RunStore, fingerprint, read_manifest
 
@@ -54,7 +43,7 @@ def default_folder(config: RunConfig, registry: Registry, *, trained: bool = Tru
     for each resolved configuration."""
     # A plugin may be named as DISTRIBUTION/NAME.
     dataset_name, loss = (name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name))
-    what = loss if trained else contestants.model_name(config.model.name)
+    what = loss if trained else ranked_models.model_name(config.model.name)
     return Path("runs") / "-".join([dataset_name, what, fingerprint(config.resolved(registry))[:8]])
 
 
@@ -123,7 +112,7 @@ def evaluate(
         config = load_config(folder / CONFIG, [*overrides, ("evaluation.protocols", every)], registry)
     with _opened(config, store, registry, reporter) as session:
         data, tables = _evaluated(session)
-        results.write(session, data, tables)
+        outputs.write(session, data, tables)
     return Run(folder, tables)
 
 
@@ -164,7 +153,7 @@ def evaluate_model(
     adapter = find_adapter(config.model.name, reporter)
     with _opened(config, store, registry, reporter, base=adapter.base if adapter else None) as session:
         _, tables = _evaluated_model(session, adapter)
-        results.write_tables(session, tables)
+        outputs.write_tables(session, tables)
     return Run(folder, tables)
 
 
@@ -176,10 +165,10 @@ def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registr
             same users; or `out` cannot be written.
     """
     reports = {
-        label: results.report_data(session, data, tables)
+        label: outputs.report_data(session, data, tables)
         for label, session, data, tables in _finished(folders, reporter, registry)
     }
-    results.write_report(reports, out)
+    outputs.write_report(reports, out)
 
 
 def compare(
@@ -200,19 +189,19 @@ def compare(
     registry = registry or load_plugins()
     # All are opened before any is worked on: a mistyped one must not cost the time of the others.
     stores = [RunStore.open(folder) for folder in folders]
-    found: dict[str, several.RunEvaluation] = {}
-    for label, store in zip(several.labels(folders), stores, strict=True):
+    found: dict[str, side_by_side.RunEvaluation] = {}
+    for label, store in zip(side_by_side.labels(folders), stores, strict=True):
         config = load_config(store.folder / CONFIG, [], registry)
         if _only_evaluates(store.folder):
             adapter = find_adapter(config.model.name, reporter)
             session = Session(config, store, registry, reporter, adapter.base if adapter else None)
             data, tables = _evaluated_model(session, adapter)
-            subject = contestants.model_name(config.model.name)
+            subject = ranked_models.model_name(config.model.name)
         else:
             data, tables = _evaluated(Session(config, store, registry, reporter))
             subject = "aligned"
-        found[label] = several.RunEvaluation(tables, data.users, data.catalogue.ids, subject)
-    return several.side_by_side(found, metric)
+        found[label] = side_by_side.RunEvaluation(tables, data.users, data.catalogue.ids, subject)
+    return side_by_side.side_by_side(found, metric)
 
 
 def _finished(
@@ -227,7 +216,7 @@ def _finished(
             f"{folder} only evaluates a model (`rosepo evaluate --model`): a report is of runs that trained; `rosepo "
             "compare` takes it"
         )
-    for label, store in zip(several.labels(folders), stores, strict=True):
+    for label, store in zip(side_by_side.labels(folders), stores, strict=True):
         session = Session(load_config(store.folder / CONFIG, [], registry), store, registry, reporter)
         yield label, session, *_evaluated(session)
 
@@ -241,18 +230,18 @@ def _evaluated(session: Session) -> tuple[Split, tuple[Evaluation, ...]]:
     """The tables of a session whose other stages are done."""
     done = {stage: session.finished(stage) for stage in STAGES[:-1]}
     data = split.load_split(done["split"].folder)
-    drawn = comparison.draw(session, done["split"], data)
-    models = contestants.of_run(session, data, done["sft"], done["oracle"], done["aligned"])
-    return data, comparison.stage(session, done["split"], drawn, data, models, done["oracle"])
+    drawn = evaluation.draw(session, done["split"], data)
+    models = ranked_models.of_run(session, data, done["sft"], done["oracle"], done["aligned"])
+    return data, evaluation.stage(session, done["split"], drawn, data, models, done["oracle"])
 
 
 def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Split, tuple[Evaluation, ...]]:
     """The tables of the model that the configuration names."""
     cut = split.stage(session, dataset.stage(session))
     data = split.load_split(cut.folder)
-    drawn = comparison.draw(session, cut, data)
-    models = contestants.of_model(session, data, adapter)
-    return data, comparison.stage(session, cut, drawn, data, models)
+    drawn = evaluation.draw(session, cut, data)
+    models = ranked_models.of_model(session, data, adapter)
+    return data, evaluation.stage(session, cut, drawn, data, models)
 
 
 def _stages(session: Session) -> Iterator[tuple[str, tuple[Evaluation, ...]]]:
@@ -263,7 +252,7 @@ def _stages(session: Session) -> Iterator[tuple[str, tuple[Evaluation, ...]]]:
     data = split.load_split(cut.folder)
     yield "split", ()
     # Before anything costly, so that what cannot be drawn or asked is turned down at once.
-    drawn = comparison.draw(session, cut, data)
+    drawn = evaluation.draw(session, cut, data)
     sampling.check_oracle(session)
     tuned = sft.stage(session, cut, data)
     session.store.commit()
@@ -276,11 +265,11 @@ def _stages(session: Session) -> Iterator[tuple[str, tuple[Evaluation, ...]]]:
     yield "reference", ()
     pairs = preferences.stage(session, data, judge, rejected, scored)
     yield "preferences", ()
-    aligned = alignment.stage(session, data, tuned, pairs)
+    after = aligned.stage(session, data, tuned, pairs)
     yield "aligned", ()
-    models = contestants.of_run(session, data, tuned, judge, aligned)
-    tables = comparison.stage(session, cut, drawn, data, models, judge)
-    results.write(session, data, tables)
+    models = ranked_models.of_run(session, data, tuned, judge, after)
+    tables = evaluation.stage(session, cut, drawn, data, models, judge)
+    outputs.write(session, data, tables)
     yield "evaluation", tables
 
 
@@ -298,4 +287,4 @@ def _opened(
         raise
     finally:
         store.commit()
-    results.write_environment(session)
+    outputs.write_environment(session)

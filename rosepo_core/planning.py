@@ -19,23 +19,23 @@ import torch
 from torch import Tensor
 
 from rosepo_core.config import RunConfig
-from rosepo_core.contracts import RejectedSampler, SamplerContext
+from rosepo_core.contracts.components import RejectedSampler, SamplerContext
+from rosepo_core.contracts.records import Examples, Ints, Split
+from rosepo_core.contracts.sections import AlignmentOptions, Negatives, SFTOptions
 from rosepo_core.engine.adapters import fused_adapters
-from rosepo_core.engine.embeddings import choose_encoder
 from rosepo_core.engine.models import describe
 from rosepo_core.engine.prompts import PromptTemplate
-from rosepo_core.engine.recommender import TitleModel
 from rosepo_core.engine.scoring import BRANCH_TOKENS, LOGIT_BYTES, log_probs
+from rosepo_core.engine.title_embeddings import choose_encoder
+from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.engine.writing import longest_answer, write_answers
-from rosepo_core.records import Examples, Ints, Split
+from rosepo_core.evaluation.candidates import draw_candidates, load_candidates
+from rosepo_core.evaluation.catalogue import history_items
+from rosepo_core.evaluation.context import EvaluationContext
+from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET
 from rosepo_core.registry import Registry, load_plugins, running
-from rosepo_core.sections import AlignmentOptions, Negatives, SFTOptions
-from rosepo_core.stages import alignment, comparison, dataset, oracle, preferences, reference, sampling, sft, split
-from rosepo_core.stages.candidates import draw_candidates, load_candidates
-from rosepo_core.stages.catalogue import history_items
-from rosepo_core.stages.contestants import TOKEN_BUDGET
-from rosepo_core.stages.protocol import Trial
+from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
 from rosepo_core.stages.session import QuietReporter, RunReporter, Session
 from rosepo_core.stages.split import load_split
 from rosepo_core.store import Artifact, RunStore
@@ -146,14 +146,14 @@ def _plan(session: _Rehearsal) -> Plan:
     corpus = dataset.stage(session)
     cut = split.stage(session, corpus)
     data = load_split(cut.folder)
-    drawn = comparison.draw(session, cut, data)
+    drawn = evaluation.draw(session, cut, data)
     sampling.check_oracle(session)
     tuned = sft.stage(session, cut, data)
     judge = oracle.stage(session, cut, data)
     sampled = sampling.stage(session, cut, data, tuned, judge)
     scored_pairs = reference.stage(session, data, tuned, sampled)
     pairs_artifact = preferences.stage(session, data, judge, sampled, scored_pairs)
-    alignment.stage(session, data, tuned, pairs_artifact)
+    aligned.stage(session, data, tuned, pairs_artifact)
 
     template = session.template(data)
     material = sft_lengths(session, template, data)
@@ -163,13 +163,13 @@ def _plan(session: _Rehearsal) -> Plan:
     budget = session.config.alignment.token_budget
     split_trees = [tree.split_examples(budget) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
-    trial = Trial.of(session, cut, data)
+    context = EvaluationContext.of(session, cut, data)
     scored = [
         tree
-        for items in _stand_in_candidates(trial, drawn)
-        for tree in _scoring_trees(template, trial.examples, items)
+        for items in _stand_in_candidates(context, drawn)
+        for tree in _scoring_trees(template, context.examples, items)
     ]
-    speed = _measure(trial, template, examples, parts, scored)
+    speed = _measure(context, template, examples, parts, scored)
 
     def row(stage: str, count: int, unit: str, tokens: float, lengths: Sequence[int], seconds: float | None) -> None:
         reused = session.artifacts[stage].reused if stage in session.artifacts else None
@@ -192,13 +192,13 @@ def _plan(session: _Rehearsal) -> Plan:
     row("reference", pair_count, "pairs", sum(tree_lengths), tree_lengths, sum(tree_lengths) / speed.score)
     row("preferences", pair_count, "pairs", 0, [], 0.0)
     row("aligned", pair_count, "pairs", aligned_tokens, part_lengths, aligned_tokens / speed.train)
-    if trial.embedded is not None:
+    if context.embedded is not None:
         read = int(template.response_lengths.sum()) if choose_encoder() == "language-model" else 0
         row("embeddings", len(data.catalogue), "titles", read, [], read / speed.score if read else None)
     # Base, SFT and aligned.
     language_models = 3
-    users = language_models * len(trial.examples)
-    prompts = [len(prompt) for prompt in template.prompts(trial.examples)]
+    users = language_models * len(context.examples)
+    prompts = [len(prompt) for prompt in template.prompts(context.examples)]
     if "candidates" in options.evaluation.protocols:
         titles = language_models * sum(len(tree.lengths) for tree in scored)
         tokens = language_models * sum(score_lengths)
@@ -208,9 +208,9 @@ def _plan(session: _Rehearsal) -> Plan:
     if "free" in options.evaluation.protocols:
         answered = [length + longest_answer(template) for length in prompts]
         row("answers", users, "users", language_models * sum(answered), answered, users * speed.writing)
-        if options.evaluation.ground and trial.embedded is not None:
+        if options.evaluation.ground and context.embedded is not None:
             # The catalogue is read again beside each model's answers.
-            again = language_models * (read + len(trial.examples) * longest_answer(template)) if read else 0
+            again = language_models * (read + len(context.examples) * longest_answer(template)) if read else 0
             row("grounded", users, "answers", again, [], again / speed.score if again else None)
     return Plan(
         stages=tuple(rows),
@@ -239,17 +239,17 @@ def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
     return examples, drawn.astype(np.int32)
 
 
-def _stand_in_candidates(trial: Trial, drawn: Mapping[Negatives, Artifact]) -> Iterator[Ints]:
+def _stand_in_candidates(context: EvaluationContext, drawn: Mapping[Negatives, Artifact]) -> Iterator[Ints]:
     """The candidates of each kind, or as many drawn uniformly where title embeddings must be made first; the target
     alone where none are asked for: int32 [n, c]."""
-    count, seed = trial.options.candidates, trial.session.config.seed
+    count, seed = context.options.candidates, context.session.config.seed
     for artifact in drawn.values():
         if artifact.folder.exists():
             yield load_candidates(artifact.folder).items
         else:
-            yield draw_candidates(trial.split, trial.examples, count, seed).items
+            yield draw_candidates(context.split, context.examples, count, seed).items
     if not drawn:
-        yield trial.examples.target[:, None]
+        yield context.examples.target[:, None]
 
 
 def _scoring_trees(template: PromptTemplate, examples: Examples, items: Ints) -> list[TokenTree]:
@@ -298,13 +298,13 @@ class _Speed:
 
 
 def _measure(
-    trial: Trial,
+    context: EvaluationContext,
     template: PromptTemplate,
     examples: Examples,
     trees: Sequence[TokenTree],
     scored: Sequence[TokenTree],
 ) -> _Speed:
-    session, data = trial.session, trial.split
+    session, data = context.session, context.split
     options = session.config
     model = session.policy.to_train(options.sft, options.seed)
     device = next(model.parameters()).device
@@ -336,21 +336,21 @@ def _measure(
     if session.artifacts["sampling"].reused is None:
         titles = TitleModel(model, template, QuietReporter(), options.seed)
         seconds = _sampling_seconds(session, template, data, examples, titles, score)
-    listing, writing = _asking_seconds(trial, template, model)
+    listing, writing = _asking_seconds(context, template, model)
     return _Speed(train, score, seconds, listing, writing, kept, weights, trained_bytes)
 
 
-def _asking_seconds(trial: Trial, template: PromptTemplate, model: Any) -> tuple[float, float]:
+def _asking_seconds(context: EvaluationContext, template: PromptTemplate, model: Any) -> tuple[float, float]:
     """Seconds for a user's list and for a user's answer, from a few users asked of the untrained model; 0 of what no
     protocol asks for."""
-    options, session = trial.options, trial.session
-    few = trial.examples.take(np.arange(min(MEASURED_EXAMPLES, len(trial.examples))))
+    options, session = context.options, context.session
+    few = context.examples.take(np.arange(min(MEASURED_EXAMPLES, len(context.examples))))
     listing = writing = 0.0
     if "catalogue" in options.protocols:
         start = time.perf_counter()
         TitleModel(model, template, QuietReporter(), session.config.seed).top(
             few,
-            trial.list_length,
+            context.list_length,
             exclude=history_items(few),
             beams=options.beams,
             exact=options.decoding == "exact",

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from rosepo_core import hookspecs
-from rosepo_core.contracts import KINDS, Component
-from rosepo_core.errors import PluginError, RequestError, RosepoError, nearest
-from rosepo_core.options import parse_options
+from rosepo_core.contracts import hookspecs
+from rosepo_core.contracts.components import KINDS, Component
+from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, nearest
+from rosepo_core.contracts.options import parse_options
 
 if TYPE_CHECKING:
     from typer import Typer

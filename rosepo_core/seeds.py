@@ -16,11 +16,11 @@ from typing import Any
 
 from rosepo_core import pipeline
 from rosepo_core.config import RunConfig
-from rosepo_core.errors import RequestError
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.evaluation.measurement import Column, Metrics
+from rosepo_core.evaluation.statistics import OverSeeds, over_seeds
 from rosepo_core.registry import Registry
-from rosepo_core.stages.measurement import Column, Metrics
 from rosepo_core.stages.session import RunReporter
-from rosepo_core.statistics import OverSeeds, over_seeds
 from rosepo_core.store import CONFIG, write_text
 
 SEEDS = "seeds.json"

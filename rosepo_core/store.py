@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosepo_core.errors import RequestError, RosepoError
+from rosepo_core.contracts.errors import RequestError, RosepoError
 
 MANIFEST = "manifest.json"
 CONFIG = "config.toml"

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rosepo_core.records import Catalogue
+from rosepo_core.contracts.records import Catalogue
 
 # Models this small gain nothing from more, and wait for each other where the cores are shared.
 torch.set_num_threads(1)

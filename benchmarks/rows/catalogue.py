@@ -23,8 +23,8 @@ from benchmarks import material
 from rosepo_core.api import Examples, Ints
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.prompts import PromptTemplate
-from rosepo_core.engine.recommender import TOKEN_BUDGET
-from rosepo_core.engine.titles import TitleTrie
+from rosepo_core.engine.title_model import TOKEN_BUDGET
+from rosepo_core.engine.title_trie import TitleTrie
 from rosepo_core.testing.toys import SilentReporter
 
 K = 10

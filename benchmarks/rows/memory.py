@@ -25,8 +25,8 @@ ROUNDS = 3
 
 def _rosepo() -> None:
     from benchmarks import material
+    from rosepo_core.contracts.sections import AlignmentOptions
     from rosepo_core.engine.training import align_preferences
-    from rosepo_core.sections import AlignmentOptions
     from rosepo_core.testing.toys import SilentReporter
 
     chat, model = material.template("chat", candidates=20), material.adapted_model()

@@ -17,8 +17,8 @@ import polars as pl
 
 from benchmarks.study.arms import ARMS, REFERENCE
 from benchmarks.study.outcomes import AMONG_ALIKE, KEYS
-from rosepo_core.stages.buckets import BUCKETS, FEWEST_USERS
-from rosepo_core.statistics import bootstrap_interval, holm, paired_test
+from rosepo_core.evaluation.buckets import BUCKETS, FEWEST_USERS
+from rosepo_core.evaluation.statistics import bootstrap_interval, holm, paired_test
 
 Answer = Literal["yes", "no, the opposite", "not decided"]
 LEVEL = 0.05

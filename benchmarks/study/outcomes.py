@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks.study.arms import REFERENCE, Cell
-from rosepo_core.stages.buckets import bucket_names
+from rosepo_core.evaluation.buckets import bucket_names
 from rosepo_core.stages.split import load_split
 
 KEYS = ("dataset", "seed", "user", "target")

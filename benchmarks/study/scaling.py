@@ -26,8 +26,8 @@ from benchmarks.study import outcomes, plots
 from benchmarks.study.__main__ import RESULTS
 from benchmarks.study.arms import ORACLE_HARD, POPULARITY, SELF_HARD, SEMANTIC, SIZE, UNCLIPPED, Cell, config_of
 from rosepo_core import align, pipeline
+from rosepo_core.evaluation.statistics import bootstrap_interval, holm, paired_test
 from rosepo_core.stages.session import QuietReporter
-from rosepo_core.statistics import bootstrap_interval, holm, paired_test
 
 MODELS = ("smollm2-135m",)
 REFERENCE = "mixture"

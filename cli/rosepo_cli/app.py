@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from rosepo_cli import evaluation, finished, inspection, recommendation, training
-from rosepo_core.errors import RequestError, RosepoError
+from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.registry import PluginWarning, load_plugins
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rosepo_core.errors import RequestError
+from rosepo_core.contracts.errors import RequestError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 ConfigFile = Annotated[

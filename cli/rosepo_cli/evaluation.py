@@ -20,7 +20,7 @@ from rosepo_cli.arguments import (
     bare_argument,
     overrides,
 )
-from rosepo_core.errors import RequestError
+from rosepo_core.contracts.errors import RequestError
 
 
 def add(app: typer.Typer) -> None:

@@ -34,7 +34,7 @@ def compare(
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_cli.tables import show_comparison
     from rosepo_core import pipeline
-    from rosepo_core.errors import RequestError
+    from rosepo_core.contracts.errors import RequestError
 
     if len(runs) < 2:
         raise RequestError(f"name at least two runs; `rosepo evaluate {runs[0]}` shows one")
@@ -68,7 +68,7 @@ def report(
     """Write the report of a finished run, or of several in one page."""
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core import pipeline
-    from rosepo_core.errors import RequestError
+    from rosepo_core.contracts.errors import RequestError
 
     if out is None and len(runs) > 1:
         raise RequestError("several runs in one report need a place: add --out FILE.html")

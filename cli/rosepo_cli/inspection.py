@@ -32,7 +32,7 @@ def list_plugins(
     json_: Json = False,
 ) -> None:
     """List all plugins with where they come from."""
-    from rosepo_core.errors import RequestError, nearest
+    from rosepo_core.contracts.errors import RequestError, nearest
     from rosepo_core.registry import load_plugins
 
     if kind is not None and kind not in KINDS:
@@ -53,7 +53,7 @@ def show_plugin(
     name: Annotated[str, typer.Argument(help="The plugin's name, or DISTRIBUTION/NAME.")], json_: Json = False
 ) -> None:
     """Describe a plugin and its options."""
-    from rosepo_core.errors import RequestError, nearest
+    from rosepo_core.contracts.errors import RequestError, nearest
     from rosepo_core.registry import load_plugins
 
     registry = load_plugins()
@@ -88,9 +88,10 @@ def check_data(
 ) -> None:
     """Read data as training would, and sum them up. Options of the dataset are --dataset.KEY VALUE."""
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_core.errors import RequestError
+    from rosepo_core.contracts.errors import RequestError
+    from rosepo_core.data.corpus_summary import check_corpus
+    from rosepo_core.data.filters import filter_corpus
     from rosepo_core.registry import load_plugins, running
-    from rosepo_core.stages.dataset import check_corpus, filter_corpus
 
     options: dict[str, Any] = {"path": str(file)}
     for key, value in overrides([], context):

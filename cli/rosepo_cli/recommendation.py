@@ -27,7 +27,7 @@ def recommend(
     import json
 
     from rosepo_cli.tables import show_recommendations
-    from rosepo_core.recommender import Recommender
+    from rosepo_core.serving.recommender import Recommender
 
     found = Recommender.from_run(run, stage).recommend(history, k)
     if json_:

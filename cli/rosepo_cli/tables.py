@@ -14,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from rosepo_core.data.corpus_summary import CorpusSummary
     from rosepo_core.diagnostics import Check
+    from rosepo_core.evaluation.measurement import Column, Comparison
+    from rosepo_core.evaluation.results import Evaluation
     from rosepo_core.pipeline import Run
     from rosepo_core.planning import Plan
     from rosepo_core.registry import Entry
     from rosepo_core.seeds import SeedRuns, SeedTable, Spread
-    from rosepo_core.stages.dataset import CorpusSummary
-    from rosepo_core.stages.evaluation import Evaluation
-    from rosepo_core.stages.measurement import Column, Comparison
 
 SIGNS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}

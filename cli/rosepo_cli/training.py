@@ -65,7 +65,7 @@ def train(
     items, test users and candidates. The log and its split do not. The same command again continues.
     """
     from rosepo_core.config import load_config
-    from rosepo_core.errors import RequestError
+    from rosepo_core.contracts.errors import RequestError
     from rosepo_core.registry import load_plugins
 
     if seeds is not None and until is not None:

@@ -5,7 +5,7 @@ from rosepo_core.api import Register, hookimpl
 
 @hookimpl
 def rosepo_register_datasets(register: Register) -> None:
-    """See `rosepo_core.hookspecs`."""
+    """See `rosepo_core.contracts.hookspecs`."""
     register(
         "movielens-100k",
         "rosepo_datasets.movielens:MovieLens100K",

@@ -1,5 +1,5 @@
-"""Whether the held-out items are found. Ties count as the expectation over their orders, as in `rosepo_core.ranking`;
-a held-out item without a rank gains nothing.
+"""Whether the held-out items are found. Ties count as the expectation over their orders, as in
+`rosepo_core.contracts.ranking`; a held-out item without a rank gains nothing.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from rosepo_core.contracts import Reporter
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.records import Bools, Floats, Ints, Longs
 from rosepo_core.engine.prefixes import PrefixStates, Reader, reading
-from rosepo_core.engine.titles import TitleTrie, ranges
-from rosepo_core.records import Bools, Floats, Ints, Longs
+from rosepo_core.engine.title_trie import TitleTrie, ranges
 
 Doubles = NDArray[np.float64]
 Exclude = Callable[[Longs], Sequence[NDArray[np.integer]]]

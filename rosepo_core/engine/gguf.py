@@ -15,8 +15,8 @@ from gguf import GGMLQuantizationType, GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from rosepo_core.contracts import Reporter
-from rosepo_core.errors import RequestError
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.packages import cache_folder
 
 FORMAT = 1

@@ -32,9 +32,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from rosepo_core.contracts import Reporter
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.engine import attention, gguf
-from rosepo_core.errors import RequestError, nearest
 from rosepo_core.packages import cache_folder, fetch_wheel
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

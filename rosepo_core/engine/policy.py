@@ -13,9 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase
 
-from rosepo_core.contracts import Reporter
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.sections import SFTOptions
 from rosepo_core.engine.models import as_request_error, fingerprint, load_model, load_tokenizer
-from rosepo_core.sections import SFTOptions
 
 
 class PolicySlot:

@@ -20,11 +20,11 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Bools, Ints, Longs
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.scoring import decoder_of, token_log_probs
-from rosepo_core.engine.titles import ranges
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Bools, Ints, Longs
+from rosepo_core.engine.title_trie import ranges
 
 NAME = "rosepo-prefixes"
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rosepo_core.engine.titles import TitleTrie
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.options import parse_options
+from rosepo_core.contracts.records import Bools, Catalogue, Examples, Ints, Longs, Sequences
+from rosepo_core.contracts.sections import PromptOptions
+from rosepo_core.engine.title_trie import TitleTrie
 from rosepo_core.engine.trees import TokenTree
-from rosepo_core.errors import RequestError
-from rosepo_core.options import parse_options
-from rosepo_core.records import Bools, Catalogue, Examples, Ints, Longs, Sequences
-from rosepo_core.sections import PromptOptions
 
 TEMPLATE_FILE = "prompt_template.json"
 TRIE_FILE = "title_trie.safetensors"

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rosepo_core.contracts import Reporter
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Examples, Floats, Ints
 from rosepo_core.engine import attention
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.head import frozen_head_log_probs
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.trees import TreeBatch, pack
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Examples, Floats, Ints
 
 LOGIT_BYTES = 256 * 2**20
 """Most memory that logits and what is made of them take at once."""

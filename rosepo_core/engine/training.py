@@ -29,13 +29,13 @@ from transformers import (
 )
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
-from rosepo_core.contracts import PreferenceLoss, Reporter
+from rosepo_core.contracts.components import PreferenceLoss, Reporter
+from rosepo_core.contracts.records import Floats, Ints, LogProbs
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.dropout import without_dropout
 from rosepo_core.engine.memory import kept_memory
 from rosepo_core.engine.scoring import decoder_of, log_probs, token_log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
-from rosepo_core.records import Floats, Ints, LogProbs
 
 LogHistory = list[dict[str, float]]
 

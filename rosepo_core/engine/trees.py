@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rosepo_core.records import Bools, Ints, Longs
+from rosepo_core.contracts.records import Bools, Ints, Longs
 
 
 @dataclass(frozen=True)

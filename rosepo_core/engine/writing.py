@@ -10,11 +10,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from rosepo_core.contracts import Reporter
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.records import Examples
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.trees import pack
-from rosepo_core.records import Examples
 
 
 def longest_answer(template: PromptTemplate) -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core.engine.embeddings import choose_encoder, title_embeddings
-from rosepo_core.records import Floats, Split
+from rosepo_core.contracts.records import Floats, Split
+from rosepo_core.engine.title_embeddings import choose_encoder, title_embeddings
 
 if TYPE_CHECKING:
     from rosepo_core.stages.session import Session

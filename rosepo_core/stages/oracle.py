@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core.contracts import OracleContext, SmoothingOracle
-from rosepo_core.records import Split
+from rosepo_core.contracts.components import OracleContext, SmoothingOracle
+from rosepo_core.contracts.records import Split
 from rosepo_core.registry import running
 from rosepo_core.stages.session import Session
 from rosepo_core.store import Artifact

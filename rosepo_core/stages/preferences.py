@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rosepo_core.contracts import SmoothingOracle
-from rosepo_core.errors import PluginError
-from rosepo_core.records import Examples, Pairs, Split
+from rosepo_core.contracts.components import SmoothingOracle
+from rosepo_core.contracts.errors import PluginError
+from rosepo_core.contracts.records import Examples, Pairs, Split
 from rosepo_core.registry import running
 from rosepo_core.stages import oracle as oracle_stage
 from rosepo_core.stages import reference, sampling

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core.records import Floats, Split
+from rosepo_core.contracts.records import Floats, Split
 from rosepo_core.stages import sampling
 from rosepo_core.stages.session import Session
 from rosepo_core.store import Artifact

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core.contracts import RejectedSampler, SamplerContext, SmoothingOracle
-from rosepo_core.engine.recommender import TitleModel
-from rosepo_core.errors import PluginError, RequestError
-from rosepo_core.records import Examples, Floats, Ints, Split
+from rosepo_core.contracts.components import RejectedSampler, SamplerContext, SmoothingOracle
+from rosepo_core.contracts.errors import PluginError, RequestError
+from rosepo_core.contracts.records import Examples, Floats, Ints, Split
+from rosepo_core.contracts.sections import PreferenceOptions
+from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.registry import running
-from rosepo_core.sections import PreferenceOptions
 from rosepo_core.stages import oracle as oracle_stage
 from rosepo_core.stages.session import Session
 from rosepo_core.store import Artifact
@@ -152,7 +152,7 @@ def _context(
     @cache
     def embeddings() -> Floats:
         # The sentence encoder is slow to import, and most samplers do without.
-        from rosepo_core.engine.embeddings import title_embeddings
+        from rosepo_core.engine.title_embeddings import title_embeddings
 
         return title_embeddings(
             split.catalogue.titles,

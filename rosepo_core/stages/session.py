@@ -12,7 +12,7 @@ import numpy as np
 
 from rosepo_core import __version__
 from rosepo_core.config import RunConfig
-from rosepo_core.contracts import Reporter
+from rosepo_core.contracts.components import Reporter
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.registry import Registry

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Sequences, Split
 from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.training import fine_tune
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Sequences, Split
 from rosepo_core.stages.session import Session
 from rosepo_core.store import Artifact
 

@@ -15,22 +15,17 @@ import polars as pl
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core.errors import RequestError
-from rosepo_core.records import (
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import (
     Candidates,
     Catalogue,
-    Corpus,
     Examples,
-    Ints,
-    Longs,
     SeenItems,
     Sequences,
     Split,
-    Strategy,
 )
-from rosepo_core.sections import SplitOptions
+from rosepo_core.data.splitting import split_corpus
 from rosepo_core.stages.dataset import load_corpus
-from rosepo_core.stages.given import index_candidates
 
 if TYPE_CHECKING:
     from rosepo_core.stages.session import Session
@@ -49,119 +44,6 @@ def stage(session: Session, corpus: Artifact) -> Artifact:
         save_split(split_corpus(load_corpus(corpus.folder), session.config.split), folder)
 
     return session.artifact("split", {"split": session.resolved["split"]}, [corpus], build)
-
-
-def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
-    """Hold out the end of the log, or keep the parts of given examples.
-
-    ``leave-one-out`` looks at each user on their own: the last interaction is the test target, the one before it the
-    validation target, the rest is for training. Users with fewer than three interactions are for training alone.
-    Training on one user may see what happened after another user's test target.
-
-    ``temporal`` cuts everyone at the same two points in time, so that nothing which is known only later can be
-    learned. The log in order of time is cut where ``1 - validation_fraction - test_fraction`` and
-    ``1 - test_fraction`` of it have passed; interactions with the timestamp of the first one behind a cut all stand
-    behind it. In the validation and the test window a user's first interaction is the target; users who have no
-    earlier one, so no history, give no example.
-
-    In both, a history is everything of the user before the target: in a test example that includes what was held out
-    for validation. The sequences of the validation and test examples end with the target.
-
-    Given examples have their parts, whatever the order of time: of the training part, history and target are for
-    training; of the others, nothing is, neither the target nor the history.
-
-    Raises:
-        RequestError: nothing is left to train on or to hold out, or given examples are to be cut otherwise.
-    """
-    if corpus.examples is not None:
-        _check_uncut(corpus.name, options)
-    log = corpus.interactions
-    users = log["user"].unique(maintain_order=True)
-    items = corpus.catalogue["item"]
-    user = _index(log["user"], users)
-    item = _index(log["item"], items)
-    time = log["timestamp"].to_numpy()
-    order = np.lexsort((time, user))
-    full = Sequences(item[order], _offsets(np.bincount(user, minlength=users.len())))
-
-    strategy: Strategy
-    if corpus.examples is not None:
-        strategy = "given"
-        part = (
-            pl.DataFrame({"user": users}).join(corpus.examples, on="user", maintain_order="left")["part"].to_numpy()
-        )
-        train_lengths = np.where(part == "train", full.lengths, 0)
-        validation_place = np.where(part == "validation", full.lengths - 1, -1)
-        test_place = np.where(part == "test", full.lengths - 1, -1)
-        for name, empty in (("train", not train_lengths.any()), ("test", (test_place < 0).all())):
-            if empty:
-                raise RequestError(f"dataset '{corpus.name}' gives no example of the part '{name}': it needs one")
-    elif options.strategy != "temporal":
-        strategy = "leave-one-out"
-        held_out = full.lengths >= 3
-        if not held_out.any():
-            raise RequestError(
-                f"each of the {users.len()} users of dataset '{corpus.name}' has fewer than 3 interactions: "
-                "leave-one-out needs 3 of one user at least; loosen the filters, or set split.strategy='temporal'"
-            )
-        train_lengths = np.where(held_out, full.lengths - 2, full.lengths)
-        validation_place = np.where(held_out, full.lengths - 2, -1)
-        test_place = np.where(held_out, full.lengths - 1, -1)
-    else:
-        strategy = "temporal"
-        first_cut, second_cut = _cuts(time, corpus.name, options)
-        train_lengths, before_test = (
-            np.bincount(user[time < cut], minlength=users.len()) for cut in (first_cut, second_cut)
-        )
-        validation_place = np.where((train_lengths > 0) & (before_test > train_lengths), train_lengths, -1)
-        test_place = np.where((before_test > 0) & (full.lengths > before_test), before_test, -1)
-        for window, place in (("validation", validation_place), ("test", test_place)):
-            if (place < 0).all():
-                raise RequestError(
-                    f"dataset '{corpus.name}' has no user with an interaction in the {window} window and one before "
-                    f"it: raise split.{window}_fraction, or set split.strategy='leave-one-out'"
-                )
-
-    train = full.prefix(train_lengths)
-    test = _examples(full, train_lengths, test_place)
-    catalogue = Catalogue(
-        ids=tuple(items),
-        titles=tuple(corpus.catalogue["title"]),
-        popularity=np.bincount(train.items, minlength=items.len()).astype(np.int64),
-        attributes=corpus.catalogue.drop("item", "title"),
-    )
-    return Split(
-        users=tuple(users),
-        catalogue=catalogue,
-        train=train,
-        validation=_examples(full, train_lengths, validation_place),
-        test=test,
-        seen=SeenItems.of(full, items.len()),
-        strategy=strategy,
-        given_candidates=index_candidates(corpus, users.gather(test.user), test.target, _places(items)),
-    )
-
-
-def _check_uncut(name: str, options: SplitOptions) -> None:
-    for key, value in options:
-        default = SplitOptions.model_fields[key].default
-        if value != default:
-            raise RequestError(
-                f"split.{key}={value!r}: dataset '{name}' comes split already, so leave it at {default!r}; what the "
-                "dataset itself draws is an option of the dataset"
-            )
-
-
-def count_split(split: Split) -> dict[str, int]:
-    """Users, items, training interactions, validation and test examples, and users that give no test example."""
-    return {
-        "users": len(split.users),
-        "items": len(split.catalogue),
-        "train_interactions": len(split.train.items),
-        "validation_examples": len(split.validation),
-        "test_examples": len(split.test),
-        "users_without_test": len(split.users) - len(split.test),
-    }
 
 
 def held_out_examples(session: Session, split: Split) -> Examples:
@@ -236,47 +118,3 @@ def load_split(folder: Path) -> Split:
         strategy=json.loads((folder / ABOUT).read_text(encoding="utf-8"))["strategy"],
         given_candidates=given,
     )
-
-
-def _index(values: pl.Series, known: pl.Series) -> Ints:
-    """The place of each value in `known`, which holds each value once: int32 of the length of `values`."""
-    joined = pl.DataFrame({"item": values}).join(_places(known), on="item", how="left", maintain_order="left")
-    index: Ints = joined["place"].to_numpy()
-    return index
-
-
-def _places(known: pl.Series) -> pl.DataFrame:
-    return pl.DataFrame({"item": known, "place": np.arange(known.len(), dtype=np.int32)})
-
-
-def _offsets(lengths: NDArray[np.integer]) -> Longs:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def _cuts(time: Longs, name: str, options: SplitOptions) -> tuple[int, int]:
-    """The first timestamp of the validation window and the first of the test window."""
-    rest = 1 - options.validation_fraction - options.test_fraction
-    if rest <= 0:
-        raise RequestError(
-            f"split.validation_fraction={options.validation_fraction:g} and "
-            f"split.test_fraction={options.test_fraction:g} leave nothing to train on: their sum must be below 1"
-        )
-    ordered = np.sort(time)
-    first, second = (
-        ordered[min(round(share * len(time)), len(time) - 1)] for share in (rest, 1 - options.test_fraction)
-    )
-    if first == ordered[0] or first == second:
-        part = "training" if first == ordered[0] else "validation"
-        raise RequestError(
-            f"dataset '{name}' has too few different timestamps to cut in time: nothing is left for {part}; "
-            "set split.strategy='leave-one-out', or raise the fractions"
-        )
-    return int(first), int(second)
-
-
-def _examples(full: Sequences, train_lengths: Longs, place: Longs) -> Examples:
-    """One example for each user whose `place` is not -1. The sequences end with the target; those of other users hold
-    what is for training."""
-    user = np.flatnonzero(place >= 0).astype(np.int32)
-    sequences = full.prefix(np.where(place >= 0, place + 1, train_lengths))
-    return Examples(sequences, user, place[user].astype(np.int32))

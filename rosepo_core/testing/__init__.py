@@ -11,9 +11,9 @@ Override the fixture `options` where a component needs options, or smaller ones,
 import pytest
 
 # Without this, pytest shows no values where an assertion of the kit fails.
-pytest.register_assert_rewrite("rosepo_core.testing.contracts")
+pytest.register_assert_rewrite("rosepo_core.testing.contract_tests")
 
-from rosepo_core.testing.contracts import (  # noqa: E402
+from rosepo_core.testing.contract_tests import (  # noqa: E402
     DatasetContract,
     LossContract,
     MetricContract,

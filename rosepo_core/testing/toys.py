@@ -10,8 +10,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rosepo_core.outcome import Outcome
-from rosepo_core.records import Candidates, Catalogue, Examples, Floats, Ints, LogProbs, SeenItems, Sequences, Split
+from rosepo_core.contracts.outcome import Outcome
+from rosepo_core.contracts.records import (
+    Candidates,
+    Catalogue,
+    Examples,
+    Floats,
+    Ints,
+    LogProbs,
+    SeenItems,
+    Sequences,
+    Split,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

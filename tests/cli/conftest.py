@@ -16,7 +16,7 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rosepo_cli.app import run
-from rosepo_core.records import Catalogue
+from rosepo_core.contracts.records import Catalogue
 
 SMALL = (
     "--model.dtype=float32",

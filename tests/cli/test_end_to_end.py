@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import rosepo_core
 from rosepo_core.engine.models import load_model
 from rosepo_core.engine.prompts import load_template
+from rosepo_core.evaluation.candidates import load_candidates
 from rosepo_core.pipeline import STAGES
-from rosepo_core.stages.candidates import load_candidates
 from rosepo_core.stages.split import load_split
 
 ACCURACY = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
@@ -320,5 +320,5 @@ def test_align_does_what_the_command_does(finished, log, model_folder, tmp_path)
     run = rosepo_core.align(tables, tmp_path / "run", until="split")
     assert run.evaluations == ()
     assert (run.folder / "split").is_dir()
-    with pytest.raises(rosepo_core.errors.RequestError, match=r"^unknown option 'loss\.betta'"):
+    with pytest.raises(rosepo_core.contracts.errors.RequestError, match=r"^unknown option 'loss\.betta'"):
         rosepo_core.align(tables | {"loss": {"betta": 1}}, tmp_path / "wrong")

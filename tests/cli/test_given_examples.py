@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rosepo_core.records import Catalogue
-from rosepo_core.stages.candidates import load_candidates
+from rosepo_core.contracts.records import Catalogue
+from rosepo_core.evaluation.candidates import load_candidates
 from rosepo_core.stages.split import load_split
 
 Command = Callable[..., Any]

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 import rosepo_core
 from rosepo_core.engine.prompts import load_template
-from rosepo_core.recommender import TitleIndex
+from rosepo_core.serving.recommender import TitleIndex
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embed_in_your_project.py"
 
@@ -103,7 +103,7 @@ def test_a_title_is_found_however_it_is_written(written, meant):
 )
 def test_a_title_that_may_be_another_is_not_guessed(written, said):
     titles = ("Alien (1979)", "Brazil", "Karate (1981)", "KARATE (1981)")
-    with pytest.raises(rosepo_core.errors.RequestError) as raised:
+    with pytest.raises(rosepo_core.contracts.errors.RequestError) as raised:
         TitleIndex(titles).find(written)
     assert str(raised.value) == said
 

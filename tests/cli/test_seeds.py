@@ -11,8 +11,8 @@ import tomllib
 import numpy as np
 import pytest
 
+from rosepo_core.evaluation.candidates import load_candidates
 from rosepo_core.stages import oracle
-from rosepo_core.stages.candidates import load_candidates
 
 STUDENT = {2: 12.706204736, 3: 4.302652730}
 """The 97.5 % points of Student's distribution for means of so many values, from a printed table."""

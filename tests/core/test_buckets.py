@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rosepo_core.stages import buckets
-from rosepo_core.stages.buckets import bucket_names, by_popularity
+from rosepo_core.evaluation import buckets
+from rosepo_core.evaluation.buckets import bucket_names, by_popularity
 
 
 def test_buckets_begin_where_they_say() -> None:

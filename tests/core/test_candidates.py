@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Candidates, Corpus, Split
-from rosepo_core.sections import Negatives, SplitOptions
-from rosepo_core.stages.candidates import draw_candidates, load_candidates, protocol_name, save_candidates
-from rosepo_core.stages.split import split_corpus
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Candidates, Corpus, Split
+from rosepo_core.contracts.sections import Negatives, SplitOptions
+from rosepo_core.data.splitting import split_corpus
+from rosepo_core.evaluation.candidates import draw_candidates, load_candidates, protocol_name, save_candidates
 
 LEAVE_ONE_OUT = SplitOptions(strategy="leave-one-out")
 

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from rosepo_core.config import DEFAULT_METRICS, RunConfig, load_config
-from rosepo_core.errors import RequestError
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.registry import Registry
 
 PLUGINS = """

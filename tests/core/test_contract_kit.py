@@ -8,7 +8,7 @@ import pytest
 import torch.nn.functional as F
 from pydantic import Field
 
-from rosepo_core.contracts import (
+from rosepo_core.contracts.components import (
     CutOffMetric,
     Dataset,
     LogOptions,
@@ -17,8 +17,8 @@ from rosepo_core.contracts import (
     SamplerOptions,
     SmoothingOracle,
 )
-from rosepo_core.outcome import Measure
-from rosepo_core.records import Corpus
+from rosepo_core.contracts.outcome import Measure
+from rosepo_core.contracts.records import Corpus
 from rosepo_core.testing import (
     DatasetContract,
     FakeLanguageModel,

@@ -8,10 +8,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from rosepo_core.contracts import LogOptions
-from rosepo_core.errors import PluginError, RequestError
-from rosepo_core.records import Corpus
-from rosepo_core.stages.dataset import check_corpus, filter_corpus, load_corpus, save_corpus
+from rosepo_core.contracts.components import LogOptions
+from rosepo_core.contracts.errors import PluginError, RequestError
+from rosepo_core.contracts.records import Corpus
+from rosepo_core.data.corpus_summary import check_corpus
+from rosepo_core.data.filters import filter_corpus
+from rosepo_core.stages.dataset import load_corpus, save_corpus
 
 Row = tuple[str, str, int] | tuple[str, str, int, float | None]
 

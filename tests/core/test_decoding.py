@@ -23,7 +23,7 @@ from transformers import (
 
 from rosepo_core.engine import scoring
 from rosepo_core.engine.decoding import Trunks, decode
-from rosepo_core.engine.titles import TitleTrie
+from rosepo_core.engine.title_trie import TitleTrie
 
 END = 0
 VOCABULARY = 24

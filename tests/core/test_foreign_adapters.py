@@ -20,14 +20,14 @@ from peft import (
 )
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig
 
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Examples, Sequences
+from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine.models import find_adapter
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.prompts import make_template
-from rosepo_core.engine.recommender import TitleModel
 from rosepo_core.engine.scoring import score_items
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Examples, Sequences
-from rosepo_core.sections import PromptOptions
+from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.testing import SilentReporter
 
 SEQUENCES = Sequences(np.array([0, 1, 2, 3, 5, 4, 5, 9, 7, 9, 8], dtype=np.int32), np.array([0, 4, 8, 11]))

@@ -9,15 +9,18 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from rosepo_core.contracts import DatasetOptions, LogOptions
-from rosepo_core.errors import PluginError, RequestError
-from rosepo_core.records import Corpus, Examples, Split
-from rosepo_core.sections import PreferenceOptions, SplitOptions
-from rosepo_core.stages.candidates import load_candidates, save_candidates
-from rosepo_core.stages.dataset import check_corpus, filter_corpus, load_corpus, save_corpus
+from rosepo_core.contracts.components import DatasetOptions, LogOptions
+from rosepo_core.contracts.errors import PluginError, RequestError
+from rosepo_core.contracts.records import Corpus, Examples, Split
+from rosepo_core.contracts.sections import PreferenceOptions, SplitOptions
+from rosepo_core.data.corpus_summary import check_corpus
+from rosepo_core.data.filters import filter_corpus
+from rosepo_core.data.splitting import split_corpus
+from rosepo_core.evaluation.candidates import load_candidates, save_candidates
+from rosepo_core.stages.dataset import load_corpus, save_corpus
 from rosepo_core.stages.sampling import choose_examples
 from rosepo_core.stages.sft import training_users
-from rosepo_core.stages.split import load_split, save_split, split_corpus
+from rosepo_core.stages.split import load_split, save_split
 
 Given = tuple[str, str, str, str] | tuple[str, str, str, str, str | None]
 """User, part, history and target, and perhaps candidates; an item is one letter."""

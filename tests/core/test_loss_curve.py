@@ -13,13 +13,13 @@ from datasets import Dataset as Table
 from peft import LoraConfig, get_peft_model
 from trl import DPOConfig, DPOTrainer
 
+from rosepo_core.contracts.records import Examples, Pairs, Sequences
+from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine.prompts import make_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import align_preferences
-from rosepo_core.records import Examples, Pairs, Sequences
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import PromptOptions
-from rosepo_core.stages.alignment import preference_trees
+from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.session import QuietReporter
 
 BATCH, STEPS, BETA, WARMUP = 4, 30, 0.1, 0.1

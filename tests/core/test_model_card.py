@@ -9,9 +9,9 @@ import re
 import pytest
 from huggingface_hub import ModelCard as HubCard
 
-from rosepo_core.outcome import Measure
-from rosepo_core.stages.measurement import Column
-from rosepo_core.stages.model_card import ModelCard, model_card
+from rosepo_core.contracts.outcome import Measure
+from rosepo_core.evaluation.measurement import Column
+from rosepo_core.report.model_card import ModelCard, model_card
 
 METRICS = {
     "base": {"hr@1": 0.1, "ndcg@10": 0.4, "arp@10": 83.14},

@@ -7,10 +7,10 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
-from rosepo_core.contracts import SmoothingOracle
-from rosepo_core.errors import PluginError
-from rosepo_core.records import Candidates, Examples, Sequences
-from rosepo_core.stages.oracle_quality import ReliabilityBin, held_out_flips, quality
+from rosepo_core.contracts.components import SmoothingOracle
+from rosepo_core.contracts.errors import PluginError
+from rosepo_core.contracts.records import Candidates, Examples, Sequences
+from rosepo_core.evaluation.oracle_quality import ReliabilityBin, held_out_flips, quality
 
 
 class Even(SmoothingOracle):

@@ -12,12 +12,12 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Catalogue, Examples, Sequences
+from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine import prompts
 from rosepo_core.engine.prompts import CutCount, PromptTemplate, item_texts, load_template, make_template
-from rosepo_core.engine.titles import TitleTrie
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Catalogue, Examples, Sequences
-from rosepo_core.sections import PromptOptions
+from rosepo_core.engine.title_trie import TitleTrie
 
 
 def sequences(*users: list[int]) -> Sequences:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from rosepo_core.contracts import Reporter
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError, RosepoError
+from rosepo_core.contracts.records import Examples, Sequences
+from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine.prompts import make_template
-from rosepo_core.engine.recommender import TitleModel
+from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.writing import longest_answer, write_answers
-from rosepo_core.errors import RequestError, RosepoError
-from rosepo_core.records import Examples, Sequences
-from rosepo_core.sections import PromptOptions
-from rosepo_core.stages.catalogue import best_of_all, history_items
-from rosepo_core.stages.free import fold, match, nearest
+from rosepo_core.evaluation.catalogue import best_of_all, history_items
+from rosepo_core.evaluation.free import fold, match, nearest
 from rosepo_core.testing import SilentReporter
 
 # ann chose 0, 1, 2 and then 3; bob 5, 4, 5 and then 5 again; cat 7 and then 9, and 8 afterwards.
@@ -113,7 +113,7 @@ def test_all_items_are_scored_in_blocks_as_at_once(monkeypatch):
         return (items * 7 % 10 + examples.user[:, None]).astype(np.float32)
 
     whole = best_of_all("mine", score, EXAMPLES, 10, 4, np.random.default_rng(0))
-    monkeypatch.setattr("rosepo_core.stages.catalogue.BLOCK_CELLS", 10)
+    monkeypatch.setattr("rosepo_core.evaluation.catalogue.BLOCK_CELLS", 10)
     parts = best_of_all("mine", score, EXAMPLES, 10, 4, np.random.default_rng(0))
     assert all(np.array_equal(first, second) for first, second in zip(whole, parts, strict=True))
     assert best_of_all("mine", lambda *_: None, EXAMPLES, 10, 4, np.random.default_rng(0)) is None

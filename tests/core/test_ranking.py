@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rosepo_core.ranking import UNRANKED, Ranks, head_items, rank_in_lists, rank_targets, top_items
+from rosepo_core.contracts.ranking import UNRANKED, Ranks, head_items, rank_in_lists, rank_targets, top_items
 
 NEVER = -np.inf
 GAINS = np.array([1.0, 0.5, 0.25])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rosepo_core.contracts import PreferenceLoss
-from rosepo_core.errors import PluginError, RequestError
+from rosepo_core.contracts.components import PreferenceLoss
+from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.registry import Entry, PluginWarning, Registry, load_plugins, running
 
 HINGE = """
@@ -186,7 +186,7 @@ def test_a_hook_with_wrong_arguments_is_reported(install):
         ("json:Nothing", "cannot import 'json:Nothing': AttributeError"),
         ("json:JSONDecoder", "'json:JSONDecoder' is no subclass of PreferenceLoss"),
         ("json:dumps", "'json:dumps' is no subclass of PreferenceLoss"),
-        ("rosepo_core.contracts:PreferenceLoss", "does not implement __call__"),
+        ("rosepo_core.contracts.components:PreferenceLoss", "does not implement __call__"),
     ],
 )
 def test_a_bad_target_names_its_plugin(install, target, message):

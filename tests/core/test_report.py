@@ -11,12 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rosepo_core.records import Candidates, Catalogue, Examples, Pairs, SeenItems, Sequences, Split
+from rosepo_core.contracts.records import Candidates, Catalogue, Examples, Pairs, SeenItems, Sequences, Split
+from rosepo_core.contracts.sections import EvaluationOptions
+from rosepo_core.evaluation import results
+from rosepo_core.evaluation.oracle_quality import OracleQuality, ReliabilityBin
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import EvaluationOptions
-from rosepo_core.stages import charts, evaluation
-from rosepo_core.stages.oracle_quality import OracleQuality, ReliabilityBin
-from rosepo_core.stages.report import ReportData, render, render_several, shown_users
+from rosepo_core.report import charts
+from rosepo_core.report.page import ReportData, render, render_several, shown_users
 from rosepo_core.testing import SilentReporter
 
 HOSTILE = "<script>alert('x')</script> & \"more\" <img src=http://evil.example/x.png>"
@@ -99,13 +100,13 @@ def result(split):
         return score
 
     models = {
-        "popularity": evaluation.popularity_scores(split),
+        "popularity": results.popularity_scores(split),
         "base": knows(0),
         "sft": knows(0.5),
         "aligned": knows(0.5),
         "<b>mine</b>": knows(1),
     }
-    return evaluation.evaluate(
+    return results.evaluate(
         models, split, split.test, candidates, EvaluationOptions(resamples=500), METRICS, SilentReporter()
     )
 
@@ -319,7 +320,7 @@ def test_parts_without_data_are_left_out(split, result):
 def test_one_user_and_one_model_are_enough(split):
     candidates = Candidates(np.array([[split.test.target[0], 1]], dtype=np.int32), np.array([0], dtype=np.int32))
     models = dict.fromkeys(("sft", "aligned"), lambda examples, items: np.zeros(items.shape, np.float32))
-    one = evaluation.evaluate(
+    one = results.evaluate(
         models,
         split,
         split.test.take(np.array([0])),

@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 
 from rosepo_core.config import RunConfig, SamplerChoice
-from rosepo_core.contracts import RejectedSampler, SamplerContext, SamplerOptions, SmoothingOracle
+from rosepo_core.contracts.components import RejectedSampler, SamplerContext, SamplerOptions, SmoothingOracle
+from rosepo_core.contracts.errors import PluginError, RequestError
+from rosepo_core.contracts.records import Catalogue, Examples, SeenItems, Sequences, Split
+from rosepo_core.contracts.sections import PreferenceOptions, PromptOptions
 from rosepo_core.engine.prompts import make_template
-from rosepo_core.errors import PluginError, RequestError
-from rosepo_core.records import Catalogue, Examples, SeenItems, Sequences, Split
-from rosepo_core.sections import PreferenceOptions, PromptOptions
 from rosepo_core.stages import preferences
-from rosepo_core.stages.alignment import preference_trees
+from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.sampling import assign_slots, check, choose_examples, load, stage
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.store import Artifact

@@ -11,13 +11,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Catalogue, Examples, Ints, Sequences
+from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine import scoring
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.scoring import log_probs, score_items
 from rosepo_core.engine.trees import TreeBatch
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Catalogue, Examples, Ints, Sequences
-from rosepo_core.sections import PromptOptions
 
 
 class Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rosepo_core.stages.settings import differing
+from rosepo_core.report.differences import differing
 
 FIRST = """
 seed = 0

@@ -11,10 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Corpus, Examples, Sequences, Split
-from rosepo_core.sections import SplitOptions
-from rosepo_core.stages.split import count_split, load_split, save_split, split_corpus
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Corpus, Examples, Sequences, Split
+from rosepo_core.contracts.sections import SplitOptions
+from rosepo_core.data.splitting import count_split, split_corpus
+from rosepo_core.stages.split import load_split, save_split
 
 LEAVE_ONE_OUT = SplitOptions(strategy="leave-one-out")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rosepo_core import statistics
-from rosepo_core.statistics import (
+from rosepo_core.evaluation import statistics
+from rosepo_core.evaluation.statistics import (
     benjamini_hochberg,
     bootstrap_interval,
     bootstrap_test,

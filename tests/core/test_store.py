@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rosepo_core.errors import RequestError
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.store import RunStore, fingerprint, read_manifest
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from rosepo_core.api import RequestError
-from rosepo_core.engine.titles import TitleTrie, ranges
+from rosepo_core.engine.title_trie import TitleTrie, ranges
 
 
 def arrays(*titles):

@@ -19,7 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trl import DPOConfig, DPOTrainer
 
-from rosepo_core.contracts import PreferenceLoss
+from rosepo_core.contracts.components import PreferenceLoss
+from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, Pairs, Sequences
+from rosepo_core.contracts.sections import AlignmentOptions, PromptOptions, SFTOptions
 from rosepo_core.engine import scoring
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.scoring import decoder_of, score_items
@@ -30,10 +32,8 @@ from rosepo_core.engine.training import (
     align_preferences,
     fine_tune,
 )
-from rosepo_core.records import Catalogue, Examples, Floats, Ints, Pairs, Sequences
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import AlignmentOptions, PromptOptions, SFTOptions
-from rosepo_core.stages.alignment import preference_trees
+from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.session import QuietReporter
 
 QUIET = QuietReporter()

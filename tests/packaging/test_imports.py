@@ -21,15 +21,17 @@ PLUGINS = {name for name in SOURCES if name not in ("rosepo_core", "rosepo_cli")
 
 # From the ground up. A module may import from its own layer and from those before it.
 LAYERS = (
-    {"rosepo_core.errors", "rosepo_core.launch", "rosepo_core.records"},
-    {"rosepo_core.options", "rosepo_core.ranking", "rosepo_core.outcome", "rosepo_core.statistics"},
+    {"rosepo_core.contracts.errors", "rosepo_core.contracts.records", "rosepo_core.launch"},
+    {"rosepo_core.contracts.options", "rosepo_core.contracts.ranking", "rosepo_core.contracts.outcome"},
     {"rosepo_core.contracts"},
-    {"rosepo_core.hookspecs", "rosepo_core.sections"},
     {"rosepo_core.registry", "rosepo_core.packages", "rosepo_core.store"},
     {"rosepo_core.config", "rosepo_core.api"},
+    {"rosepo_core.data", "rosepo_core.prompts"},
     {"rosepo_core.engine"},
-    {"rosepo_core.stages"},
-    {"rosepo_core.pipeline", "rosepo_core.planning", "rosepo_core.recommender", "rosepo_core.seeds"},
+    {"rosepo_core.stages", "rosepo_core.evaluation"},
+    {"rosepo_core.report"},
+    {"rosepo_core.pipeline", "rosepo_core.planning", "rosepo_core.seeds"},
+    {"rosepo_core.serving"},
     {"rosepo_core", "rosepo_core.diagnostics", "rosepo_core.testing"},
     {"rosepo_cli"},
 )
@@ -159,11 +161,19 @@ def test_imports_go_one_way():
 @pytest.mark.parametrize(
     ("module", "source", "breach"),
     [
-        ("rosepo_core.records", "from rosepo_core import contracts", "rosepo_core.contracts, which is above it"),
+        (
+            "rosepo_core.contracts.records",
+            "from rosepo_core.contracts import components",
+            "components, which is above it",
+        ),
         ("rosepo_core.engine.trees", "import rosepo_core.stages.sft", "rosepo_core.stages.sft, which is above it"),
         ("rosepo_core.engine.trees", "from ..stages import sft", "rosepo_core.stages.sft, which is above it"),
-        ("rosepo_core.statistics", "def f():\n  from rosepo_core.pipeline import run", "which is above it"),
-        ("rosepo_core.errors", "from rosepo_core import align", "rosepo_core, which is above it"),
+        (
+            "rosepo_core.evaluation.statistics",
+            "def f():\n  from rosepo_core.pipeline import run",
+            "which is above it",
+        ),
+        ("rosepo_core.contracts.errors", "from rosepo_core import align", "rosepo_core, which is above it"),
         ("rosepo_core.novelty", "", "has no layer"),
         ("rosepo_core.registry", "from rosepo_losses import dpo", "the core imports no plugin"),
         ("rosepo_core.pipeline", "import rosepo_cli", "the core imports no plugin"),
@@ -171,7 +181,7 @@ def test_imports_go_one_way():
         ("rosepo_losses.dpo", "from typer import echo", "only rosepo_cli may"),
         (
             "rosepo_losses.dpo",
-            "from rosepo_core.records import LogProbs",
+            "from rosepo_core.contracts.records import LogProbs",
             "a plugin may import rosepo_core.api alone",
         ),
         ("rosepo_losses.dpo", "from rosepo_samplers import uniform", "a plugin may import rosepo_core.api alone"),
@@ -189,7 +199,7 @@ def test_a_breach_is_found(tmp_path, module, source, breach):
     "source",
     [
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  from rosepo_core.pipeline import run\n  import rich",
-        "from rosepo_core.errors import RosepoError\nfrom rosepo_core import __version__, hookspecs\nimport torch",
+        "from rosepo_core import __version__\nfrom rosepo_core.contracts import hookspecs\nimport torch",
     ],
 )
 def test_what_is_allowed_is_no_breach(tmp_path, source):
@@ -213,7 +223,7 @@ def test_importers_are_found(tmp_path):
 @pytest.mark.parametrize(
     "code",
     [
-        "import rosepo_core.api, rosepo_core.config, rosepo_core.hookspecs",
+        "import rosepo_core.api, rosepo_core.config, rosepo_core.contracts.hookspecs",
         "from rosepo_core.registry import load_plugins; assert len(load_plugins().entries()) >= 10",
         command("--help"),
         command("plugins", "list"),

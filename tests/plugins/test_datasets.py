@@ -12,13 +12,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from rosepo_core.contracts import LogOptions
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Corpus
+from rosepo_core.contracts.components import LogOptions
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Corpus
+from rosepo_core.contracts.sections import SplitOptions
+from rosepo_core.data.corpus_summary import check_corpus
+from rosepo_core.data.filters import filter_corpus
+from rosepo_core.data.splitting import count_split, split_corpus
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import SplitOptions
-from rosepo_core.stages.dataset import check_corpus, filter_corpus
-from rosepo_core.stages.split import count_split, split_corpus
 from rosepo_datasets.movielens import GENRES, readable_title
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rosepo_core.errors import RequestError
-from rosepo_core.records import Corpus
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Corpus
+from rosepo_core.contracts.sections import SplitOptions
+from rosepo_core.data.filters import filter_corpus
+from rosepo_core.data.given_examples import leaks
+from rosepo_core.data.splitting import split_corpus
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import SplitOptions
-from rosepo_core.stages.dataset import filter_corpus
-from rosepo_core.stages.given import leaks
-from rosepo_core.stages.split import split_corpus
 from rosepo_core.testing import SilentReporter
 from rosepo_datasets.given import draw_parts
 from rosepo_datasets.sprec import readings

@@ -13,8 +13,8 @@ from ir_measures import RR, Qrel, R, ScoredDoc, Success, nDCG
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 
-from rosepo_core.outcome import Outcome
-from rosepo_core.records import Catalogue, Examples, SeenItems, Sequences
+from rosepo_core.contracts.outcome import Outcome
+from rosepo_core.contracts.records import Catalogue, Examples, SeenItems, Sequences
 from rosepo_core.registry import load_plugins
 
 NAN = float("nan")

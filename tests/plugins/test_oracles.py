@@ -12,11 +12,11 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 from rosepo_core.api import Catalogue, Examples, OracleContext, RequestError, RosepoError, SeenItems, Sequences, Split
-from rosepo_core.ranking import rank_targets
+from rosepo_core.contracts.ranking import rank_targets
+from rosepo_core.contracts.sections import SplitOptions
+from rosepo_core.data.filters import filter_corpus
+from rosepo_core.data.splitting import split_corpus
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import SplitOptions
-from rosepo_core.stages.dataset import filter_corpus
-from rosepo_core.stages.split import split_corpus
 from rosepo_core.testing.toys import SilentReporter, toy_given_split
 from rosepo_metrics.accuracy import hit_rate, ndcg
 from rosepo_oracles import calibration

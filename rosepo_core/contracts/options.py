@@ -1,0 +1,47 @@
+"""Options: one pydantic model an implementation, from which keys, flags, help and validation all come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rosepo_core.contracts.errors import RequestError, nearest
+
+
+class Options(BaseModel):
+    """Base of every options model: unknown keys are errors, values are frozen, every field has a description."""
+
+    # A column or a title may be a number; on the command line nobody would quote it.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
+def parse_options(model: type[OptionsT], values: Mapping[str, Any], where: str) -> OptionsT:
+    """Validate `values` as a `model`, or raise one `RequestError` that names the key under `where` and the fix.
+
+    Args:
+        model: the options model.
+        values: keys as written by the user; `-` and `_` are the same in a key.
+        where: the section that the keys stand in, e.g. ``"sampler"``; errors then speak of ``sampler.temperature``.
+            Empty at the top of a configuration.
+
+    Raises:
+        RequestError: an unknown key (with the nearest known ones), or a value of the wrong type or range.
+    """
+    normal = {key.replace("-", "_"): value for key, value in values.items()}
+    try:
+        return model.model_validate(normal)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+        if first["type"] == "extra_forbidden":
+            message = f"unknown option '{path}'{nearest(str(first['loc'][-1]), model.model_fields)}"
+        elif first["type"] == "missing":
+            message = f"option '{path}' is required"
+        else:
+            message = f"option '{path}' = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        raise RequestError(message) from None

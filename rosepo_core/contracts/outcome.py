@@ -1,0 +1,225 @@
+"""What a model did for the test users, as metrics see it, however the model was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rosepo_core.contracts.ranking import Ranks, rank_in_lists, rank_targets, top_items
+from rosepo_core.contracts.records import Bools, Catalogue, Doubles, Examples, Floats, Ints, Longs, SeenItems
+
+Direction = Literal["higher", "lower", "neither"]
+OutcomeNeed = Literal["scores", "answers", "title-embeddings", "genres"]
+
+MISSING = {
+    "scores": "the model gave lists without scores",
+    "answers": "the model only ranked, and wrote nothing",
+    "title-embeddings": "there are no title embeddings",
+    "genres": "the catalogue has no column 'genres' of lists of text, or of text with '|' between",
+}
+"""Why an outcome lacks what a metric needs."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a metric's numbers are to be read.
+
+    Attributes:
+        title: how tables write it, without the cut-off.
+        direction: which way is better; of what tells about popularity, "better" means further from recommending only
+            what is popular, at equal accuracy.
+        group: the heading that it stands under.
+        low: the least value that it can have.
+        high: the greatest.
+        decimals: digits that tables show.
+    """
+
+    title: str
+    direction: Direction
+    group: str
+    low: float = 0.0
+    high: float = 1.0
+    decimals: int = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model did for n test examples: it ranked candidates or the whole catalogue, or it wrote freely.
+
+    Make one with `of_scores` or `of_lists`.
+
+    Attributes:
+        examples: the n test examples.
+        catalogue: all items, with their popularity and attributes.
+        seen: every interaction of each user in the whole log, the held-out ones included.
+        ks: the cut-offs of metrics that name none.
+        targets: the items held out for each example, int32 [n, t], the next one first, -1 where there are fewer.
+        ranks: where they stand; arrays [n, t].
+        top: what is recommended, best first: int32 [n, k], k at least any cut-off; -1 for a place without an item.
+        items: what was ranked, int32 [n, m], -1 for a place without an item; `None` where nothing was.
+        scores: float [n, m], higher is better, -inf where there is no item; `None` where nothing was ranked.
+        answered: which places of `top` hold an answer, an item or not: bool [n, k]; `None` where nothing was written.
+        title_embeddings: gives unit-length rows, float32 [items, d]; `None` where no metric needs them.
+    """
+
+    examples: Examples
+    catalogue: Catalogue
+    seen: SeenItems
+    ks: tuple[int, ...]
+    targets: Ints
+    ranks: Ranks
+    top: Ints
+    items: Ints | None = None
+    scores: Floats | None = None
+    answered: Bools | None = None
+    title_embeddings: Callable[[], Floats] | None = None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @classmethod
+    def of_scores(
+        cls,
+        examples: Examples,
+        catalogue: Catalogue,
+        seen: SeenItems,
+        ks: tuple[int, ...],
+        items: Ints,
+        scores: Floats,
+        target_column: Ints,
+        *,
+        length: int | None = None,
+        title_embeddings: Callable[[], Floats] | None = None,
+    ) -> Outcome:
+        """From scores of candidates, or of the whole catalogue with -1 in place of what is not to be recommended.
+
+        Args:
+            examples: as above, like all that is not named here.
+            target_column: int32 [n] or [n, t], where in `items` the targets are; -1 where there are fewer.
+            length: of the lists; the largest of `ks` if not given.
+
+        Raises:
+            ValueError: as `rank_targets`.
+        """
+        columns = target_column.reshape(len(examples), -1)
+        return cls(
+            examples=examples,
+            catalogue=catalogue,
+            seen=seen,
+            ks=ks,
+            targets=np.where(columns >= 0, np.take_along_axis(items, np.maximum(columns, 0), axis=1), -1),
+            ranks=rank_targets(scores, columns, items >= 0),
+            top=top_items(scores, items, length or max(ks)),
+            items=items,
+            scores=scores,
+            title_embeddings=title_embeddings,
+        )
+
+    @classmethod
+    def of_lists(
+        cls,
+        examples: Examples,
+        catalogue: Catalogue,
+        seen: SeenItems,
+        ks: tuple[int, ...],
+        top: Ints,
+        *,
+        answered: Bools | None = None,
+        targets: Ints | None = None,
+        title_embeddings: Callable[[], Floats] | None = None,
+    ) -> Outcome:
+        """From lists: a target that its list does not hold has no rank.
+
+        Args:
+            examples: as above, like all that is not named here.
+            answered: of a model that writes freely; an answer that is no title of the catalogue is -1 in `top`.
+            targets: each example's one target if not given.
+        """
+        targets = examples.target[:, None] if targets is None else targets
+        return cls(
+            examples=examples,
+            catalogue=catalogue,
+            seen=seen,
+            ks=ks,
+            targets=targets,
+            ranks=rank_in_lists(top, targets),
+            top=top,
+            answered=answered,
+            title_embeddings=title_embeddings,
+        )
+
+    def take(self, rows: NDArray[np.integer]) -> Outcome:
+        """The examples at `rows`, in that order."""
+        return replace(
+            self,
+            examples=self.examples.take(rows),
+            targets=self.targets[rows],
+            ranks=Ranks(self.ranks.above[rows], self.ranks.tied[rows]),
+            top=self.top[rows],
+            items=None if self.items is None else self.items[rows],
+            scores=None if self.scores is None else self.scores[rows],
+            answered=None if self.answered is None else self.answered[rows],
+        )
+
+    def offers(self, need: OutcomeNeed) -> bool:
+        """Whether this outcome has what a metric needs."""
+        return {
+            "scores": self.scores is not None,
+            "answers": self.answered is not None,
+            "title-embeddings": self.title_embeddings is not None,
+            "genres": self.genres is not None,
+        }[need]
+
+    def list_means(self, values: Doubles, k: int) -> Doubles:
+        """Mean of ``values[item]``, float64 [items], over the first k items of each list: float64 [n], NaN for a list
+        without any."""
+        top = self.top[:, :k]
+        held = top >= 0
+        with np.errstate(invalid="ignore"):
+            means: Doubles = np.where(held, values[top], 0.0).sum(axis=1) / held.sum(axis=1)
+        return means
+
+    def list_counts(self, k: int) -> Longs:
+        """How often each item stands among the first k of a list: int64 [items]."""
+        top = self.top[:, :k]
+        return np.bincount(top[top >= 0], minlength=len(self.catalogue)).astype(np.int64)
+
+    @cached_property
+    def histories(self) -> tuple[Longs, Ints]:
+        """All that comes before each target, ragged: the example of each interaction, int64 [total], and its item,
+        int32 [total]."""
+        examples = self.examples
+        row = np.repeat(np.arange(len(examples)), examples.position)
+        first = np.repeat(np.cumsum(examples.position) - examples.position, examples.position)
+        place = examples.sequences.offsets[examples.user][row] + np.arange(len(row)) - first
+        return row, examples.sequences.items[place]
+
+    @cached_property
+    def genres(self) -> Bools | None:
+        """Which item is of which genre: bool [items, genres]; `None` where the catalogue's attributes have no column
+        ``genres`` of lists of text, or of text with ``|`` between."""
+        if "genres" not in self.catalogue.attributes.columns:
+            return None
+        column = self.catalogue.attributes["genres"]
+        if str(column.dtype) == "String":
+            column = column.str.split("|")
+        if str(column.dtype) != "List(String)":
+            return None
+        names: dict[str, int] = {}
+        pairs = [
+            (item, names.setdefault(genre, len(names)))
+            for item, genres in enumerate(column.to_list())
+            for genre in genres or ()
+            if genre
+        ]
+        if not pairs:
+            return None
+        of = np.zeros((len(self.catalogue), len(names)), dtype=np.bool_)
+        rows, columns = np.array(pairs).T
+        of[rows, columns] = True
+        return of

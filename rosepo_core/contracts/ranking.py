@@ -1,0 +1,149 @@
+"""Where targets stand, what tops a list, and which items are popular: what the stages and every metric build on.
+
+Tied scores get the expectation over all orders in which the tied items could stand (McSherry and Najork, "Computing
+information retrieval performance measures efficiently in the presence of tied scores", ECIR 2008). A model that
+gives every item the same score therefore gets exactly what random order would, wherever the target stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rosepo_core.contracts.records import Bools, Doubles, Ints, Longs
+
+Scores = NDArray[np.floating]
+
+UNRANKED = int(np.iinfo(np.int32).max)
+"""`Ranks.above` of a target that was neither offered nor listed: below everything that was."""
+
+HEAD_SHARE = 0.2
+"""Share of the catalogue that counts as popular (the head); the rest is the long tail."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where the targets stand among what was offered, or in the list that was given.
+
+    Attributes:
+        above: items with a higher score than the target, int64 [n] or, with several targets a row, [n, t]; `UNRANKED`
+            for a target without a rank, and for a place that holds no target.
+        tied: other items with the target's very score, int64 of the same shape.
+    """
+
+    above: Longs
+    tied: Longs
+
+    @property
+    def expected(self) -> Doubles:
+        """The target's mean rank over the orders of the tied items: above + 1 + tied / 2; 1 is best, infinity is
+        unranked; float64 of the same shape."""
+        return np.where(self.above < UNRANKED, self.above + 1 + self.tied / 2, np.inf)
+
+    def expectation(self, gains: Doubles) -> Doubles:
+        """What each target gains, in expectation over ties: float64 of the shape of `above`.
+
+        Args:
+            gains: float64 [m], the gain of rank 1, 2, ..., m; every later rank gains 0.
+        """
+        sums = np.concatenate([[0.0], np.cumsum(gains)])
+        low = np.minimum(self.above, len(gains))
+        high = np.minimum(self.above + self.tied + 1, len(gains))
+        mean: Doubles = (sums[high] - sums[low]) / (self.tied + 1)
+        return mean
+
+    def first_expectation(self, gains: Doubles) -> Doubles:
+        """What each row's best-placed target gains, in expectation over ties: float64 [n].
+
+        Where r of the T items that share the best target's score are targets themselves, the first of them stands at
+        place i of the T with probability C(T - i, r - 1) / C(T, r).
+        """
+        if self.above.ndim == 1:
+            return self.expectation(gains)
+        rows = np.arange(len(self.above))
+        column = self.above.argmin(axis=1)
+        best = Ranks(self.above[rows, column], self.tied[rows, column])
+        gained = best.expectation(gains)
+        rivals = ((self.above == best.above[:, None]) & (self.above < UNRANKED)).sum(axis=1)
+        for row in np.flatnonzero(rivals > 1).tolist():
+            size, targets = int(best.tied[row]) + 1, int(rivals[row])
+            place = np.arange(1, size - targets + 1)
+            steps = (size - place - targets + 1) / (size - place)
+            chance = targets / size * np.concatenate([[1.0], np.cumprod(steps)])
+            reached = gains[best.above[row] : best.above[row] + len(chance)]
+            gained[row] = chance[: len(reached)] @ reached
+        return gained
+
+    def limit(self) -> int:
+        """The last rank that any target may have, at least 1."""
+        ranked = self.above < UNRANKED
+        return int((self.above + self.tied + 1)[ranked].max(initial=1))
+
+
+def rank_targets(scores: Scores, target_column: NDArray[np.integer], offered: Bools | None = None) -> Ranks:
+    """Rank each row's targets by their scores, the highest first.
+
+    Args:
+        scores: float [n, c], higher is better. Minus infinity is allowed and ranks last, tied with the row's other
+            minus infinities.
+        target_column: int [n], the column of the target, or [n, t] for several, -1 where there are fewer.
+        offered: bool [n, c], false for columns that hold no item; they neither rank above the target nor tie.
+
+    Raises:
+        ValueError: NaN among the offered scores, or a target that was not offered.
+    """
+    if offered is None:
+        offered = np.ones(scores.shape, dtype=np.bool_)
+    bad = (np.isnan(scores) & offered).any(axis=1)
+    if bad.any():
+        raise ValueError(f"the scores of row {int(bad.argmax())} hold NaN, which has no rank")
+    rows = np.arange(len(scores))
+    columns = target_column.reshape(len(scores), -1)
+    above = np.full(columns.shape, UNRANKED, dtype=np.int64)
+    tied = np.zeros(columns.shape, dtype=np.int64)
+    for place, column in enumerate(columns.T):
+        held = column >= 0
+        if not bool(offered[rows, column][held].all()):
+            raise ValueError("a target stands in a column that holds no item")
+        target = scores[rows, column][:, None]
+        above[held, place] = ((scores > target) & offered).sum(axis=1)[held]
+        tied[held, place] = ((scores == target) & offered).sum(axis=1)[held] - 1
+    return Ranks(above.reshape(target_column.shape), tied.reshape(target_column.shape))
+
+
+def rank_in_lists(top: NDArray[np.integer], targets: NDArray[np.integer]) -> Ranks:
+    """Where each target first stands in its row's list; `UNRANKED` where it does not.
+
+    Args:
+        top: int [n, k], best first, -1 for a place without an item.
+        targets: int [n, t], -1 where there are fewer.
+    """
+    there = (top[:, None, :] == targets[:, :, None]) & (targets >= 0)[:, :, None]
+    above = np.where(there.any(axis=2), there.argmax(axis=2), UNRANKED).astype(np.int64)
+    return Ranks(above, np.zeros_like(above))
+
+
+def top_items(scores: Scores, items: NDArray[np.integer], k: int) -> Ints:
+    """The k items of each row with the highest scores, best first: int32 [n, k].
+
+    Tied items stand in the order of their columns, which for candidates is random. -1 (no item) fills rows of fewer
+    than k items. Minus infinity ranks last but is still recommended where nothing better is left.
+    """
+    order = np.lexsort((-np.asarray(scores, dtype=np.float64), items < 0), axis=1)[:, :k]
+    best = np.take_along_axis(items, order, axis=1)
+    return np.pad(best, ((0, 0), (0, k - best.shape[1])), constant_values=-1).astype(np.int32)
+
+
+def head_items(popularity: Longs, share: float = HEAD_SHARE) -> Bools:
+    """Which items are popular: the `share` (rounded up) of the catalogue with the most training interactions: bool
+    [items]. At the border the earlier of two equally popular items is in.
+
+    Abdollahpouri et al., "The unfairness of popularity bias in recommendation", RMSE workshop at RecSys 2019. Others
+    let the head be the items that collect 80 % of the interactions; that head grows with how even the log is.
+    """
+    count = int(np.ceil(round(share * len(popularity), 9)))
+    head = np.zeros(len(popularity), dtype=np.bool_)
+    head[np.argsort(-popularity, kind="stable")[:count]] = True
+    return head

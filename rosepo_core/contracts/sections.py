@@ -1,0 +1,176 @@
+"""The core's own sections of a configuration: one options model each. Plugins bring theirs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt
+
+from rosepo_core.contracts.options import Options
+
+Protocol = Literal["candidates", "catalogue", "free"]
+Negatives = Literal["uniform", "popularity", "semantic"]
+
+
+def _one_or_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class ModelOptions(Options):
+    """Section ``[model]``: the language model to start from."""
+
+    name: str = Field(
+        "smollm2-135m",
+        min_length=1,
+        description="Alias ('smollm2-135m'), hub id, local folder with safetensors, or GGUF file.",
+    )
+    dtype: Literal["bfloat16", "float32", "auto"] = Field(
+        "auto",
+        description="Type of the weights in memory; 'auto' takes the one that the model was saved in, or "
+        "float32 where the processor has no instructions for bfloat16.",
+    )
+
+
+class SplitOptions(Options):
+    """Section ``[split]``: what is held out."""
+
+    strategy: Literal["auto", "leave-one-out", "temporal"] = Field(
+        "auto",
+        description="'leave-one-out' holds out each user's last interaction (and the one before it for validation); "
+        "'temporal' cuts everyone at the same points in time; 'auto' keeps the parts of a dataset that comes split "
+        "already, and is 'leave-one-out' for any other.",
+    )
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of all interactions between the two points in time ('temporal' only)."
+    )
+    test_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of all interactions after the last point in time ('temporal' only)."
+    )
+
+
+class PromptOptions(Options):
+    """Section ``[prompt]``: how a history becomes text."""
+
+    template: Literal["timeline", "chat"] = Field(
+        "timeline",
+        description="'timeline' writes the history as one growing text in which every title is a target; "
+        "'chat' asks for the next title in the model's chat format.",
+    )
+    titles: Literal["short", "full"] = Field(
+        "full", description="'short' drops a trailing year such as ' (1995)' where the title stays unique without it."
+    )
+    header: str = Field(
+        "Titles that one person chose, oldest first:\n", description="Text before the first title of a timeline."
+    )
+    instruction: str = Field(
+        "You recommend what to choose next. Answer with one exact title and nothing else.",
+        description="System message of a chat prompt.",
+    )
+    question: str = Field(
+        "Which title will this person choose next?", description="Last line of the user's message in a chat prompt."
+    )
+    candidates: int = Field(
+        0, ge=0, description="Titles to choose from that a chat prompt lists, the target among them; 0 lists none."
+    )
+    max_length: int = Field(
+        1024,
+        ge=16,
+        description="Longest prompt with its response, in tokens; a longer history loses its oldest items.",
+    )
+
+
+class SFTOptions(Options):
+    """Section ``[sft]``: supervised fine-tuning on the next title."""
+
+    method: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter or all the weights.")
+    lora_rank: int = Field(16, ge=1, description="Rank of the adapter.")
+    lora_alpha: float = Field(32.0, gt=0, description="Scale of the adapter, divided by the rank.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
+    target_modules: str = Field(
+        "all-linear",
+        min_length=1,
+        description="Modules that get an adapter: 'all-linear' or names with commas between.",
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
+    steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
+    batch_size: int = Field(8, ge=1, description="Windows (timeline) or examples (chat) per optimizer step.")
+    token_budget: int = Field(
+        1024,
+        ge=1,
+        description="Most tokens of a forward pass, padding included; decides memory and speed, never a result. "
+        "1024 suits a CPU; a GPU wants some 16 times as many.",
+    )
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations to save memory; alignment does, too."
+    )
+    max_users: int | None = Field(
+        None, ge=1, description="Train on this many users, drawn by the seed; all if unset."
+    )
+
+
+class PreferenceOptions(Options):
+    """Section ``[preferences]``: how many pairs are made."""
+
+    negatives: int = Field(1, ge=1, description="Rejected responses for each chosen one (K).")
+    max_pairs: int | None = Field(None, ge=1, description="Keep this many pairs, drawn by the seed; all if unset.")
+    max_users: int | None = Field(None, ge=1, description="Make pairs of this many users, drawn by the seed.")
+    max_per_user: int | None = Field(None, ge=1, description="Make pairs of each user's latest targets, this many.")
+
+
+class AlignmentOptions(Options):
+    """Section ``[alignment]``: preference optimization; it goes on training what SFT trained (adapter or weights)."""
+
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
+    steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
+    batch_size: int = Field(8, ge=1, description="Token trees per optimizer step.")
+    token_budget: int = Field(
+        1024,
+        ge=1,
+        description="Most tokens of a forward pass, padding included; decides memory and speed, never a result. "
+        "1024 suits a CPU; a GPU wants some 16 times as many.",
+    )
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Clip the gradient to this norm.")
+
+
+class EvaluationOptions(Options):
+    """Section ``[evaluation]``: how models are compared."""
+
+    protocols: tuple[Protocol, ...] = Field(
+        ("candidates",),
+        min_length=1,
+        description="How models are asked: 'candidates' (rank the target among drawn items), 'catalogue' (list the "
+        "best of all unseen items), 'free' (write whatever title comes).",
+    )
+    part: Literal["test", "validation"] = Field(
+        "test",
+        description="Which held-out targets are asked for: 'validation' is for choosing settings, so that 'test' can "
+        "judge the choice.",
+    )
+    candidates: int = Field(20, ge=2, description="Items ranked per test example, the target among them.")
+    negatives: Annotated[tuple[Negatives, ...], BeforeValidator(_one_or_several)] = Field(
+        ("uniform",),
+        min_length=1,
+        description="Where the other candidates come from, all of them new to the user: drawn uniformly, drawn in "
+        "proportion to training popularity ('popularity'), or the titles that mean the nearest to the target's "
+        "('semantic'); each of several is a protocol of its own.",
+    )
+    decoding: Literal["beam", "exact"] = Field(
+        "beam",
+        description="How 'catalogue' searches with a language model: by beams, or exactly, which takes longer.",
+    )
+    beams: int = Field(20, ge=1, description="Width of that search; an exact one uses it for speed alone.")
+    ground: bool = Field(
+        False, description="Beside 'free', also ground each answer to the nearest title: protocol 'free-grounded'."
+    )
+    max_users: int | None = Field(None, ge=1, description="Test on this many users, drawn by the seed; all if unset.")
+    length_normalize: bool = Field(
+        False, description="Rank candidates by the mean token log-probability instead of the sum."
+    )
+    ks: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1, description="Cut-offs of metrics that name none.")
+    resamples: int = Field(10_000, ge=100, description="Bootstrap resamples behind intervals and paired tests.")

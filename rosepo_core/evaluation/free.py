@@ -1,0 +1,196 @@
+"""The protocol ``free``: each language model writes one answer a user, and nothing holds it to the catalogue.
+
+An answer is an item if it reads as that item's title after Unicode normalization (NFKC) and with runs of white space
+made one space, as the prompts write the title or in full; upper and lower case differ. What only scores writes
+nothing and is left out. Answers in the user's history are not excluded: `already-seen` counts them.
+
+``free-grounded`` takes each answer for the titles that are nearest to it by embedding, as BIGRec does (Bao et al.,
+"A bi-step grounding paradigm for large language models in recommendation systems", arXiv 2308.08434), there by the
+model's own states, here by the run's title embeddings. An answer that is an item is nearest to itself; an empty one
+is near nothing.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import load_file, save_file
+
+from rosepo_core.contracts.components import Metric
+from rosepo_core.contracts.ranking import top_items
+from rosepo_core.contracts.records import Floats, Ints
+from rosepo_core.engine.title_embeddings import choose_encoder, title_embeddings
+from rosepo_core.engine.writing import write_answers
+from rosepo_core.evaluation.context import EvaluationContext
+from rosepo_core.evaluation.measurement import longest_list
+from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET, RankedModel
+from rosepo_core.evaluation.results import Evaluation, conclude
+from rosepo_core.store import Artifact
+
+ANSWERS = "answers.parquet"
+GROUNDED = "grounded.safetensors"
+
+ANSWER_METRICS = ("hr-valid", "valid-ratio", "out-of-catalogue")
+"""What is measured of answers whatever else is: HR over all users says little without them."""
+
+
+def evaluate(
+    context: EvaluationContext, ranked_models: Sequence[RankedModel]
+) -> tuple[list[Evaluation], list[Artifact]]:
+    """The table of exact matches, from RUN/answers-MODEL of each language model; and with `evaluation.ground` that of
+    grounded answers, from RUN/grounded-MODEL."""
+    writers = [each for each in ranked_models if each.language_model is not None]
+    artifacts = {each.name: _written(context, each) for each in writers}
+    answers = {
+        name: pl.read_parquet(artifact.folder / ANSWERS)["answer"].to_list() for name, artifact in artifacts.items()
+    }
+    texts = context.session.template(context.split).texts
+    matched = {name: match(each, texts, context.split.catalogue.titles) for name, each in answers.items()}
+    evaluations = [_exact(context, answers, matched)]
+    if not context.options.ground:
+        return evaluations, list(artifacts.values())
+    grounded = {name: _grounded(context, name, artifacts[name], answers[name], matched[name]) for name in artifacts}
+    evaluations.append(_nearest(context, answers, grounded))
+    return evaluations, [*artifacts.values(), *grounded.values()]
+
+
+def fold(text: str) -> str:
+    """What two texts have in common that read the same: NFKC, runs of white space made one space, none around."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def match(answers: Sequence[str], texts: Sequence[str], titles: Sequence[str]) -> Ints:
+    """The item of each answer, -1 where it is none: int32 [n].
+
+    Args:
+        answers: n answers.
+        texts: the titles as prompts write them, [items]; the first of those that read the same is meant.
+        titles: the titles in full, [items]; read where no text is meant.
+    """
+    known: dict[str, int] = {}
+    for readings in (texts, titles):
+        for item, reading in enumerate(readings):
+            known.setdefault(fold(reading), item)
+    return np.array([known.get(fold(answer), -1) for answer in answers], dtype=np.int32)
+
+
+def _written(context: EvaluationContext, ranked_model: RankedModel) -> Artifact:
+    """RUN/answers-MODEL: columns ``user`` (the source's id) and ``answer``, as it was written."""
+    session = context.session
+
+    def build(folder: Path) -> None:
+        assert ranked_model.language_model is not None
+        answers = write_answers(
+            ranked_model.language_model(),
+            session.template(context.split),
+            session.policy.tokenizer,
+            context.examples,
+            TOKEN_BUDGET,
+            session.reporter,
+        )
+        users = [context.split.users[user] for user in context.examples.user.tolist()]
+        schema = {"user": pl.String, "answer": pl.String}
+        pl.DataFrame({"user": users, "answer": answers}, schema=schema).write_parquet(folder / ANSWERS)
+
+    settings = {**ranked_model.settings, **context.settings}
+    return session.artifact(f"answers-{ranked_model.name}", settings, [context.cut, *ranked_model.inputs], build)
+
+
+def _exact(
+    context: EvaluationContext, answers: Mapping[str, Sequence[str]], matched: Mapping[str, Ints]
+) -> Evaluation:
+    registry = context.session.registry
+    own: dict[str, Metric] = {name: registry.create("metric", f"rosepo/{name}", {}) for name in ANSWER_METRICS}
+    metrics = {**context.metrics, **{name: metric for name, metric in own.items() if name not in context.metrics}}
+    # There is one answer; a metric that names longer cut-offs gets a list with nothing behind it.
+    room = ((0, 0), (0, longest_list(metrics, (1,)) - 1))
+    return conclude(
+        "free",
+        "one answer each, read as the title that it equals",
+        {
+            name: context.lists(
+                np.pad(matched[name][:, None], room, constant_values=-1),
+                (1,),
+                np.pad(np.array([[bool(fold(answer))] for answer in written]), room),
+            )
+            for name, written in answers.items()
+        },
+        metrics,
+        context.options,
+        context.session.reporter,
+        examples=context.examples,
+        answers=answers,
+        seed=context.session.config.seed,
+    )
+
+
+def _grounded(
+    context: EvaluationContext, name: str, written: Artifact, answers: Sequence[str], matched: Ints
+) -> Artifact:
+    """RUN/grounded-MODEL: the nearest items of each answer, int32 [n, length], and their cosines, float32."""
+    session, length = context.session, context.list_length
+    embedded = context.embedded
+    assert embedded is not None
+
+    def build(folder: Path) -> None:
+        titles = context.split.catalogue.titles
+        asked = [
+            titles[item] if item >= 0 else fold(text) for text, item in zip(answers, matched.tolist(), strict=True)
+        ]
+        rows = np.flatnonzero([bool(text) for text in asked])
+        vectors = title_embeddings(
+            titles,
+            session.policy.base,
+            session.policy.tokenizer,
+            session.reporter,
+            choose_encoder(),
+            others=[asked[row] for row in rows.tolist()],
+        )
+        items, cosines = nearest(vectors[len(titles) :], vectors[: len(titles)], length)
+        top = np.full((len(asked), length), -1, dtype=np.int32)
+        scores = np.full((len(asked), length), -np.inf, dtype=np.float32)
+        top[rows], scores[rows] = items, cosines
+        save_file({"items": top, "cosines": scores}, folder / GROUNDED)
+
+    # The embeddings' own fingerprint says by what encoder.
+    return session.artifact(f"grounded-{name}", {"length": length}, [written, embedded], build)
+
+
+def nearest(vectors: Floats, titles: Floats, length: int) -> tuple[Ints, Floats]:
+    """The titles that are nearest to each vector by cosine, the nearest first.
+
+    Args:
+        vectors: unit-length rows, float32 [n, d].
+        titles: unit-length rows, float32 [items, d].
+        length: of the lists.
+
+    Returns:
+        items int32 [n, length] and cosines float32 [n, length]; -1 and -inf where there are fewer titles.
+    """
+    cosines = vectors @ titles.T
+    items = np.broadcast_to(np.arange(len(titles)), cosines.shape)
+    top = top_items(cosines, items, length)
+    best = np.take_along_axis(cosines, np.maximum(top, 0), axis=1)
+    return top, np.where(top >= 0, best, -np.inf).astype(np.float32)
+
+
+def _nearest(
+    context: EvaluationContext, answers: Mapping[str, Sequence[str]], grounded: Mapping[str, Artifact]
+) -> Evaluation:
+    lists = {name: load_file(artifact.folder / GROUNDED) for name, artifact in grounded.items()}
+    return conclude(
+        "free-grounded",
+        f"one answer each, taken for the {context.list_length} nearest titles",
+        {name: context.lists(each["items"], context.ks) for name, each in lists.items()},
+        context.metrics,
+        context.options,
+        context.session.reporter,
+        examples=context.examples,
+        scores={name: each["cosines"] for name, each in lists.items()},
+        answers=answers,
+        seed=context.session.config.seed,
+    )

@@ -1,0 +1,247 @@
+"""Metrics of outcomes with their uncertainty: columns, values, intervals, and comparisons of models user by user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rosepo_core.contracts.components import CutOffMetric, Metric, Reporter
+from rosepo_core.contracts.errors import PluginError
+from rosepo_core.contracts.outcome import MISSING, Measure, Outcome
+from rosepo_core.contracts.records import Doubles
+from rosepo_core.evaluation import statistics
+from rosepo_core.registry import running
+
+COMPARED = (("sft", "base"), ("aligned", "sft"))
+"""Which model is compared with which other, user by user."""
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric at one cut-off.
+
+    Attributes:
+        about: how its numbers are to be read.
+        cut_off: what follows the title, such as ``"@10"``; empty without a cut-off.
+        summary: what it is, on one line.
+    """
+
+    about: Measure
+    cut_off: str
+    summary: str
+
+    @property
+    def title(self) -> str:
+        """As tables write it."""
+        return self.about.title + self.cut_off
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same users in one column. Numbers are NaN where fewer than two users are left to compare.
+
+    Attributes:
+        model: the one.
+        baseline: the other.
+        column: what is compared.
+        users: whom the metric applies to under both.
+        difference: mean of model less baseline.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p_bootstrap: two-sided p-value of no difference, by the paired bootstrap.
+        p_wilcoxon: the same by Wilcoxon's signed-rank test.
+        p_holm: `p_bootstrap` after Holm's correction for all comparisons of the evaluation.
+        p_bh: `p_bootstrap` after Benjamini and Hochberg's.
+    """
+
+    model: str
+    baseline: str
+    column: str
+    users: int
+    difference: float
+    low: float
+    high: float
+    p_bootstrap: float
+    p_wilcoxon: float
+    p_holm: float
+    p_bh: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What metrics say of the outcomes of several models.
+
+    Attributes:
+        columns: what was measured, by name such as ``"hr@10"``, in the order of the metrics.
+        per_user: model to column to float64 [n], NaN where a metric does not apply; of means over users alone.
+        metrics: model to column to mean over users, or to the value of all lists; NaN where there is nothing to
+            measure.
+        intervals: model to column to the 95 % interval of the mean; each model by itself.
+        comparisons: of the models in `COMPARED`, in every column that has values for single users.
+    """
+
+    columns: Mapping[str, Column]
+    per_user: Mapping[str, Mapping[str, Doubles]]
+    metrics: Mapping[str, Metrics]
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]]
+    comparisons: tuple[Comparison, ...]
+
+
+def longest_list(metrics: Mapping[str, Metric], ks: tuple[int, ...]) -> int:
+    """How many items of a list the metrics look at."""
+    longest = max(ks)
+    for metric in metrics.values():
+        if isinstance(metric, CutOffMetric):
+            longest = max(longest, *(metric.options.ks or ks))
+    return longest
+
+
+def measure_all(
+    protocol: str,
+    outcomes: Mapping[str, Outcome],
+    metrics: Mapping[str, Metric],
+    reporter: Reporter,
+    resamples: int,
+    seed: int,
+) -> Measurement:
+    """Measure every outcome.
+
+    Args:
+        protocol: how the models were asked, for notes.
+        outcomes: by model, all of the same examples asked in the same way.
+        metrics: by the name that their columns get.
+        reporter: is told which metrics are left out, and why.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        PluginError: a metric breaks its contract.
+    """
+    columns: dict[str, Column] = {}
+    values: dict[str, dict[str, Doubles | float]] = {name: {} for name in outcomes}
+    for metric_name, metric in _measurable(protocol, metrics, outcomes, reporter).items():
+        for name, outcome in outcomes.items():
+            for cut_off, value in measure(metric, metric_name, outcome).items():
+                columns[metric_name + cut_off] = Column(metric.about, cut_off, metric.summary)
+                values[name][metric_name + cut_off] = value
+    per_user = {
+        name: {key: each for key, each in of.items() if not isinstance(each, float)} for name, of in values.items()
+    }
+    return Measurement(
+        columns=columns,
+        per_user=per_user,
+        metrics={name: {key: _mean(value) for key, value in of.items()} for name, of in values.items()},
+        intervals=_intervals(per_user, resamples, seed),
+        comparisons=_comparisons(per_user, resamples, seed),
+    )
+
+
+def measure(metric: Metric, name: str, outcome: Outcome) -> Mapping[str, Doubles | float]:
+    """What a metric says of an outcome, if it keeps its contract.
+
+    Raises:
+        PluginError: values of another shape, infinite ones, or some out of the range that the metric declares.
+    """
+    with running(metric):
+        found = metric.measure(outcome)
+    kept: dict[str, Doubles | float] = {}
+    for cut_off, value in found.items():
+        array = np.asarray(value, dtype=np.float64)
+        where = f"{metric.origin or type(metric).__qualname__} gave '{name}{cut_off}'"
+        if array.shape not in ((), (len(outcome),)):
+            raise PluginError(
+                f"{where} of shape {array.shape}, not one number a user ({len(outcome)}) nor one in all"
+            )
+        # Sums of many parts may end up a little beyond a bound.
+        slack = 1e-9 * max(1.0, abs(metric.about.low))
+        bad = np.isinf(array) | (array < metric.about.low - slack) | (array > metric.about.high + slack)
+        if bad.any():
+            raise PluginError(
+                f"{where} = {array[bad][0] if array.ndim else float(array):g}, not within {metric.about.low:g} and "
+                f"{metric.about.high:g}"
+            )
+        kept[cut_off] = array if array.ndim else float(array)
+    return kept
+
+
+def _measurable(
+    protocol: str, metrics: Mapping[str, Metric], outcomes: Mapping[str, Outcome], reporter: Reporter
+) -> Mapping[str, Metric]:
+    """The metrics that have what they need; the others are named in a note for each reason."""
+    outcome = next(iter(outcomes.values()), None)
+    kept: dict[str, Metric] = {}
+    left_out: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        lacking = [need for need in sorted(metric.needs) if outcome is None or not outcome.offers(need)]
+        if lacking:
+            left_out.setdefault(MISSING[lacking[0]], []).append(name)
+        else:
+            kept[name] = metric
+    if outcome is not None:
+        for reason, names in left_out.items():
+            reporter.note(f"not measured under {protocol}: {', '.join(names)} ({reason})")
+    return kept
+
+
+def _mean(value: Doubles | float) -> float:
+    """Over the users that it applies to; NaN if there is none."""
+    if isinstance(value, float):
+        return value
+    applies = value[~np.isnan(value)]
+    return float(applies.mean()) if len(applies) else float("nan")
+
+
+def _intervals(
+    per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, seed: int
+) -> Mapping[str, Mapping[str, tuple[float, float]]]:
+    """By model and column. All are resampled together, so that one set of drawn users serves all."""
+    keys = [(name, column) for name, of in per_user.items() for column in of]
+    if not keys:
+        return {name: {} for name in per_user}
+    table = np.stack([per_user[name][column] for name, column in keys], axis=1)
+    low, high = statistics.bootstrap_interval(table, resamples, seed)
+    found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in per_user}
+    for place, (name, column) in enumerate(keys):
+        found[name][column] = float(low[place]), float(high[place])
+    return found
+
+
+def _comparisons(per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, seed: int) -> tuple[Comparison, ...]:
+    pairs = [
+        (model, baseline, column)
+        for model, baseline in COMPARED
+        if {model, baseline} <= per_user.keys()
+        for column in per_user[model]
+    ]
+    if not pairs:
+        return ()
+    first = np.stack([per_user[model][column] for model, _, column in pairs], axis=1)
+    second = np.stack([per_user[baseline][column] for _, baseline, column in pairs], axis=1)
+    test = statistics.paired_test(first, second, resamples, seed)
+    adjusted = statistics.holm(test.p_bootstrap), statistics.benjamini_hochberg(test.p_bootstrap)
+    return tuple(
+        Comparison(
+            *pair,
+            int(test.users[place]),
+            *(
+                float(values[place])
+                for values in (test.difference, test.low, test.high, test.p_bootstrap, test.p_wilcoxon, *adjusted)
+            ),
+        )
+        for place, pair in enumerate(pairs)
+    )
+
+
+def headline(columns: Mapping[str, Column]) -> str | None:
+    """The column that verdicts speak of: NDCG, else HR, at the largest cut-off."""
+    return widest(columns, "ndcg") or widest(columns, "hr")
+
+
+def widest(columns: Mapping[str, Column], metric: str) -> str | None:
+    """The metric's column with the largest cut-off."""
+    found = [name for name in columns if name.partition("@")[0] == metric]
+    return found[-1] if found else None

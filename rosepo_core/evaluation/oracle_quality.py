@@ -1,0 +1,145 @@
+"""How good an oracle's probabilities are on held-out pairs, whatever the oracle.
+
+A pair is a test user's target and an unseen item that was drawn uniformly. The log knows the outcome in one order
+only (the target was chosen), and an oracle that is always asked in that order would be right to answer 0. So each
+pair is asked about in both: the target against the drawn item, outcome 0, and the drawn item in the target's place
+against the target, outcome 1. What is measured is `SmoothingOracle.preference_probability`: what the oracle believes,
+before a cap below one half that is made for training makes every answer in the second order too low.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from rosepo_core.contracts.components import SmoothingOracle
+from rosepo_core.contracts.records import Bools, Candidates, Examples, Floats, Ints, Sequences
+from rosepo_core.stages.preferences import flip_probabilities
+
+BINS = 15
+ITEMS_PER_USER = 5
+"""Drawn items that each test user's target is paired with; every one of them is a question of its own."""
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One point of the reliability curve.
+
+    Attributes:
+        low: lower end of the flip probabilities in it.
+        high: upper end.
+        pairs: how many there are.
+        flip: their mean flip probability.
+        observed: the share of them whose outcome was 1.
+    """
+
+    low: float
+    high: float
+    pairs: int
+    flip: float
+    observed: float
+
+
+@dataclass(frozen=True)
+class OracleQuality:
+    """Quality of flip probabilities.
+
+    Attributes:
+        pairs: questions that were asked, each pair in both orders.
+        auc: chance that a pair of outcome 1 got a higher flip probability than one of outcome 0, ties counting half;
+            1/2 is chance, higher is better.
+        ece: expected calibration error, 0 to 1, lower is better.
+        reliability: the bins that hold a pair, in order.
+    """
+
+    pairs: int
+    auc: float
+    ece: float
+    reliability: tuple[ReliabilityBin, ...]
+
+
+def held_out_flips(oracle: SmoothingOracle, examples: Examples, candidates: Candidates) -> tuple[Floats, Bools]:
+    """What the oracle says of held-out pairs in both orders.
+
+    Args:
+        oracle: fitted.
+        examples: test examples, at most one a user.
+        candidates: what was drawn for them: the target and unseen items.
+
+    Returns:
+        flip probabilities, float32 [pairs], and outcomes, bool [pairs].
+
+    Raises:
+        PluginError: the oracle broke its contract.
+    """
+    others = _others(candidates, ITEMS_PER_USER)
+    asked = others >= 0
+    flips = [flip_probabilities(oracle, examples, others, shaped=False)[asked]]
+    for column in range(others.shape[1]):
+        rows = np.flatnonzero(asked[:, column])
+        if len(rows):
+            part = examples.take(rows)
+            swapped = _with_targets(part, others[rows, column])
+            flips.append(flip_probabilities(oracle, swapped, part.target[:, None], shaped=False)[:, 0])
+    count = int(asked.sum())
+    return np.concatenate(flips), np.repeat([False, True], count)
+
+
+def quality(flips: Floats, outcomes: Bools, bins: int = BINS) -> OracleQuality:
+    """AUC, calibration error and reliability curve.
+
+    ECE = sum over bins of |bin| / pairs times |mean flip probability - share of outcomes 1|, over bins of equal width
+    (Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015; Guo et al. 2017,
+    equation 3, for the probability of one outcome).
+
+    Args:
+        flips: in [0, 1), [pairs].
+        outcomes: whether the pair was flipped, [pairs].
+        bins: of equal width between 0 and 1.
+    """
+    flips = flips.astype(np.float64)
+    place = np.minimum((flips * bins).astype(np.int64), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    predicted = np.bincount(place, weights=flips, minlength=bins)
+    observed = np.bincount(place, weights=outcomes.astype(np.float64), minlength=bins)
+    flipped, kept = int(outcomes.sum()), int((~outcomes).sum())
+    above = rankdata(flips)[outcomes].sum() - flipped * (flipped + 1) / 2
+    return OracleQuality(
+        pairs=len(flips),
+        auc=float(above / (flipped * kept)) if flipped and kept else float("nan"),
+        ece=float(np.abs(predicted - observed).sum() / len(flips)) if len(flips) else float("nan"),
+        reliability=tuple(
+            ReliabilityBin(
+                low=bin_number / bins,
+                high=(bin_number + 1) / bins,
+                pairs=int(counts[bin_number]),
+                flip=float(predicted[bin_number] / counts[bin_number]),
+                observed=float(observed[bin_number] / counts[bin_number]),
+            )
+            for bin_number in np.flatnonzero(counts).tolist()
+        ),
+    )
+
+
+def _others(candidates: Candidates, most: int) -> Ints:
+    """The first candidates of each row that are not the target: int32 [n, `most` or less], -1 where there are
+    fewer."""
+    items = candidates.items.copy()
+    items[np.arange(len(items)), candidates.target_column] = -1
+    # Holes to the end, the others in their order.
+    order = np.argsort(items < 0, axis=1, kind="stable")
+    return np.take_along_axis(items, order, axis=1)[:, : min(most, items.shape[1] - 1)]
+
+
+def _with_targets(examples: Examples, targets: Ints) -> Examples:
+    """The same histories with other targets."""
+    if len(np.unique(examples.user)) < len(examples):
+        raise ValueError("a user has several examples; their sequences cannot have several targets at once")
+    lengths = np.zeros(len(examples.sequences), dtype=np.int64)
+    lengths[examples.user] = examples.position + 1
+    cut = examples.sequences.prefix(lengths)
+    items = cut.items.copy()
+    items[cut.offsets[examples.user + 1] - 1] = targets
+    return Examples(Sequences(items, cut.offsets), examples.user, examples.position)

@@ -1,0 +1,119 @@
+"""The models that an evaluation sets side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rosepo_core.contracts.records import Examples, Floats, Ints, Split
+from rosepo_core.engine.models import Adapter, folder_fingerprint
+from rosepo_core.engine.prompts import TEMPLATE_FILE
+from rosepo_core.engine.scoring import score_items
+from rosepo_core.evaluation.results import ScoreFn, popularity_scores
+from rosepo_core.registry import running
+from rosepo_core.stages import oracle as oracle_stage
+from rosepo_core.stages.session import Session
+from rosepo_core.store import Artifact
+
+TOKEN_BUDGET = 4096
+"""Tokens per forward pass in evaluation; memory and speed only, never a result."""
+
+
+@dataclass(frozen=True)
+class RankedModel:
+    """One model of the table.
+
+    Attributes:
+        name: its column in every table.
+        score: scores given items; `None` from what ranks nothing.
+        settings: what its answers depend on beside `inputs`, for fingerprints.
+        inputs: the artifacts that it is made of.
+        language_model: loads it, where it is one that can write; `None` for what only scores.
+    """
+
+    name: str
+    score: ScoreFn
+    settings: Mapping[str, object] = field(default_factory=dict)
+    inputs: Sequence[Artifact] = ()
+    language_model: Callable[[], Any] | None = None
+
+
+def of_run(session: Session, split: Split, sft: Artifact, oracle: Artifact, aligned: Artifact) -> list[RankedModel]:
+    """The models of a run: popularity, the oracle, and the language model before and after each training."""
+
+    restored = cache(lambda: oracle_stage.load(session, oracle))
+
+    def judge(examples: Examples, items: Ints) -> Floats | None:
+        fitted = restored()
+        with running(fitted):
+            return fitted.score(examples, items)
+
+    return [
+        RankedModel("popularity", popularity_scores(split)),
+        RankedModel("oracle", judge, inputs=[oracle]),
+        _language_model(session, split, "base", session.policy.base),
+        _language_model(session, split, "sft", lambda: session.policy.trained(sft.folder), inputs=[sft]),
+        _language_model(session, split, "aligned", lambda: session.policy.trained(aligned.folder), inputs=[aligned]),
+    ]
+
+
+def of_model(session: Session, split: Split, adapter: Adapter | None) -> list[RankedModel]:
+    """Popularity, and the model that the configuration names: the session's language model, or `adapter` on it."""
+    name = model_name(session.config.model.name)
+    _note_other_prompts(session, Path(session.config.model.name).expanduser() / TEMPLATE_FILE)
+    if adapter is None:
+        model = _language_model(session, split, name, session.policy.base)
+    else:
+        folder = adapter.folder
+        settings = {"adapter": folder_fingerprint(folder)}
+        model = _language_model(session, split, name, lambda: session.policy.trained(folder), settings=settings)
+    return [RankedModel("popularity", popularity_scores(split)), model]
+
+
+def _note_other_prompts(session: Session, saved: Path) -> None:
+    """Say so where rosepo trained the model on other prompts than it is now asked with."""
+    try:
+        content = json.loads(saved.read_text(encoding="utf-8"))
+        trained = {**content["prompt"], "dataset.history_length": content["history_length"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    asked = {**session.resolved["prompt"], "dataset.history_length": session.resolved["dataset"]["history_length"]}
+    other = [key if "." in key else f"prompt.{key}" for key in asked if trained.get(key) != asked[key]]
+    if other:
+        session.reporter.note(f"the model was trained with other prompts than it is asked with: {', '.join(other)}")
+
+
+def model_name(spec: str) -> str:
+    """What tables call a model that rosepo did not train: the last part of its path or hub id."""
+    path = Path(spec).expanduser()
+    name = path.resolve().name if path.exists() else spec.rpartition("/")[2]
+    return name if name not in ("", "popularity") else "model"
+
+
+def _language_model(
+    session: Session,
+    split: Split,
+    name: str,
+    model: Callable[[], Any],
+    *,
+    inputs: Sequence[Artifact] = (),
+    settings: Mapping[str, object] | None = None,
+) -> RankedModel:
+    def score(examples: Examples, items: Ints) -> Floats:
+        template = session.template(split)
+        return score_items(
+            model(),
+            template,
+            examples,
+            items,
+            token_budget=TOKEN_BUDGET,
+            reporter=session.reporter,
+            length_normalize=session.config.evaluation.length_normalize,
+            candidates=items if template.options.candidates else None,
+        )
+
+    return RankedModel(name, score, {**session.prompt_settings(), **(settings or {})}, inputs, model)

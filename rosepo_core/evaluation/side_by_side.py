@@ -1,0 +1,173 @@
+"""Several runs side by side: one evaluation of all their models, and which differences between them hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.evaluation import statistics
+from rosepo_core.evaluation.measurement import Comparison, headline
+from rosepo_core.evaluation.results import MODELS, Evaluation, ModelResult
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """What a finished run's models did, with the ids that make examples and items comparable.
+
+    Attributes:
+        evaluations: one a protocol.
+        users: the source's user ids, by index.
+        items: the source's item ids, by index.
+        subject: the model that the run is about.
+    """
+
+    evaluations: Sequence[Evaluation]
+    users: Sequence[str]
+    items: Sequence[str]
+    subject: str = "aligned"
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """What tells the runs apart: their folders' names, or as much of their paths as it takes.
+
+    Raises:
+        RequestError: a run is named twice.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    for place, own in enumerate(parts):
+        if own in parts[:place]:
+            raise RequestError(f"{folders[place]} is named twice; name each run once")
+    for length in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(own[-length:]) for own in parts]
+        if len(set(found)) == len(found):
+            return found
+    raise AssertionError("different folders have different paths")
+
+
+def side_by_side(runs: Mapping[str, RunEvaluation], column: str | None = None) -> list[Evaluation]:
+    """One evaluation a protocol that all runs have, of all their models, with each later run's subject compared with
+    the first's.
+
+    A model that gave the same in several runs is there once. Where all runs agree it has its own name; else, and with
+    subjects always, the label of the run, the first of equal ones, follows in brackets.
+
+    Args:
+        runs: by label, at least one.
+        column: what is compared, such as ``"ndcg@10"``; the one that reports speak of if not given.
+
+    Raises:
+        RequestError: the runs did not rank the same candidates for the same users, the message says what differs;
+            there is no such column, the nearest is named; or it has no values for single users.
+    """
+    first_label, first = next(iter(runs.items()))
+    for label, run in runs.items():
+        _check_comparable(first_label, first, label, run)
+    shared = [
+        evaluation.protocol
+        for evaluation in first.evaluations
+        if all(evaluation.protocol in _by_protocol(run) for run in runs.values())
+    ]
+    found = {label: _by_protocol(run) for label, run in runs.items()}
+    evaluations = [_merge(runs, {label: each[protocol] for label, each in found.items()}) for protocol in shared]
+    subjects = [f"{run.subject} ({label})" for label, run in runs.items()]
+    compared = [column or headline(evaluation.columns) for evaluation in evaluations]
+    return [
+        replace(evaluation, comparisons=_compare(evaluation, of, subjects) if of else ())
+        for evaluation, of in zip(evaluations, compared, strict=True)
+    ]
+
+
+def _by_protocol(run: RunEvaluation) -> Mapping[str, Evaluation]:
+    return {evaluation.protocol: evaluation for evaluation in run.evaluations}
+
+
+def _check_comparable(first_label: str, first: RunEvaluation, label: str, run: RunEvaluation) -> None:
+    between = f"runs '{first_label}' and '{label}' cannot be compared:"
+    mine, theirs = _by_protocol(first), _by_protocol(run)
+    shared = [protocol for protocol in mine if protocol in theirs]
+    if not shared:
+        raise RequestError(
+            f"{between} their protocols are {', '.join(mine)} and {', '.join(theirs)}; evaluate both under one, with "
+            "`rosepo evaluate`"
+        )
+    if tuple(first.items) != tuple(run.items):
+        raise RequestError(f"{between} they have different catalogues; give both the same dataset and filters")
+    for protocol in shared:
+        one, other = mine[protocol], theirs[protocol]
+        users = [[of.users[user] for user in each.examples.user] for of, each in ((first, one), (run, other))]
+        if users[0] != users[1]:
+            raise RequestError(
+                f"{between} they tested different users; train both with the same seed and [evaluation]"
+            )
+        if not np.array_equal(one.examples.target, other.examples.target):
+            raise RequestError(f"{between} their users have different targets; give both the same [split]")
+        if not _same_candidates(one, other):
+            raise RequestError(f"{between} they ranked different candidates; train both with the same seed")
+
+
+def _same_candidates(one: Evaluation, other: Evaluation) -> bool:
+    """Also where there are none, and all of the catalogue is ranked."""
+    if one.candidates is None or other.candidates is None:
+        return one.candidates is other.candidates
+    return np.array_equal(one.candidates.items, other.candidates.items)
+
+
+def _same(one: ModelResult, other: ModelResult) -> bool:
+    """Whether two runs' models of one name gave the same."""
+    if one.scores is None or other.scores is None:
+        return one.answers == other.answers and np.array_equal(one.top, other.top)
+    return np.array_equal(one.scores, other.scores) and np.array_equal(one.top, other.top)
+
+
+def _merge(runs: Mapping[str, RunEvaluation], evaluations: Mapping[str, Evaluation]) -> Evaluation:
+    first = next(iter(evaluations.values()))
+    columns = {
+        name: column
+        for name, column in first.columns.items()
+        if all(name in evaluation.columns for evaluation in evaluations.values())
+    }
+    models: dict[str, ModelResult] = {}
+    names = dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.models)
+    for name in sorted(names, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
+        having = {label: each.models[name] for label, each in evaluations.items() if name in each.models}
+        if not any(runs[label].subject == name for label in having):
+            having = _distinct(having)
+        alone = len(having) == 1 and not any(run.subject == name for run in runs.values())
+        models |= {name if alone else f"{name} ({label})": result for label, result in having.items()}
+    return replace(first, columns=columns, models=models, comparisons=())
+
+
+def _distinct(results: Mapping[str, ModelResult]) -> dict[str, ModelResult]:
+    """The first of those that gave the same."""
+    found: dict[str, ModelResult] = {}
+    for label, result in results.items():
+        if not any(_same(result, each) for each in found.values()):
+            found[label] = result
+    return found
+
+
+def _compare(evaluation: Evaluation, column: str, subjects: Sequence[str]) -> tuple[Comparison, ...]:
+    """Each later subject with the first, in one column; corrected for as many questions as these are."""
+    if column not in evaluation.columns:
+        raise RequestError(f"the runs have no metric '{column}' in common{nearest(column, evaluation.columns)}")
+    first, *others = subjects
+    if any(column not in evaluation.models[name].per_user for name in (first, *others)):
+        raise RequestError(
+            f"'{column}' belongs to all lists together, so users cannot be compared one by one; take a mean over "
+            "users, such as ndcg@10"
+        )
+    if not others:
+        return ()
+    values = {name: evaluation.models[name].per_user[column] for name in (first, *others)}
+    one = np.stack([values[name] for name in others], axis=1)
+    test = statistics.paired_test(one, np.stack([values[first]] * len(others), axis=1))
+    adjusted = statistics.holm(test.p_bootstrap), statistics.benjamini_hochberg(test.p_bootstrap)
+    numbers = (test.difference, test.low, test.high, test.p_bootstrap, test.p_wilcoxon, *adjusted)
+    return tuple(
+        Comparison(name, first, column, int(test.users[place]), *(float(each[place]) for each in numbers))
+        for place, name in enumerate(others)
+    )

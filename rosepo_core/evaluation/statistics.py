@@ -1,0 +1,232 @@
+"""How sure means over users are, and differences of two models on the same users. Everything works on whole tables of
+values: float64 [n] or [n, m], a row a user and a column a metric, NaN where a metric does not apply to a user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from rosepo_core.contracts.records import Doubles
+
+LEVEL = 0.95
+"""Of every interval."""
+
+RESAMPLES = 10_000
+
+# Cells of the largest temporary array, of 8 bytes each.
+CHUNK_CELLS = 1 << 22
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Differences of two models over the same users, one entry a column.
+
+    Attributes:
+        users: whom the metric applies to under both models, int64 [m].
+        difference: mean of the differences, float64 [m].
+        low: lower end of its 95 % interval (BCa bootstrap), float64 [m].
+        high: upper end.
+        p_bootstrap: two-sided, by `bootstrap_test`, float64 [m].
+        p_wilcoxon: two-sided, by the signed-rank test, float64 [m].
+    """
+
+    users: NDArray[np.int64]
+    difference: Doubles
+    low: Doubles
+    high: Doubles
+    p_bootstrap: Doubles
+    p_wilcoxon: Doubles
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """A number over runs that differ in their seed alone.
+
+    Attributes:
+        mean: of the runs.
+        deviation: standard deviation, with n - 1.
+        low: lower end of the 95 % interval of the mean (Student).
+        high: upper end.
+    """
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+def resampled_means(values: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> Doubles:
+    """Means over users drawn with replacement, all columns over the same draws: float64 [resamples, m].
+
+    A mean is over the drawn users whom the metric applies to, and NaN where it applies to none of them.
+
+    Args:
+        values: float64 [n, m], n at least 1.
+        resamples: how often n users are drawn.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    users = len(values)
+    missing = np.isnan(values)
+    present = np.where(missing, 0.0, values)
+    holed = np.flatnonzero(missing.any(axis=0))
+    counted = (~missing[:, holed]).astype(np.float64)
+    means = np.empty((resamples, values.shape[1]))
+    step = max(1, CHUNK_CELLS // users)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(users, size=(rows, users)) + users * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float64)
+        part = means[start : start + rows]
+        np.matmul(weights, present, out=part)
+        # The sums over whom it does not apply to are 0 / 0, which is the NaN that is meant.
+        with np.errstate(invalid="ignore"):
+            sizes = np.full(part.shape, float(users))
+            sizes[:, holed] = weights @ counted
+            part /= sizes
+    return means
+
+
+def bootstrap_interval(values: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Doubles, Doubles]:
+    """95 % interval of each column's mean over users, by the BCa bootstrap: two float64 of shape [] or [m].
+
+    Efron, "Better bootstrap confidence intervals", JASA 1987: percentiles of the resampled means, shifted by the bias
+    z0 and the acceleration a = sum (x - mean)^3 / (6 (sum (x - mean)^2)^1.5). Ends are NaN where the metric applies
+    to fewer than two users; where all users have the same value both ends are that value.
+    """
+    table = values.reshape(len(values), -1)
+    low, high = _bca(table, resampled_means(table, resamples, seed))
+    return low.reshape(values.shape[1:]), high.reshape(values.shape[1:])
+
+
+def _bca(values: Doubles, means: Doubles) -> tuple[Doubles, Doubles]:
+    """Interval ends, float64 [m] each, from values [n, m] and resampled means [resamples, m]."""
+    users = (~np.isnan(values)).sum(axis=0)
+    deviations, observed = _deviations(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        acceleration = (deviations**3).sum(axis=0) / (6 * (deviations**2).sum(axis=0) ** 1.5)
+        known = (~np.isnan(means)).sum(axis=0)
+        share = ((means < observed).sum(axis=0) + (means <= observed).sum(axis=0)) / (2 * known)
+        bias = special.ndtri(share)
+        ordered = np.sort(means, axis=0)
+        ends = []
+        for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
+            shifted = bias + special.ndtri(tail)
+            at = special.ndtr(bias + shifted / (1 - acceleration * shifted))
+            ends.append(_quantiles(ordered, at, known))
+    same = (deviations == 0).all(axis=0)
+    low, high = (np.where(users < 2, np.nan, np.where(same, observed, end)) for end in ends)
+    return low, high
+
+
+def _deviations(values: Doubles) -> tuple[Doubles, Doubles]:
+    """Values less their column's mean, 0 where missing, [n, m]; and the means, NaN where all are missing, [m]."""
+    missing = np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(missing, 0.0, values).sum(axis=0) / (~missing).sum(axis=0)
+    # A column of one value has no deviation, whatever its mean was rounded to.
+    lowest = np.where(missing, np.inf, values).min(axis=0)
+    highest = np.where(missing, -np.inf, values).max(axis=0)
+    mean = np.where(lowest == highest, lowest, mean)
+    return np.where(missing, 0.0, values - mean), mean
+
+
+def _quantiles(ordered: Doubles, share: Doubles, known: NDArray[np.integer]) -> Doubles:
+    """Linear interpolation within each sorted column, whose NaN stand last: float64 [m]."""
+    place = np.nan_to_num(share) * np.maximum(known - 1, 0)
+    low = np.floor(place).astype(np.int64)
+    high = np.minimum(low + 1, np.maximum(known - 1, 0))
+    columns = np.arange(ordered.shape[1])
+    below, above = ordered[low, columns], ordered[high, columns]
+    found: Doubles = below + (above - below) * (place - low)
+    return found
+
+
+def paired_test(first: Doubles, second: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> PairedTest:
+    """How much better `first` is than `second`, user by user.
+
+    A user counts where the metric applies under both. Everything is NaN where that is fewer than two users.
+
+    Args:
+        first: float64 [n, m], a row a user and a column a metric.
+        second: the other model's, of the same users.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    differences = first - second
+    means = resampled_means(differences, resamples, seed)
+    users = (~np.isnan(differences)).sum(axis=0)
+    low, high = _bca(differences, means)
+    mean = np.where(users < 2, np.nan, _deviations(differences)[1])
+    wilcoxon = [_signed_rank(column[~np.isnan(column)]) for column in differences.T]
+    return PairedTest(users, mean, low, high, _shifted_p(means, mean), np.array(wilcoxon, dtype=np.float64))
+
+
+def bootstrap_test(differences: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> Doubles:
+    """Two-sided p-value of each column's mean being 0, by the paired bootstrap: float64 of shape [] or [m].
+
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 16: under the null hypothesis the
+    differences are shifted to mean 0, so p is the share of resamples whose mean lies as far from the observed mean as
+    that lies from 0. The observed one counts as a resample, so p is never below 1 / (resamples + 1).
+    """
+    table = differences.reshape(len(differences), -1)
+    p = _shifted_p(resampled_means(table, resamples, seed), _deviations(table)[1])
+    return p.reshape(differences.shape[1:])
+
+
+def _shifted_p(means: Doubles, observed: Doubles) -> Doubles:
+    # What was rounded differently is still as far.
+    with np.errstate(invalid="ignore"):
+        as_far = (np.abs(means - observed) >= np.abs(observed) * (1 - 1e-12)).sum(axis=0)
+    p: Doubles = np.where(np.isnan(observed), np.nan, (1 + as_far) / (1 + len(means)))
+    return p
+
+
+def _signed_rank(differences: Doubles) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test, users without a difference left out; 1 where none differs."""
+    if len(differences) < 2:
+        return float("nan")
+    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+
+
+def holm(p: Doubles) -> Doubles:
+    """Holm's step-down adjustment of p-values [m]: an adjusted one below 0.05 keeps the chance of any false claim
+    among all below 5 %. NaN stays and is not counted. Holm, Scandinavian Journal of Statistics 1979."""
+    order, ranked = _ascending(p)
+    adjusted = np.maximum.accumulate(ranked * np.arange(len(ranked), 0, -1))
+    return _put_back(p, order, adjusted)
+
+
+def benjamini_hochberg(p: Doubles) -> Doubles:
+    """Benjamini and Hochberg's step-up adjustment of p-values [m]: of the claims with an adjusted one below 0.05, 5 %
+    are expected to be false. NaN stays and is not counted. Journal of the Royal Statistical Society B 1995."""
+    order, ranked = _ascending(p)
+    scaled = ranked * len(ranked) / np.arange(1, len(ranked) + 1)
+    return _put_back(p, order, np.minimum.accumulate(scaled[::-1])[::-1])
+
+
+def _ascending(p: Doubles) -> tuple[NDArray[np.int64], Doubles]:
+    order = np.argsort(p, kind="stable")[: int((~np.isnan(p)).sum())]
+    return order, p[order]
+
+
+def _put_back(p: Doubles, order: NDArray[np.int64], adjusted: Doubles) -> Doubles:
+    out = np.full(p.shape, np.nan)
+    out[order] = np.minimum(adjusted, 1.0)
+    return out
+
+
+def over_seeds(values: Sequence[float]) -> OverSeeds:
+    """Mean, standard deviation and Student's 95 % interval of the mean; all but the mean are NaN for one run."""
+    runs = np.asarray(values, dtype=np.float64)
+    mean = float(runs.mean())
+    if len(runs) < 2:
+        return OverSeeds(mean, float("nan"), float("nan"), float("nan"))
+    deviation = float(runs.std(ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(runs) - 1)) * deviation / len(runs) ** 0.5
+    return OverSeeds(mean, deviation, mean - half, mean + half)

@@ -1,0 +1,1 @@
+"""What a run shows to people: the page, its charts, the model card."""

@@ -1,0 +1,209 @@
+"""The report's figures: what each is made of, and what its caption says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rosepo_core.contracts.records import Floats, Longs, Pairs
+from rosepo_core.evaluation.buckets import BUCKETS, FEWEST_USERS, by_popularity
+from rosepo_core.evaluation.measurement import headline
+from rosepo_core.evaluation.oracle_quality import OracleQuality
+from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.report import charts
+from rosepo_core.report.charts import Chart, number
+from rosepo_core.report.display import MODEL_TITLES, STYLES, model_styles, model_title, signed
+
+Log = Sequence[Mapping[str, float]]
+"""A trainer's log, one mapping an entry, as the Hugging Face Trainer keeps it."""
+
+
+def popularity_of_targets(evaluation: Evaluation, popularity: Longs, column: str) -> Chart:
+    """One column of all users, and of those whose targets are about equally popular; `popularity` by item."""
+    found = by_popularity(evaluation, popularity, column)
+    styles = {model_title(name): style for name, style in model_styles(evaluation.models).items()}
+    groups = {
+        f"{each.name.partition(':')[0]} ({number(each.users, 0)})": {
+            model_title(name): ends for name, ends in each.means.items()
+        }
+        for each in found
+    }
+    title = evaluation.columns[column].title
+    meant = "; ".join(name for _, name in BUCKETS)
+    return replace(
+        charts.intervals(f"{title} by popularity of the target", groups, styles, "targets (users)"),
+        caption=f"95\N{NO-BREAK SPACE}% intervals over users. Training interactions of the target: {meant}. Buckets "
+        f"of fewer than {FEWEST_USERS} users are left out.",
+    )
+
+
+def popularity_bias(evaluation: Evaluation, x_name: str, y_name: str) -> Chart | None:
+    """One column against another that measures popularity, of the models that both were measured of: one that wrote
+    no title has no popularity."""
+    styles = model_styles(evaluation.models)
+    points = [
+        charts.Point(
+            model_title(name),
+            result.metrics[x_name],
+            result.metrics[y_name],
+            *result.intervals[y_name],
+            styles[name],
+        )
+        for name, result in evaluation.models.items()
+        if math.isfinite(result.metrics[x_name]) and math.isfinite(result.metrics[y_name])
+    ]
+    if not points:
+        return None
+    x_title, y_title = evaluation.columns[x_name].title, evaluation.columns[y_name].title
+    return charts.scatter(f"{y_title} against popularity", points, f"{x_title}: training interactions")
+
+
+def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart | None:
+    """Accuracy against the tokens trained on, where runs trained on different numbers of them.
+
+    Args:
+        evaluation: of all runs together.
+        logs: by the run's label: of SFT and of alignment.
+    """
+    column = headline(evaluation.columns)
+    if column is None:
+        return None
+    points: dict[tuple[str, float], charts.Point] = {}
+    for label, of_run in logs.items():
+        sft, aligned = (float(log[-1].get("num_tokens", 0)) if log else 0.0 for log in of_run)
+        for model, tokens in (("sft", sft), ("aligned", sft + aligned)):
+            name = next((each for each in (model, f"{model} ({label})") if each in evaluation.models), None)
+            if name is not None and tokens > 0:
+                result = evaluation.models[name]
+                ends = result.intervals[column]
+                points[name, tokens] = charts.Point(
+                    model_title(name), tokens, result.metrics[column], *ends, STYLES[model]
+                )
+    if len({tokens for _, tokens in points}) < 3:
+        return None
+    levels = {
+        model_title(name): (evaluation.models[name].metrics[column], STYLES[name])
+        for name in ("popularity", "oracle", "base")
+        if name in evaluation.models
+    }
+    styles = {point.style for point in points.values()}
+    legend = {MODEL_TITLES[name]: style for name, style in STYLES.items() if style in styles}
+    title = f"{evaluation.columns[column].title} against training"
+    return replace(
+        charts.growth(title, list(points.values()), levels, "tokens trained on, SFT and alignment", legend),
+        caption="95\N{NO-BREAK SPACE}% intervals over users, each model by itself.",
+    )
+
+
+def training(sft: Log, alignment: Log, style: str) -> list[Chart]:
+    """The curves of both; `style` is the colour of the aligned model."""
+    wanted = [
+        charts.curves("SFT: loss", sft, {"loss": ("loss", "teal")}),
+        charts.curves("Alignment: loss", alignment, {"loss": ("loss", style)}),
+        charts.curves("Alignment: reward margin", alignment, {"rewards/margins": ("rewards/margins", style)}),
+        charts.curves("Alignment: reward accuracy", alignment, {"rewards/accuracies": ("rewards/accuracies", style)}),
+        charts.curves(
+            "Alignment: log-probabilities",
+            alignment,
+            {"logps/chosen": ("chosen", "green"), "logps/rejected": ("rejected", "orange dashed")},
+        ),
+    ]
+    captions = ("", "", "", "", _log_prob_caption(alignment))
+    return [
+        replace(chart, caption=caption) for chart, caption in zip(wanted, captions, strict=True) if chart is not None
+    ]
+
+
+def _log_prob_caption(log: Log) -> str:
+    """How far the log-probabilities moved, and what it means when both fell."""
+    moved = {}
+    for key in ("logps/chosen", "logps/rejected"):
+        values = [entry[key] for entry in log if key in entry]
+        tenth = max(1, len(values) // 10)
+        if len(values) < 2:
+            return ""
+        moved[key] = float(np.mean(values[-tenth:]) - np.mean(values[:tenth]))
+    chosen, rejected = moved["logps/chosen"], moved["logps/rejected"]
+    text = (
+        f"From the first to the last tenth, chosen moved by {signed(chosen, 2)}, rejected by {signed(rejected, 2)}."
+    )
+    if chosen < 0 and rejected < 0:
+        text += " Both fell: the margin can widen while the chosen titles become less likely, too."
+    return text
+
+
+def preferences(
+    pairs: Pairs, quality: OracleQuality | None, popularity: Longs | None, similarity: tuple[Floats, Floats] | None
+) -> list[Chart]:
+    """What the pairs are made of: smoothing factors and how good their oracle is, how popular the rejected items are,
+    and how alike to the targets.
+
+    Args:
+        pairs: the run's.
+        quality: of its oracle.
+        popularity: training interactions, int64 [items].
+        similarity: as in `ReportData`.
+    """
+    held = pairs.rejected >= 0
+    eps = pairs.eps[held]
+    if not len(eps):
+        return []
+    shown = [
+        replace(
+            charts.histogram(
+                "Smoothing factor",
+                {"eps": (eps, "gold")},
+                0.0,
+                max(0.5, float(eps.max())),
+                "eps: P(rejected is preferred)",
+            ),
+            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
+        )
+    ]
+    shown += calibration(quality)
+    if popularity is not None:
+        row, slot = np.nonzero(held)
+        chosen, rejected = popularity[pairs.examples.target[row]], popularity[pairs.rejected[row, slot]]
+        shown.append(
+            replace(
+                charts.popularity_bars(
+                    "Popularity of chosen and rejected",
+                    {"chosen": (chosen, "green"), "rejected": (rejected, "orange")},
+                ),
+                caption=f"Share of pairs; mean interactions: chosen {number(chosen.mean(), 1)}, "
+                f"rejected {number(rejected.mean(), 1)}.",
+            )
+        )
+    if similarity is not None and len(similarity[0]):
+        alike, drawn = similarity
+        low = min(0.0, float(min(alike.min(), drawn.min())))
+        groups: Mapping[str, tuple[Floats, str]] = {"rejected": (alike, "orange"), "any item": (drawn, "grey")}
+        shown.append(
+            replace(
+                charts.histogram("Similarity to the target", groups, low, 1.0, "cosine of title embeddings"),
+                caption=f"Share of pairs; mean: rejected {alike.mean():.3f}, an item drawn uniformly "
+                f"{drawn.mean():.3f}.",
+            )
+        )
+    return shown
+
+
+def calibration(quality: OracleQuality | None) -> list[Chart]:
+    """The reliability curve; none where no oracle was judged."""
+    if quality is None or not quality.reliability:
+        return []
+    bins = [
+        (each.flip, each.observed, f"{each.flip:.3f} predicted, {each.observed:.3f} observed ({each.pairs:,})")
+        for each in quality.reliability
+    ]
+    chart = charts.reliability(
+        "Oracle calibration", bins, "flip probability, mean of a bin; upwards: observed", "gold"
+    )
+    caption = (
+        f"On {number(quality.pairs, 0)} held-out questions, each pair asked in both orders: AUC {quality.auc:.3f}, "
+        f"expected calibration error {quality.ece:.3f}."
+    )
+    return [replace(chart, caption=caption)]

@@ -1,0 +1,185 @@
+"""The model card of RUN/aligned: Markdown with the metadata that the Hugging Face hub reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rosepo_core.evaluation.measurement import Column, Metrics
+from rosepo_core.report.display import ARROWS, MODEL_TITLES
+
+TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")
+
+OBJECTIVE = """With `r(y) = beta (log pi(y | x) - log ref(y | x))` for a response `y` to a prompt `x`, where `ref` is
+the model after supervised fine-tuning, and `Delta = r(chosen) - r(rejected)`, RosePO
+([arXiv 2410.12519](https://arxiv.org/abs/2410.12519)) minimizes
+
+    L = -(1 - eps) log sigmoid(Delta) - eps log sigmoid(-Delta)
+
+where `eps` is an oracle's probability that this user prefers the rejected title after all. `eps = 0` is DPO. The loss
+of this very run is named above."""
+
+LIMITATIONS = (
+    "It was trained on one log: it knows the tastes of the people in it and recommends from its catalogue.",
+    "A table holds for its protocol alone: one over few drawn candidates says nothing of the whole catalogue, and "
+    "none says what people would do with the recommendations.",
+    "Logs hold the bias of whatever showed the items to people, popularity bias above all; see ARP and Tail.",
+    "Generated freely, it can write titles that do not exist. `rosepo recommend` constrains it to the catalogue.",
+    "Prompts must be made as in training, token for token; `prompt_template.json` holds the template.",
+)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model card says.
+
+    Attributes:
+        name: the model's, for the headline.
+        method: whether the folder holds a LoRA adapter or all the weights.
+        base_model: what `from_pretrained` takes for the base model: a hub id or a folder.
+        base_model_id: the base model's hub id, if it has one; goes into the metadata.
+        base_model_notes: e.g. that its weights were quantized before.
+        dataset: its name.
+        dataset_notes: e.g. its size and its terms of use.
+        parts: how it was made, label -> text, such as the sampler, the oracle and the loss with their options.
+        protocols: protocol -> model -> metrics.
+        columns: how each metric's column is to be read.
+        prompt: one prompt of the test data, as text.
+        response: the response that belongs to it.
+        licence: identifier of the base model's licence as the hub writes it (``"apache-2.0"``), if known.
+        licence_notes: what the licences of the base model and the data ask for, a sentence each.
+    """
+
+    name: str
+    method: Literal["lora", "full"]
+    base_model: str
+    dataset: str
+    base_model_id: str | None = None
+    base_model_notes: str = ""
+    dataset_notes: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    protocols: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    prompt: str = ""
+    response: str = ""
+    licence: str | None = None
+    licence_notes: Sequence[str] = ()
+
+
+def model_card(card: ModelCard) -> str:
+    """The card as Markdown with YAML front matter."""
+    sections = [
+        _front_matter(card),
+        f"# {_inline(card.name)}",
+        _introduction(card),
+        _listed("How it was made", [f"**{_inline(label)}**: {_inline(text)}" for label, text in card.parts.items()]),
+        f"## Objective\n\n{OBJECTIVE}",
+        _results(card.protocols, card.columns),
+        _loading(card),
+        _prompt(card),
+        _listed("Limitations", LIMITATIONS),
+        _listed("Licences", [_inline(note) for note in card.licence_notes]),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(card: ModelCard) -> str:
+    adapter = card.method == "lora"
+    # JSON strings are YAML strings, quoted against anything that a name may hold.
+    lines = [f"library_name: {'peft' if adapter else 'transformers'}", "pipeline_tag: text-generation"]
+    if card.base_model_id:
+        lines.append(f"base_model: {json.dumps(card.base_model_id)}")
+        lines.append(f"base_model_relation: {'adapter' if adapter else 'finetune'}")
+    if card.licence:
+        lines.append(f"license: {json.dumps(card.licence)}")
+    lines += ["tags:", *(f"- {tag}" for tag in (*TAGS, *(("lora",) if adapter else ())))]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _introduction(card: ModelCard) -> str:
+    kind = "A LoRA adapter" if card.method == "lora" else "A fine-tuned model"
+    base = card.base_model_id or card.base_model
+    text = (
+        f"{kind} that recommends: given the titles that a person chose so far, it writes the next one. It starts "
+        f"from `{_code(base)}`, was fine-tuned on the interactions of {_inline(card.dataset)} and then aligned by "
+        "preference optimization with rosepo."
+    )
+    notes = [_inline(note) for note in (card.base_model_notes, card.dataset_notes) if note]
+    return "\n\n".join([text, *notes])
+
+
+def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[str, Column]) -> str:
+    tables = []
+    for protocol, models in protocols.items():
+        if not models:
+            continue
+        header = ["metric", *(MODEL_TITLES.get(name, name) for name in models)]
+        rows = []
+        for name in next(iter(models.values())):
+            column = columns[name]
+            title = f"{column.title} {ARROWS[column.about.direction]}".strip()
+            rows.append([title, *(_number(values[name], column.about.decimals) for values in models.values())])
+        lines = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in (header, *rows)]
+        lines.insert(1, "|" + " --- |" + " ---: |" * len(models))
+        tables.append(f"Protocol `{_code(protocol)}`:\n\n" + "\n".join(lines))
+    if not tables:
+        return ""
+    legend = (
+        "Arrows say which way is better. ARP is the mean number of training interactions of the recommended items, "
+        "Tail the share of them outside the most popular fifth of the catalogue; `rosepo plugins show` has the "
+        "formula of each metric."
+    )
+    return "\n\n".join(["## Results", *tables, legend])
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if math.isfinite(value) else "\N{EN DASH}"
+
+
+def _loading(card: ModelCard) -> str:
+    base = json.dumps(card.base_model)
+    if card.method == "lora":
+        code = f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+base = AutoModelForCausalLM.from_pretrained({base})
+model = PeftModel.from_pretrained(base, "aligned")
+tokenizer = AutoTokenizer.from_pretrained("aligned")"""
+    else:
+        code = """from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained("aligned")
+tokenizer = AutoTokenizer.from_pretrained("aligned")"""
+    return f'## Loading\n\n`"aligned"` is this folder.\n\n{_fenced(code, "python")}'
+
+
+def _prompt(card: ModelCard) -> str:
+    if not card.prompt:
+        return ""
+    parts = ["## Prompt", "The model was trained on prompts like this one:", _fenced(card.prompt, "text")]
+    if card.response:
+        parts += ["and answers with a title and the token that ends it:", _fenced(card.response, "text")]
+    return "\n\n".join(parts)
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"## {title}\n", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def _inline(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Text for a code span, which has no escapes."""
+    return " ".join(text.replace("`", "'").split())
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block whose fence no line of `text` can close."""
+    runs = [len(run) for run in re.findall(r"`+", text)]
+    fence = "`" * max(3, max(runs, default=0) + 1)
+    return f"{fence}{language}\n{text}\n{fence}"

@@ -1,0 +1,190 @@
+"""What a run leaves for people: metrics.json, report.html, environment.json and the model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rosepo_core import __version__
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Floats, Pairs, Split
+from rosepo_core.engine.models import resolve_model
+from rosepo_core.evaluation import side_by_side
+from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.evaluation.tables import metrics_document, write_metrics
+from rosepo_core.report.model_card import ModelCard, model_card
+from rosepo_core.report.page import ReportData, render, render_several
+from rosepo_core.stages import embeddings, preferences
+from rosepo_core.stages.session import Session
+from rosepo_core.stages.sft import LOG
+from rosepo_core.store import CONFIG, Artifact, write_text
+
+HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Where the models behind the aliases come from."""
+
+REPORT = "report.html"
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "polars", "tokenizers")
+
+
+def environment(session: Session) -> Mapping[str, str]:
+    """Versions of Python, rosepo, the libraries that results depend on, and the plugins of this run."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "rosepo": __version__}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    for section in ("dataset", "sampler", "oracle", "loss", "metric"):
+        for choice in session.config.choices(section):
+            entry = session.registry.entry(section, choice.name)
+            # A run has many metrics, most of them of one distribution.
+            name = f"metrics of {entry.distribution}" if section == "metric" else f"{section} {choice.name}"
+            found[name] = f"{entry.distribution} {entry.version}"
+    return found
+
+
+def write_environment(session: Session) -> None:
+    """RUN/environment.json."""
+    write_text(session.store.folder / "environment.json", json.dumps(environment(session), indent=2) + "\n")
+
+
+def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:
+    """RUN/metrics.json."""
+    document = metrics_document(
+        session.config.dataset.name, session.config.seed, evaluations, _seconds(session.artifacts)
+    )
+    write_metrics(document, session.store.folder / "metrics.json")
+
+
+def write(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> None:
+    """RUN/metrics.json, RUN/report.html and the model card, RUN/aligned/README.md."""
+    folder = session.store.folder
+    write_tables(session, evaluations)
+    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluations)))
+    write_report({"": report_data(session, split, evaluations)}, folder / REPORT)
+
+
+def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
+    """The report of runs by label, whole or not at all.
+
+    Raises:
+        RequestError: the runs cannot be compared, or `out` cannot be written.
+    """
+    if len(runs) == 1:
+        page = render(next(iter(runs.values())))
+    else:
+        evaluations = side_by_side.side_by_side({label: _run_evaluation(data) for label, data in runs.items()})
+        page = render_several(_together(list(runs)), evaluations, runs)
+    try:
+        write_text(out, page)
+    except OSError as error:
+        raise RequestError(f"{out} cannot be written: {error.strerror}; name another file with --out") from None
+
+
+def _together(labels: Sequence[str]) -> str:
+    """The headline of several runs."""
+    return " and ".join(labels) if len(labels) <= 3 else f"{labels[0]} and {len(labels) - 1} more runs"
+
+
+def _run_evaluation(data: ReportData) -> side_by_side.RunEvaluation:
+    assert data.split is not None
+    return side_by_side.RunEvaluation(data.evaluations, data.split.users, data.split.catalogue.ids)
+
+
+def report_data(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> ReportData:
+    """What the report shows of a run whose stages are done."""
+    folder, artifacts = session.store.folder, session.artifacts
+    pairs = preferences.load(artifacts["preferences"], split)
+    return ReportData(
+        title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss.name}",
+        command=f"rosepo train --config {folder / CONFIG}",
+        summary=_summary(session, split, evaluations[0]),
+        config=session.config.to_toml(session.registry),
+        evaluations=evaluations,
+        split=split,
+        sft_log=_log(artifacts["sft"]),
+        alignment_log=_log(artifacts["aligned"]),
+        pairs=pairs,
+        similarity=_similarity(artifacts, pairs),
+        seconds=_seconds(artifacts),
+        environment=environment(session),
+    )
+
+
+def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats, Floats] | None:
+    """Cosines of targets with rejected items and with items drawn uniformly; None where titles were not embedded."""
+    if "embeddings" not in artifacts:
+        return None
+    titles = embeddings.load(artifacts["embeddings"].folder)
+    row, slot = np.nonzero(pairs.rejected >= 0)
+    target = pairs.examples.target[row]
+    drawn = np.random.default_rng(0).integers(len(titles), size=len(row))
+    rejected, others = (
+        np.einsum("nd,nd->n", titles[target], titles[items]) for items in (pairs.rejected[row, slot], drawn)
+    )
+    return rejected, others
+
+
+def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
+    """Seconds by stage; drawing candidates, embedding titles and asking models are parts of the evaluation."""
+    asked = ("candidates", "scores-", "lists-", "answers-", "grounded-")
+    parts = {name for name in artifacts if name == "embeddings" or name.startswith(asked)}
+    seconds = {stage: artifact.seconds for stage, artifact in artifacts.items() if stage not in parts}
+    seconds["evaluation"] += sum(artifacts[name].seconds for name in parts)
+    return seconds
+
+
+def _card(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> ModelCard:
+    config, template = session.config, session.template(split)
+    summary = _summary(session, split, evaluations[0])
+    example = evaluations[0].examples.take(np.arange(1))
+    is_alias = config.model.name in HUB_IDS
+    return ModelCard(
+        name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
+        method=config.sft.method,
+        base_model=str(resolve_model(config.model.name, session.reporter)),
+        dataset=config.dataset.name,
+        base_model_id=HUB_IDS.get(config.model.name),
+        base_model_notes="Its weights were dequantized from a GGUF file (Q4_1)." if is_alias else "",
+        dataset_notes=summary["Dataset"],
+        parts={label: text for label, text in summary.items() if label != "Dataset"},
+        protocols={
+            evaluation.protocol: {
+                name: {column: result.metrics[column] for column in evaluation.main_columns}
+                for name, result in evaluation.models.items()
+            }
+            for evaluation in evaluations
+        },
+        columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
+        prompt=template.prompt_texts(example)[0],
+        response=template.response_texts[int(example.target[0])],
+        licence="apache-2.0" if is_alias else None,
+        licence_notes=["The terms of the data and of the base model hold for what is made of them."],
+    )
+
+
+def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[str, str]:
+    config = session.config
+    return {
+        "Dataset": f"{config.dataset.name}: {len(split.users):,} users, {len(split.catalogue):,} items, "
+        f"{len(split.train.items):,} training interactions",
+        "Split": split.strategy,
+        "Model": config.model.name,
+        "Prompt": f"{config.prompt.template}, {config.prompt.titles} titles",
+        "Samplers": ", ".join(f"{choice.name} ({choice.weight:g})" for choice in config.sampler),
+        "Oracle": config.oracle.name,
+        "Loss": config.loss.name,
+        "Seed": str(config.seed),
+        f"{evaluation.part.capitalize()} users": f"{len(evaluation.examples):,}",
+    }
+
+
+def _log(artifact: Artifact) -> Any:
+    return json.loads((artifact.folder / LOG).read_text(encoding="utf-8"))

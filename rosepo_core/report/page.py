@@ -1,0 +1,333 @@
+"""The report: one HTML file that shows runs to a reader, runs no script and asks the network for nothing.
+
+`ReportData` is plain data and every part of it is optional; a section whose data is missing is left out. Charts are
+static SVG: they print, open anywhere, follow the reader's light or dark, and leave a hostile title nothing to run in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rosepo_core.contracts.ranking import head_items
+from rosepo_core.contracts.records import Floats, Pairs, Split
+from rosepo_core.evaluation.measurement import Comparison, headline, widest
+from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.evaluation.tables import first_oracle_quality
+from rosepo_core.report import figures
+from rosepo_core.report.charts import Chart, number
+from rosepo_core.report.differences import differing
+from rosepo_core.report.display import ARROWS, STYLES, model_styles, model_title, signed
+
+SHOWN_USERS = 12
+SHOWN_ITEMS = 5
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a report shows.
+
+    Attributes:
+        title: the headline, e.g. ``"movielens-100k, smollm2-135m, rosepo"``.
+        command: the command line that made the run.
+        summary: what was run in a few words each, label -> value.
+        config: the resolved configuration as TOML.
+        evaluations: one a protocol.
+        split: needed for the users' lists and for the pairs' popularity.
+        sft_log: the SFT trainer's log.
+        alignment_log: likewise, of alignment.
+        pairs: the preference pairs.
+        similarity: cosine of the titles' embeddings, of each target and its rejected item, and of as many targets
+            and items drawn at random; float32 [m] each.
+        history_length: how many items of a user's history are shown.
+        seconds: what each stage took, by stage in order.
+        environment: versions, by name.
+        notes: what a reader should know, a sentence each.
+    """
+
+    title: str
+    command: str = ""
+    summary: Mapping[str, str] = field(default_factory=dict)
+    config: str = ""
+    evaluations: Sequence[Evaluation] = ()
+    split: Split | None = None
+    sft_log: figures.Log = ()
+    alignment_log: figures.Log = ()
+    pairs: Pairs | None = None
+    similarity: tuple[Floats, Floats] | None = None
+    history_length: int = 8
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ShownItem:
+    """A title, whether the item is popular (`contracts.ranking.head_items`), and whether it is the target."""
+
+    title: str
+    popular: bool
+    target: bool
+
+
+@dataclass(frozen=True)
+class ShownUser:
+    """One user's test example: the end of the history, the target, and what each model would recommend.
+
+    Attributes:
+        user: the source's id.
+        earlier: items of the history before those shown.
+        history: oldest first.
+        target: the held-out item.
+        models: display title, CSS class, where the target stands in words, top items; one a model.
+    """
+
+    user: str
+    earlier: int
+    history: tuple[ShownItem, ...]
+    target: ShownItem
+    models: tuple[tuple[str, str, str, tuple[ShownItem, ...]], ...]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    value: str
+    interval: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    title: str
+    arrow: str
+    cells: tuple[_Cell, ...]
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    name: str
+    users: str
+    part: str
+    asked: str
+    offered: str
+    models: tuple[tuple[str, str], ...]
+    groups: tuple[tuple[str, tuple[_Row, ...]], ...]
+    terms: Mapping[str, str]
+    verdicts: tuple[str, ...]
+    figures: tuple[Chart, ...]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    name: str
+    time: str
+    share: float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What belongs to one run alone; its label and the suffix of its ids are empty where there is no other. `own` are
+    the settings that others have differently."""
+
+    label: str
+    own: Mapping[str, str]
+    suffix: str
+    data: ReportData
+    training: list[Chart]
+    preferences: list[Chart]
+    stages: list[_Stage]
+    total: str
+
+
+def render(data: ReportData) -> str:
+    """The report of a run as HTML. Every text in `data` is shown as text, whatever it holds."""
+    return _page(data.title, data.evaluations, data, [_run("", {}, "", data, STYLES["aligned"])])
+
+
+def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
+    """The report of several runs as HTML: one table of all their models, then what belongs to each.
+
+    Args:
+        title: the headline.
+        evaluations: of all runs together, one a protocol (`rosepo_core.evaluation.side_by_side.side_by_side`).
+        runs: by label, at least one.
+    """
+    first = next(iter(runs.values()))
+    styles = model_styles(evaluations[0].models) if evaluations else {}
+    own = differing({label: data.config for label, data in runs.items()})
+    parts = [
+        _run(label, own.get(label, {}), f"-{place}", data, styles.get(f"aligned ({label})", STYLES["aligned"]))
+        for place, (label, data) in enumerate(runs.items(), 1)
+    ]
+    logs = {label: (data.sft_log, data.alignment_log) for label, data in runs.items()}
+    growth = figures.growth(evaluations[0], logs) if evaluations else None
+    return _page(title, evaluations, first, parts, growth)
+
+
+def _run(label: str, own: Mapping[str, str], suffix: str, data: ReportData, style: str) -> _Run:
+    """`style` is the colour of the run's aligned model, in its curves as in the table."""
+    longest = max(data.seconds.values(), default=0.0) or 1.0
+    return _Run(
+        label=label,
+        own=own,
+        suffix=suffix,
+        data=data,
+        training=figures.training(data.sft_log, data.alignment_log, style),
+        preferences=_preferences(data),
+        stages=[
+            _Stage(name, _duration(seconds), round(100 * seconds / longest, 2))
+            for name, seconds in data.seconds.items()
+        ],
+        total=_duration(sum(data.seconds.values())),
+    )
+
+
+def _preferences(data: ReportData) -> list[Chart]:
+    if data.pairs is None:
+        return []
+    popularity = data.split.catalogue.popularity if data.split else None
+    return figures.preferences(data.pairs, first_oracle_quality(data.evaluations), popularity, data.similarity)
+
+
+def _page(
+    title: str,
+    evaluations: Sequence[Evaluation],
+    first: ReportData,
+    runs: Sequence[_Run],
+    growth: Chart | None = None,
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("rosepo_core", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        title=title,
+        summary={
+            label: value
+            for label, value in first.summary.items()
+            if all(run.data.summary.get(label) == value for run in runs)
+        },
+        protocols=[_protocol(evaluation, first.split) for evaluation in evaluations if evaluation.models],
+        growth=growth,
+        users=shown_users(evaluations[0], first.split, first.history_length) if evaluations and first.split else (),
+        shown_items=SHOWN_ITEMS,
+        runs=runs,
+    )
+
+
+def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tuple[ShownUser, ...]:
+    """`SHOWN_USERS` test users, evenly spaced over all of them, so that nobody picked them."""
+    catalogue = split.catalogue
+    head = head_items(catalogue.popularity)
+    count = len(evaluation.examples)
+    rows = np.unique(np.linspace(0, count - 1, min(SHOWN_USERS, count)).round().astype(int))
+    examples = evaluation.examples.take(rows)
+    styles = model_styles(evaluation.models)
+    histories = examples.histories(history_length)
+
+    def items(row: Iterable[int], target: int) -> tuple[ShownItem, ...]:
+        return tuple(ShownItem(catalogue.titles[item], bool(head[item]), item == target) for item in row if item >= 0)
+
+    return tuple(
+        ShownUser(
+            user=split.users[examples.user[place]],
+            earlier=max(0, int(examples.position[place]) - history_length),
+            history=items(histories[place].tolist(), -1),
+            target=items([target], target)[0],
+            models=tuple(
+                (
+                    model_title(name),
+                    styles[name],
+                    _rank(float(result.ranks.expected[row])),
+                    items(result.top[row, :SHOWN_ITEMS].tolist(), target),
+                )
+                for name, result in evaluation.models.items()
+            ),
+        )
+        for place, (row, target) in enumerate(zip(rows.tolist(), examples.target.tolist(), strict=True))
+    )
+
+
+def _rank(rank: float) -> str:
+    return f"target at {rank:g}" if math.isfinite(rank) else "target not listed"
+
+
+def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
+    models, columns, styles = evaluation.models, evaluation.columns, model_styles(evaluation.models)
+    y_name, x_name = headline(columns), widest(columns, "arp")
+    popularity = split.catalogue.popularity if split else None
+    shown = (
+        figures.popularity_of_targets(evaluation, popularity, y_name) if y_name and popularity is not None else None,
+        figures.popularity_bias(evaluation, x_name, y_name) if x_name and y_name else None,
+    )
+    groups: dict[str, list[_Row]] = {}
+    for name, column in columns.items():
+        groups.setdefault(column.about.group, []).append(_row(evaluation, name))
+    return _Protocol(
+        name=evaluation.protocol,
+        users=number(len(evaluation.examples), 0),
+        part=evaluation.part,
+        asked=evaluation.asked,
+        offered=f"{evaluation.offered:.1%}",
+        models=tuple((model_title(name), styles[name]) for name in models),
+        groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
+        terms={column.about.title + ("@k" if column.cut_off else ""): column.summary for column in columns.values()},
+        verdicts=tuple(_verdict(evaluation, each) for each in evaluation.comparisons if each.column == y_name),
+        figures=tuple(chart for chart in shown if chart is not None),
+    )
+
+
+def _row(evaluation: Evaluation, name: str) -> _Row:
+    column = evaluation.columns[name]
+    decimals, direction = column.about.decimals, column.about.direction
+    values = [result.metrics[name] for result in evaluation.models.values()]
+    shown = [round(value, decimals) for value in values if math.isfinite(value)]
+    # A value that all models have tells nothing, and where neither direction is better none is the best.
+    told = direction != "neither" and len(set(shown)) > 1
+    best = (max(shown) if direction == "higher" else min(shown)) if told else math.nan
+    cells = []
+    for value, result in zip(values, evaluation.models.values(), strict=True):
+        ends = result.intervals.get(name, ())
+        interval = "\N{EN DASH}".join(_short(end, decimals) for end in ends if math.isfinite(end))
+        text = number(value, decimals) if math.isfinite(value) else "\N{EN DASH}"
+        cells.append(_Cell(text, interval, round(value, decimals) == best))
+    return _Row(name, column.title, ARROWS[direction], tuple(cells))
+
+
+def _short(value: float, decimals: int) -> str:
+    """Without the zero before the point."""
+    sign = "\N{MINUS SIGN}" if value < 0 else ""
+    return sign + f"{abs(value):.{decimals}f}".removeprefix("0")
+
+
+def _verdict(evaluation: Evaluation, comparison: Comparison) -> str:
+    if comparison.low > 0:
+        judged = "is above"
+    elif comparison.high < 0:
+        judged = "is below"
+    else:
+        judged = "does not clearly differ from"
+    after, before = (
+        evaluation.models[name].metrics[comparison.column] for name in (comparison.model, comparison.baseline)
+    )
+    mean, low, high = (signed(value) for value in (after - before, comparison.low, comparison.high))
+    interval = "" if math.isnan(comparison.low) else f"; paired 95\N{NO-BREAK SPACE}% interval {low} to {high}"
+    return (
+        f"{model_title(comparison.model)} {judged} {model_title(comparison.baseline)} in "
+        f"{evaluation.columns[comparison.column].title}: {after:.3f} against {before:.3f} ({mean}{interval})."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,69 @@
+"""Preference optimization of the SFT model on token trees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rosepo_core.contracts.components import PreferenceLoss
+from rosepo_core.contracts.records import Pairs, Split
+from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.training import PreferenceTree, align_preferences
+from rosepo_core.registry import running
+from rosepo_core.stages import preferences
+from rosepo_core.stages.session import Session
+from rosepo_core.stages.sft import LOG, save_policy
+from rosepo_core.store import Artifact
+
+
+def stage(session: Session, split: Split, sft: Artifact, pairs_artifact: Artifact) -> Artifact:
+    """RUN/aligned: like RUN/sft, after alignment."""
+    options = session.config.alignment
+    settings = {
+        **session.prompt_settings(),
+        "loss": session.plugin_settings("loss"),
+        "alignment": session.resolved["alignment"],
+        "gradient_checkpointing": session.config.sft.gradient_checkpointing,
+        "seed": session.config.seed,
+    }
+
+    def build(folder: Path) -> None:
+        loss: PreferenceLoss = session.component("loss")
+        template = session.template(split)
+        trees = preference_trees(template, preferences.load(pairs_artifact, split))
+        model = session.policy.to_continue(sft.folder)
+        log = []
+        if options.steps != 0:
+            with running(loss):
+                log = align_preferences(
+                    model,
+                    loss,
+                    trees,
+                    session.policy.tokenizer.pad_token_id,
+                    batch_size=options.batch_size,
+                    token_budget=options.token_budget,
+                    gradient_checkpointing=session.config.sft.gradient_checkpointing,
+                    learning_rate=options.learning_rate,
+                    steps=options.steps,
+                    epochs=options.epochs,
+                    warmup_ratio=options.warmup_ratio,
+                    weight_decay=options.weight_decay,
+                    max_grad_norm=options.max_grad_norm,
+                    seed=session.config.seed,
+                    reporter=session.reporter,
+                )
+        save_policy(model, template, session, folder)
+        (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
+
+    return session.artifact("aligned", settings, [sft, pairs_artifact], build)
+
+
+def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[PreferenceTree]:
+    """The pairs as trees, each with the smoothing factors and reference log-probabilities of its own pairs."""
+    responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
+    reference = np.concatenate([pairs.reference_chosen[:, None], pairs.reference_rejected], axis=1)
+    trees = template.trees(pairs.examples, responses, shared=True)
+    return [PreferenceTree.of(tree, pairs.eps, reference) for tree in trees]
