@@ -16,6 +16,7 @@ from rosepo_core.contracts.outcome import Measure
 from rosepo_core.contracts.records import Candidates, Catalogue, Examples, SeenItems, Sequences, Split
 from rosepo_core.contracts.sections import EvaluationOptions
 from rosepo_core.evaluation import results as stage
+from rosepo_core.evaluation import tables
 from rosepo_core.evaluation.oracle_quality import OracleQuality, ReliabilityBin
 from rosepo_core.registry import load_plugins
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _telemetry
+from rosepo_core.stages.alignment import preference_trees
 
+from rosepo_core.contracts.records import Sequences
+from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine.prompts import make_template
 from rosepo_core.engine.training import align_preferences, fine_tune
-from rosepo_core.records import Sequences
 from rosepo_core.registry import load_plugins
-from rosepo_core.sections import PromptOptions
-from rosepo_core.stages.alignment import preference_trees
 from rosepo_core.stages.session import QuietReporter
 
 PROGRAM = """
@@ -71,7 +71,7 @@ def train(model: Any, tokenizer: Any, catalogue: Any) -> None:
         "reporter": QuietReporter(),
     }
     fine_tune(model, tokenizer, template.sft_sequences(sequences), **options)
-    from rosepo_core.records import Examples, Pairs
+    from rosepo_core.contracts.records import Examples, Pairs
 
     examples = Examples(sequences, np.array([0], dtype=np.int32), np.array([3], dtype=np.int32))
     nothing = np.zeros((1, 1), dtype=np.float32)
