@@ -274,8 +274,8 @@ def test_metrics_json_has_the_documented_schema(split, candidates, tmp_path):
     models = {"popularity": stage.popularity_scores(split), "sft": by_id, "aligned": by_id}
     quality = OracleQuality(4, 0.75, math.nan, (ReliabilityBin(0.0, 0.5, 4, 0.25, 0.5),))
     evaluation = replace(evaluate(split, candidates, models), oracle_quality=quality)
-    document = stage.metrics_document("movielens-100k", 7, [evaluation], {"sft": 12.34567, "alignment": 1.0})
-    stage.write_metrics(document, tmp_path / "metrics.json")
+    document = tables.metrics_document("movielens-100k", 7, [evaluation], {"sft": 12.34567, "alignment": 1.0})
+    tables.write_metrics(document, tmp_path / "metrics.json")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     read = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     parts = ["protocols", "intervals", "comparisons", "oracle_quality"]
@@ -317,5 +317,5 @@ def test_metrics_json_is_not_touched_by_a_document_that_cannot_be_written(tmp_pa
     path = tmp_path / "metrics.json"
     path.write_text("old")
     with pytest.raises(ValueError, match="not JSON compliant"):
-        stage.write_metrics({"seconds": {"sft": float("nan")}}, path)
+        tables.write_metrics({"seconds": {"sft": float("nan")}}, path)
     assert path.read_text() == "old"
