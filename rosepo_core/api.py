@@ -1,5 +1,8 @@
 """All that a plugin may import."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from rosepo_core.contracts.components import (
     CutOffMetric,
     CutOffOptions,
@@ -39,9 +42,16 @@ from rosepo_core.contracts.records import (
 )
 from rosepo_core.packages import cache_folder, fetch_wheel
 
+if TYPE_CHECKING:
+    from rosepo_core.data.numbers import read_numbers
+    from rosepo_core.data.table_files import TableContent, read_table, table_files
+    from rosepo_core.data.text_tables import Dialect
+    from rosepo_core.data.times import YEAR_1, formats_for, read_times
+
 __all__ = [
     "HEAD_SHARE",
     "UNRANKED",
+    "YEAR_1",
     "Bools",
     "Candidates",
     "Catalogue",
@@ -50,6 +60,7 @@ __all__ = [
     "CutOffOptions",
     "Dataset",
     "DatasetOptions",
+    "Dialect",
     "Doubles",
     "Examples",
     "Floats",
@@ -78,9 +89,34 @@ __all__ = [
     "Sequences",
     "SmoothingOracle",
     "Split",
+    "TableContent",
     "cache_folder",
     "fetch_wheel",
+    "formats_for",
     "head_items",
     "hookimpl",
     "nearest",
+    "read_numbers",
+    "read_table",
+    "read_times",
+    "table_files",
 ]
+
+# Modules that import polars are imported when a plugin asks for a name of theirs: whoever only lists plugins need not
+# wait for them.
+_LAZY = {
+    "Dialect": "rosepo_core.data.text_tables",
+    "TableContent": "rosepo_core.data.table_files",
+    "YEAR_1": "rosepo_core.data.times",
+    "formats_for": "rosepo_core.data.times",
+    "read_numbers": "rosepo_core.data.numbers",
+    "read_table": "rosepo_core.data.table_files",
+    "read_times": "rosepo_core.data.times",
+    "table_files": "rosepo_core.data.table_files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,0 +1,165 @@
+"""Tables as JSON: an object a line, or a list of them; also written as Python writes its dictionaries."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import polars as pl
+
+from rosepo_core.contracts.errors import RequestError
+
+_CHUNK = 50_000
+
+
+@dataclass(frozen=True)
+class Records:
+    """The rows of a JSON file.
+
+    Attributes:
+        frame: a column a key, null where a row lacks it: numbers, booleans, text or lists of text; text where rows
+            disagree.
+        rows: uint32, each row's number in the file: of its line, or in the list, from 1.
+        nested: keys left out of the frame, whose values are objects or other lists.
+        notation: how the file was written, for notes.
+    """
+
+    frame: pl.DataFrame
+    rows: pl.Series
+    nested: tuple[str, ...]
+    notation: str
+
+
+def parse_json_table(text: str, place: str, progress: Callable[[int, int], None]) -> Records:
+    """Read objects, one a row.
+
+    Python's notation (quotes of either kind, ``True``, ``None``) is parsed by `ast.literal_eval`: nothing in the file
+    is run.
+
+    Args:
+        text: the whole file.
+        place: what errors call it.
+        progress: is told of rows done and their number.
+
+    Raises:
+        RequestError: a row is no object; the message has its number.
+    """
+    as_list = text.lstrip()[:1] == "["
+    parser = _Parser(place)
+    numbered = parser.elements(text) if as_list else parser.lines(text)
+    total = text.count("\n") + 1
+    frames: list[pl.DataFrame] = []
+    numbers: list[int] = []
+    nested: dict[str, None] = {}
+    while chunk := list(islice(numbered, _CHUNK)):
+        frames.append(_frame([row for _, row in chunk], nested))
+        numbers += [number for number, _ in chunk]
+        if len(chunk) == _CHUNK:
+            progress(len(numbers), total)
+    frame = stack(frames, place) if frames else pl.DataFrame()
+    notation = "Python literals" if parser.literals else "a JSON list" if as_list else "JSON lines"
+    rows = pl.Series(numbers, dtype=pl.UInt32)
+    return Records(frame.drop(list(nested), strict=False), rows, tuple(nested), notation)
+
+
+class _Parser:
+    """Parses values, and remembers whether one was in Python's notation."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self.literals = False
+
+    def lines(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(io.StringIO(text), 1):
+            if line and not line.isspace():
+                yield number, self._object(self._value(line, f"row {number}"), number)
+
+    def elements(self, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, value in enumerate(self._value(text, ""), 1):
+            yield number, self._object(value, number)
+
+    def _value(self, text: str, row: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            fault = error
+        try:
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            where = row or f"line {getattr(fault, 'lineno', 1)}"
+            raise RequestError(
+                f"{self._place} {where}: {getattr(fault, 'msg', fault)} (column {getattr(fault, 'colno', 1)}): "
+                "neither JSON nor a Python literal; mend it or take it out"
+            ) from None
+        self.literals = True
+        return value
+
+    def _object(self, value: Any, number: int) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise RequestError(f"{self._place} row {number}: not a JSON object; mend it or take it out")
+        return value
+
+
+def _frame(rows: Sequence[dict[Any, Any]], nested: dict[str, None]) -> pl.DataFrame:
+    keys: dict[Any, None] = {}
+    for row in rows:
+        if not row.keys() <= keys.keys():
+            keys.update(dict.fromkeys(row))
+    columns = []
+    for key in keys:
+        column = _column(str(key), [row.get(key) for row in rows])
+        if column is None:
+            nested[str(key)] = None
+        else:
+            columns.append(column)
+    return pl.DataFrame(columns) if columns else pl.DataFrame({"": [None] * len(rows)})
+
+
+def _column(name: str, values: list[Any]) -> pl.Series | None:
+    """`None` where they are nested."""
+    kinds = set(map(type, values)) - {type(None)}
+    if not kinds:
+        return pl.Series(name, values, dtype=pl.Null)
+    if kinds == {bool}:
+        return pl.Series(name, values, dtype=pl.Boolean)
+    if kinds == {int} and all(value is None or -(2**63) <= value < 2**63 for value in values):
+        return pl.Series(name, values, dtype=pl.Int64)
+    if kinds <= {int, float} and float in kinds:
+        return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
+    if kinds <= {str, int, float, bool}:
+        return pl.Series(name, [value if value is None else str(value) for value in values], dtype=pl.String)
+    if kinds <= {list, str}:
+        lists = [[value] if isinstance(value, str) and value else value or None for value in values]
+        if all(isinstance(each, str) for value in lists if value for each in value):
+            return pl.Series(name, lists, dtype=pl.List(pl.String))
+    return None
+
+
+def stack(frames: Sequence[pl.DataFrame], place: str) -> pl.DataFrame:
+    """Frames one below the other. Columns that some lack are null there; numbers of several types become the widest,
+    and other types that differ text.
+
+    Raises:
+        RequestError: a column is nested in one frame and not in another.
+    """
+    if len(frames) == 1:
+        return frames[0]
+    names = dict.fromkeys(name for frame in frames for name in frame.columns)
+    text = []
+    for name in names:
+        types = {frame.schema[name] for frame in frames if name in frame.columns} - {pl.Null()}
+        if len(types) > 1 and not all(dtype.is_numeric() for dtype in types):
+            if any(dtype.is_nested() for dtype in types):
+                raise RequestError(
+                    f"{place}: column '{name}' holds lists in some rows only: make it one or the other"
+                )
+            text.append(name)
+    as_text = [
+        frame.with_columns(pl.col(name).cast(pl.String) for name in text if name in frame.columns) for frame in frames
+    ]
+    return pl.concat(as_text, how="diagonal_relaxed")

@@ -1,0 +1,365 @@
+"""Tables as text with a separator between the cells: CSV and its relatives."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import polars as pl
+
+from rosepo_core.contracts.errors import RequestError
+
+Quoting = Literal["csv", "none"]
+
+SEPARATORS = ("::", "\t", ";", "|", ",")
+"""What is tried where nobody says what stands between the cells."""
+
+_SAMPLE = 100
+_CHUNK = 100_000
+_DATUM = re.compile(r"\s*([+-]?\d+([.,]\d+)?([eE][+-]?\d+)?|\d{4}-\d{2}-\d{2}([T ].*)?)\s*")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a table is written, as far as somebody said so.
+
+    Attributes:
+        separator: what stands between the cells; guessed if `None`.
+        encoding: of files that are not UTF-8, as Python calls it.
+        quoting: ``"csv"`` where quotes around a cell are no part of it, ``"none"`` where they are text as any other.
+        columns: names for a file whose first row is data.
+        options: what errors call the settings above, and the path: keys "path", "separator", "encoding", "quoting",
+            "columns".
+    """
+
+    separator: str | None
+    encoding: str | None
+    quoting: Quoting | None
+    columns: tuple[str, ...] | None
+    options: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The rows of a text table.
+
+    Attributes:
+        frame: all text, null where a cell is empty; blank rows are still in it.
+        first_row: the number of the frame's first row in the file, counted from 1.
+        separator: what was between the cells.
+        guessed: whether the separator is neither the one asked for nor the usual one.
+        notes: what a user should know, a line each, without the file's name.
+    """
+
+    frame: pl.DataFrame
+    first_row: int
+    separator: str
+    guessed: bool
+    notes: tuple[str, ...]
+
+
+def parse_text_table(
+    text: str,
+    place: str,
+    dialect: Dialect,
+    usual_separator: str | None,
+    usual_quoting: Quoting,
+    is_name: Callable[[str], bool],
+) -> Cells:
+    """Cut a text into cells.
+
+    With quotes this is RFC 4180, strictly: a cell that begins with a quote ends with one, and a quote in it is
+    doubled. Every row has as many cells as there are columns; blank lines are no rows, but they count.
+
+    Args:
+        text: the whole file.
+        place: what errors call it.
+        dialect: what the user says of it.
+        usual_separator: what such files mostly have; `None` where there is no custom.
+        usual_quoting: likewise.
+        is_name: whether a cell is certainly the name of a column.
+
+    Raises:
+        RequestError: a row does not fit, the header is none or has a name twice; the message has row or column.
+    """
+    quoting = dialect.quoting or usual_quoting
+    separator, guessed = _separator(text, place, dialect, usual_separator, quoting)
+    if len(separator) > 1:
+        if dialect.quoting == "csv":
+            raise RequestError(
+                f"{place}: quotes around cells need a separator of one character, not {separator!r}: leave "
+                f"{dialect.options['quoting']} unset"
+            )
+        quoting = "none"
+    try:
+        frame, blank = _fast(text, separator, quoting) or _careful(text, separator, quoting)
+    except _MisfitError as misfit:
+        advice = _advice(text, separator, quoting, dialect)
+        raise RequestError(f"{place} row {misfit.row}: {misfit.reason}; {advice}") from None
+    if frame.is_empty():
+        return Cells(frame, 1, separator, guessed, ())
+    first = [cell or "" for cell in frame.row(0)]
+    if dialect.columns is not None:
+        names, first_row = list(dialect.columns), blank + 1
+        _check_columns(first, blank + 1, place, dialect, is_name)
+    else:
+        names, first_row = _header(first, place), blank + 2
+        frame = frame[1:]
+        _check_header(first, frame, blank + 1, place, dialect, is_name)
+    require_distinct(names, place)
+    frame.columns = names
+    notes = _swallowed(text, frame, first_row, separator, dialect) if quoting == "csv" and '"' in text else ()
+    return Cells(frame, first_row, separator, guessed, notes)
+
+
+def require_distinct(names: Sequence[str], place: str) -> None:
+    """
+    Raises:
+        RequestError: two columns have the same name.
+    """
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise RequestError(
+                f"{place}: columns {names.index(name) + 1} and {at + 1} are both called '{name}' (blanks around a "
+                "name do not count): rename or remove one"
+            )
+
+
+class _MisfitError(Exception):
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row, self.reason = row, reason
+
+
+def _separator(text: str, place: str, dialect: Dialect, usual: str | None, quoting: Quoting) -> tuple[str, bool]:
+    """The separator, and whether it was guessed: the one asked for, else the usual one, as long as it splits the
+    first row; else the one that gives the most cells, the same number in every row of the beginning."""
+    # A whole file may be one line, and a line at the end of the sample may be cut.
+    sample = "\n".join(islice((line for line in _lines(text[: 2**20]) if line.strip()), _SAMPLE))
+    first = sample.partition("\n")[0]
+    for expected in (dialect.separator, usual):
+        if expected is not None and expected in first:
+            return expected, False
+    widths = {each: _width(sample, each, quoting) for each in SEPARATORS}
+    best = max(SEPARATORS, key=lambda each: widths[each])
+    if widths[best] > 1:
+        return best, True
+    if usual is None and dialect.separator is None and sample:
+        raise RequestError(
+            f"{place}: cannot tell what stands between the cells: set {dialect.options['separator']} (e.g. ';')"
+        )
+    return usual or dialect.separator or ",", False
+
+
+def _width(text: str, separator: str, quoting: Quoting) -> int:
+    """Cells in each row; 0 where rows differ, or cannot be cut."""
+    try:
+        widths = {len(record) for record in _records(text, separator, quoting, True) if _is_filled(record)}
+    except csv.Error:
+        return 0
+    return widths.pop() if len(widths) == 1 else 0
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in io.StringIO(text, newline=None):
+        yield line.removesuffix("\n")
+
+
+def _records(text: str, separator: str, quoting: Quoting, strict: bool) -> Iterator[list[str]]:
+    if len(separator) > 1:
+        return (line.split(separator) for line in _lines(text))
+    if quoting == "none":
+        return csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=csv.QUOTE_NONE)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
+
+
+def _is_filled(record: Sequence[str]) -> bool:
+    return any(record) and any(cell.strip() for cell in record)
+
+
+def _fast(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame, int] | None:
+    """What `_careful` gives, by Polars, where there can be no doubt about the cells."""
+    if (quoting == "csv" and '"' in text) or text.count("\r") != text.count("\r\n"):
+        return None
+    character = separator
+    if len(separator) > 1:
+        character = next((each for each in "\x1f\x1e\x1d\x01\x02" if each not in text), "")
+        text = text.replace(separator, character)
+    if not (character and character.isascii()):
+        return None
+    try:
+        frame = pl.read_csv(
+            io.BytesIO(text.encode()), separator=character, has_header=False, quote_char=None, infer_schema=False
+        )
+    except pl.exceptions.PolarsError:
+        return None
+    if frame.is_empty() or frame.head(1).select(pl.all_horizontal(pl.all().is_null())).item():
+        return None
+    # Polars refuses rows with too many cells and fills those with too few; the separators tell.
+    rows = frame.height - frame.select(pl.all_horizontal(pl.all().is_null()).sum()).item()
+    if text.count(character) != rows * (frame.width - 1):
+        return None
+    return frame, 0
+
+
+def _careful(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame, int]:
+    """All rows from the first that is filled, and how many blank ones come before it.
+
+    Raises:
+        _MisfitError: a row does not fit.
+    """
+    records = _records(text, separator, quoting, True)
+    frames: list[pl.DataFrame] = []
+    row, width, blank = 0, 0, 0
+    chunk: list[list[str]] = []
+
+    def keep() -> None:
+        cells = zip(*chunk, strict=True)
+        frames.append(pl.DataFrame([pl.Series(f"column_{at}", cell) for at, cell in enumerate(cells, 1)]))
+        chunk.clear()
+
+    try:
+        for row, record in enumerate(records, 1):
+            if _is_filled(record):
+                width = width or len(record)
+            elif width:
+                record = [""] * width
+            else:
+                blank += 1
+                continue
+            if len(record) != width:
+                raise _MisfitError(row, f"{_fields(len(record))}, but {width} columns")
+            chunk.append(record)
+            if len(chunk) == _CHUNK:
+                keep()
+    except csv.Error as error:
+        raise _MisfitError(row + 1, _reason(str(error), separator)) from None
+    if chunk:
+        keep()
+    if not frames:
+        return pl.DataFrame(), blank
+    frame = pl.concat(frames)
+    return frame.select(pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in frame.columns), blank
+
+
+def _fields(number: int) -> str:
+    return f"{number} field{'' if number == 1 else 's'}"
+
+
+def _reason(error: str, separator: str) -> str:
+    if "expected after" in error:
+        return f"a cell in quotes goes on after its closing quote, where {separator!r} should follow"
+    if "unexpected end" in error:
+        return "a quote is opened and never closed"
+    if "field larger" in error:
+        return f"a cell has more than {csv.field_size_limit():,} characters; its quote may not be closed"
+    return error
+
+
+def _advice(text: str, separator: str, quoting: Quoting, dialect: Dialect) -> str:
+    """How to read a file that did not fit; only what was tried and does."""
+    other: Quoting = "none" if quoting == "csv" else "csv"
+    header = text[: text.find("\n")]
+    if len(separator) == 1 and (other == "csv" or '"' not in header) and _width(text, separator, other) > 1:
+        return f"{dialect.options['quoting']}='{other}' reads the whole file"
+    for each in SEPARATORS:
+        if each != separator and _width(text, each, "none" if len(each) > 1 else quoting) > 1:
+            return f"{dialect.options['separator']}={each!r} reads the whole file"
+    return "mend it or take it out"
+
+
+def _header(first: Sequence[str], place: str) -> list[str]:
+    """Names without blanks around them; a column without a name gets its number for one."""
+    return [cell.strip() or f"column {at}" for at, cell in enumerate(first, 1)]
+
+
+def _check_header(
+    first: Sequence[str],
+    frame: pl.DataFrame,
+    row: int,
+    place: str,
+    dialect: Dialect,
+    is_name: Callable[[str], bool],
+) -> None:
+    """
+    Raises:
+        RequestError: the first row looks like data.
+    """
+    repeats = frame.select(
+        pl.all_horizontal(frame[name] == cell for name, cell in zip(frame.columns, first, strict=True))
+    )
+    if frame.height and any(first) and repeats.to_series().any():
+        at = row + 1 + int(repeats.to_series().arg_max() or 0)
+        raise RequestError(f"{place} row {at} repeats row {row}, the names of the columns: take it out")
+    if any(map(is_name, first)):
+        return
+    numbered = [str(at) for at in range(len(first))]  # as pandas heads columns that have no names
+    if list(first) == numbered or list(first) == ["", *numbered[:-1]]:
+        return
+    again = (cell for cell, name in zip(first, frame.columns, strict=True) if cell and (frame[name] == cell).any())
+    if any(map(_DATUM.fullmatch, first)) or next(again, None) is not None:
+        cells = ", ".join(f"'{cell}'" for cell in first)
+        option = dialect.options["columns"]
+        raise RequestError(
+            f"{place} row {row} looks like data, not like names of columns ({cells}): name its {len(first)} columns "
+            f"in their order with {option}, e.g. {option}={_example(len(first), option)}"
+        )
+
+
+def _example(width: int, option: str) -> str:
+    """Names for so many columns, in the orders that are common."""
+    log = ["timestamp"] if width == 3 else ["rating", "timestamp"]
+    orders = (
+        [["item", "title", "genres"]] if "catalogue" in option else [["user", "item", *log], ["item", "user", *log]]
+    )
+    others = [f"other{at}" for at in range(1, width + 1)]
+    return " or ".join(",".join([*order, *others][:width]) for order in orders)
+
+
+def _check_columns(
+    first: Sequence[str], row: int, place: str, dialect: Dialect, is_name: Callable[[str], bool]
+) -> None:
+    """
+    Raises:
+        RequestError: the names do not fit the first row, or it is a header.
+    """
+    option, columns = dialect.options["columns"], dialect.columns or ()
+    if len(columns) != len(first):
+        cells = ", ".join(f"'{cell}'" for cell in first)
+        raise RequestError(
+            f"{place} row {row} has {_fields(len(first))} ({cells}), but {option} names {len(columns)} columns: "
+            "name each one"
+        )
+    if list(first) == list(columns) or sum(map(is_name, first)) > 1:
+        cells = ", ".join(f"'{cell}'" for cell in first)
+        raise RequestError(
+            f"{place} row {row} looks like names of columns ({cells}), and {option} says that there are none: leave "
+            f"{option} unset"
+        )
+
+
+def _swallowed(text: str, frame: pl.DataFrame, first_row: int, separator: str, dialect: Dialect) -> tuple[str, ...]:
+    """Cells that hold several lines, and whether these look like rows of their own."""
+    lines = frame.select(pl.all().str.count_matches(r"\r\n|\n|\r"))
+    count = lines.select(pl.sum_horizontal((pl.all() > 0).sum())).item()
+    if not count:
+        return ()
+    name = next(name for name in lines.columns if lines[name].max())
+    at = int((lines[name] > 0).arg_max() or 0)
+    found = (
+        f"{count} cell{'s hold' if count > 1 else ' holds'} several lines, e.g. '{name}' in row {first_row + at} "
+        f"holds {lines[name][at] + 1}"
+    )
+    if _width(text, separator, "none") == frame.width:
+        rows = sum(1 for record in _records(text, separator, "none", True) if _is_filled(record))
+        rows -= dialect.columns is None
+        return (
+            f"{found}: they look like rows of their own; {dialect.options['quoting']}='none' takes quotes for "
+            f"text and reads {rows} rows",
+        )
+    return (found,)
