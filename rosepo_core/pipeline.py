@@ -19,7 +19,7 @@ from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
 from rosepo_core.stages.session import RunReporter, Session
-from rosepo_core.store import CONFIG, RunStore, fingerprint, read_manifest
+from rosepo_core.store import CONFIG, UNFINISHED, RunStore, fingerprint, read_manifest
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
 """The stages in their order, as `until` names them."""
@@ -192,14 +192,15 @@ def compare(
     found: dict[str, side_by_side.RunEvaluation] = {}
     for label, store in zip(side_by_side.labels(folders), stores, strict=True):
         config = load_config(store.folder / CONFIG, [], registry)
-        if _only_evaluates(store.folder):
-            adapter = find_adapter(config.model.name, reporter)
-            session = Session(config, store, registry, reporter, adapter.base if adapter else None)
-            data, tables = _evaluated_model(session, adapter)
-            subject = ranked_models.model_name(config.model.name)
-        else:
-            data, tables = _evaluated(Session(config, store, registry, reporter))
-            subject = "aligned"
+        with store.working(store.config, reading=True):
+            if _only_evaluates(store.folder):
+                adapter = find_adapter(config.model.name, reporter)
+                session = Session(config, store, registry, reporter, adapter.base if adapter else None)
+                data, tables = _evaluated_model(session, adapter)
+                subject = ranked_models.model_name(config.model.name)
+            else:
+                data, tables = _evaluated(Session(config, store, registry, reporter))
+                subject = "aligned"
         found[label] = side_by_side.RunEvaluation(tables, data.users, data.catalogue.ids, subject)
     return side_by_side.side_by_side(found, metric)
 
@@ -217,8 +218,9 @@ def _finished(
             "compare` takes it"
         )
     for label, store in zip(side_by_side.labels(folders), stores, strict=True):
-        session = Session(load_config(store.folder / CONFIG, [], registry), store, registry, reporter)
-        yield label, session, *_evaluated(session)
+        with store.working(store.config, reading=True):
+            session = Session(load_config(store.folder / CONFIG, [], registry), store, registry, reporter)
+            yield label, session, *_evaluated(session)
 
 
 def _only_evaluates(folder: Path) -> bool:
@@ -279,12 +281,11 @@ def _opened(
 ) -> Iterator[Session]:
     """A session on a folder that is left as it was if the request turns out wrong before `RunStore.commit`."""
     session = Session(config, store, registry, reporter, base)
-    store.begin(config.to_toml(registry))
-    try:
+    with store.working(config.to_toml(registry)):
         yield session
-    except RequestError:
-        store.roll_back()
-        raise
-    finally:
-        store.commit()
-    outputs.write_environment(session)
+        outputs.write_environment(session)
+    if store.is_apart:
+        reporter.note(
+            f"{store.folder} stays as it was: the new stages wait in {store.folder / UNFINISHED} until each stage of "
+            "the run has its successor; run the same command without --until"
+        )

@@ -138,8 +138,9 @@ def plan(config: RunConfig, folder: Path, reporter: RunReporter, *, registry: Re
     """
     registry = registry or load_plugins()
     with tempfile.TemporaryDirectory(prefix="rosepo-plan-") as scratch:
-        session = _Rehearsal(config, RunStore(folder), RunStore(Path(scratch)), registry, reporter)
-        return _plan(session)
+        made = RunStore(Path(scratch))
+        with made.working(""):
+            return _plan(_Rehearsal(config, RunStore(folder), made, registry, reporter))
 
 
 def _plan(session: _Rehearsal) -> Plan:

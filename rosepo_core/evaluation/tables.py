@@ -124,6 +124,6 @@ def write_oracle_quality(quality: OracleQuality, path: Path) -> None:
     write_text(path, json.dumps(_null_for_nan(asdict(quality)), indent=2, allow_nan=False) + "\n")
 
 
-def write_metrics(document: Mapping[str, Any], path: Path) -> None:
-    """Write ``metrics.json`` whole or not at all."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def metrics_text(document: Mapping[str, Any]) -> str:
+    """``metrics.json``."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

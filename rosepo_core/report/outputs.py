@@ -17,7 +17,7 @@ from rosepo_core.contracts.records import Floats, Pairs, Split
 from rosepo_core.engine.models import resolve_model
 from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.results import Evaluation
-from rosepo_core.evaluation.tables import metrics_document, write_metrics
+from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_several
 from rosepo_core.stages import embeddings, preferences
@@ -52,7 +52,7 @@ def environment(session: Session) -> Mapping[str, str]:
 
 def write_environment(session: Session) -> None:
     """RUN/environment.json."""
-    write_text(session.store.folder / "environment.json", json.dumps(environment(session), indent=2) + "\n")
+    session.store.write("environment.json", json.dumps(environment(session), indent=2) + "\n")
 
 
 def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:
@@ -60,15 +60,14 @@ def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:
     document = metrics_document(
         session.config.dataset.name, session.config.seed, evaluations, _seconds(session.artifacts)
     )
-    write_metrics(document, session.store.folder / "metrics.json")
+    session.store.write("metrics.json", metrics_text(document))
 
 
 def write(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> None:
     """RUN/metrics.json, RUN/report.html and the model card, RUN/aligned/README.md."""
-    folder = session.store.folder
     write_tables(session, evaluations)
-    write_text(folder / "aligned" / "README.md", model_card(_card(session, split, evaluations)))
-    write_report({"": report_data(session, split, evaluations)}, folder / REPORT)
+    session.store.write("aligned/README.md", model_card(_card(session, split, evaluations)))
+    session.store.write(REPORT, render(report_data(session, split, evaluations)))
 
 
 def write_report(runs: Mapping[str, ReportData], out: Path) -> None:

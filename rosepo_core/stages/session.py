@@ -135,7 +135,7 @@ class Session:
             build(folder)
             return time.perf_counter() - start
 
-        found = self.store.find(stage, wanted)
+        found = self.store.find(stage, wanted, self.reporter.note)
         made_from = {artifact.stage: artifact.fingerprint for artifact in inputs}
         artifact = self.store.reuse(found) if found else self.store.make(stage, wanted, made_from, timed)
         self.artifacts[stage] = artifact

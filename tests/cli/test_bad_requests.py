@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import polars as pl
@@ -153,7 +154,7 @@ def test_a_folder_of_something_else(train, tmp_path):
     folder.mkdir()
     (folder / "chapter.txt").write_text("mine")
     said = fault(train("--run", folder))
-    assert said == f"{folder} exists and is no run folder (it has no config.toml): choose another --run"
+    assert said == f"{folder} exists and is no run folder (it has no run.json): choose another --run"
     assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
 
 
@@ -169,7 +170,7 @@ def test_a_run_below_a_file(train, tmp_path):
     "arguments", [["evaluate"], ["recommend", "--history=Bluebird (1940)"]], ids=["evaluate", "recommend"]
 )
 def test_a_run_folder_that_is_no_run(rosepo, tmp_path, arguments):
-    said = f"{tmp_path} is no run folder: it has no config.toml; name the folder that `rosepo train` printed"
+    said = f"{tmp_path} is no run folder: it has no run.json; name the folder that `rosepo train` printed"
     assert fault(rosepo(*arguments, tmp_path)) == said
     assert list(tmp_path.iterdir()) == []
 
@@ -184,13 +185,16 @@ def test_a_run_that_is_not_finished(train, rosepo, tmp_path):
     assert contents(run) == before
 
 
-def test_a_run_whose_early_stage_was_made_anew(train, rosepo, finished, tmp_path):
+def test_a_change_that_is_not_complete_waits_beside_the_run(train, rosepo, finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "runs" / "copy")
-    assert train("--run", run, "--until=sft", "--sft.steps=1").code == 0
-    assert f"{run}: stage 'sft' was made anew after stage 'reference': finish the run with" in fault(
-        rosepo("evaluate", run)
+    before = contents(run)
+    done = train("--run", run, "--until=sft", "--sft.steps=1")
+    assert done.code == 0
+    assert f"{run} stays as it was: the new stages wait in {run}/unfinished until each stage of the run has" in (
+        " ".join(done.err.split())
     )
-    assert f"{run}: stage 'sft' was made anew after stage 'aligned'" in fault(rosepo("recommend", run, "--history=x"))
+    assert {name: text for name, text in contents(run).items() if not name.startswith("unfinished")} == before
+    assert rosepo("evaluate", run, "--json").json["metrics"] == json.loads(before["metrics.json"])
 
 
 @pytest.mark.parametrize(

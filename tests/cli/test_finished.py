@@ -88,7 +88,7 @@ def test_runs_that_differ_in_more_are_refused(rosepo, runs, train):
         (("compare", "{first}", "{first}"), "{first} is named twice; name each run once"),
         (("compare", "{first}", "{other}", "--metric", "ndgc@10"), "did you mean 'ndcg@10'"),
         (("compare", "{first}", "{other}", "--metric", "gini@10"), "'gini@10' belongs to all lists together"),
-        (("compare", "{first}", "nowhere"), "nowhere is no run folder: it has no config.toml"),
+        (("compare", "{first}", "nowhere"), "nowhere is no run folder: it has no run.json"),
         (("report", "{first}", "{other}"), "several runs in one report need a place: add --out FILE.html"),
         (("report", "{first}", "--out", "{first}/no/such.html"), "such.html cannot be written: No such file"),
     ],

@@ -275,7 +275,7 @@ def test_a_folder_of_something_else(train, finished, tmp_path, dry):
 
 def test_a_plain_run_does_not_go_where_seeds_are(train, runs):
     assert fault(train("--run", runs)) == (
-        f"{runs} exists and is no run folder (it has no config.toml): choose another --run"
+        f"{runs} exists and is no run folder (it has no run.json): choose another --run"
     )
 
 

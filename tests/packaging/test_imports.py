@@ -25,7 +25,7 @@ LAYERS = (
     {"rosepo_core.contracts.options", "rosepo_core.contracts.ranking", "rosepo_core.contracts.outcome"},
     {"rosepo_core.contracts"},
     {"rosepo_core.data"},
-    {"rosepo_core.registry", "rosepo_core.packages", "rosepo_core.store"},
+    {"rosepo_core.registry", "rosepo_core.packages", "rosepo_core.ownership", "rosepo_core.store"},
     {"rosepo_core.config", "rosepo_core.api"},
     {"rosepo_core.prompts"},
     {"rosepo_core.engine"},
