@@ -4,7 +4,7 @@ evaluation."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
-from rosepo_core.stages.session import RunReporter, Session
+from rosepo_core.stages.session import FinishedSession, Handle, RunReporter, Session, UntilReached
+from rosepo_core.stages.trained import Trained
 from rosepo_core.store import CONFIG, UNFINISHED, RunStore, fingerprint, read_manifest
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
@@ -63,14 +64,29 @@ def run(
     """
     if until is not None and until not in STAGES:
         raise RequestError(f"unknown stage '{until}'{nearest(until, STAGES)}")
-    registry = registry or load_plugins()
     tables: tuple[Evaluation, ...] = ()
-    with _opened(config, RunStore(folder), registry, reporter) as session:
-        for stage, evaluations in _stages(session):
-            tables = evaluations
-            if stage == until:
-                break
+    with _opened(config, RunStore(folder), registry or load_plugins(), reporter, until=until) as session:
+        trained = train(session)
+        models = ranked_models.of_run(session, trained)
+        tables = evaluation.stage(session, trained.split, trained.candidates, models, trained.oracle)
+        outputs.write(session, trained, tables)
     return Run(folder, tables)
+
+
+def train(session: Session) -> Trained:
+    """The stages before evaluation, in their order."""
+    corpus = dataset.stage(session)
+    held_out = split.stage(session, corpus)
+    # Before anything costly, so that what cannot be drawn or asked is turned down at once.
+    candidates = evaluation.draw_candidates(session, held_out)
+    sampling.check_oracle(session)
+    fine_tuned = sft.stage(session, held_out)
+    smoothing = oracle.stage(session, held_out)
+    rejected = sampling.stage(session, held_out, fine_tuned, smoothing)
+    scored = reference.stage(session, held_out, fine_tuned, rejected)
+    pairs = preferences.stage(session, held_out, smoothing, rejected, scored)
+    preferred = aligned.stage(session, held_out, fine_tuned, pairs)
+    return Trained(held_out, candidates, fine_tuned, smoothing, pairs, preferred)
 
 
 def evaluate(
@@ -110,9 +126,9 @@ def evaluate(
     if protocols:
         every = list(dict.fromkeys([*config.evaluation.protocols, *protocols]))
         config = load_config(folder / CONFIG, [*overrides, ("evaluation.protocols", every)], registry)
-    with _opened(config, store, registry, reporter) as session:
-        data, tables = _evaluated(session)
-        outputs.write(session, data, tables)
+    with _opened(config, store, registry, reporter, finished=True) as session:
+        trained, tables = _evaluated(session)
+        outputs.write(session, trained, tables)
     return Run(folder, tables)
 
 
@@ -165,8 +181,8 @@ def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registr
             same users; or `out` cannot be written.
     """
     reports = {
-        label: outputs.report_data(session, data, tables)
-        for label, session, data, tables in _finished(folders, reporter, registry)
+        label: outputs.report_data(session, trained, tables)
+        for label, session, trained, tables in _finished(folders, reporter, registry)
     }
     outputs.write_report(reports, out)
 
@@ -195,19 +211,21 @@ def compare(
         with store.working(store.config, reading=True):
             if _only_evaluates(store.folder):
                 adapter = find_adapter(config.model.name, reporter)
-                session = Session(config, store, registry, reporter, adapter.base if adapter else None)
-                data, tables = _evaluated_model(session, adapter)
+                session = Session(config, store, registry, reporter, base=adapter.base if adapter else None)
+                held_out, tables = _evaluated_model(session, adapter)
                 subject = ranked_models.model_name(config.model.name)
             else:
-                data, tables = _evaluated(Session(config, store, registry, reporter))
+                trained, tables = _evaluated(FinishedSession(config, store, registry, reporter, STAGES[:-1]))
+                held_out = trained.split
                 subject = "aligned"
+            data = held_out.content
         found[label] = side_by_side.RunEvaluation(tables, data.users, data.catalogue.ids, subject)
     return side_by_side.side_by_side(found, metric)
 
 
 def _finished(
     folders: Sequence[Path], reporter: RunReporter, registry: Registry | None
-) -> Iterator[tuple[str, Session, Split, tuple[Evaluation, ...]]]:
+) -> Iterator[tuple[str, Session, Trained, tuple[Evaluation, ...]]]:
     """Finished runs with their labels. Their files stay as they are, unless something that they were made with has
     changed since."""
     registry = registry or load_plugins()
@@ -219,7 +237,8 @@ def _finished(
         )
     for label, store in zip(side_by_side.labels(folders), stores, strict=True):
         with store.working(store.config, reading=True):
-            session = Session(load_config(store.folder / CONFIG, [], registry), store, registry, reporter)
+            config = load_config(store.folder / CONFIG, [], registry)
+            session = FinishedSession(config, store, registry, reporter, STAGES[:-1])
             yield label, session, *_evaluated(session)
 
 
@@ -228,61 +247,41 @@ def _only_evaluates(folder: Path) -> bool:
     return bool(read_manifest(folder / "evaluation")) and not read_manifest(folder / "sft")
 
 
-def _evaluated(session: Session) -> tuple[Split, tuple[Evaluation, ...]]:
-    """The tables of a session whose other stages are done."""
-    done = {stage: session.finished(stage) for stage in STAGES[:-1]}
-    data = split.load_split(done["split"].folder)
-    drawn = evaluation.draw(session, done["split"], data)
-    models = ranked_models.of_run(session, data, done["sft"], done["oracle"], done["aligned"])
-    return data, evaluation.stage(session, done["split"], drawn, data, models, done["oracle"])
+def _evaluated(session: Session) -> tuple[Trained, tuple[Evaluation, ...]]:
+    """The tables of a run that has trained."""
+    trained = train(session)
+    models = ranked_models.of_run(session, trained)
+    return trained, evaluation.stage(session, trained.split, trained.candidates, models, trained.oracle)
 
 
-def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Split, tuple[Evaluation, ...]]:
+def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Handle[Split], tuple[Evaluation, ...]]:
     """The tables of the model that the configuration names."""
-    cut = split.stage(session, dataset.stage(session))
-    data = split.load_split(cut.folder)
-    drawn = evaluation.draw(session, cut, data)
-    models = ranked_models.of_model(session, data, adapter)
-    return data, evaluation.stage(session, cut, drawn, data, models)
-
-
-def _stages(session: Session) -> Iterator[tuple[str, tuple[Evaluation, ...]]]:
-    """The flow, one step a stage; whoever iterates may stop after any."""
-    corpus = dataset.stage(session)
-    yield "dataset", ()
-    cut = split.stage(session, corpus)
-    data = split.load_split(cut.folder)
-    yield "split", ()
-    # Before anything costly, so that what cannot be drawn or asked is turned down at once.
-    drawn = evaluation.draw(session, cut, data)
-    sampling.check_oracle(session)
-    tuned = sft.stage(session, cut, data)
-    session.store.commit()
-    yield "sft", ()
-    judge = oracle.stage(session, cut, data)
-    yield "oracle", ()
-    rejected = sampling.stage(session, cut, data, tuned, judge)
-    yield "sampling", ()
-    scored = reference.stage(session, data, tuned, rejected)
-    yield "reference", ()
-    pairs = preferences.stage(session, data, judge, rejected, scored)
-    yield "preferences", ()
-    after = aligned.stage(session, data, tuned, pairs)
-    yield "aligned", ()
-    models = ranked_models.of_run(session, data, tuned, judge, after)
-    tables = evaluation.stage(session, cut, drawn, data, models, judge)
-    outputs.write(session, data, tables)
-    yield "evaluation", tables
+    held_out = split.stage(session, dataset.stage(session))
+    candidates = evaluation.draw_candidates(session, held_out)
+    models = ranked_models.of_model(session, held_out, adapter)
+    return held_out, evaluation.stage(session, held_out, candidates, models)
 
 
 @contextmanager
 def _opened(
-    config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter, base: str | None = None
+    config: RunConfig,
+    store: RunStore,
+    registry: Registry,
+    reporter: RunReporter,
+    *,
+    base: str | None = None,
+    until: str | None = None,
+    finished: bool = False,
 ) -> Iterator[Session]:
     """A session on a folder that is left as it was if the request turns out wrong before `RunStore.commit`."""
-    session = Session(config, store, registry, reporter, base)
-    with store.working(config.to_toml(registry)):
-        yield session
+    session = (
+        FinishedSession(config, store, registry, reporter, STAGES[:-1])
+        if finished
+        else Session(config, store, registry, reporter, base=base, until=until)
+    )
+    with store.working(config.to_toml()):
+        with suppress(UntilReached):
+            yield session
         outputs.write_environment(session)
     if store.is_apart:
         reporter.note(

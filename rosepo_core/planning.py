@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext
-from rosepo_core.contracts.records import Examples, Ints, Split
+from rosepo_core.contracts.records import Candidates, Examples, Ints, Split
 from rosepo_core.contracts.sections import AlignmentOptions, Negatives, SFTOptions
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.models import describe
@@ -30,14 +30,14 @@ from rosepo_core.engine.title_embeddings import choose_encoder
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.engine.writing import longest_answer, write_answers
-from rosepo_core.evaluation.candidates import draw_candidates, load_candidates
+from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.catalogue import history_items
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET
+from rosepo_core.pipeline import train
 from rosepo_core.registry import Registry, load_plugins, running
-from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
-from rosepo_core.stages.session import QuietReporter, RunReporter, Session
-from rosepo_core.stages.split import load_split
+from rosepo_core.stages import sampling, sft
+from rosepo_core.stages.session import Handle, QuietReporter, RunReporter, Session
 from rosepo_core.store import Artifact, RunStore
 
 MEASURED_TOKENS = 512
@@ -112,9 +112,10 @@ class _Rehearsal(Session):
         super().__init__(config, store, registry, reporter)
         self._scratch = scratch
 
-    def artifact(
-        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Artifact], build: Callable[[Path], None]
+    def provide(
+        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
     ) -> Artifact:
+        """What there is, or what is made in a moment, or a folder that is only planned."""
         wanted = self.fingerprint(stage, settings, inputs)
         found = self.store.find(stage, wanted)
         # What is made of something that is only planned cannot be made.
@@ -125,9 +126,7 @@ class _Rehearsal(Session):
                 return 0.0
 
             found = self._scratch.make(stage, wanted, {}, untimed)
-        artifact = found or Artifact(stage, self._scratch.folder / stage, wanted, None, 0.0)
-        self.artifacts[stage] = artifact
-        return artifact
+        return found or Artifact(stage, self._scratch.folder / stage, wanted, None, 0.0)
 
 
 def plan(config: RunConfig, folder: Path, reporter: RunReporter, *, registry: Registry | None = None) -> Plan:
@@ -144,19 +143,9 @@ def plan(config: RunConfig, folder: Path, reporter: RunReporter, *, registry: Re
 
 
 def _plan(session: _Rehearsal) -> Plan:
-    corpus = dataset.stage(session)
-    cut = split.stage(session, corpus)
-    data = load_split(cut.folder)
-    drawn = evaluation.draw(session, cut, data)
-    sampling.check_oracle(session)
-    tuned = sft.stage(session, cut, data)
-    judge = oracle.stage(session, cut, data)
-    sampled = sampling.stage(session, cut, data, tuned, judge)
-    scored_pairs = reference.stage(session, data, tuned, sampled)
-    pairs_artifact = preferences.stage(session, data, judge, sampled, scored_pairs)
-    aligned.stage(session, data, tuned, pairs_artifact)
-
-    template = session.template(data)
+    planned = train(session)
+    data = planned.split.content
+    template = session.template(planned.split)
     material = sft_lengths(session, template, data)
     examples, rejected = stand_in_pairs(session, data)
     responses = np.concatenate([examples.target[:, None], rejected], axis=1)
@@ -164,10 +153,10 @@ def _plan(session: _Rehearsal) -> Plan:
     budget = session.config.alignment.token_budget
     split_trees = [tree.split_examples(budget) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
-    context = EvaluationContext.of(session, cut, data)
+    context = EvaluationContext.of(session, planned.split)
     scored = [
         tree
-        for items in _stand_in_candidates(context, drawn)
+        for items in _stand_in_candidates(context, planned.candidates)
         for tree in _scoring_trees(template, context.examples, items)
     ]
     speed = _measure(context, template, examples, parts, scored)
@@ -240,15 +229,15 @@ def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
     return examples, drawn.astype(np.int32)
 
 
-def _stand_in_candidates(context: EvaluationContext, drawn: Mapping[Negatives, Artifact]) -> Iterator[Ints]:
+def _stand_in_candidates(context: EvaluationContext, drawn: Mapping[Negatives, Handle[Candidates]]) -> Iterator[Ints]:
     """The candidates of each kind, or as many drawn uniformly where title embeddings must be made first; the target
     alone where none are asked for: int32 [n, c]."""
     count, seed = context.options.candidates, context.session.config.seed
-    for artifact in drawn.values():
-        if artifact.folder.exists():
-            yield load_candidates(artifact.folder).items
+    for each in drawn.values():
+        if each.folder.exists():
+            yield each.content.items
         else:
-            yield draw_candidates(context.split, context.examples, count, seed).items
+            yield draw_candidates(context.split.content, context.examples, count, seed).items
     if not drawn:
         yield context.examples.target[:, None]
 
@@ -305,7 +294,7 @@ def _measure(
     trees: Sequence[TokenTree],
     scored: Sequence[TokenTree],
 ) -> _Speed:
-    session, data = context.session, context.split
+    session, data = context.session, context.split.content
     options = session.config
     model = session.policy.to_train(options.sft, options.seed)
     device = next(model.parameters()).device

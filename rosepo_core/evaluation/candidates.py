@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -21,15 +21,14 @@ from rosepo_core.stages import embeddings
 from rosepo_core.stages.split import held_out_examples
 
 if TYPE_CHECKING:
-    from rosepo_core.stages.session import Session
-    from rosepo_core.store import Artifact
+    from rosepo_core.stages.session import Handle, Session
 
 CANDIDATES = "candidates.parquet"
 BLOCK_CELLS = 1 << 22
 """Cells of the largest temporary array."""
 
 
-def stage(session: Session, cut: Artifact, split: Split, negatives: Negatives = "uniform") -> Artifact:
+def stage(session: Session, split: Handle[Split], negatives: Negatives = "uniform") -> Handle[Candidates]:
     """RUN/candidates, or RUN/candidates-NEGATIVES of another kind than uniform: what every model ranks for each test
     example; with semantic negatives also RUN/embeddings.
 
@@ -39,18 +38,18 @@ def stage(session: Session, cut: Artifact, split: Split, negatives: Negatives = 
         RequestError: negatives cannot be drawn.
     """
     options, seed = session.config.evaluation, session.config.seed
-    given = split.given_candidates if options.part == "test" and negatives == "uniform" else None
-    embedded = embeddings.stage(session, cut, split) if negatives == "semantic" else None
+    given = split.content.given_candidates if options.part == "test" and negatives == "uniform" else None
+    embedded = embeddings.stage(session, split) if negatives == "semantic" else None
 
     def build(folder: Path) -> None:
-        examples = held_out_examples(session, split)
+        examples = held_out_examples(session, split.content)
         if given is None:
-            vectors = embeddings.load(embedded.folder) if embedded else None
-            candidates = draw_candidates(split, examples, options.candidates, seed, negatives, vectors)
+            vectors = embedded.content if embedded else None
+            candidates = draw_candidates(split.content, examples, options.candidates, seed, negatives, vectors)
         else:
-            candidates = given.take(np.searchsorted(split.test.user, examples.user))
+            candidates = given.take(np.searchsorted(split.content.test.user, examples.user))
             _note_given(session, candidates)
-        save_candidates(candidates, split, examples, folder)
+        save_candidates(candidates, split.content, examples, folder)
 
     settings = {
         "count": options.candidates,
@@ -59,7 +58,8 @@ def stage(session: Session, cut: Artifact, split: Split, negatives: Negatives = 
         "max_users": options.max_users,
         "seed": seed,
     }
-    return session.artifact(named("candidates", negatives), settings, [cut, *([embedded] if embedded else [])], build)
+    inputs: list[Handle[Any]] = [split, *([embedded] if embedded else [])]
+    return session.artifact(named("candidates", negatives), settings, inputs, build, load_candidates)
 
 
 def _note_given(session: Session, candidates: Candidates) -> None:

@@ -25,22 +25,26 @@ from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, ScoreFn, conclude, score_model
-from rosepo_core.store import Artifact
+from rosepo_core.stages.session import Handle
 
 LISTS = "lists.safetensors"
 BLOCK_CELLS = 1 << 18
 """Items scored at once."""
 
+Lists = tuple[Ints, Floats]
+"""Items int32 [n, length] and their scores, float32, best first; -1 and -inf where there are fewer."""
 
-def evaluate(context: EvaluationContext, ranked_models: Sequence[RankedModel]) -> tuple[Evaluation, list[Artifact]]:
+
+def evaluate(
+    context: EvaluationContext, ranked_models: Sequence[RankedModel]
+) -> tuple[Evaluation, list[Handle[Lists | None]]]:
     """The table, from RUN/lists-MODEL of each model."""
     length = context.list_length
-    artifacts = {each.name: _listed(context, each, length) for each in ranked_models}
-    found = {name: _load(artifact.folder) for name, artifact in artifacts.items()}
-    lists = {name: each for name, each in found.items() if each is not None}
+    made = {each.name: _listed(context, each, length) for each in ranked_models}
+    lists = {name: each.content for name, each in made.items() if each.content is not None}
     evaluation = conclude(
         "catalogue",
-        f"lists of {length} out of {len(context.split.catalogue):,} titles, those of the history left out",
+        f"lists of {length} out of {len(context.catalogue):,} titles, those of the history left out",
         {name: context.lists(items, context.ks) for name, (items, _) in lists.items()},
         context.metrics,
         context.options,
@@ -49,10 +53,10 @@ def evaluate(context: EvaluationContext, ranked_models: Sequence[RankedModel]) -
         scores={name: scores for name, (_, scores) in lists.items()},
         seed=context.session.config.seed,
     )
-    return evaluation, list(artifacts.values())
+    return evaluation, list(made.values())
 
 
-def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) -> Artifact:
+def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) -> Handle[Lists | None]:
     """RUN/lists-MODEL: items int32 [n, length] and their scores, float32, best first; -1 and -inf where there are
     fewer. No file where the model ranks nothing."""
     session, options = context.session, context.options
@@ -61,7 +65,7 @@ def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) 
 
     def build(folder: Path) -> None:
         if ranked_model.language_model is None:
-            count, rng = len(context.split.catalogue), session.rng("order of equals")
+            count, rng = len(context.catalogue), session.rng("order of equals")
             found = best_of_all(ranked_model.name, ranked_model.score, context.examples, count, length, rng)
         else:
             found = TitleModel(
@@ -84,10 +88,11 @@ def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) 
             )
         save_file({"items": np.ascontiguousarray(items), "scores": np.ascontiguousarray(scores)}, folder / LISTS)
 
-    return session.artifact(f"lists-{ranked_model.name}", settings, [context.cut, *ranked_model.inputs], build)
+    inputs = [context.split, *ranked_model.inputs]
+    return session.artifact(f"lists-{ranked_model.name}", settings, inputs, build, _load)
 
 
-def _load(folder: Path) -> tuple[Ints, Floats] | None:
+def _load(folder: Path) -> Lists | None:
     """What `_listed` left, if anything."""
     if not (folder / LISTS).exists():
         return None

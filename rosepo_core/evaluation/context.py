@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
 
 from rosepo_core.config import metric_column
 from rosepo_core.contracts.components import Metric
 from rosepo_core.contracts.outcome import Outcome
-from rosepo_core.contracts.records import Bools, Examples, Floats, Ints, Split
+from rosepo_core.contracts.records import Bools, Catalogue, Examples, Floats, Ints, Split
 from rosepo_core.contracts.sections import EvaluationOptions
 from rosepo_core.evaluation.measurement import longest_list
 from rosepo_core.stages import embeddings
-from rosepo_core.stages.session import Session
+from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples
-from rosepo_core.store import Artifact
 
 SHORTEST_LIST = 10
 """Lists of the whole catalogue are at least so long, so that lower cut-offs need no second search."""
@@ -27,29 +25,27 @@ class EvaluationContext:
 
     Attributes:
         session: the run.
-        cut: RUN/split.
-        split: what is in it.
+        split: RUN/split.
         examples: the test examples.
         metrics: what is measured, by the name that its columns get.
         embedded: RUN/embeddings, where anything needs them.
     """
 
     session: Session
-    cut: Artifact
-    split: Split
+    split: Handle[Split]
     examples: Examples
     metrics: Mapping[str, Metric]
-    embedded: Artifact | None
+    embedded: Handle[Floats] | None
 
     @staticmethod
-    def of(session: Session, cut: Artifact, split: Split) -> EvaluationContext:
+    def of(session: Session, split: Handle[Split]) -> EvaluationContext:
         """What a run's configuration asks for; makes RUN/embeddings if that needs them."""
         names = [metric_column(choice.name) for choice in session.config.metric]
         metrics: dict[str, Metric] = {name: session.component("metric", index) for index, name in enumerate(names)}
         needed = "title-embeddings" in frozenset[str]().union(*(metric.needs for metric in metrics.values()))
         grounded = session.config.evaluation.ground and "free" in session.config.evaluation.protocols
-        embedded = embeddings.stage(session, cut, split) if needed or grounded else None
-        return EvaluationContext(session, cut, split, held_out_examples(session, split), metrics, embedded)
+        embedded = embeddings.stage(session, split) if needed or grounded else None
+        return EvaluationContext(session, split, held_out_examples(session, split.content), metrics, embedded)
 
     @property
     def options(self) -> EvaluationOptions:
@@ -71,18 +67,23 @@ class EvaluationContext:
         """What decides who is tested, and what the seed draws besides; for fingerprints."""
         return {"part": self.options.part, "max_users": self.options.max_users, "seed": self.session.config.seed}
 
-    @cached_property
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items that can be recommended."""
+        return self.split.content.catalogue
+
+    @property
     def title_embeddings(self) -> Callable[[], Floats] | None:
         """Gives unit-length rows, float32 [items, d], where there are any."""
         embedded = self.embedded
-        return cache(lambda: embeddings.load(embedded.folder)) if embedded else None
+        return (lambda: embedded.content) if embedded else None
 
     def lists(self, top: Ints, ks: tuple[int, ...], answered: Bools | None = None) -> Outcome:
         """The outcome of lists, see `Outcome.of_lists`."""
         return Outcome.of_lists(
             self.examples,
-            self.split.catalogue,
-            self.split.seen,
+            self.catalogue,
+            self.split.content.seen,
             ks,
             top,
             answered=answered,

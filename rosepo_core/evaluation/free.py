@@ -15,6 +15,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -29,7 +30,7 @@ from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.measurement import longest_list
 from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET, RankedModel
 from rosepo_core.evaluation.results import Evaluation, conclude
-from rosepo_core.store import Artifact
+from rosepo_core.stages.session import Handle
 
 ANSWERS = "answers.parquet"
 GROUNDED = "grounded.safetensors"
@@ -40,22 +41,20 @@ ANSWER_METRICS = ("hr-valid", "valid-ratio", "out-of-catalogue")
 
 def evaluate(
     context: EvaluationContext, ranked_models: Sequence[RankedModel]
-) -> tuple[list[Evaluation], list[Artifact]]:
+) -> tuple[list[Evaluation], list[Handle[Any]]]:
     """The table of exact matches, from RUN/answers-MODEL of each language model; and with `evaluation.ground` that of
     grounded answers, from RUN/grounded-MODEL."""
     writers = [each for each in ranked_models if each.language_model is not None]
-    artifacts = {each.name: _written(context, each) for each in writers}
-    answers = {
-        name: pl.read_parquet(artifact.folder / ANSWERS)["answer"].to_list() for name, artifact in artifacts.items()
-    }
+    written = {each.name: _written(context, each) for each in writers}
+    answers = {name: each.content for name, each in written.items()}
     texts = context.session.template(context.split).texts
-    matched = {name: match(each, texts, context.split.catalogue.titles) for name, each in answers.items()}
+    matched = {name: match(each, texts, context.catalogue.titles) for name, each in answers.items()}
     evaluations = [_exact(context, answers, matched)]
     if not context.options.ground:
-        return evaluations, list(artifacts.values())
-    grounded = {name: _grounded(context, name, artifacts[name], answers[name], matched[name]) for name in artifacts}
+        return evaluations, list(written.values())
+    grounded = {name: _grounded(context, name, written[name], matched[name]) for name in written}
     evaluations.append(_nearest(context, answers, grounded))
-    return evaluations, [*artifacts.values(), *grounded.values()]
+    return evaluations, [*written.values(), *grounded.values()]
 
 
 def fold(text: str) -> str:
@@ -78,7 +77,7 @@ def match(answers: Sequence[str], texts: Sequence[str], titles: Sequence[str]) -
     return np.array([known.get(fold(answer), -1) for answer in answers], dtype=np.int32)
 
 
-def _written(context: EvaluationContext, ranked_model: RankedModel) -> Artifact:
+def _written(context: EvaluationContext, ranked_model: RankedModel) -> Handle[list[str]]:
     """RUN/answers-MODEL: columns ``user`` (the source's id) and ``answer``, as it was written."""
     session = context.session
 
@@ -92,12 +91,18 @@ def _written(context: EvaluationContext, ranked_model: RankedModel) -> Artifact:
             TOKEN_BUDGET,
             session.reporter,
         )
-        users = [context.split.users[user] for user in context.examples.user.tolist()]
+        users = [context.split.content.users[user] for user in context.examples.user.tolist()]
         schema = {"user": pl.String, "answer": pl.String}
         pl.DataFrame({"user": users, "answer": answers}, schema=schema).write_parquet(folder / ANSWERS)
 
     settings = {**ranked_model.settings, **context.settings}
-    return session.artifact(f"answers-{ranked_model.name}", settings, [context.cut, *ranked_model.inputs], build)
+    inputs = [context.split, *ranked_model.inputs]
+    return session.artifact(f"answers-{ranked_model.name}", settings, inputs, build, _load_answers)
+
+
+def _load_answers(folder: Path) -> list[str]:
+    answers: list[str] = pl.read_parquet(folder / ANSWERS)["answer"].to_list()
+    return answers
 
 
 def _exact(
@@ -129,15 +134,15 @@ def _exact(
 
 
 def _grounded(
-    context: EvaluationContext, name: str, written: Artifact, answers: Sequence[str], matched: Ints
-) -> Artifact:
+    context: EvaluationContext, name: str, written: Handle[list[str]], matched: Ints
+) -> Handle[Mapping[str, Any]]:
     """RUN/grounded-MODEL: the nearest items of each answer, int32 [n, length], and their cosines, float32."""
     session, length = context.session, context.list_length
     embedded = context.embedded
     assert embedded is not None
 
     def build(folder: Path) -> None:
-        titles = context.split.catalogue.titles
+        titles, answers = context.catalogue.titles, written.content
         asked = [
             titles[item] if item >= 0 else fold(text) for text, item in zip(answers, matched.tolist(), strict=True)
         ]
@@ -157,7 +162,11 @@ def _grounded(
         save_file({"items": top, "cosines": scores}, folder / GROUNDED)
 
     # The embeddings' own fingerprint says by what encoder.
-    return session.artifact(f"grounded-{name}", {"length": length}, [written, embedded], build)
+    return session.artifact(f"grounded-{name}", {"length": length}, [written, embedded], build, _load_grounded)
+
+
+def _load_grounded(folder: Path) -> Mapping[str, Any]:
+    return load_file(folder / GROUNDED)
 
 
 def nearest(vectors: Floats, titles: Floats, length: int) -> tuple[Ints, Floats]:
@@ -179,9 +188,11 @@ def nearest(vectors: Floats, titles: Floats, length: int) -> tuple[Ints, Floats]
 
 
 def _nearest(
-    context: EvaluationContext, answers: Mapping[str, Sequence[str]], grounded: Mapping[str, Artifact]
+    context: EvaluationContext,
+    answers: Mapping[str, Sequence[str]],
+    grounded: Mapping[str, Handle[Mapping[str, Any]]],
 ) -> Evaluation:
-    lists = {name: load_file(artifact.folder / GROUNDED) for name, artifact in grounded.items()}
+    lists = {name: each.content for name, each in grounded.items()}
     return conclude(
         "free-grounded",
         f"one answer each, taken for the {context.list_length} nearest titles",

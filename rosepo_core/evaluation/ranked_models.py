@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from rosepo_core.engine.prompts import TEMPLATE_FILE
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.evaluation.results import ScoreFn, popularity_scores
 from rosepo_core.registry import running
-from rosepo_core.stages import oracle as oracle_stage
-from rosepo_core.stages.session import Session
-from rosepo_core.store import Artifact
+from rosepo_core.stages.session import Handle, Session
+from rosepo_core.stages.trained import Trained
 
 TOKEN_BUDGET = 4096
 """Tokens per forward pass in evaluation; memory and speed only, never a result."""
@@ -38,30 +36,28 @@ class RankedModel:
     name: str
     score: ScoreFn
     settings: Mapping[str, object] = field(default_factory=dict)
-    inputs: Sequence[Artifact] = ()
+    inputs: Sequence[Handle[Any]] = ()
     language_model: Callable[[], Any] | None = None
 
 
-def of_run(session: Session, split: Split, sft: Artifact, oracle: Artifact, aligned: Artifact) -> list[RankedModel]:
+def of_run(session: Session, trained: Trained) -> list[RankedModel]:
     """The models of a run: popularity, the oracle, and the language model before and after each training."""
+    split, sft, oracle, aligned = trained.split, trained.sft, trained.oracle, trained.aligned
 
-    restored = cache(lambda: oracle_stage.load(session, oracle))
-
-    def judge(examples: Examples, items: Ints) -> Floats | None:
-        fitted = restored()
-        with running(fitted):
-            return fitted.score(examples, items)
+    def oracle_scores(examples: Examples, items: Ints) -> Floats | None:
+        with running(oracle.content):
+            return oracle.content.score(examples, items)
 
     return [
-        RankedModel("popularity", popularity_scores(split)),
-        RankedModel("oracle", judge, inputs=[oracle]),
+        RankedModel("popularity", popularity_scores(split.content)),
+        RankedModel("oracle", oracle_scores, inputs=[oracle]),
         _language_model(session, split, "base", session.policy.base),
         _language_model(session, split, "sft", lambda: session.policy.trained(sft.folder), inputs=[sft]),
         _language_model(session, split, "aligned", lambda: session.policy.trained(aligned.folder), inputs=[aligned]),
     ]
 
 
-def of_model(session: Session, split: Split, adapter: Adapter | None) -> list[RankedModel]:
+def of_model(session: Session, split: Handle[Split], adapter: Adapter | None) -> list[RankedModel]:
     """Popularity, and the model that the configuration names: the session's language model, or `adapter` on it."""
     name = model_name(session.config.model.name)
     _note_other_prompts(session, Path(session.config.model.name).expanduser() / TEMPLATE_FILE)
@@ -71,7 +67,7 @@ def of_model(session: Session, split: Split, adapter: Adapter | None) -> list[Ra
         folder = adapter.folder
         settings = {"adapter": folder_fingerprint(folder)}
         model = _language_model(session, split, name, lambda: session.policy.trained(folder), settings=settings)
-    return [RankedModel("popularity", popularity_scores(split)), model]
+    return [RankedModel("popularity", popularity_scores(split.content)), model]
 
 
 def _note_other_prompts(session: Session, saved: Path) -> None:
@@ -96,11 +92,11 @@ def model_name(spec: str) -> str:
 
 def _language_model(
     session: Session,
-    split: Split,
+    split: Handle[Split],
     name: str,
     model: Callable[[], Any],
     *,
-    inputs: Sequence[Artifact] = (),
+    inputs: Sequence[Handle[Any]] = (),
     settings: Mapping[str, object] | None = None,
 ) -> RankedModel:
     def score(examples: Examples, items: Ints) -> Floats:

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +19,9 @@ from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_several
-from rosepo_core.stages import embeddings, preferences
-from rosepo_core.stages.session import Session
-from rosepo_core.stages.sft import LOG
+from rosepo_core.stages import embeddings
+from rosepo_core.stages.session import Handle, Session
+from rosepo_core.stages.trained import Trained
 from rosepo_core.store import CONFIG, Artifact, write_text
 
 HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -63,11 +62,11 @@ def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:
     session.store.write("metrics.json", metrics_text(document))
 
 
-def write(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> None:
+def write(session: Session, trained: Trained, evaluations: Sequence[Evaluation]) -> None:
     """RUN/metrics.json, RUN/report.html and the model card, RUN/aligned/README.md."""
     write_tables(session, evaluations)
-    session.store.write("aligned/README.md", model_card(_card(session, split, evaluations)))
-    session.store.write(REPORT, render(report_data(session, split, evaluations)))
+    session.store.write("aligned/README.md", model_card(_card(session, trained.split, evaluations)))
+    session.store.write(REPORT, render(report_data(session, trained, evaluations)))
 
 
 def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
@@ -97,10 +96,9 @@ def _run_evaluation(data: ReportData) -> side_by_side.RunEvaluation:
     return side_by_side.RunEvaluation(data.evaluations, data.split.users, data.split.catalogue.ids)
 
 
-def report_data(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> ReportData:
+def report_data(session: Session, trained: Trained, evaluations: Sequence[Evaluation]) -> ReportData:
     """What the report shows of a run whose stages are done."""
-    folder, artifacts = session.store.folder, session.artifacts
-    pairs = preferences.load(artifacts["preferences"], split)
+    folder, split, pairs = session.store.folder, trained.split.content, trained.pairs.content
     return ReportData(
         title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss.name}",
         command=f"rosepo train --config {folder / CONFIG}",
@@ -108,11 +106,11 @@ def report_data(session: Session, split: Split, evaluations: Sequence[Evaluation
         config=session.config.to_toml(session.registry),
         evaluations=evaluations,
         split=split,
-        sft_log=_log(artifacts["sft"]),
-        alignment_log=_log(artifacts["aligned"]),
+        sft_log=trained.sft.content,
+        alignment_log=trained.aligned.content,
         pairs=pairs,
-        similarity=_similarity(artifacts, pairs),
-        seconds=_seconds(artifacts),
+        similarity=_similarity(session.artifacts, pairs),
+        seconds=_seconds(session.artifacts),
         environment=environment(session),
     )
 
@@ -140,9 +138,9 @@ def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
     return seconds
 
 
-def _card(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> ModelCard:
+def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluation]) -> ModelCard:
     config, template = session.config, session.template(split)
-    summary = _summary(session, split, evaluations[0])
+    summary = _summary(session, split.content, evaluations[0])
     example = evaluations[0].examples.take(np.arange(1))
     is_alias = config.model.name in HUB_IDS
     return ModelCard(
@@ -183,7 +181,3 @@ def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[
         "Seed": str(config.seed),
         f"{evaluation.part.capitalize()} users": f"{len(evaluation.examples):,}",
     }
-
-
-def _log(artifact: Artifact) -> Any:
-    return json.loads((artifact.folder / LOG).read_text(encoding="utf-8"))

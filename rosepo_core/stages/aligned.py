@@ -11,15 +11,15 @@ import numpy as np
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Pairs, Split
 from rosepo_core.engine.prompts import PromptTemplate
-from rosepo_core.engine.training import PreferenceTree, align_preferences
+from rosepo_core.engine.training import LogHistory, PreferenceTree, align_preferences
 from rosepo_core.registry import running
-from rosepo_core.stages import preferences
-from rosepo_core.stages.session import Session
-from rosepo_core.stages.sft import LOG, save_policy
-from rosepo_core.store import Artifact
+from rosepo_core.stages.session import Handle, Session
+from rosepo_core.stages.sft import LOG, load_log, save_policy
 
 
-def stage(session: Session, split: Split, sft: Artifact, pairs_artifact: Artifact) -> Artifact:
+def stage(
+    session: Session, split: Handle[Split], sft: Handle[LogHistory], pairs: Handle[Pairs]
+) -> Handle[LogHistory]:
     """RUN/aligned: like RUN/sft, after alignment."""
     options = session.config.alignment
     settings = {
@@ -33,7 +33,7 @@ def stage(session: Session, split: Split, sft: Artifact, pairs_artifact: Artifac
     def build(folder: Path) -> None:
         loss: PreferenceLoss = session.component("loss")
         template = session.template(split)
-        trees = preference_trees(template, preferences.load(pairs_artifact, split))
+        trees = preference_trees(template, pairs.content)
         model = session.policy.to_continue(sft.folder)
         log = []
         if options.steps != 0:
@@ -58,7 +58,7 @@ def stage(session: Session, split: Split, sft: Artifact, pairs_artifact: Artifac
         save_policy(model, template, session, folder)
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
 
-    return session.artifact("aligned", settings, [sft, pairs_artifact], build)
+    return session.artifact("aligned", settings, [sft, pairs], build, load_log)
 
 
 def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[PreferenceTree]:

@@ -14,8 +14,7 @@ from rosepo_core.data.filters import filter_corpus
 from rosepo_core.registry import running
 
 if TYPE_CHECKING:
-    from rosepo_core.stages.session import Session
-    from rosepo_core.store import Artifact
+    from rosepo_core.stages.session import Handle, Session
 
 INTERACTIONS = "interactions.parquet"
 CATALOGUE = "catalogue.parquet"
@@ -23,7 +22,7 @@ EXAMPLES = "examples.parquet"
 CORPUS = "corpus.json"
 
 
-def stage(session: Session) -> Artifact:
+def stage(session: Session) -> Handle[Corpus]:
     """RUN/dataset: the filtered corpus."""
     dataset: Dataset = session.component("dataset")
 
@@ -36,7 +35,7 @@ def stage(session: Session) -> Artifact:
         save_corpus(corpus, folder)
 
     settings = {"dataset": session.plugin_settings("dataset"), "files": _identities(dataset)}
-    return session.artifact("dataset", settings, [], build)
+    return session.artifact("dataset", settings, [], build, load_corpus)
 
 
 def _identities(dataset: Dataset) -> dict[str, list[tuple[str, int, int]]]:

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.records import Floats, Split
 from rosepo_core.engine.title_embeddings import choose_encoder, title_embeddings
-
-if TYPE_CHECKING:
-    from rosepo_core.stages.session import Session
-    from rosepo_core.store import Artifact
+from rosepo_core.stages.session import Handle, Session
 
 EMBEDDINGS = "embeddings.safetensors"
 
 
-def stage(session: Session, cut: Artifact, split: Split) -> Artifact:
+def stage(session: Session, split: Handle[Split]) -> Handle[Floats]:
     """RUN/embeddings: one row a title, by the base model where no sentence encoder is installed: what fine-tuning did
     to a model must not move the yardstick that it is measured with."""
     # Candidates may have needed them long before the metrics do.
     if "embeddings" in session.artifacts:
-        return session.artifacts["embeddings"]
+        return Handle(session.artifacts["embeddings"], load)
     encoder = choose_encoder()
     model = [session.policy.fingerprint, session.config.model.dtype] if encoder == "language-model" else None
 
     def build(folder: Path) -> None:
         rows = title_embeddings(
-            split.catalogue.titles, session.policy.base, session.policy.tokenizer, session.reporter, encoder
+            split.content.catalogue.titles, session.policy.base, session.policy.tokenizer, session.reporter, encoder
         )
         save_file({"titles": np.ascontiguousarray(rows)}, folder / EMBEDDINGS)
 
-    return session.artifact("embeddings", {"encoder": encoder, "model": model}, [cut], build)
+    return session.artifact("embeddings", {"encoder": encoder, "model": model}, [split], build, load)
 
 
 def load(folder: Path) -> Floats:

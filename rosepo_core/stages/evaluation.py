@@ -7,34 +7,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
+from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Split
+from rosepo_core.contracts.records import Candidates, Floats, Split
 from rosepo_core.contracts.sections import Negatives
 from rosepo_core.evaluation import candidates, catalogue, free, oracle_quality
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, load_scores, save_scores, score_model, summarize
 from rosepo_core.evaluation.tables import first_oracle_quality, per_user_table, write_oracle_quality
-from rosepo_core.stages import oracle as oracle_stage
-from rosepo_core.stages.session import Session
+from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples
-from rosepo_core.store import Artifact
 
 SCORES = "scores.safetensors"
 FLIPS = "flips.safetensors"
 
 
-def draw(session: Session, cut: Artifact, split: Split) -> Mapping[Negatives, Artifact]:
+def draw_candidates(session: Session, split: Handle[Split]) -> Mapping[Negatives, Handle[Candidates]]:
     """RUN/candidates of each kind of negatives, if a protocol ranks them.
 
     Raises:
         RequestError: a protocol cannot be followed: there is nobody to test on, too little to draw from, or prompts
             list candidates where a model shall recommend without any.
     """
-    held_out_examples(session, split)
+    held_out_examples(session, split.content)
     protocols = session.config.evaluation.protocols
     others = [protocol for protocol in protocols if protocol != "candidates"]
     if others and session.config.prompt.candidates:
@@ -44,39 +44,37 @@ def draw(session: Session, cut: Artifact, split: Split) -> Mapping[Negatives, Ar
         )
     if "candidates" not in protocols:
         return {}
-    return {kind: candidates.stage(session, cut, split, kind) for kind in session.config.evaluation.negatives}
+    return {kind: candidates.stage(session, split, kind) for kind in session.config.evaluation.negatives}
 
 
 def stage(
     session: Session,
-    cut: Artifact,
-    drawn: Mapping[Negatives, Artifact],
-    split: Split,
+    split: Handle[Split],
+    drawn: Mapping[Negatives, Handle[Candidates]],
     ranked_models: Sequence[RankedModel],
-    oracle: Artifact | None = None,
+    oracle: Handle[SmoothingOracle] | None = None,
 ) -> tuple[Evaluation, ...]:
     """RUN/scores-MODEL, RUN/lists-MODEL or RUN/answers-MODEL of each model, as the protocols ask for them, and
     RUN/evaluation: ``per_user.parquet``, and ``oracle_quality.json`` where an oracle was asked about candidates.
 
     Args:
         session: the run.
-        cut: RUN/split.
-        drawn: of `draw`.
-        split: what is in `cut`.
+        split: RUN/split.
+        drawn: of `draw_candidates`.
         ranked_models: the models.
-        oracle: RUN/oracle, if there is one to be judged.
+        oracle: RUN/oracle, if there is one whose quality is to be measured.
 
     Returns:
         one evaluation a protocol; of ``candidates`` one a kind of negatives, of ``free`` two with grounded answers.
     """
-    context = EvaluationContext.of(session, cut, split)
+    context = EvaluationContext.of(session, split)
     evaluations: list[Evaluation] = []
-    inputs: list[Artifact] = []
+    inputs: list[Handle[Any]] = []
     for protocol in dict.fromkeys(session.config.evaluation.protocols):
         if protocol == "candidates":
             made = []
             for kind, offered in drawn.items():
-                table, scored = _ranked(context, kind, offered, ranked_models, oracle)
+                table, scored = _candidates(context, kind, offered, ranked_models, oracle)
                 evaluations.append(table)
                 made += scored
         elif protocol == "catalogue":
@@ -92,34 +90,31 @@ def stage(
         ]
 
     def build(folder: Path) -> None:
-        per_user_table(evaluations, split).write_parquet(folder / "per_user.parquet")
+        per_user_table(evaluations, split.content).write_parquet(folder / "per_user.parquet")
         if (quality := first_oracle_quality(evaluations)) is not None:
             write_oracle_quality(quality, folder / "oracle_quality.json")
 
     settings = {"metric": session.plugin_settings("metric"), "ks": session.config.evaluation.ks}
-    session.artifact("evaluation", settings, [*inputs, *([context.embedded] if context.embedded else [])], build)
+    inputs += [context.embedded] if context.embedded else []
+    session.artifact("evaluation", settings, inputs, build, lambda folder: folder)
     return tuple(evaluations)
 
 
-def _ranked(
+def _candidates(
     context: EvaluationContext,
     negatives: Negatives,
-    drawn: Artifact,
+    drawn: Handle[Candidates],
     ranked_models: Sequence[RankedModel],
-    oracle: Artifact | None,
-) -> tuple[Evaluation, list[Artifact]]:
+    oracle: Handle[SmoothingOracle] | None,
+) -> tuple[Evaluation, list[Handle[Any]]]:
     """The protocol ``candidates`` with one kind of negatives, from RUN/scores-MODEL of each model; of the oracle's
     flips also its quality."""
-    artifacts = {each.name: _scored(context, negatives, drawn, each, oracle) for each in ranked_models}
+    scored = {each.name: _scores(context, negatives, drawn, each, oracle) for each in ranked_models}
     evaluation = summarize(
-        {
-            name: load_scores(each.folder / SCORES)
-            for name, each in artifacts.items()
-            if (each.folder / SCORES).exists()
-        },
-        context.split,
+        {name: each.content for name, each in scored.items() if each.content is not None},
+        context.split.content,
         context.examples,
-        candidates.load_candidates(drawn.folder),
+        drawn.content,
         context.options,
         context.metrics,
         context.session.reporter,
@@ -128,37 +123,39 @@ def _ranked(
         negatives=negatives,
     )
     if oracle is not None:
-        answers = load_file(artifacts["oracle"].folder / FLIPS)
+        answers = load_file(scored["oracle"].folder / FLIPS)
         evaluation = replace(evaluation, oracle_quality=oracle_quality.quality(answers["flips"], answers["outcomes"]))
-    return evaluation, list(artifacts.values())
+    return evaluation, list(scored.values())
 
 
-def _scored(
+def _scores(
     context: EvaluationContext,
     negatives: Negatives,
-    drawn: Artifact,
+    drawn: Handle[Candidates],
     ranked_model: RankedModel,
-    oracle: Artifact | None,
-) -> Artifact:
+    oracle: Handle[SmoothingOracle] | None,
+) -> Handle[Floats | None]:
     """RUN/scores-MODEL, or RUN/scores-MODEL-NEGATIVES where these are not uniform; the oracle also leaves its flip
-    probabilities there."""
+    probabilities there. `None` of what ranks nothing."""
     session = context.session
-    judged = oracle if ranked_model.name == "oracle" else None
+    measured = oracle if ranked_model.name == "oracle" else None
 
     def build(folder: Path) -> None:
-        offered = candidates.load_candidates(drawn.folder)
-        values = score_model(ranked_model.name, ranked_model.score, context.examples, offered)
+        values = score_model(ranked_model.name, ranked_model.score, context.examples, drawn.content)
         if values is None:
             session.reporter.note(f"the {ranked_model.name} ranks nothing and is left out of the table")
         else:
             save_scores(values, folder / SCORES)
-        if judged is not None:
-            fitted = oracle_stage.load(session, judged)
-            flips, outcomes = oracle_quality.held_out_flips(fitted, context.examples, offered)
+        if measured is not None:
+            flips, outcomes = oracle_quality.held_out_flips(measured.content, context.examples, drawn.content)
             save_file({"flips": flips, "outcomes": outcomes}, folder / FLIPS)
 
-    settings: dict[str, object] = {**ranked_model.settings, "flips": judged is not None}
+    settings: dict[str, object] = {**ranked_model.settings, "flips": measured is not None}
     if ranked_model.language_model is not None:
         settings["length_normalize"] = context.options.length_normalize
     name = candidates.named(f"scores-{ranked_model.name}", negatives)
-    return session.artifact(name, settings, [drawn, *ranked_model.inputs], build)
+    return session.artifact(name, settings, [drawn, *ranked_model.inputs], build, _load_scores)
+
+
+def _load_scores(folder: Path) -> Floats | None:
+    return load_scores(folder / SCORES) if (folder / SCORES).exists() else None

@@ -10,30 +10,31 @@ from safetensors.numpy import load_file, save_file
 from rosepo_core.contracts.components import OracleContext, SmoothingOracle
 from rosepo_core.contracts.records import Split
 from rosepo_core.registry import running
-from rosepo_core.stages.session import Session
-from rosepo_core.store import Artifact
+from rosepo_core.stages.session import Handle, Session
 
 STATE = "state.safetensors"
 
 
-def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
+def stage(session: Session, split: Handle[Split]) -> Handle[SmoothingOracle]:
     """RUN/oracle: ``state.safetensors`` and ``fit.json``, what the oracle says of its own quality."""
     settings = {"oracle": session.plugin_settings("oracle"), "seed": session.config.seed}
 
     def build(folder: Path) -> None:
         oracle: SmoothingOracle = session.component("oracle")
         with running(oracle):
-            fitted = oracle.fit(split, OracleContext(session.rng("oracle"), session.config.seed, session.reporter))
+            fitted = oracle.fit(
+                split.content, OracleContext(session.rng("oracle"), session.config.seed, session.reporter)
+            )
             state = {name: array.copy() for name, array in oracle.state().items()}
         save_file(state, folder / STATE)
         (folder / "fit.json").write_text(json.dumps(dict(fitted)), encoding="utf-8")
 
-    return session.artifact("oracle", settings, [split_artifact], build)
+    return session.artifact("oracle", settings, [split], build, lambda folder: _load(session, folder))
 
 
-def load(session: Session, artifact: Artifact) -> SmoothingOracle:
+def _load(session: Session, folder: Path) -> SmoothingOracle:
     """The fitted oracle."""
     oracle: SmoothingOracle = session.component("oracle")
     with running(oracle):
-        oracle.restore(load_file(artifact.folder / STATE))
+        oracle.restore(load_file(folder / STATE))
     return oracle

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,17 +15,20 @@ from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.records import Examples, Pairs, Split
 from rosepo_core.registry import running
-from rosepo_core.stages import oracle as oracle_stage
-from rosepo_core.stages import reference, sampling
-from rosepo_core.stages.session import Session
-from rosepo_core.store import Artifact
+from rosepo_core.stages.reference import ReferenceLogProbs
+from rosepo_core.stages.sampling import RejectedItems
+from rosepo_core.stages.session import Handle, Session
 
 PAIRS = "pairs.parquet"
 
 
 def stage(
-    session: Session, split: Split, oracle_artifact: Artifact, sampled: Artifact, reference_artifact: Artifact
-) -> Artifact:
+    session: Session,
+    split: Handle[Split],
+    oracle: Handle[SmoothingOracle],
+    rejected: Handle[RejectedItems],
+    reference: Handle[ReferenceLogProbs],
+) -> Handle[Pairs]:
     """RUN/preferences: ``pairs.parquet``.
 
     Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected), ``chosen_item``,
@@ -33,14 +37,12 @@ def stage(
     """
 
     def build(folder: Path) -> None:
-        examples, rejected, sampler = sampling.load(sampled, split)
-        fitted = oracle_stage.load(session, oracle_artifact)
-        eps = flip_probabilities(fitted, examples, rejected)
-        reference_chosen, reference_rejected = reference.load(reference_artifact)
+        examples, items, sampler = rejected.content.examples, rejected.content.items, rejected.content.sampler
+        eps = flip_probabilities(oracle.content, examples, items)
         template = session.template(split)
         prompts = template.prompt_texts(examples, shared=True)
         texts = np.array(template.response_texts, dtype=object)
-        row, slot = np.nonzero(rejected >= 0)
+        row, slot = np.nonzero(items >= 0)
         names = [choice.name for choice in session.config.sampler]
         pl.DataFrame(
             {
@@ -48,24 +50,25 @@ def stage(
                 "position": examples.position[row],
                 "slot": slot.astype(np.int32),
                 "chosen_item": examples.target[row],
-                "rejected_item": rejected[row, slot],
+                "rejected_item": items[row, slot],
                 "sampler": [names[index] for index in sampler[row, slot]],
                 "eps": eps[row, slot],
-                "reference_chosen": reference_chosen[row],
-                "reference_rejected": reference_rejected[row, slot],
+                "reference_chosen": reference.content.chosen[row],
+                "reference_rejected": reference.content.rejected[row, slot],
                 "prompt": [prompts[index] for index in row],
                 "chosen": texts[examples.target[row]].tolist(),
-                "rejected": texts[rejected[row, slot]].tolist(),
+                "rejected": texts[items[row, slot]].tolist(),
             }
         ).write_parquet(folder / PAIRS)
 
-    inputs = [oracle_artifact, sampled, reference_artifact]
-    return session.artifact("preferences", session.prompt_settings(), inputs, build)
+    settings = session.prompt_settings()
+    inputs: list[Handle[Any]] = [oracle, rejected, reference]
+    return session.artifact("preferences", settings, inputs, build, lambda folder: load_pairs(folder, split.content))
 
 
-def load(artifact: Artifact, split: Split) -> Pairs:
-    """The pairs as arrays."""
-    table = pl.read_parquet(artifact.folder / PAIRS)
+def load_pairs(folder: Path, split: Split) -> Pairs:
+    """The pairs that `stage` left in `folder`, as arrays."""
+    table = pl.read_parquet(folder / PAIRS)
     first = table.select("user", "position").unique(maintain_order=True)
     row = (
         table.select("user", "position")

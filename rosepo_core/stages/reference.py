@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.records import Floats, Split
-from rosepo_core.stages import sampling
-from rosepo_core.stages.session import Session
-from rosepo_core.store import Artifact
+from rosepo_core.engine.training import LogHistory
+from rosepo_core.stages.sampling import RejectedItems, title_model
+from rosepo_core.stages.session import Handle, Session
 
 REFERENCE = "reference.safetensors"
 
 
-def stage(session: Session, split: Split, sft: Artifact, sampled: Artifact) -> Artifact:
-    """RUN/reference: ``reference.safetensors``, log-probabilities under the SFT model.
+@dataclass(frozen=True)
+class ReferenceLogProbs:
+    """Log-probabilities under the SFT model, for the examples of `sampling.RejectedItems`.
 
-    ``chosen`` is float32 [n], ``rejected`` float32 [n, K] and -inf where there is none, for the examples that
-    `sampling.load` gives. They are made for every loss, also one that does not read them: the rewards that alignment
+    Attributes:
+        chosen: of the targets, float32 [n].
+        rejected: of the rejected items, float32 [n, K], -inf where there is none.
+    """
+
+    chosen: Floats
+    rejected: Floats
+
+
+def stage(
+    session: Session, split: Handle[Split], sft: Handle[LogHistory], rejected: Handle[RejectedItems]
+) -> Handle[ReferenceLogProbs]:
+    """RUN/reference: ``reference.safetensors`` with the arrays of `ReferenceLogProbs`.
+
+    They are made for every loss, also one that does not read them: the rewards that alignment
     logs are measured from them, and pairs serve all losses.
     """
 
     def build(folder: Path) -> None:
-        examples, rejected, _ = sampling.load(sampled, split)
-        responses = np.concatenate([examples.target[:, None], rejected], axis=1)
-        scores = sampling.title_model(session, split, sft).score(examples, responses)
+        examples = rejected.content.examples
+        responses = np.concatenate([examples.target[:, None], rejected.content.items], axis=1)
+        scores = title_model(session, split, sft).score(examples, responses)
         arrays = {"chosen": scores[:, 0], "rejected": scores[:, 1:]}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REFERENCE)
 
-    return session.artifact("reference", session.prompt_settings(), [sft, sampled], build)
+    return session.artifact("reference", session.prompt_settings(), [sft, rejected], build, _load)
 
 
-def load(artifact: Artifact) -> tuple[Floats, Floats]:
-    """Log-probabilities of the chosen responses, [n], and of the rejected ones, [n, K]."""
-    arrays = load_file(artifact.folder / REFERENCE)
-    return arrays["chosen"], arrays["rejected"]
+def _load(folder: Path) -> ReferenceLogProbs:
+    arrays = load_file(folder / REFERENCE)
+    return ReferenceLogProbs(arrays["chosen"], arrays["rejected"])

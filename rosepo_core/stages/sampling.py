@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.records import Examples, Floats, Ints, Split
 from rosepo_core.contracts.sections import PreferenceOptions
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.engine.training import LogHistory
 from rosepo_core.registry import running
-from rosepo_core.stages import oracle as oracle_stage
-from rosepo_core.stages.session import Session
-from rosepo_core.store import Artifact
+from rosepo_core.stages.session import Handle, Session
 
 REJECTED = "rejected.safetensors"
 
@@ -84,7 +84,24 @@ def check(sampler: RejectedSampler, rejected: Any, examples: Examples, k: int, c
     return items.astype(np.int32)
 
 
-def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifact, oracle: Artifact) -> Artifact:
+@dataclass(frozen=True)
+class RejectedItems:
+    """What was sampled, of the examples that got something.
+
+    Attributes:
+        examples: n examples.
+        items: int32 [n, K], -1 where a slot is empty; at least one item in each row.
+        sampler: which sampler gave each, by its place in the configuration; int32 [n, K], -1 where a slot is empty.
+    """
+
+    examples: Examples
+    items: Ints
+    sampler: Ints
+
+
+def stage(
+    session: Session, split: Handle[Split], sft: Handle[LogHistory], oracle: Handle[SmoothingOracle]
+) -> Handle[RejectedItems]:
     """RUN/sampling: the examples with their rejected items and which sampler gave each."""
     samplers: list[RejectedSampler] = [
         session.component("sampler", index) for index in range(len(session.config.sampler))
@@ -96,12 +113,13 @@ def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifac
         "seed": session.config.seed,
     }
     asks_model = bool(needs & {"language-model", "title-embeddings"})
-    inputs = [split_artifact, *([sft] if asks_model else []), *([oracle] if "oracle" in needs else [])]
+    inputs: list[Handle[Any]] = [split, *([sft] if asks_model else []), *([oracle] if "oracle" in needs else [])]
 
     def build(folder: Path) -> None:
         options = session.config.preferences
         rng = session.rng("sampling")
-        examples = choose_examples(split, options, rng)
+        data = split.content
+        examples = choose_examples(data, options, rng)
         weights = np.array([choice.weight for choice in session.config.sampler])
         slots = assign_slots(len(examples), options.negatives, weights, rng)
         rejected = np.full_like(slots, -1)
@@ -118,7 +136,7 @@ def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifac
         empty = int((rejected < 0).all(1).sum())
         if empty == len(examples):
             raise RequestError(
-                f"no example got a rejected item out of {len(split.catalogue):,} in the catalogue: "
+                f"no example got a rejected item out of {len(data.catalogue):,} in the catalogue: "
                 "take other samplers, or set sampler.allow_seen"
             )
         arrays = {"user": examples.user, "position": examples.position, "rejected": rejected, "sampler": slots}
@@ -126,15 +144,14 @@ def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifac
         if empty:
             session.reporter.note(f"{empty:,} of {len(examples):,} examples got no rejected item and are left out")
 
-    return session.artifact("sampling", settings, inputs, build)
+    return session.artifact("sampling", settings, inputs, build, lambda folder: _load(folder, split.content))
 
 
-def load(artifact: Artifact, split: Split) -> tuple[Examples, Ints, Ints]:
-    """Examples that have a rejected item, with rejected items and samplers, int32 [n, K] each."""
-    arrays = load_file(artifact.folder / REJECTED)
+def _load(folder: Path, split: Split) -> RejectedItems:
+    arrays = load_file(folder / REJECTED)
     some = (arrays["rejected"] >= 0).any(1)
     examples = Examples(split.train, arrays["user"][some], arrays["position"][some])
-    return examples, arrays["rejected"][some], arrays["sampler"][some]
+    return RejectedItems(examples, arrays["rejected"][some], arrays["sampler"][some])
 
 
 def _fill(rejected: Ints, slots: Ints, rows: Any, index: int, given: Ints) -> None:
@@ -147,7 +164,12 @@ def _fill(rejected: Ints, slots: Ints, rows: Any, index: int, given: Ints) -> No
 
 
 def _context(
-    session: Session, split: Split, sft: Artifact, oracle: Artifact, sampler: RejectedSampler, index: int
+    session: Session,
+    split: Handle[Split],
+    sft: Handle[LogHistory],
+    oracle: Handle[SmoothingOracle],
+    sampler: RejectedSampler,
+    index: int,
 ) -> SamplerContext:
     @cache
     def embeddings() -> Floats:
@@ -155,15 +177,15 @@ def _context(
         from rosepo_core.engine.title_embeddings import title_embeddings
 
         return title_embeddings(
-            split.catalogue.titles,
+            split.content.catalogue.titles,
             lambda: session.policy.trained(sft.folder),
             session.policy.tokenizer,
             session.reporter,
         )
 
     return SamplerContext(
-        catalogue=split.catalogue,
-        seen=split.train_seen,
+        catalogue=split.content.catalogue,
+        seen=split.content.train_seen,
         rng=session.rng(f"sampler {index}"),
         reporter=session.reporter,
         language_model=title_model(session, split, sft) if "language-model" in sampler.needs else None,
@@ -193,9 +215,9 @@ def _ranks_nothing(session: Session, sampler: str) -> RequestError:
 
 
 def _oracle_scores(
-    session: Session, oracle: Artifact, sampler: RejectedSampler
+    session: Session, oracle: Handle[SmoothingOracle], sampler: RejectedSampler
 ) -> Callable[[Examples, Ints], Floats]:
-    fitted = oracle_stage.load(session, oracle)
+    fitted = oracle.content
 
     def score(examples: Examples, items: Ints) -> Floats:
         with running(fitted):
@@ -207,7 +229,8 @@ def _oracle_scores(
     return score
 
 
-def title_model(session: Session, split: Split, weights: Artifact | None) -> TitleModel:
-    """The language model over the catalogue's titles, as `weights` left it; the base model where it is None."""
-    model = session.policy.trained(weights.folder) if weights else session.policy.base()
-    return TitleModel(model, session.template(split), session.reporter, session.config.seed)
+def title_model(session: Session, split: Handle[Split], weights: Handle[LogHistory]) -> TitleModel:
+    """The language model over the catalogue's titles, as the stage of `weights` left it."""
+    return TitleModel(
+        session.policy.trained(weights.folder), session.template(split), session.reporter, session.config.seed
+    )

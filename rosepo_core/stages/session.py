@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from rosepo_core import __version__
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.records import Split
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.registry import Registry
@@ -45,6 +47,36 @@ class QuietReporter:
         """Nothing."""
 
 
+ContentT = TypeVar("ContentT")
+
+
+@dataclass(frozen=True)
+class Handle(Generic[ContentT]):
+    """What a stage made, for the stages after it.
+
+    Attributes:
+        artifact: the folder in the run, and its fingerprint.
+        load: reads the content from that folder.
+    """
+
+    artifact: Artifact
+    load: Callable[[Path], ContentT]
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder."""
+        return self.artifact.folder
+
+    @cached_property
+    def content(self) -> ContentT:
+        """What is in the artifact; read when it is first asked for, once."""
+        return self.load(self.folder)
+
+
+class UntilReached(Exception):  # noqa: N818 (no error: the run ends where the user wants it to)
+    """The stage that a run was to end with is done."""
+
+
 class Session:
     """One run while it lasts."""
 
@@ -54,14 +86,26 @@ class Session:
         store: RunStore,
         registry: Registry,
         reporter: RunReporter,
+        *,
         base: str | None = None,
+        until: str | None = None,
     ) -> None:
-        """`base` is the language model to load, if not the one that the configuration names."""
+        """
+        Args:
+            config: the configuration.
+            store: of the run's folder.
+            registry: the plugins.
+            reporter: hears how far the work is.
+            base: the language model to load, if not the one that the configuration names.
+            until: the last stage to do; `artifact` then raises `UntilReached`.
+        """
         self.config = config
         self._base = base or config.model.name
         self.store = store
         self.registry = registry
         self.reporter = reporter
+        self._until = until
+        self._templates: dict[str, PromptTemplate] = {}
         self.artifacts: dict[str, Artifact] = {}
 
     @cached_property
@@ -74,10 +118,14 @@ class Session:
         """The run's language model; nothing is loaded before it is used."""
         return PolicySlot(self._base, self.config.model.dtype, self.reporter)
 
-    def template(self, split: Any) -> PromptTemplate:
-        """The prompt template over the split's catalogue."""
-        length = self.resolved["dataset"]["history_length"]
-        return make_template(self.config.prompt, self.policy.tokenizer, split.catalogue, length)
+    def template(self, split: Handle[Split]) -> PromptTemplate:
+        """The prompt template over the split's catalogue; the catalogue is tokenized once a run."""
+        fingerprint = split.artifact.fingerprint
+        if fingerprint not in self._templates:
+            length = self.resolved["dataset"]["history_length"]
+            catalogue = split.content.catalogue
+            self._templates[fingerprint] = make_template(self.config.prompt, self.policy.tokenizer, catalogue, length)
+        return self._templates[fingerprint]
 
     def prompt_settings(self) -> Mapping[str, Any]:
         """All that decides the token ids of a prompt, for fingerprints."""
@@ -104,29 +152,39 @@ class Session:
         """A generator for one purpose, independent of all the others."""
         return np.random.default_rng([self.config.seed, *purpose.encode()])
 
-    def fingerprint(self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Artifact]) -> str:
+    def fingerprint(self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Handle[Any]]) -> str:
         """Of a stage's artifact: equal where everything that it depends on is."""
-        return fingerprint(__version__, stage, settings, [artifact.fingerprint for artifact in inputs])
-
-    def finished(self, stage: str) -> Artifact:
-        """The artifact of a stage that this run has done before, whatever it depended on.
-
-        Raises:
-            RequestError: the run has not come that far.
-        """
-        self.artifacts[stage] = self.store.artifact(stage)
-        return self.artifacts[stage]
+        return fingerprint(__version__, stage, settings, [each.artifact.fingerprint for each in inputs])
 
     def artifact(
-        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Artifact], build: Callable[[Path], None]
-    ) -> Artifact:
+        self,
+        stage: str,
+        settings: Mapping[str, Any],
+        inputs: Sequence[Handle[Any]],
+        build: Callable[[Path], None],
+        load: Callable[[Path], ContentT],
+    ) -> Handle[ContentT]:
         """The artifact of a stage: found by its fingerprint, or made by `build` in the folder that it is given.
 
         Args:
             stage: its name.
             settings: all that the stage depends on beside its inputs.
-            inputs: earlier artifacts that it reads.
+            inputs: what earlier stages made and this one reads.
+            build: makes it.
+            load: reads what `build` made.
+
+        Raises:
+            UntilReached: this is the last stage to do.
         """
+        artifact = self.artifacts[stage] = self.provide(stage, settings, inputs, build)
+        if stage == self._until:
+            raise UntilReached
+        return Handle(artifact, load)
+
+    def provide(
+        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+    ) -> Artifact:
+        """What `artifact` gives a handle of."""
         wanted = self.fingerprint(stage, settings, inputs)
         self.reporter.stage_started(stage)
 
@@ -136,9 +194,29 @@ class Session:
             return time.perf_counter() - start
 
         found = self.store.find(stage, wanted, self.reporter.note)
-        made_from = {artifact.stage: artifact.fingerprint for artifact in inputs}
+        made_from = {each.artifact.stage: each.artifact.fingerprint for each in inputs}
         artifact = self.store.reuse(found) if found else self.store.make(stage, wanted, made_from, timed)
-        self.artifacts[stage] = artifact
         self.reporter.stage_finished(artifact)
         self.registry.stage_finished(self.store.folder, stage, artifact.folder, artifact.reused is not None)
         return artifact
+
+
+class FinishedSession(Session):
+    """A session on a run that has trained: its stages are taken as they are, whatever they were made from."""
+
+    def __init__(
+        self, config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter, kept: Sequence[str]
+    ) -> None:
+        """`kept` names the stages that are taken as they are; the others are found or made as in any session."""
+        super().__init__(config, store, registry, reporter)
+        self._kept = kept
+
+    def provide(
+        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+    ) -> Artifact:
+        """The finished artifact of a kept stage.
+
+        Raises:
+            RequestError: the run has not come that far.
+        """
+        return self.store.artifact(stage) if stage in self._kept else super().provide(stage, settings, inputs, build)

@@ -10,9 +10,8 @@ import numpy as np
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Sequences, Split
 from rosepo_core.engine.prompts import PromptTemplate
-from rosepo_core.engine.training import fine_tune
-from rosepo_core.stages.session import Session
-from rosepo_core.store import Artifact
+from rosepo_core.engine.training import LogHistory, fine_tune
+from rosepo_core.stages.session import Handle, Session
 
 LOG = "log.json"
 
@@ -26,14 +25,14 @@ def training_users(split: Split, most: int | None, rng: np.random.Generator) -> 
     return split.train.prefix(np.where(np.isin(np.arange(len(lengths)), kept), lengths, 0))
 
 
-def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
+def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
     """RUN/sft: the adapter or the model, the tokenizer, the prompt template and ``log.json``, one entry a step."""
     options = session.config.sft
     settings = {**session.prompt_settings(), "sft": session.resolved["sft"], "seed": session.config.seed}
 
     def build(folder: Path) -> None:
         template = session.template(split)
-        sequences = template.sft_sequences(training_users(split, options.max_users, session.rng("sft users")))
+        sequences = template.sft_sequences(training_users(split.content, options.max_users, session.rng("sft users")))
         if not sequences:
             raise RequestError("SFT has no training sequence: no user has a training interaction")
         model = session.policy.to_train(options, session.config.seed)
@@ -57,7 +56,13 @@ def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
         save_policy(model, template, session, folder)
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
 
-    return session.artifact("sft", settings, [split_artifact], build)
+    return session.artifact("sft", settings, [split], build, load_log)
+
+
+def load_log(folder: Path) -> LogHistory:
+    """The training log that `stage` left in `folder`: one entry a step."""
+    log: LogHistory = json.loads((folder / LOG).read_text(encoding="utf-8"))
+    return log
 
 
 def save_policy(model: object, template: PromptTemplate, session: Session, folder: Path) -> None:

@@ -19,17 +19,16 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import (
     Candidates,
     Catalogue,
+    Corpus,
     Examples,
     SeenItems,
     Sequences,
     Split,
 )
 from rosepo_core.data.splitting import split_corpus
-from rosepo_core.stages.dataset import load_corpus
 
 if TYPE_CHECKING:
-    from rosepo_core.stages.session import Session
-    from rosepo_core.store import Artifact
+    from rosepo_core.stages.session import Handle, Session
 
 ARRAYS = "split.safetensors"
 USERS = "users.parquet"
@@ -37,13 +36,13 @@ CATALOGUE = "catalogue.parquet"
 ABOUT = "split.json"
 
 
-def stage(session: Session, corpus: Artifact) -> Artifact:
+def stage(session: Session, corpus: Handle[Corpus]) -> Handle[Split]:
     """RUN/split: who has which interactions for training, validation and test."""
 
     def build(folder: Path) -> None:
-        save_split(split_corpus(load_corpus(corpus.folder), session.config.split), folder)
+        save_split(split_corpus(corpus.content, session.config.split), folder)
 
-    return session.artifact("split", {"split": session.resolved["split"]}, [corpus], build)
+    return session.artifact("split", {"split": session.resolved["split"]}, [corpus], build, load_split)
 
 
 def held_out_examples(session: Session, split: Split) -> Examples:

@@ -9,7 +9,6 @@ from transformers import AutoTokenizer
 from rosepo_core.engine.prompts import load_template
 from rosepo_core.stages import preferences
 from rosepo_core.stages.split import load_split
-from rosepo_core.store import RunStore
 
 
 def test_nothing_is_written(train, tmp_path, monkeypatch):
@@ -56,7 +55,7 @@ def test_what_is_counted_is_what_is_done(train, finished, tmp_path):
 
 
 def load_pairs(run, split):
-    return preferences.load(RunStore.open(run).artifact("preferences"), split)
+    return preferences.load_pairs(run / "preferences", split)
 
 
 def test_memory_of_full_fine_tuning_holds_the_optimizer(train, tmp_path):

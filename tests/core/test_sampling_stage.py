@@ -18,8 +18,8 @@ from rosepo_core.contracts.sections import PreferenceOptions, PromptOptions
 from rosepo_core.engine.prompts import make_template
 from rosepo_core.stages import preferences
 from rosepo_core.stages.aligned import preference_trees
-from rosepo_core.stages.sampling import assign_slots, check, choose_examples, load, stage
-from rosepo_core.stages.session import QuietReporter
+from rosepo_core.stages.sampling import RejectedItems, assign_slots, check, choose_examples, stage
+from rosepo_core.stages.session import Handle, QuietReporter
 from rosepo_core.store import Artifact
 
 
@@ -175,14 +175,15 @@ class Run:
     def rng(self, purpose: str) -> np.random.Generator:
         return np.random.default_rng(list(purpose.encode()))
 
-    def artifact(self, stage: str, settings: Any, inputs: Any, build: Any) -> Artifact:
+    def artifact(self, stage: str, settings: Any, inputs: Any, build: Any, load: Any) -> Handle[RejectedItems]:
         build(self.folder)
-        return Artifact(stage, self.folder, "f", None, 0.0)
+        return Handle(Artifact(stage, self.folder, "f", None, 0.0), load)
 
 
-def sampled(run: Run, split: Split) -> Artifact:
+def sampled(run: Run, split: Split) -> tuple[Examples, list[list[int]], list[list[int]]]:
     unused: Any = None
-    return stage(run, unused, split, unused, unused)
+    found = stage(run, Handle(Artifact("split", run.folder, "s", None, 0.0), lambda _: split), unused, unused).content
+    return found.examples, found.items.tolist(), found.sampler.tolist()
 
 
 def test_a_mixture_fills_each_slot_from_its_own_sampler(tmp_path, catalogue):
@@ -190,7 +191,7 @@ def test_a_mixture_fills_each_slot_from_its_own_sampler(tmp_path, catalogue):
     split = split_of(catalogue, *[[0, 1]] * 40)
     first, second = (dict.fromkeys(range(40), row) for row in ([10, 11, 12], [10, 21, 22]))
     run = Run(tmp_path, [Fixed(first), Fixed(second)], [0.5, 0.5], negatives=3)
-    examples, rejected, sampler = load(sampled(run, split), split)
+    examples, rejected, sampler = sampled(run, split)
     assert places(examples) == [(user, 1) for user in range(40)]
     expected = {
         (0, 0, 0): [10, 11, 12],
@@ -202,18 +203,18 @@ def test_a_mixture_fills_each_slot_from_its_own_sampler(tmp_path, catalogue):
         (1, 1, 0): [21, 22, 10],
         (1, 1, 1): [10, 21, 22],
     }
-    assert {tuple(row) for row in sampler.tolist()} == expected.keys(), "not every mixture was drawn"
-    assert rejected.tolist() == [expected[tuple(row)] for row in sampler.tolist()]
+    assert {tuple(row) for row in sampler} == expected.keys(), "not every mixture was drawn"
+    assert rejected == [expected[tuple(row)] for row in sampler]
     assert run.notes == []
 
 
 def test_a_sampler_that_has_fewer_leaves_its_last_slots_empty(tmp_path, catalogue):
     split = split_of(catalogue, [0, 1], [2, 3], [4, 5])
     run = Run(tmp_path, [Fixed({0: [10, -1, -1], 1: [-1, -1, -1], 2: [-1, 12, 13]})], [1.0], negatives=3)
-    examples, rejected, sampler = load(sampled(run, split), split)
+    examples, rejected, sampler = sampled(run, split)
     assert places(examples) == [(0, 1), (2, 1)]
-    assert rejected.tolist() == [[10, -1, -1], [12, 13, -1]]
-    assert sampler.tolist() == [[0, -1, -1], [0, 0, -1]]
+    assert rejected == [[10, -1, -1], [12, 13, -1]]
+    assert sampler == [[0, -1, -1], [0, 0, -1]]
     assert run.notes == ["1 of 3 examples got no rejected item and are left out"]
 
 
@@ -224,7 +225,7 @@ def test_a_sampler_without_a_slot_is_not_asked(tmp_path, catalogue):
 
     split = split_of(catalogue, [0, 1])
     run = Run(tmp_path, [Fixed({0: [10]}), Broken({})], [1.0, 1e-9], negatives=1)
-    assert load(sampled(run, split), split)[1].tolist() == [[10]]
+    assert sampled(run, split)[1] == [[10]]
 
 
 def test_no_rejected_item_at_all_is_said_at_once(tmp_path, catalogue):
@@ -256,7 +257,7 @@ def pairs(tmp_path, split):
     small = dict.fromkeys(("user", "position", "slot", "chosen_item", "rejected_item"), pl.Int32)
     real = dict.fromkeys(("eps", "reference_chosen", "reference_rejected"), pl.Float32)
     pl.DataFrame(PAIRS).cast(small | real).write_parquet(tmp_path / "pairs.parquet")
-    return preferences.load(Artifact("preferences", tmp_path, "f", None, 0.0), split)
+    return preferences.load_pairs(tmp_path, split)
 
 
 def test_pairs_come_back_as_they_were_written(pairs):

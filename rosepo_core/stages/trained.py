@@ -1,0 +1,33 @@
+"""What the stages before evaluation leave, for those who evaluate and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rosepo_core.contracts.components import SmoothingOracle
+from rosepo_core.contracts.records import Candidates, Pairs, Split
+from rosepo_core.contracts.sections import Negatives
+from rosepo_core.engine.training import LogHistory
+from rosepo_core.stages.session import Handle
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Handles of a run that has trained.
+
+    Attributes:
+        split: RUN/split.
+        candidates: RUN/candidates, by the kind of negatives; empty where no protocol ranks candidates.
+        sft: RUN/sft.
+        oracle: RUN/oracle.
+        pairs: RUN/preferences.
+        aligned: RUN/aligned.
+    """
+
+    split: Handle[Split]
+    candidates: Mapping[Negatives, Handle[Candidates]]
+    sft: Handle[LogHistory]
+    oracle: Handle[SmoothingOracle]
+    pairs: Handle[Pairs]
+    aligned: Handle[LogHistory]
