@@ -26,11 +26,11 @@ from trl import DPOConfig, DPOTrainer
 
 from benchmarks import material
 from rosepo_core.api import Examples, Ints
-from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.models import load_model
-from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.training import align_preferences
+from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.testing import prompt_template
 from rosepo_core.testing.toys import SilentReporter
 
 RESULT = Path(__file__).parent / "results" / "loss_curve.json"
@@ -125,8 +125,8 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=5, help="titles in a prompt at most")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    options = PromptOptions(template="chat", titles="short", candidates=20)
-    chat = make_template(options, material.tokenizer(), material.split().catalogue, arguments.history)
+    options = {"name": "chat", "titles": "short", "candidates": 20}
+    chat = prompt_template(options, material.tokenizer(), material.split().catalogue, arguments.history)
     pairs = material.examples(arguments.pairs, 1)
     negatives = material.rejected(pairs, 1)
     assert material.dpo().beta == BETA

@@ -15,16 +15,17 @@ from transformers import AutoModelForCausalLM
 
 from rosepo_core.api import Examples, Ints, PreferenceLoss, Split
 from rosepo_core.contracts.records import Pairs
-from rosepo_core.contracts.sections import PromptOptions, SplitOptions
+from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.models import computes_bfloat16, load_model, load_tokenizer, resolve_model
-from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
+from rosepo_core.testing import prompt_template
 from rosepo_core.testing.toys import SilentReporter
 
 MODEL = "smollm2-135m"
@@ -47,8 +48,8 @@ def tokenizer() -> Any:
 
 def template(kind: str, candidates: int = 0) -> PromptTemplate:
     """`timeline` or `chat` prompts with histories of at most `HISTORY` titles, their years left out."""
-    options = PromptOptions(template=kind, titles="short", candidates=candidates)
-    return make_template(options, tokenizer(), split().catalogue, HISTORY)
+    options = {"name": kind, "titles": "short", "candidates": candidates}
+    return prompt_template(options, tokenizer(), split().catalogue, HISTORY)
 
 
 def bare_model(attention: str = BLOCKS) -> Any:
@@ -80,7 +81,7 @@ def examples(users: int, places: int, *, seed: int = 0) -> Examples:
     chosen = np.random.default_rng(seed).choice(np.flatnonzero(train.lengths >= 2 * HISTORY), users, replace=False)
     back = np.arange(places, 0, -1)
     position = (train.lengths[chosen][:, None] - back).astype(np.int32)
-    return Examples(train, np.repeat(chosen, places).astype(np.int32), position.ravel())
+    return Examples.of(train, np.repeat(chosen, places).astype(np.int32), position.ravel())
 
 
 def rejected(of: Examples, k: int) -> Ints:

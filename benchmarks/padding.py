@@ -17,11 +17,12 @@ import numpy as np
 
 from benchmarks import material
 from rosepo_core.contracts.components import DatasetOptions
-from rosepo_core.contracts.sections import AlignmentOptions, PreferenceOptions, PromptOptions
-from rosepo_core.engine.prompts import make_template
+from rosepo_core.contracts.sections import AlignmentOptions, PreferenceOptions
+from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.title_model import TOKEN_BUDGET
 from rosepo_core.engine.trees import pack
 from rosepo_core.stages.sampling import choose_examples
+from rosepo_core.testing import prompt_template
 
 
 def measured(name: str, units: Sequence[Sequence[int]], tokens: int, batch_size: int, budget: int) -> dict[str, Any]:
@@ -51,16 +52,16 @@ def rows(batch_size: int, budget: int, pairs: int) -> Iterator[dict[str, Any]]:
     examples = choose_examples(split, PreferenceOptions(max_pairs=pairs), np.random.default_rng(0))
     users = split.train.prefix(np.where(np.isin(np.arange(len(split.train)), examples.user), split.train.lengths, 0))
     for kind in ("timeline", "chat"):
-        template = make_template(PromptOptions(template=kind), material.tokenizer(), split.catalogue, history)
+        template = prompt_template({"name": kind}, material.tokenizer(), split.catalogue, history)
         lengths = [len(ids) for ids, _ in template.sft_sequences(users)]
         yield measured(f"sft, {kind}", [[length] for length in lengths], sum(lengths), batch_size, budget)
         for k in (1, 15):
             responses = np.concatenate([examples.target[:, None], material.rejected(examples, k)], axis=1)
-            trees = template.trees(examples, responses, shared=True)
+            trees = prompt_trees(template, examples, responses, shared=True)
             parts = [[len(part) for part in tree.split_examples(budget)] for tree in trees]
             yield measured(f"alignment, {kind}, K = {k}", parts, sum(map(len, trees)), batch_size, budget)
         shown = material.rejected(split.test, 19)
-        scored = template.trees(split.test, np.concatenate([split.test.target[:, None], shown], axis=1))
+        scored = prompt_trees(template, split.test, np.concatenate([split.test.target[:, None], shown], axis=1))
         sizes = [[len(tree)] for tree in scored]
         yield measured(f"scoring, {kind}, 20 candidates", sizes, sum(map(len, scored)), len(sizes), TOKEN_BUDGET)
 

@@ -71,7 +71,7 @@ def main() -> None:
     log = synthetic_log(arguments.users, arguments.items, arguments.interactions, rng)
     rows = -(-arguments.pairs // arguments.k)
     users = rng.integers(0, arguments.users, size=rows).astype(np.int32)
-    examples = Examples(log, users, (rng.random(rows) * log.lengths[users]).astype(np.int32))
+    examples = Examples.of(log, users, (rng.random(rows) * log.lengths[users]).astype(np.int32))
     embeddings = rng.normal(size=(arguments.items, arguments.width)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     names = tuple(f"Title {item}" for item in range(arguments.items))

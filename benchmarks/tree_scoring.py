@@ -20,14 +20,15 @@ import numpy as np
 import torch
 
 from rosepo_core.api import Examples, Ints
-from rosepo_core.contracts.sections import PromptOptions, SplitOptions
+from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.engine.models import load_model
-from rosepo_core.engine.prompts import make_template
+from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
 from rosepo_core.registry import load_plugins
+from rosepo_core.testing import prompt_template
 from rosepo_core.testing.toys import SilentReporter
 
 HISTORY = 30
@@ -46,7 +47,7 @@ def jobs(arguments: argparse.Namespace, split) -> dict[str, tuple[Examples, Ints
     test = split.test.take(rows)
     last = split.train.lengths[test.user]
     places = (last[:, None] - np.arange(HISTORY, 0, -1)).astype(np.int32)
-    train = Examples(split.train, np.repeat(test.user, HISTORY), places.ravel())
+    train = Examples.of(split.train, np.repeat(test.user, HISTORY), places.ravel())
     rejected = rng.integers(0, items, len(train)).astype(np.int32)
     return {
         "ranking": (test, rng.integers(0, items, (len(test), arguments.candidates)).astype(np.int32), False),
@@ -71,19 +72,19 @@ def main() -> None:
     model.eval()
     dataset = load_plugins().create("dataset", "movielens-100k", {})
     split = split_corpus(filter_corpus(dataset.load(SilentReporter()), dataset.options), SplitOptions())
-    template = make_template(PromptOptions(titles=arguments.titles), tokenizer, split.catalogue, HISTORY)
+    template = prompt_template({"titles": arguments.titles}, tokenizer, split.catalogue, HISTORY)
 
     results = {}
     for job, (examples, items, shared) in jobs(arguments, split).items():
-        trees = template.trees(examples, items, shared=shared)
+        trees = prompt_trees(template, examples, items, shared=shared)
         by_tree = batches(trees)
         # A tree with one response is a plain sequence.
         by_sequence = batches(
             [
                 sequence
                 for row, column in np.ndindex(items.shape)
-                for sequence in template.trees(
-                    examples.take(np.array([row])), items[row : row + 1, column : column + 1], shared=shared
+                for sequence in prompt_trees(
+                    template, examples.take(np.array([row])), items[row : row + 1, column : column + 1], shared=shared
                 )
             ]
         )

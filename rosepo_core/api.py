@@ -36,11 +36,14 @@ from rosepo_core.contracts.records import (
     LogProbs,
     Longs,
     Part,
+    Places,
     SeenItems,
     Sequences,
     Split,
 )
 from rosepo_core.packages import cache_folder, fetch_wheel
+from rosepo_core.prompts.template import PromptGroup, PromptOptions, PromptTemplate
+from rosepo_core.prompts.token_ids import Ragged, leading_ids, newline_id, plain_ids
 
 if TYPE_CHECKING:
     from rosepo_core.data.numbers import read_numbers
@@ -75,8 +78,13 @@ __all__ = [
     "OracleContext",
     "Outcome",
     "Part",
+    "Places",
     "PluginError",
     "PreferenceLoss",
+    "PromptGroup",
+    "PromptOptions",
+    "PromptTemplate",
+    "Ragged",
     "Ranks",
     "Register",
     "RejectedSampler",
@@ -95,7 +103,10 @@ __all__ = [
     "formats_for",
     "head_items",
     "hookimpl",
+    "leading_ids",
     "nearest",
+    "newline_id",
+    "plain_ids",
     "read_numbers",
     "read_table",
     "read_times",

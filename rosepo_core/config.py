@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.options import Options, parse_options
@@ -32,7 +32,6 @@ from rosepo_core.contracts.sections import (
     EvaluationOptions,
     ModelOptions,
     PreferenceOptions,
-    PromptOptions,
     SFTOptions,
     SplitOptions,
 )
@@ -40,10 +39,15 @@ from rosepo_core.registry import Registry, load_plugins
 
 
 class PluginChoice(Options):
-    """A plugin and its options, as far as they were given."""
+    """A plugin and its options, validated."""
 
     name: str = Field(min_length=1, description="The plugin's name, or 'distribution/name'.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Its options; the others have their defaults.")
+    options: SerializeAsAny[Options] = Field(description="An instance of the plugin's options model.")
+
+    def table(self) -> dict[str, Any]:
+        """Every key with its value, as it stands in a file; unset ones are `None`."""
+        own = self.model_dump(mode="json", exclude={"options"})
+        return own | self.options.model_dump(mode="json")
 
 
 class SamplerChoice(PluginChoice):
@@ -61,65 +65,52 @@ DEFAULT_METRICS = (
 
 
 class RunConfig(Options):
-    """All that determines a run."""
+    """All that determines a run. Make one with `read_config` or `load_config`, which know the plugins."""
 
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is drawn.")
-    dataset: PluginChoice = Field(PluginChoice(name="movielens-100k"), description="Where interactions come from.")
+    dataset: PluginChoice = Field(description="Where interactions come from.")
     split: SplitOptions = Field(SplitOptions(), description="What is held out.")
     model: ModelOptions = Field(ModelOptions(), description="The language model to start from.")
-    prompt: PromptOptions = Field(PromptOptions(), description="How a history becomes text.")
+    prompt: PluginChoice = Field(description="How a history becomes text.")
     sft: SFTOptions = Field(SFTOptions(), description="Supervised fine-tuning.")
-    oracle: PluginChoice = Field(PluginChoice(name="sasrec"), description="What gives the smoothing factors.")
-    sampler: tuple[SamplerChoice, ...] = Field(
-        (SamplerChoice(name="self-hard"),), min_length=1, description="What picks the rejected items."
-    )
+    oracle: PluginChoice = Field(description="What gives the smoothing factors.")
+    sampler: tuple[SamplerChoice, ...] = Field(min_length=1, description="What picks the rejected items.")
     preferences: PreferenceOptions = Field(PreferenceOptions(), description="How many pairs are made.")
-    loss: PluginChoice = Field(PluginChoice(name="rosepo"), description="The objective over the pairs.")
+    loss: PluginChoice = Field(description="The objective over the pairs.")
     alignment: AlignmentOptions = Field(AlignmentOptions(), description="Preference optimization.")
     evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How models are compared.")
-    metric: tuple[PluginChoice, ...] = Field(
-        tuple(PluginChoice(name=name) for name in DEFAULT_METRICS), min_length=1, description="What is measured."
-    )
+    metric: tuple[PluginChoice, ...] = Field(min_length=1, description="What is measured.")
 
     def choices(self, section: str) -> tuple[PluginChoice, ...]:
         """The plugins that a section names."""
         value = getattr(self, section)
         return value if isinstance(value, tuple) else (value,)
 
-    def resolved(self, registry: Registry | None = None) -> dict[str, Any]:
-        """Every key with its value, the plugins' defaults included, in the layout of the file; unset ones are `None`.
-
-        Raises:
-            RequestError: a plugin is missing, or one of its options is wrong.
-        """
-        registry = registry or load_plugins()
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value, the plugins' defaults included, in the layout of the file; unset ones are
+        `None`."""
         whole: dict[str, Any] = {}
         for section in RunConfig.model_fields:
             value = getattr(self, section)
-            if section in LIST_SECTIONS:
-                whole[section] = [
-                    choice.model_dump(mode="json", exclude={"options"})
-                    | _plugin_options(section, choice, registry, _where(section, value, index))
-                    for index, choice in enumerate(value)
-                ]
+            if isinstance(value, tuple):
+                whole[section] = [choice.table() for choice in value]
             elif isinstance(value, PluginChoice):
-                whole[section] = {"name": value.name} | _plugin_options(section, value, registry, section)
+                whole[section] = value.table()
             elif isinstance(value, Options):
                 whole[section] = value.model_dump(mode="json")
             else:
                 whole[section] = value
         return whole
 
-    def to_toml(self, registry: Registry | None = None) -> str:
+    def to_toml(self) -> str:
         """`resolved` as a file that `load_config` reads back to the same; TOML has no null, so unset keys are left
         out."""
-        return tomli_w.dumps(_without_none(self.resolved(registry)))
+        return tomli_w.dumps(_without_none(self.resolved()))
 
 
 SECTIONS: Mapping[str, type[Options]] = {
     "split": SplitOptions,
     "model": ModelOptions,
-    "prompt": PromptOptions,
     "sft": SFTOptions,
     "preferences": PreferenceOptions,
     "alignment": AlignmentOptions,
@@ -127,11 +118,21 @@ SECTIONS: Mapping[str, type[Options]] = {
 }
 """The sections with options of the core's own."""
 
-PLUGIN_SECTIONS = ("dataset", "oracle", "loss")
+PLUGIN_SECTIONS = ("dataset", "prompt", "oracle", "loss")
 """The sections that name one plugin."""
 
 LIST_SECTIONS: Mapping[str, type[PluginChoice]] = {"sampler": SamplerChoice, "metric": PluginChoice}
 """The sections that name one plugin or several."""
+
+DEFAULTS: Mapping[str, tuple[str, ...]] = {
+    "dataset": ("movielens-100k",),
+    "prompt": ("timeline",),
+    "oracle": ("sasrec",),
+    "sampler": ("self-hard",),
+    "loss": ("rosepo",),
+    "metric": DEFAULT_METRICS,
+}
+"""The plugins that a section names if nobody names one."""
 
 
 def load_config(
@@ -219,7 +220,7 @@ def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
             several = value if isinstance(value, list) else [value]
             tables[section] = [_normal_table(section, each) for each in several]
             if section == "sampler" and len(several) == 1:
-                tables[section][0].setdefault("name", RunConfig().sampler[0].name)
+                tables[section][0].setdefault("name", DEFAULTS["sampler"][0])
             elif not several:
                 raise RequestError(f"'{section}' is empty; name at least one")
             for index, table in enumerate(tables[section]):
@@ -288,7 +289,7 @@ def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], re
     merged |= {section: tables for section, tables in named.items() if tables}
     for section, option, value in options:
         if section in LIST_SECTIONS:
-            defaults = [{"name": choice.name} for choice in getattr(RunConfig(), section)]
+            defaults = [{"name": name} for name in DEFAULTS[section]]
             for table in _tables_with(section, option, merged.setdefault(section, defaults), registry):
                 table[option] = value
         else:
@@ -301,7 +302,7 @@ def _copy(value: Any) -> Any:
 
 
 def _name_of(section: str, table: Mapping[str, Any]) -> str:
-    return str(table.get("name", getattr(RunConfig(), section).name))
+    return str(table.get("name", DEFAULTS[section][0]))
 
 
 def _table_named(section: str, value: str, known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -326,40 +327,34 @@ def _tables_with(
 
 
 def _validate(layers: Mapping[str, Any], registry: Registry) -> RunConfig:
-    parsed: dict[str, Any] = {}
-    for section, value in layers.items():
-        if section in SECTIONS:
-            parsed[section] = parse_options(SECTIONS[section], value, section)
-        elif section in PLUGIN_SECTIONS:
-            name = _name_of(section, value)
-            parsed[section] = _choice(PluginChoice, {**value, "name": name}, section)
-            _plugin_options(section, parsed[section], registry, section)
-        elif section in LIST_SECTIONS:
-            model = LIST_SECTIONS[section]
-            several = [_choice(model, table, _where(section, value, i)) for i, table in enumerate(value)]
-            for index, choice in enumerate(several):
-                _plugin_options(section, choice, registry, _where(section, value, index))
-            _check_columns(section, several)
-            parsed[section] = tuple(several)
-        else:
-            parsed[section] = value
+    parsed: dict[str, Any] = {"seed": layers["seed"]} if "seed" in layers else {}
+    for section, model in SECTIONS.items():
+        parsed[section] = parse_options(model, layers.get(section, {}), section)
+    for section in PLUGIN_SECTIONS:
+        table = layers.get(section, {})
+        named = {**table, "name": _name_of(section, table)}
+        parsed[section] = _choice(section, PluginChoice, named, section, registry)
+    for section, choice in LIST_SECTIONS.items():
+        tables = layers.get(section, [{"name": name} for name in DEFAULTS[section]])
+        parsed[section] = tuple(
+            _choice(section, choice, table, _where(section, tables, index), registry)
+            for index, table in enumerate(tables)
+        )
+        _check_columns(section, parsed[section])
     return parse_options(RunConfig, parsed, "")
 
 
 ChoiceT = TypeVar("ChoiceT", bound=PluginChoice)
 
 
-def _choice(model: type[ChoiceT], table: Mapping[str, Any], where: str) -> ChoiceT:
-    """Part the core's keys from the plugin's."""
+def _choice(kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: str, registry: Registry) -> ChoiceT:
+    """A plugin with its options: the core's keys are parted from the plugin's."""
     own = model.model_fields.keys() - {"options"}
     values: dict[str, Any] = {key: value for key, value in table.items() if key in own}
-    values["options"] = {key: value for key, value in table.items() if key not in own}
-    return parse_options(model, values, where)
-
-
-def _plugin_options(kind: str, choice: PluginChoice, registry: Registry, where: str) -> dict[str, Any]:
-    model = registry.get(kind, choice.name).Options
-    return parse_options(model, choice.options, where).model_dump(mode="json")
+    rest = {key: value for key, value in table.items() if key not in own}
+    # The name and the weight are checked before the plugin is looked for.
+    checked = parse_options(model, {**values, "options": Options()}, where)
+    return checked.model_copy(update={"options": registry.parse(kind, checked.name, rest, where)})
 
 
 def _check_columns(section: str, several: Sequence[PluginChoice]) -> None:

@@ -45,7 +45,7 @@ def default_folder(config: RunConfig, registry: Registry, *, trained: bool = Tru
     # A plugin may be named as DISTRIBUTION/NAME.
     dataset_name, loss = (name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name))
     what = loss if trained else ranked_models.model_name(config.model.name)
-    return Path("runs") / "-".join([dataset_name, what, fingerprint(config.resolved(registry))[:8]])
+    return Path("runs") / "-".join([dataset_name, what, fingerprint(config.resolved())[:8]])
 
 
 def run(
@@ -81,6 +81,7 @@ def train(session: Session) -> Trained:
     candidates = evaluation.draw_candidates(session, held_out)
     sampling.check_oracle(session)
     fine_tuned = sft.stage(session, held_out)
+    session.store.commit()
     smoothing = oracle.stage(session, held_out)
     rejected = sampling.stage(session, held_out, fine_tuned, smoothing)
     scored = reference.stage(session, held_out, fine_tuned, rejected)

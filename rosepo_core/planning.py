@@ -24,7 +24,7 @@ from rosepo_core.contracts.records import Candidates, Examples, Ints, Split
 from rosepo_core.contracts.sections import AlignmentOptions, Negatives, SFTOptions
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.models import describe
-from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import BRANCH_TOKENS, LOGIT_BYTES, log_probs
 from rosepo_core.engine.title_embeddings import choose_encoder
 from rosepo_core.engine.title_model import TitleModel
@@ -35,6 +35,7 @@ from rosepo_core.evaluation.catalogue import history_items
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET
 from rosepo_core.pipeline import train
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, load_plugins, running
 from rosepo_core.stages import sampling, sft
 from rosepo_core.stages.session import Handle, QuietReporter, RunReporter, Session
@@ -149,7 +150,7 @@ def _plan(session: _Rehearsal) -> Plan:
     material = sft_lengths(session, template, data)
     examples, rejected = stand_in_pairs(session, data)
     responses = np.concatenate([examples.target[:, None], rejected], axis=1)
-    trees = template.trees(examples, responses, shared=True)
+    trees = prompt_trees(template, examples, responses, shared=True)
     budget = session.config.alignment.token_budget
     split_trees = [tree.split_examples(budget) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
@@ -243,8 +244,8 @@ def _stand_in_candidates(context: EvaluationContext, drawn: Mapping[Negatives, H
 
 
 def _scoring_trees(template: PromptTemplate, examples: Examples, items: Ints) -> list[TokenTree]:
-    listed = items if template.options.candidates else None
-    trees = template.trees(examples, items, candidates=listed)
+    listed = items if template.candidates else None
+    trees = prompt_trees(template, examples, items, candidates=listed)
     return [part for tree in trees for part in tree.split(BRANCH_TOKENS)]
 
 
@@ -428,12 +429,12 @@ def _notes(session: Session, template: PromptTemplate, data: Split) -> Iterator[
     lengths = data.train.lengths
     users = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     places = np.arange(len(users)) - np.repeat(data.train.offsets[:-1], lengths)
-    trained = Examples(data.train, users, places.astype(np.int32))
+    trained = Examples.of(data.train, users, places.astype(np.int32))
     for what, examples, shared in (("training", trained, True), ("test", data.test, False)):
         cut = template.cut(examples, shared=shared)
         if cut.items:
             yield (
-                f"prompt.max_length={config.prompt.max_length} cuts {cut.items:,} items from the histories of "
+                f"prompt.max_length={template.options.max_length} cuts {cut.items:,} items from the histories of "
                 f"{cut.examples:,} of {len(examples):,} {what} examples"
             )
     titles = template.response_lengths

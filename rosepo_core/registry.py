@@ -21,12 +21,30 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from rosepo_core.contracts import hookspecs
-from rosepo_core.contracts.components import KINDS, Component
+from rosepo_core.contracts.components import (
+    Component,
+    Dataset,
+    Metric,
+    PreferenceLoss,
+    RejectedSampler,
+    SmoothingOracle,
+)
 from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, nearest
-from rosepo_core.contracts.options import parse_options
+from rosepo_core.contracts.options import Options, parse_options
+from rosepo_core.prompts.template import PromptTemplate
 
 if TYPE_CHECKING:
     from typer import Typer
+
+KINDS: Mapping[str, type[Component]] = {
+    "dataset": Dataset,
+    "prompt": PromptTemplate,
+    "sampler": RejectedSampler,
+    "oracle": SmoothingOracle,
+    "loss": PreferenceLoss,
+    "metric": Metric,
+}
+"""The kinds of plugin and the contract of each; hooks are named ``rosepo_register_<kind>s`` (losses: ``_losses``)."""
 
 KEBAB_CASE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -181,12 +199,19 @@ class Registry:
             RequestError: as for `entry`, or an option is unknown, missing or wrong.
             PluginError: as for `get`.
         """
+        return self.make(kind, name, self.parse(kind, name, options, where))
+
+    def parse(self, kind: str, name: str, options: Mapping[str, Any], where: str | None = None) -> Options:
+        """The validated options of a plugin; arguments and errors as of `create`."""
+        return parse_options(self.get(kind, name).Options, options, where or kind)
+
+    def make(self, kind: str, name: str, options: Options) -> Any:
+        """A component with options that `parse` gave; `running` can then tell where it came from."""
         component_class = self.get(kind, name)
-        parsed = parse_options(component_class.Options, options, where or kind)
         entry = self.entry(kind, name)
         origin = str(entry)
         try:
-            component = component_class(parsed)
+            component = component_class(options)
         except Exception as error:
             error.add_note(f"raised by {origin}")
             raise

@@ -22,9 +22,10 @@ from transformers import GenerationConfig
 from benchmarks import material
 from rosepo_core.api import Examples, Ints
 from rosepo_core.engine.decoding import Trunks, decode
-from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.prompt_trees import prompt_trunks
 from rosepo_core.engine.title_model import TOKEN_BUDGET
 from rosepo_core.engine.title_trie import TitleTrie
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.testing.toys import SilentReporter
 
 K = 10
@@ -109,7 +110,7 @@ def run(quick: bool) -> dict[str, Any]:
 
     def search(exact: bool) -> tuple[Ints, float]:
         start = time.perf_counter()
-        trunks = Trunks(*prompts.trunks(test))
+        trunks = Trunks(*prompt_trunks(prompts, test))
         beams = WIDTH if exact else K
         found, _ = decode(
             model, trunks, trie, K, reporter=SilentReporter(), token_budget=TOKEN_BUDGET, beams=beams, exact=exact

@@ -18,8 +18,9 @@ import torch
 
 from benchmarks import material
 from rosepo_core.api import Examples, Ints
-from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import score_items
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.testing.toys import SilentReporter
 
 CANDIDATES = 20
@@ -54,7 +55,7 @@ def run(quick: bool) -> dict[str, Any]:
     test = split.test.take(np.sort(rng.choice(len(split.test), 8, replace=False)))
     items = rng.integers(0, len(split.catalogue), (len(test), CANDIDATES)).astype(np.int32)
     few = test.take(np.arange(users))
-    trees = prompts.trees(test, items)
+    trees = prompt_trees(prompts, test, items)
     floor = material.Floor(model, backward=False)
     ours, theirs, apart = [], [], 0.0
     for warm_up in (True, *[False] * rounds):

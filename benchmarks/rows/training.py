@@ -29,8 +29,8 @@ from benchmarks import material
 from benchmarks.rows.memory import high_water
 from rosepo_core.api import Examples, Ints
 from rosepo_core.contracts.sections import AlignmentOptions
-from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.training import align_preferences, fine_tune
+from rosepo_core.prompts.template import PromptTemplate
 
 _GIVEN = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--peer-batches=")]
 BATCHES = tuple(int(size) for size in (_GIVEN[-1] if _GIVEN else "4,8,16").split(","))

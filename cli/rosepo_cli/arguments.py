@@ -34,6 +34,7 @@ Protocol = Annotated[
     ),
 ]
 Dataset = Annotated[str | None, typer.Option(help="Where interactions come from.", show_default=False)]
+Prompt = Annotated[str | None, typer.Option(help="How a history becomes text.", show_default=False)]
 Model = Annotated[str | None, typer.Option(help="Alias, hub id, folder or GGUF file.", show_default=False)]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", show_default=False)]
 NewRun = Annotated[

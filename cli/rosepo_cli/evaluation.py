@@ -14,6 +14,7 @@ from rosepo_cli.arguments import (
     Json,
     Metric,
     NewRun,
+    Prompt,
     Protocol,
     Seed,
     Set,
@@ -40,6 +41,7 @@ def evaluate(
         ),
     ] = None,
     dataset: Dataset = None,
+    prompt: Prompt = None,
     protocol: Protocol = None,
     metric: Metric = None,
     seed: Seed = None,
@@ -63,7 +65,9 @@ def evaluate(
             + ("" if finished is None else f"; '{finished}' and '{model}' are one of each")
         )
     given: list[tuple[str, Any]] = [
-        (key, value) for key, value in {"dataset": dataset, "seed": seed}.items() if value is not None
+        (key, value)
+        for key, value in {"dataset": dataset, "prompt": prompt, "seed": seed}.items()
+        if value is not None
     ]
     given += [("metric", name) for name in metric or []] + overrides(set_ or [], context)
     if finished is not None:

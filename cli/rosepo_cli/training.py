@@ -15,6 +15,7 @@ from rosepo_cli.arguments import (
     Metric,
     Model,
     NewRun,
+    Prompt,
     Protocol,
     Seed,
     Set,
@@ -31,6 +32,7 @@ def train(
     context: typer.Context,
     dataset: Dataset = None,
     model: Model = None,
+    prompt: Prompt = None,
     sampler: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME[=WEIGHT]", help="What picks rejected items; may be repeated.", show_default=False),
@@ -70,7 +72,7 @@ def train(
 
     if seeds is not None and until is not None:
         raise RequestError("--seeds needs finished runs: leave --until out, or --seeds")
-    named = {"dataset": dataset, "model": model, "oracle": oracle, "loss": loss, "seed": seed}
+    named = {"dataset": dataset, "model": model, "prompt": prompt, "oracle": oracle, "loss": loss, "seed": seed}
     given: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
     given += [("sampler", name) for name in sampler or []]
     given += [("metric", name) for name in metric or []]
@@ -93,10 +95,10 @@ def train(
         with reporter.live():
             made = plan(settings, runs[settings.seed], reporter, registry=registry)
         if json_:
-            document = {"config": settings.resolved(registry), "run": str(folder), "plan": made.document()}
+            document = {"config": settings.resolved(), "run": str(folder), "plan": made.document()}
             print(json.dumps(document if seeds is None else {**document, "seeds": list(runs)}))
         else:
-            show_plan(settings.to_toml(registry), runs[settings.seed], made)
+            show_plan(settings.to_toml(), runs[settings.seed], made)
             if seeds is not None:
                 show_plan_of_seeds(list(runs), made)
         return

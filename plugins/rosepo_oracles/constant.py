@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from rosepo_core.api import Examples, Floats, Ints, Options, SmoothingOracle
+from rosepo_core.api import Floats, Ints, Options, Places, SmoothingOracle
 
 
 class ConstantOptions(Options):
@@ -27,6 +27,6 @@ class Constant(SmoothingOracle):
 
     Options: ClassVar[type[Options]] = ConstantOptions
 
-    def flip_probability(self, examples: Examples, rejected: Ints) -> Floats:
+    def flip_probability(self, places: Places, chosen: Ints, rejected: Ints) -> Floats:
         """`value` everywhere: float32 of the shape of `rejected`."""
         return np.full(rejected.shape, self.options.value, dtype=np.float32)

@@ -32,6 +32,7 @@ from rosepo_core.api import (
     Longs,
     Options,
     OracleContext,
+    Places,
     RosepoError,
     Sequences,
     SmoothingOracle,
@@ -299,28 +300,28 @@ class SASRec(SmoothingOracle):
         self.network = Network(len(arrays["bias"]), self.options).eval()
         self.network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
 
-    def score(self, examples: Examples, items: Ints) -> Floats:
+    def score(self, places: Places, items: Ints) -> Floats:
         """Logits of the next item, float32 [n, m]; -inf where the item is -1. Their softmax over the catalogue is the
         probability of each item coming next."""
         network = self._fitted
-        hidden = self._hidden(examples)
+        hidden = self._hidden(places)
         scores = np.empty(items.shape, dtype=np.float32)
         rows = max(1, SCORES_PER_CHUNK // max(1, items.shape[1] * self.options.hidden_size))
         with torch.no_grad():
-            for at in range(0, len(examples), rows):
+            for at in range(0, len(places), rows):
                 some = torch.from_numpy(np.maximum(items[at : at + rows], 0).astype(np.int64))
                 products = torch.einsum("nmd,nd->nm", network.item(some), hidden[at : at + rows])
                 scores[at : at + rows] = (products + network.bias[some]).numpy()
         scores[items < 0] = -np.inf
         return scores
 
-    def flip_probability(self, examples: Examples, rejected: Ints) -> Floats:
+    def flip_probability(self, places: Places, chosen: Ints, rejected: Ints) -> Floats:
         """`preference_probability`, at most `max_flip`: float32 [n, k]."""
-        return np.minimum(self.preference_probability(examples, rejected), np.float32(self.options.max_flip))
+        return np.minimum(self.preference_probability(places, chosen, rejected), np.float32(self.options.max_flip))
 
-    def preference_probability(self, examples: Examples, rejected: Ints) -> Floats:
+    def preference_probability(self, places: Places, chosen: Ints, rejected: Ints) -> Floats:
         """float32 [n, k], below 1; 0 where rejected is -1."""
-        scores = self.score(examples, np.concatenate([examples.target[:, None], rejected], axis=1))
+        scores = self.score(places, np.concatenate([chosen[:, None], rejected], axis=1))
         flips = calibration.sigmoid((scores[:, 1:] - scores[:, :1]) / self.temperature)
         flips[rejected < 0] = 0.0
         return np.minimum(flips.astype(np.float32), np.nextafter(np.float32(1), np.float32(0)))
@@ -406,7 +407,7 @@ class SASRec(SmoothingOracle):
         users = split.validation.user[lengths[split.validation.user] > 0]
         if not len(users):
             users = np.flatnonzero(lengths).astype(np.int32)
-        last = Examples(split.train, users, (lengths[users] - 1).astype(np.int32))
+        last = Examples.of(split.train, users, (lengths[users] - 1).astype(np.int32))
         trained, _ = self._margins(split, last, context.rng)
         self.temperature = held_out
         if len(trained):
@@ -444,7 +445,7 @@ class SASRec(SmoothingOracle):
         gain = np.where(above < 10, 1 / np.log2(above + 2), 0.0)
         return {"ndcg@10": float(gain.mean()), "hr@10": float((above < 10).mean())}
 
-    def _hidden(self, examples: Examples) -> Tensor:
+    def _hidden(self, places: Places) -> Tensor:
         """The state that predicts each example's target: float [n, size].
 
         The history is all that comes before the target, up to `max_history` items. Of longer ones, a window starts at
@@ -454,10 +455,10 @@ class SASRec(SmoothingOracle):
         """
         longest: int = self.options.max_history
         stride = max(1, longest // 4)
-        position = examples.position.astype(np.int64)
+        position = places.position.astype(np.int64)
         start = np.where(position <= longest, 0, -(-(position - longest) // stride) * stride)
-        order = np.lexsort((position, start, examples.user))
-        user, start, position = examples.user[order].astype(np.int64), start[order], position[order]
+        order = np.lexsort((position, start, places.user))
+        user, start, position = places.user[order].astype(np.int64), start[order], position[order]
         last = np.ones(len(order), dtype=np.bool_)
         last[:-1] = (user[1:] != user[:-1]) | (start[1:] != start[:-1])
         windows = Windows(user[last], start[last], position[last] - start[last] + 1)
@@ -471,7 +472,7 @@ class SASRec(SmoothingOracle):
         with torch.no_grad():
             for at in range(0, len(by_length), WINDOWS_PER_PASS):
                 batch = windows.take(by_length[at : at + WINDOWS_PER_PASS])
-                inputs, _, _ = batch.tokens(examples.sequences, self._fitted.items)
+                inputs, _, _ = batch.tokens(places.sequences, self._fitted.items)
                 here = slice(*np.searchsorted(row, [at, at + WINDOWS_PER_PASS]))
                 hidden[order[here]] = self._fitted(inputs)[row[here] - at, column[here]]
         return hidden

@@ -50,7 +50,7 @@ class SelfHard(RejectedSampler):
             return context.language_model.generate(
                 examples,
                 k,
-                exclude=eligibility.excluded,
+                exclude=lambda rows: eligibility.excluded(examples.take(rows)),
                 beams=max(options.beams, k),
                 temperature=options.temperature,
             )

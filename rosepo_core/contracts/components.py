@@ -27,6 +27,7 @@ from rosepo_core.contracts.records import (
     Ints,
     LogProbs,
     Longs,
+    Places,
     SeenItems,
     Split,
 )
@@ -109,19 +110,19 @@ class LanguageModel(Protocol):
 
     def generate(
         self,
-        examples: Examples,
+        places: Places,
         k: int,
         *,
-        exclude: Callable[[Examples], list[NDArray[np.integer]]],
+        exclude: Callable[[Longs], list[NDArray[np.integer]]],
         beams: int = 8,
         temperature: float = 0.0,
     ) -> Ints:
         """What the model would recommend, by generation constrained to the catalogue, best first.
 
         Args:
-            examples: n examples; their targets are not looked at.
-            k: titles per example.
-            exclude: for a batch of examples gives the items that must not come out, one array an example.
+            places: n places.
+            k: titles per place.
+            exclude: gives for rows of `places`, int64 [m], the items that must not come out, one array a row.
             beams: width of the search, at least `k`.
             temperature: 0 searches for the most probable titles; above 0 draws titles without replacement from the
                 model's distribution at that temperature (stochastic beam search, Kool et al. 2019).
@@ -130,7 +131,7 @@ class LanguageModel(Protocol):
             int32 [n, k]; -1 where fewer titles are left.
         """
 
-    def score(self, examples: Examples, items: Ints) -> Floats:
+    def score(self, places: Places, items: Ints) -> Floats:
         """Log-probability of generating each title after each history: float32 [n, m] for items int32 [n, m]; -inf
         where the item is -1."""
 
@@ -154,7 +155,7 @@ class SamplerContext:
     rng: np.random.Generator
     reporter: Reporter
     language_model: LanguageModel | None = None
-    oracle_scores: Callable[[Examples, Ints], Floats] | None = None
+    oracle_scores: Callable[[Places, Ints], Floats] | None = None
     title_embeddings: Callable[[], Floats] | None = None
 
 
@@ -210,19 +211,24 @@ class SmoothingOracle(Component, ABC):
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Take back what `state` gave, in a new instance with the same options."""
 
-    def score(self, examples: Examples, items: Ints) -> Floats | None:
+    def score(self, places: Places, items: Ints) -> Floats | None:
         """Preference scores, higher is better, float32 [n, m] for items int32 [n, m]; `None` from an oracle that
         ranks nothing, which is then left out of the table. A score of an item must not depend on the others."""
         return None
 
     @abstractmethod
-    def flip_probability(self, examples: Examples, rejected: Ints) -> Floats:
-        """P(the user prefers rejected[i, j] over the target of example i): float32 [n, k] in [0, 1); any value in
-        that range where rejected is -1."""
+    def flip_probability(self, places: Places, chosen: Ints, rejected: Ints) -> Floats:
+        """P(the user prefers rejected[i, j] over chosen[i] at place i): float32 [n, k] in [0, 1).
 
-    def preference_probability(self, examples: Examples, rejected: Ints) -> Floats:
+        Args:
+            places: n places.
+            chosen: int32 [n].
+            rejected: int32 [n, k]; where it is -1, any value in the range does.
+        """
+
+    def preference_probability(self, places: Places, chosen: Ints, rejected: Ints) -> Floats:
         """The same before it is shaped for training, e.g. clipped: what calibration is measured by."""
-        return self.flip_probability(examples, rejected)
+        return self.flip_probability(places, chosen, rejected)
 
 
 class PreferenceLoss(Component, ABC):
@@ -295,17 +301,7 @@ class CutOffMetric(Metric):
         """The value at one cut-off; ``outcome.top`` has at least k columns."""
 
 
-KINDS: Mapping[str, type[Component]] = {
-    "dataset": Dataset,
-    "sampler": RejectedSampler,
-    "oracle": SmoothingOracle,
-    "loss": PreferenceLoss,
-    "metric": Metric,
-}
-"""The kinds of plugin and the contract of each; hooks are named ``rosepo_register_<kind>s`` (losses: ``_losses``)."""
-
 __all__ = [
-    "KINDS",
     "Component",
     "CutOffMetric",
     "CutOffOptions",

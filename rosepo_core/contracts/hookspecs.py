@@ -37,6 +37,11 @@ def rosepo_register_datasets(register: Register) -> None:
 
 
 @hookspec
+def rosepo_register_prompts(register: Register) -> None:
+    """Register implementations of `PromptTemplate`."""
+
+
+@hookspec
 def rosepo_register_samplers(register: Register) -> None:
     """Register implementations of `RejectedSampler`."""
 

@@ -5,9 +5,9 @@ and the users of the split; `-1` means "no item". Arrays are not to be written t
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,14 +134,13 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """(history, target) pairs, each a place in a user's sequence: the target is the item at that place, the history
-    all that comes before it.
+class Places:
+    """Points in histories: what comes after each is asked for, and not told.
 
     Attributes:
         sequences: where the places are.
-        user: int32 [n].
-        position: int32 [n], the target's place in the user's sequence.
+        user: int32 [n], whose sequence.
+        position: int32 [n], how many of the user's items come before; at most the length of the sequence.
     """
 
     sequences: Sequences
@@ -151,22 +150,43 @@ class Examples:
     def __len__(self) -> int:
         return len(self.user)
 
-    @cached_property
-    def target(self) -> Ints:
-        """int32 [n]."""
-        target: Ints = self.sequences.items[self.sequences.offsets[self.user] + self.position]
-        return target
-
     def histories(self, length: int) -> Ints:
-        """The last `length` items before each target, oldest first: int32 [n, length], padded on the left with -1."""
+        """The last `length` items before each place, oldest first: int32 [n, length], padded on the left with -1."""
         back = np.arange(length, 0, -1)
         place = self.position[:, None].astype(np.int64) - back[None, :]
         flat = self.sequences.offsets[self.user][:, None] + np.maximum(place, 0)
-        return np.where(place >= 0, self.sequences.items[flat], -1).astype(np.int32)
+        inside = np.minimum(flat, len(self.sequences.items) - 1)
+        return np.where(place >= 0, self.sequences.items[inside], -1).astype(np.int32)
 
-    def take(self, rows: NDArray[np.integer]) -> Examples:
-        """The examples at `rows`, in that order."""
-        return Examples(self.sequences, self.user[rows], self.position[rows])
+    def take(self, rows: NDArray[np.integer]) -> Self:
+        """Those at `rows`, in that order."""
+        return replace(self, user=self.user[rows], position=self.position[rows])
+
+
+@dataclass(frozen=True)
+class Examples(Places):
+    """Places and an item each that is held to come next: what training learns from.
+
+    Attributes:
+        target: int32 [n].
+    """
+
+    target: Ints
+
+    @staticmethod
+    def of(sequences: Sequences, user: Ints, position: Ints) -> Examples:
+        """The places whose targets are the items that stand there in the sequences.
+
+        Args:
+            sequences: where the places are.
+            user: int32 [n].
+            position: int32 [n], below the length of each user's sequence.
+        """
+        return Examples(sequences, user, position, sequences.items[sequences.offsets[user] + position])
+
+    def take(self, rows: NDArray[np.integer]) -> Self:
+        """Those at `rows`, in that order."""
+        return replace(self, user=self.user[rows], position=self.position[rows], target=self.target[rows])
 
 
 @dataclass(frozen=True)

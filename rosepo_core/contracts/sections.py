@@ -48,37 +48,6 @@ class SplitOptions(Options):
     )
 
 
-class PromptOptions(Options):
-    """Section ``[prompt]``: how a history becomes text."""
-
-    template: Literal["timeline", "chat"] = Field(
-        "timeline",
-        description="'timeline' writes the history as one growing text in which every title is a target; "
-        "'chat' asks for the next title in the model's chat format.",
-    )
-    titles: Literal["short", "full"] = Field(
-        "full", description="'short' drops a trailing year such as ' (1995)' where the title stays unique without it."
-    )
-    header: str = Field(
-        "Titles that one person chose, oldest first:\n", description="Text before the first title of a timeline."
-    )
-    instruction: str = Field(
-        "You recommend what to choose next. Answer with one exact title and nothing else.",
-        description="System message of a chat prompt.",
-    )
-    question: str = Field(
-        "Which title will this person choose next?", description="Last line of the user's message in a chat prompt."
-    )
-    candidates: int = Field(
-        0, ge=0, description="Titles to choose from that a chat prompt lists, the target among them; 0 lists none."
-    )
-    max_length: int = Field(
-        1024,
-        ge=16,
-        description="Longest prompt with its response, in tokens; a longer history loses its oldest items.",
-    )
-
-
 class SFTOptions(Options):
     """Section ``[sft]``: supervised fine-tuning on the next title."""
 

@@ -184,4 +184,4 @@ def _examples(full: Sequences, train_lengths: Longs, place: Longs) -> Examples:
     what is for training."""
     user = np.flatnonzero(place >= 0).astype(np.int32)
     sequences = full.prefix(np.where(place >= 0, place + 1, train_lengths))
-    return Examples(sequences, user, place[user].astype(np.int32))
+    return Examples.of(sequences, user, place[user].astype(np.int32))

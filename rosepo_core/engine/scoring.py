@@ -12,12 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Examples, Floats, Ints
+from rosepo_core.contracts.records import Floats, Ints, Places
 from rosepo_core.engine import attention
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.head import frozen_head_log_probs
-from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.trees import TreeBatch, pack
+from rosepo_core.prompts.template import PromptTemplate
 
 LOGIT_BYTES = 256 * 2**20
 """Most memory that logits and what is made of them take at once."""
@@ -125,7 +126,7 @@ def token_log_probs(model: Any, hidden: Tensor, targets: Tensor, states: Tensor)
 def score_items(
     model: Any,
     template: PromptTemplate,
-    examples: Examples,
+    places: Places,
     items: Ints,
     token_budget: int,
     reporter: Reporter,
@@ -134,12 +135,12 @@ def score_items(
     length_normalize: bool = False,
     candidates: Ints | None = None,
 ) -> Floats:
-    """Log-probability of generating each item's title after each example's prompt.
+    """Log-probability of generating each item's title after each place's prompt.
 
     Args:
         model: as in `log_probs`, in evaluation mode.
         template: makes the prompts.
-        examples: n examples.
+        places: n places.
         items: int32 [n, m], -1 for none.
         token_budget: tokens per forward pass, padding included.
         reporter: hears how many titles are scored.
@@ -154,10 +155,11 @@ def score_items(
     device = next(model.parameters()).device
     total, done = int((items >= 0).sum()), 0
     block = max(1, BLOCK_RESPONSES // max(1, items.shape[1]))
-    for start in range(0, len(examples), block):
-        rows = np.arange(start, min(start + block, len(examples)))
-        grown = template.trees(
-            examples.take(rows),
+    for start in range(0, len(places), block):
+        rows = np.arange(start, min(start + block, len(places)))
+        grown = prompt_trees(
+            template,
+            places.take(rows),
             items[rows],
             shared=shared,
             candidates=None if candidates is None else candidates[rows],

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Examples, Floats, Ints, Sequences
+from rosepo_core.contracts.records import Floats, Ints, Longs, Places, Sequences
 from rosepo_core.engine.decoding import Trunks, decode
-from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.prompt_trees import prompt_trunks
 from rosepo_core.engine.scoring import score_items
+from rosepo_core.engine.title_trie import title_trie
+from rosepo_core.prompts.template import PromptTemplate
 
 TOKEN_BUDGET = 4096
 """Tokens per forward pass; memory and speed only, never a result."""
@@ -34,35 +36,35 @@ class TitleModel:
 
     def generate(
         self,
-        examples: Examples,
+        places: Places,
         k: int,
         *,
-        exclude: Callable[[Examples], list[NDArray[np.integer]]],
+        exclude: Callable[[Longs], list[NDArray[np.integer]]],
         beams: int = 8,
         temperature: float = 0.0,
     ) -> Ints:
         """See `LanguageModel.generate`: int32 [n, k]."""
         items, _ = decode(
             self._model,
-            Trunks(*self._template.trunks(examples, shared=True)),
-            self._template.trie,
+            Trunks(*prompt_trunks(self._template, places, shared=True)),
+            title_trie(self._template),
             k,
             reporter=self._reporter,
             token_budget=TOKEN_BUDGET,
             beams=beams,
             temperature=temperature,
-            exclude=lambda rows: exclude(examples.take(rows)),
+            exclude=exclude,
             rng=self._rng,
             score=False,
         )
         return items
 
-    def score(self, examples: Examples, items: Ints) -> Floats:
+    def score(self, places: Places, items: Ints) -> Floats:
         """See `LanguageModel.score`: float32 [n, m], -inf where there is no item."""
         return score_items(
             self._model,
             self._template,
-            examples,
+            places,
             items,
             token_budget=TOKEN_BUDGET,
             reporter=self._reporter,
@@ -70,14 +72,14 @@ class TitleModel:
         )
 
     def top(
-        self, examples: Examples, k: int, *, exclude: Sequence[NDArray[np.integer]], beams: int, exact: bool
+        self, places: Places, k: int, *, exclude: Sequence[NDArray[np.integer]], beams: int, exact: bool
     ) -> tuple[Ints, Floats]:
-        """The `k` most probable titles after each example's prompt, as evaluation and recommending show it.
+        """The `k` most probable titles after each place's prompt, as evaluation and recommending show it.
 
         Args:
-            examples: n examples.
-            k: titles per example.
-            exclude: items that must not come out, one array an example.
+            places: n places.
+            k: titles per place.
+            exclude: items that must not come out, one array a place.
             beams: width of the search.
             exact: see `decode`; unset, a title whose beginning is improbable may be missed.
 
@@ -88,14 +90,14 @@ class TitleModel:
         Raises:
             RequestError: the prompts of this model list candidates, so that it can only rank what it is given.
         """
-        if self._template.options.candidates:
+        if self._template.candidates:
             raise RequestError(
                 "this run's prompts list candidates (prompt.candidates), so it cannot recommend freely"
             )
         return decode(
             self._model,
-            Trunks(*self._template.trunks(examples)),
-            self._template.trie,
+            Trunks(*prompt_trunks(self._template, places)),
+            title_trie(self._template),
             k,
             reporter=self._reporter,
             token_budget=TOKEN_BUDGET,
@@ -118,8 +120,7 @@ class TitleModel:
         Raises:
             RequestError: as `top`.
         """
-        # The target is what comes after the history; any item does, for nothing looks at it.
-        sequence = Sequences(np.append(history, 0).astype(np.int32), np.array([0, len(history) + 1], dtype=np.int64))
-        example = Examples(sequence, np.zeros(1, np.int32), np.array([len(history)], dtype=np.int32))
-        items, scores = self.top(example, k, exclude=[history], beams=beams, exact=True)
+        sequence = Sequences(history.astype(np.int32), np.array([0, len(history)], dtype=np.int64))
+        place = Places(sequence, np.zeros(1, np.int32), np.array([len(history)], dtype=np.int32))
+        items, scores = self.top(place, k, exclude=[history], beams=beams, exact=True)
         return items[0], scores[0]

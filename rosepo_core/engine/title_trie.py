@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from safetensors.numpy import save_file
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Bools, Ints, Longs
+from rosepo_core.prompts.template import PromptTemplate
 
 _FORMAT = {"format": "rosepo title trie", "version": "1"}
 
@@ -261,3 +263,13 @@ def _nodes(shared: Longs, lengths: Longs) -> tuple[Ints, Ints, Ints, Ints, Ints,
         low, high, above = edges, stops, depth[owner]
     fields_of = np.concatenate(levels, axis=1).astype(np.int32)
     return tuple(fields_of)
+
+
+_TRIES: WeakKeyDictionary[PromptTemplate, TitleTrie] = WeakKeyDictionary()
+
+
+def title_trie(template: PromptTemplate) -> TitleTrie:
+    """The responses of all items that a bound template writes; made once a template."""
+    if template not in _TRIES:
+        _TRIES[template] = TitleTrie.of(template.response_ids, template.texts)
+    return _TRIES[template]

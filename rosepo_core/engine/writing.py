@@ -11,10 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rosepo_core.contracts.components import Reporter
-from rosepo_core.contracts.records import Examples
+from rosepo_core.contracts.records import Places
 from rosepo_core.engine.adapters import fused_adapters
-from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.trees import pack
+from rosepo_core.prompts.template import PromptTemplate
 
 
 def longest_answer(template: PromptTemplate) -> int:
@@ -27,11 +27,11 @@ def write_answers(
     model: Any,
     template: PromptTemplate,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Examples,
+    places: Places,
     token_budget: int,
     reporter: Reporter,
 ) -> list[str]:
-    """What the model writes after each example's prompt, the most probable token at each step: [n].
+    """What the model writes after each place's prompt, the most probable token at each step: [n].
 
     An answer ends with the template's terminator, the tokenizer's end of sequence, or after `longest_answer` tokens.
     Nothing of the model's ``generation_config`` is used, so no sampling, penalty or suppressed token of a checkpoint
@@ -41,11 +41,11 @@ def write_answers(
         model: a causal language model of transformers, bare or with PEFT adapters, in evaluation mode.
         template: makes the prompts.
         tokenizer: the model's, with a padding token.
-        examples: n examples.
+        places: n places.
         token_budget: tokens per forward pass of prompts; memory and speed only.
         reporter: told of answers written.
     """
-    prompts = [torch.from_numpy(prompt).long() for prompt in template.prompts(examples)]
+    prompts = [torch.from_numpy(prompt).long() for prompt in template.prompts(places)]
     ends = {template.terminator, tokenizer.eos_token_id} - {None}
     options = GenerationConfig(
         max_new_tokens=longest_answer(template),

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from rosepo_core.contracts.components import SmoothingOracle
-from rosepo_core.contracts.records import Bools, Candidates, Examples, Floats, Ints, Sequences
+from rosepo_core.contracts.records import Bools, Candidates, Examples, Floats, Ints
 from rosepo_core.stages.preferences import flip_probabilities
 
 BINS = 15
@@ -65,7 +65,7 @@ def held_out_flips(oracle: SmoothingOracle, examples: Examples, candidates: Cand
 
     Args:
         oracle: fitted.
-        examples: test examples, at most one a user.
+        examples: test examples.
         candidates: what was drawn for them: the target and unseen items.
 
     Returns:
@@ -76,13 +76,13 @@ def held_out_flips(oracle: SmoothingOracle, examples: Examples, candidates: Cand
     """
     others = _others(candidates, ITEMS_PER_USER)
     asked = others >= 0
-    flips = [flip_probabilities(oracle, examples, others, shaped=False)[asked]]
+    flips = [flip_probabilities(oracle, examples, examples.target, others, shaped=False)[asked]]
     for column in range(others.shape[1]):
         rows = np.flatnonzero(asked[:, column])
         if len(rows):
             part = examples.take(rows)
-            swapped = _with_targets(part, others[rows, column])
-            flips.append(flip_probabilities(oracle, swapped, part.target[:, None], shaped=False)[:, 0])
+            swapped = flip_probabilities(oracle, part, others[rows, column], part.target[:, None], shaped=False)
+            flips.append(swapped[:, 0])
     count = int(asked.sum())
     return np.concatenate(flips), np.repeat([False, True], count)
 
@@ -131,15 +131,3 @@ def _others(candidates: Candidates, most: int) -> Ints:
     # Holes to the end, the others in their order.
     order = np.argsort(items < 0, axis=1, kind="stable")
     return np.take_along_axis(items, order, axis=1)[:, : min(most, items.shape[1] - 1)]
-
-
-def _with_targets(examples: Examples, targets: Ints) -> Examples:
-    """The same histories with other targets."""
-    if len(np.unique(examples.user)) < len(examples):
-        raise ValueError("a user has several examples; their sequences cannot have several targets at once")
-    lengths = np.zeros(len(examples.sequences), dtype=np.int64)
-    lengths[examples.user] = examples.position + 1
-    cut = examples.sequences.prefix(lengths)
-    items = cut.items.copy()
-    items[cut.offsets[examples.user + 1] - 1] = targets
-    return Examples(Sequences(items, cut.offsets), examples.user, examples.position)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rosepo_core.contracts.records import Examples, Floats, Ints, Split
+from rosepo_core.contracts.records import Floats, Ints, Places, Split
 from rosepo_core.engine.models import Adapter, folder_fingerprint
-from rosepo_core.engine.prompts import TEMPLATE_FILE
+from rosepo_core.engine.saved_template import TEMPLATE_FILE
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.evaluation.results import ScoreFn, popularity_scores
 from rosepo_core.registry import running
@@ -44,9 +44,9 @@ def of_run(session: Session, trained: Trained) -> list[RankedModel]:
     """The models of a run: popularity, the oracle, and the language model before and after each training."""
     split, sft, oracle, aligned = trained.split, trained.sft, trained.oracle, trained.aligned
 
-    def oracle_scores(examples: Examples, items: Ints) -> Floats | None:
+    def oracle_scores(places: Places, items: Ints) -> Floats | None:
         with running(oracle.content):
-            return oracle.content.score(examples, items)
+            return oracle.content.score(places, items)
 
     return [
         RankedModel("popularity", popularity_scores(split.content)),
@@ -74,10 +74,10 @@ def _note_other_prompts(session: Session, saved: Path) -> None:
     """Say so where rosepo trained the model on other prompts than it is now asked with."""
     try:
         content = json.loads(saved.read_text(encoding="utf-8"))
-        trained = {**content["prompt"], "dataset.history_length": content["history_length"]}
+        trained = {"name": content["name"], **content["options"], "dataset.history_length": content["history_length"]}
     except (OSError, ValueError, KeyError, TypeError):
         return
-    asked = {**session.resolved["prompt"], "dataset.history_length": session.resolved["dataset"]["history_length"]}
+    asked = {**session.resolved["prompt"], "dataset.history_length": session.history_length}
     other = [key if "." in key else f"prompt.{key}" for key in asked if trained.get(key) != asked[key]]
     if other:
         session.reporter.note(f"the model was trained with other prompts than it is asked with: {', '.join(other)}")
@@ -99,17 +99,17 @@ def _language_model(
     inputs: Sequence[Handle[Any]] = (),
     settings: Mapping[str, object] | None = None,
 ) -> RankedModel:
-    def score(examples: Examples, items: Ints) -> Floats:
+    def score(places: Places, items: Ints) -> Floats:
         template = session.template(split)
         return score_items(
             model(),
             template,
-            examples,
+            places,
             items,
             token_budget=TOKEN_BUDGET,
             reporter=session.reporter,
             length_normalize=session.config.evaluation.length_normalize,
-            candidates=items if template.options.candidates else None,
+            candidates=items if template.candidates else None,
         )
 
     return RankedModel(name, score, {**session.prompt_settings(), **(settings or {})}, inputs, model)

@@ -19,7 +19,7 @@ from rosepo_core.contracts.components import Metric, Reporter
 from rosepo_core.contracts.errors import RosepoError
 from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.ranking import Ranks
-from rosepo_core.contracts.records import Candidates, Doubles, Examples, Floats, Ints, Part, Split
+from rosepo_core.contracts.records import Candidates, Doubles, Examples, Floats, Ints, Part, Places, Split
 from rosepo_core.contracts.sections import EvaluationOptions, Negatives
 from rosepo_core.evaluation.candidates import protocol_name
 from rosepo_core.evaluation.measurement import Column, Comparison, Metrics, longest_list, measure_all
@@ -29,8 +29,8 @@ MODELS = ("popularity", "oracle", "base", "sft", "aligned")
 """The models of a run in the order of every table; others follow."""
 
 
-ScoreFn = Callable[[Examples, Ints], Floats | None]
-"""(n examples, items int32 [n, c]) -> scores float32 [n, c], higher is better; `None` from what ranks nothing."""
+ScoreFn = Callable[[Places, Ints], Floats | None]
+"""(n places, items int32 [n, c]) -> scores float32 [n, c], higher is better; `None` from what ranks nothing."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def popularity_scores(split: Split) -> ScoreFn:
     """Scores every item by its training interactions."""
     popularity = split.catalogue.popularity.astype(np.float32)
 
-    def score(examples: Examples, items: Ints) -> Floats:
+    def score(places: Places, items: Ints) -> Floats:
         return popularity[items]
 
     return score

@@ -16,7 +16,7 @@ from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.sections import ModelOptions
 from rosepo_core.engine.policy import PolicySlot
-from rosepo_core.engine.prompts import load_template
+from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.stages.split import load_split

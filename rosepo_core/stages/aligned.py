@@ -10,8 +10,9 @@ import numpy as np
 
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Pairs, Split
-from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.training import LogHistory, PreferenceTree, align_preferences
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import running
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.sft import LOG, load_log, save_policy
@@ -65,5 +66,5 @@ def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[Prefere
     """The pairs as trees, each with the smoothing factors and reference log-probabilities of its own pairs."""
     responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
     reference = np.concatenate([pairs.reference_chosen[:, None], pairs.reference_rejected], axis=1)
-    trees = template.trees(pairs.examples, responses, shared=True)
+    trees = prompt_trees(template, pairs.examples, responses, shared=True)
     return [PreferenceTree.of(tree, pairs.eps, reference) for tree in trees]

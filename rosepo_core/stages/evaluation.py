@@ -37,7 +37,7 @@ def draw_candidates(session: Session, split: Handle[Split]) -> Mapping[Negatives
     held_out_examples(session, split.content)
     protocols = session.config.evaluation.protocols
     others = [protocol for protocol in protocols if protocol != "candidates"]
-    if others and session.config.prompt.candidates:
+    if others and session.component("prompt").candidates:
         raise RequestError(
             f"protocol '{others[0]}' asks for a title out of all, but the prompts list candidates, the target among "
             "them: set prompt.candidates=0, or use protocol 'candidates' alone"

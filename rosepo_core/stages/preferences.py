@@ -13,7 +13,7 @@ import polars as pl
 
 from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import PluginError
-from rosepo_core.contracts.records import Examples, Pairs, Split
+from rosepo_core.contracts.records import Examples, Ints, Pairs, Places, Split
 from rosepo_core.registry import running
 from rosepo_core.stages.reference import ReferenceLogProbs
 from rosepo_core.stages.sampling import RejectedItems
@@ -38,7 +38,7 @@ def stage(
 
     def build(folder: Path) -> None:
         examples, items, sampler = rejected.content.examples, rejected.content.items, rejected.content.sampler
-        eps = flip_probabilities(oracle.content, examples, items)
+        eps = flip_probabilities(oracle.content, examples, examples.target, items)
         template = session.template(split)
         prompts = template.prompt_texts(examples, shared=True)
         texts = np.array(template.response_texts, dtype=object)
@@ -84,12 +84,12 @@ def load_pairs(folder: Path, split: Split) -> Pairs:
     eps[row, slot] = table["eps"].to_numpy()
     reference_rejected[row, slot] = table["reference_rejected"].to_numpy()
     reference_chosen[row] = table["reference_chosen"].to_numpy()
-    examples = Examples(split.train, first["user"].to_numpy(), first["position"].to_numpy())
+    examples = Examples.of(split.train, first["user"].to_numpy(), first["position"].to_numpy())
     return Pairs(examples, rejected, eps, reference_chosen, reference_rejected)
 
 
 def flip_probabilities(
-    oracle: SmoothingOracle, examples: Examples, rejected: np.ndarray, *, shaped: bool = True
+    oracle: SmoothingOracle, places: Places, chosen: Ints, rejected: np.ndarray, *, shaped: bool = True
 ) -> np.ndarray:
     """The oracle's flip probabilities, or as they are before it shapes them for training, checked: float32 [n, K].
 
@@ -99,7 +99,7 @@ def flip_probabilities(
     name = oracle.origin or type(oracle).__qualname__
     with running(oracle):
         ask = oracle.flip_probability if shaped else oracle.preference_probability
-        eps = np.asarray(ask(examples, rejected), dtype=np.float32)
+        eps = np.asarray(ask(places, chosen, rejected), dtype=np.float32)
     if eps.shape != rejected.shape:
         raise PluginError(f"{name} returned flip probabilities of shape {eps.shape}, not {rejected.shape}")
     held = eps[rejected >= 0]

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext, SmoothingOracle
 from rosepo_core.contracts.errors import PluginError, RequestError
-from rosepo_core.contracts.records import Examples, Floats, Ints, Split
+from rosepo_core.contracts.records import Examples, Floats, Ints, Places, Split
 from rosepo_core.contracts.sections import PreferenceOptions
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.training import LogHistory
@@ -49,7 +49,7 @@ def choose_examples(split: Split, options: PreferenceOptions, rng: np.random.Gen
     user = np.repeat(users, counts[users])
     # The place of each pair among its user's, counted from the end of the user's sequence.
     back = np.repeat(np.cumsum(counts[users]), counts[users]) - np.arange(len(user))
-    return Examples(split.train, user.astype(np.int32), (lengths[user] - back).astype(np.int32))
+    return Examples.of(split.train, user.astype(np.int32), (lengths[user] - back).astype(np.int32))
 
 
 def assign_slots(n: int, k: int, weights: np.ndarray[Any, Any], rng: np.random.Generator) -> Ints:
@@ -150,7 +150,7 @@ def stage(
 def _load(folder: Path, split: Split) -> RejectedItems:
     arrays = load_file(folder / REJECTED)
     some = (arrays["rejected"] >= 0).any(1)
-    examples = Examples(split.train, arrays["user"][some], arrays["position"][some])
+    examples = Examples.of(split.train, arrays["user"][some], arrays["position"][some])
     return RejectedItems(examples, arrays["rejected"][some], arrays["sampler"][some])
 
 
@@ -216,12 +216,12 @@ def _ranks_nothing(session: Session, sampler: str) -> RequestError:
 
 def _oracle_scores(
     session: Session, oracle: Handle[SmoothingOracle], sampler: RejectedSampler
-) -> Callable[[Examples, Ints], Floats]:
+) -> Callable[[Places, Ints], Floats]:
     fitted = oracle.content
 
-    def score(examples: Examples, items: Ints) -> Floats:
+    def score(places: Places, items: Ints) -> Floats:
         with running(fitted):
-            scores = fitted.score(examples, items)
+            scores = fitted.score(places, items)
         if scores is None:
             raise _ranks_nothing(session, sampler.origin)
         return scores

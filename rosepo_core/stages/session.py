@@ -16,7 +16,8 @@ from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.policy import PolicySlot
-from rosepo_core.engine.prompts import PromptTemplate, make_template
+from rosepo_core.prompts.item_texts import item_texts
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry
 from rosepo_core.store import Artifact, RunStore, fingerprint
 
@@ -111,20 +112,26 @@ class Session:
     @cached_property
     def resolved(self) -> Mapping[str, Any]:
         """The configuration with every key."""
-        return self.config.resolved(self.registry)
+        return self.config.resolved()
 
     @cached_property
     def policy(self) -> PolicySlot:
         """The run's language model; nothing is loaded before it is used."""
         return PolicySlot(self._base, self.config.model.dtype, self.reporter)
 
+    @property
+    def history_length(self) -> int:
+        """At most this many earlier items make a history."""
+        length: int = self.resolved["dataset"]["history_length"]
+        return length
+
     def template(self, split: Handle[Split]) -> PromptTemplate:
         """The prompt template over the split's catalogue; the catalogue is tokenized once a run."""
         fingerprint = split.artifact.fingerprint
         if fingerprint not in self._templates:
-            length = self.resolved["dataset"]["history_length"]
-            catalogue = split.content.catalogue
-            self._templates[fingerprint] = make_template(self.config.prompt, self.policy.tokenizer, catalogue, length)
+            template: PromptTemplate = self.component("prompt")
+            texts = item_texts(split.content.catalogue, short=template.options.titles == "short")
+            self._templates[fingerprint] = template.bind(self.policy.tokenizer, texts, self.history_length)
         return self._templates[fingerprint]
 
     def prompt_settings(self) -> Mapping[str, Any]:
@@ -133,14 +140,14 @@ class Session:
             "model": self.policy.fingerprint,
             "dtype": self.config.model.dtype,
             "prompt": self.resolved["prompt"],
-            "history_length": self.resolved["dataset"]["history_length"],
+            "history_length": self.history_length,
         }
 
     def component(self, section: str, index: int | None = None) -> Any:
         """A fresh instance of the plugin that a section names."""
         choices = getattr(self.config, section)
         choice = choices if index is None else choices[index]
-        return self.registry.create(section, choice.name, choice.options)
+        return self.registry.make(section, choice.name, choice.options)
 
     def plugin_settings(self, section: str) -> Any:
         """A plugin section with the version of each plugin in it, for fingerprints."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Sequences, Split
-from rosepo_core.engine.prompts import PromptTemplate
+from rosepo_core.engine.saved_template import save_template
 from rosepo_core.engine.training import LogHistory, fine_tune
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.stages.session import Handle, Session
 
 LOG = "log.json"
@@ -71,4 +72,4 @@ def save_policy(model: object, template: PromptTemplate, session: Session, folde
     # PEFT writes a model card full of blanks.
     (folder / "README.md").unlink(missing_ok=True)
     session.policy.tokenizer.save_pretrained(folder)
-    template.save(folder)
+    save_template(template, session.config.prompt.name, folder)

@@ -102,7 +102,7 @@ def load_split(folder: Path) -> Split:
 
     def examples(name: str) -> Examples:
         sequences = Sequences(arrays[f"{name}.items"], arrays[f"{name}.offsets"])
-        return Examples(sequences, arrays[f"{name}.user"], arrays[f"{name}.position"])
+        return Examples.of(sequences, arrays[f"{name}.user"], arrays[f"{name}.position"])
 
     given = None
     if "given.items" in arrays:

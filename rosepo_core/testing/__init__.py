@@ -23,6 +23,7 @@ from rosepo_core.testing.contract_tests import (  # noqa: E402
 from rosepo_core.testing.toys import (  # noqa: E402
     FakeLanguageModel,
     SilentReporter,
+    prompt_template,
     random_log_probs,
     toy_given_split,
     toy_outcomes,
@@ -38,6 +39,7 @@ __all__ = [
     "OracleContract",
     "SamplerContract",
     "SilentReporter",
+    "prompt_template",
     "random_log_probs",
     "toy_given_split",
     "toy_outcomes",

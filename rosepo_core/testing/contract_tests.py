@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from rosepo_core.contracts.components import (
-    KINDS,
     Component,
     Dataset,
     LogOptions,
@@ -28,7 +27,7 @@ from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.ranking import UNRANKED, Ranks
 from rosepo_core.contracts.records import Doubles, Examples, Ints, LogProbs, Split
-from rosepo_core.registry import Entry, load_plugins
+from rosepo_core.registry import KINDS, Entry, load_plugins
 from rosepo_core.testing.toys import (
     FakeLanguageModel,
     SilentReporter,
@@ -280,7 +279,7 @@ class OracleContract(ComponentContract):
         oracle = self.fit(options, split)
         for examples in (train_examples(split), split.test):
             rejected = self.rejected(split, examples)
-            flips = oracle.flip_probability(examples, rejected)
+            flips = oracle.flip_probability(examples, examples.target, rejected)
             assert (flips.shape, flips.dtype.name) == (rejected.shape, "float32")
             assert np.isfinite(flips).all()
             assert ((flips >= 0) & (flips < 1)).all()
@@ -290,7 +289,7 @@ class OracleContract(ComponentContract):
         split = toy_given_split()
         oracle = self.fit(options, split)
         for examples in (train_examples(split), split.test):
-            flips = oracle.flip_probability(examples, self.rejected(split, examples))
+            flips = oracle.flip_probability(examples, examples.target, self.rejected(split, examples))
             assert ((flips >= 0) & (flips < 1)).all()
 
     def test_scores(self, options: Mapping[str, Any]) -> None:
@@ -320,7 +319,9 @@ class OracleContract(ComponentContract):
         restored.restore(state)
         rejected = self.rejected(split, split.test)
         np.testing.assert_allclose(
-            restored.flip_probability(split.test, rejected), oracle.flip_probability(split.test, rejected), atol=1e-6
+            restored.flip_probability(split.test, split.test.target, rejected),
+            oracle.flip_probability(split.test, split.test.target, rejected),
+            atol=1e-6,
         )
         scores, again = oracle.score(split.test, np.abs(rejected)), restored.score(split.test, np.abs(rejected))
         assert (scores is None) == (again is None)
@@ -331,7 +332,7 @@ class OracleContract(ComponentContract):
         """A probability in [0, 1) for each slot, whatever becomes of it for training."""
         split = toy_split()
         rejected = self.rejected(split, split.test)
-        likely = self.fit(options, split).preference_probability(split.test, rejected)
+        likely = self.fit(options, split).preference_probability(split.test, split.test.target, rejected)
         assert (likely.shape, likely.dtype.name) == (rejected.shape, "float32")
         assert ((likely >= 0) & (likely < 1)).all()
 
@@ -339,7 +340,10 @@ class OracleContract(ComponentContract):
         """Learning twice gives the same."""
         split = toy_split()
         rejected = self.rejected(split, split.test)
-        first, second = (self.fit(options, split, seed=4).flip_probability(split.test, rejected) for _ in range(2))
+        first, second = (
+            self.fit(options, split, seed=4).flip_probability(split.test, split.test.target, rejected)
+            for _ in range(2)
+        )
         np.testing.assert_allclose(first, second, atol=1e-6)
 
 

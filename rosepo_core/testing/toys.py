@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,15 @@ from rosepo_core.contracts.records import (
     Floats,
     Ints,
     LogProbs,
+    Longs,
+    Places,
     SeenItems,
     Sequences,
     Split,
 )
+from rosepo_core.prompts.item_texts import item_texts
+from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.registry import load_plugins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,29 +60,29 @@ class FakeLanguageModel:
 
     def generate(
         self,
-        examples: Examples,
+        places: Places,
         k: int,
         *,
-        exclude: Callable[[Examples], list[NDArray[np.integer]]],
+        exclude: Callable[[Longs], list[NDArray[np.integer]]],
         beams: int = 8,
         temperature: float = 0.0,
     ) -> Ints:
         """As `LanguageModel.generate`; exact, so `beams` only has to be large enough."""
         assert beams >= k, f"beams={beams} cannot give k={k} titles"
-        scores = self.table[examples.histories(1)[:, 0]].astype(np.float64)
+        scores = self.table[places.histories(1)[:, 0]].astype(np.float64)
         if temperature > 0:
             scores = scores / temperature + self._rng.gumbel(size=scores.shape)
-        for row, banned in enumerate(exclude(examples)):
+        for row, banned in enumerate(exclude(np.arange(len(places)))):
             scores[row, banned] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         left = np.take_along_axis(scores, order, axis=1) > -np.inf
-        chosen = np.full((len(examples), k), -1, dtype=np.int32)
+        chosen = np.full((len(places), k), -1, dtype=np.int32)
         chosen[:, : order.shape[1]] = np.where(left, order, -1)
         return chosen
 
-    def score(self, examples: Examples, items: Ints) -> Floats:
+    def score(self, places: Places, items: Ints) -> Floats:
         """As `LanguageModel.score`."""
-        scores = np.take_along_axis(self.table[examples.histories(1)[:, 0]], np.maximum(items, 0), axis=1)
+        scores = np.take_along_axis(self.table[places.histories(1)[:, 0]], np.maximum(items, 0), axis=1)
         return np.where(items >= 0, scores, -np.inf).astype(np.float32)
 
 
@@ -105,8 +110,8 @@ def toy_split(users: int = 30, items: int = 40, shortest: int = 6, longest: int 
         users=tuple(f"u{user}" for user in range(users)),
         catalogue=catalogue,
         train=Sequences(_frozen(train.items), _frozen(train.offsets)),
-        validation=Examples(whole, everyone, _frozen((lengths - 2).astype(np.int32))),
-        test=Examples(whole, everyone, _frozen((lengths - 1).astype(np.int32))),
+        validation=Examples.of(whole, everyone, _frozen((lengths - 2).astype(np.int32))),
+        test=Examples.of(whole, everyone, _frozen((lengths - 1).astype(np.int32))),
         seen=SeenItems.of(whole, items),
     )
 
@@ -120,7 +125,7 @@ def toy_given_split(users: int = 30, items: int = 40, seed: int = 0) -> Split:
 
     def held_out(which: int) -> Examples:
         position = _frozen((whole.lengths[turn == which] - 1).astype(np.int32))
-        return Examples(whole, _frozen(np.flatnonzero(turn == which).astype(np.int32)), position)
+        return Examples.of(whole, _frozen(np.flatnonzero(turn == which).astype(np.int32)), position)
 
     train = whole.prefix(np.where(turn < 3, whole.lengths, 0))
     test = held_out(4)
@@ -145,7 +150,7 @@ WORDS = ("Night", "River", "Alien", "Garden", "Winter", "Return", "Silence", "Ha
 def train_examples(split: Split) -> Examples:
     """The last training interaction of each user who has any as a target."""
     users = _frozen(np.flatnonzero(split.train.lengths).astype(np.int32))
-    return Examples(split.train, users, _frozen((split.train.lengths[users] - 1).astype(np.int32)))
+    return Examples.of(split.train, users, _frozen((split.train.lengths[users] - 1).astype(np.int32)))
 
 
 def toy_outcomes(seed: int = 0) -> dict[str, Outcome]:
@@ -232,3 +237,20 @@ def random_log_probs(n: int = 9, k: int = 3, seed: int = 0) -> LogProbs:
 def _frozen(array: Any) -> Any:
     array.flags.writeable = False
     return array
+
+
+def prompt_template(
+    options: Mapping[str, Any], tokenizer: Any, catalogue: Catalogue, history_length: int
+) -> PromptTemplate:
+    """A prompt template bound to a catalogue, as a run binds it.
+
+    Args:
+        options: of the template; its ``name`` is ``timeline`` if not given.
+        tokenizer: of transformers.
+        catalogue: whose titles stand for the items.
+        history_length: at most this many items make a history.
+    """
+    own = {key: value for key, value in options.items() if key != "name"}
+    template: PromptTemplate = load_plugins().create("prompt", options.get("name", "timeline"), own)
+    texts = item_texts(catalogue, short=template.options.titles == "short")
+    return template.bind(tokenizer, texts, history_length)

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rosepo_core
 from rosepo_core.engine.models import load_model
-from rosepo_core.engine.prompts import load_template
+from rosepo_core.engine.saved_template import load_template
 from rosepo_core.evaluation.candidates import load_candidates
 from rosepo_core.pipeline import STAGES
 from rosepo_core.stages.split import load_split
@@ -221,7 +221,7 @@ def test_everything_else_at_once(train, tmp_path):
     run = tmp_path / "runs" / "chat"
     oracle = ["--oracle=sasrec", "--oracle.layers=1", "--oracle.hidden_size=8", "--oracle.temperature=1"]
     samplers = ["--sampler=self-hard=0.5", "--sampler=semantic-similar=0.5", "--preferences.negatives=2"]
-    prompt = ["--prompt.template=chat", "--prompt.titles=short", "--split.strategy=temporal"]
+    prompt = ["--prompt=chat", "--prompt.titles=short", "--split.strategy=temporal"]
     done = train("--run", run, *oracle, *samplers, *prompt, "--sft.max_users=6", "--preferences.max_pairs=20")
     assert done.code == 0, done.err
     assert list(metrics_of(run)["protocols"]["candidates-5"]) == ["popularity", "oracle", "base", "sft", "aligned"]

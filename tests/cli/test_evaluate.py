@@ -292,7 +292,7 @@ def test_a_plan_counts_what_protocols_cost(train, tmp_path):
 @pytest.mark.parametrize("protocol", ["catalogue", "free"])
 def test_prompts_that_list_candidates_are_for_candidates_alone(train, tmp_path, protocol):
     done = train(
-        *("--run", tmp_path / "run", "--prompt.template=chat", "--prompt.candidates=3", f"--protocol={protocol}"),
+        *("--run", tmp_path / "run", "--prompt=chat", "--prompt.candidates=3", f"--protocol={protocol}"),
     )
     assert done.code == 2
     assert f"protocol '{protocol}' asks for a title out of all, but the prompts list candidates" in done.err

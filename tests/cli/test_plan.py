@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from rosepo_core.engine.prompts import load_template
+from rosepo_core.engine.prompt_trees import prompt_trees
+from rosepo_core.engine.saved_template import load_template
 from rosepo_core.stages import preferences
 from rosepo_core.stages.split import load_split
 
@@ -39,7 +40,7 @@ def test_what_is_counted_is_what_is_done(train, finished, tmp_path):
     assert rows["sft"]["tokens"] == pytest.approx(6 * 4 * sum(lengths) / len(lengths), abs=1)
     pairs = load_pairs(run, split)
     responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
-    trees = template.trees(pairs.examples, responses, shared=True)
+    trees = prompt_trees(template, pairs.examples, responses, shared=True)
     # Which titles will be rejected is not known before, only how long titles are; a model prefers short ones.
     assert rows["reference"]["tokens"] == pytest.approx(sum(map(len, trees)), rel=0.25)
     # 24 users, three targets each, two rejected titles.

@@ -14,7 +14,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
 import rosepo_core
-from rosepo_core.engine.prompts import load_template
+from rosepo_core.engine.saved_template import load_template
 from rosepo_core.serving.recommender import TitleIndex
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embed_in_your_project.py"

@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from rosepo_core.config import DEFAULT_METRICS, RunConfig, load_config
+from rosepo_core.config import DEFAULT_METRICS, DEFAULTS, RunConfig, load_config, read_config
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.registry import Registry
 
@@ -13,8 +13,8 @@ PLUGINS = """
     from pathlib import Path
     from pydantic import Field
     from rosepo_core.api import (
-        CutOffMetric, CutOffOptions, Dataset, DatasetOptions, Options, PreferenceLoss, RejectedSampler,
-        SamplerOptions, SmoothingOracle, hookimpl
+        CutOffMetric, CutOffOptions, Dataset, DatasetOptions, Options, PreferenceLoss, PromptTemplate,
+        RejectedSampler, SamplerOptions, SmoothingOracle, hookimpl
     )
 
     class FolderOptions(DatasetOptions):
@@ -42,7 +42,7 @@ PLUGINS = """
         Options = HardOptions
 
     class Oracle(SmoothingOracle):
-        def flip_probability(self, examples, rejected): ...
+        def flip_probability(self, places, chosen, rejected): ...
 
     class LossOptions(Options):
         beta: float = Field(0.1, gt=0, description="Beta.")
@@ -62,6 +62,15 @@ PLUGINS = """
     def rosepo_register_metrics(register):
         for name in {DEFAULT_METRICS!r}:
             register(name, "acme_config:Tail", summary="")
+
+    class Prompt(PromptTemplate):
+        terminator = item_costs = None
+        def fixed_cost(self, candidates): ...
+        def prompt(self, history, candidates): ...
+
+    @hookimpl
+    def rosepo_register_prompts(register):
+        register("timeline", "acme_config:Prompt", summary="")
 
     @hookimpl
     def rosepo_register_datasets(register):
@@ -108,9 +117,16 @@ def refusal(registry, file=None, *overrides) -> str:
     return message
 
 
+def given(choice):
+    """The options of a plugin that somebody set."""
+    return choice.options.model_dump(mode="json", exclude_unset=True)
+
+
 def test_defaults_are_the_main_job(registry):
     config = load_config(None, (), registry)
-    assert config == RunConfig()
+    assert config == read_config({}, registry)
+    for section, names in DEFAULTS.items():
+        assert tuple(choice.name for choice in config.choices(section)) == names
     assert (config.dataset.name, config.model.name) == ("movielens-100k", "smollm2-135m")
     assert ([each.name for each in config.sampler], config.oracle.name, config.loss.name) == (
         ["self-hard"],
@@ -122,16 +138,16 @@ def test_defaults_are_the_main_job(registry):
 def test_precedence(registry, write):
     file = write('[loss]\nname = "ipo"\nbeta = 0.2\n[sft]\nlearning-rate = 1e-3\nsteps = 10\n')
     config = load_config(file, [("sft.steps", "80"), ("alignment.batch-size", "4")], registry)
-    assert (config.loss.name, config.loss.options) == ("ipo", {"beta": 0.2})
+    assert (config.loss.name, given(config.loss)) == ("ipo", {"beta": 0.2})
     assert (config.sft.learning_rate, config.sft.steps, config.sft.epochs) == (1e-3, 80, 1.0)
     assert config.alignment.batch_size == 4
 
 
 def test_naming_another_plugin_drops_the_options_of_the_files_one(registry, write):
     file = write("[loss]\nbeta = 0.2\n")
-    assert load_config(file, [("loss", "ipo")], registry).loss.options == {}
-    assert load_config(file, [("loss", "rosepo")], registry).loss.options == {"beta": 0.2}
-    assert load_config(file, [("loss.beta", "0.3"), ("loss", "ipo")], registry).loss.options == {"beta": 0.3}
+    assert given(load_config(file, [("loss", "ipo")], registry).loss) == {}
+    assert given(load_config(file, [("loss", "rosepo")], registry).loss) == {"beta": 0.2}
+    assert given(load_config(file, [("loss.beta", "0.3"), ("loss", "ipo")], registry).loss) == {"beta": 0.3}
 
 
 def test_a_bare_name_stands_for_a_table(registry, write):
@@ -143,23 +159,25 @@ def test_a_bare_name_stands_for_a_table(registry, write):
 def test_samplers(registry, write):
     file = write('[[sampler]]\nname = "self-hard"\ntemperature = 0.5\nweight = 3\n[[sampler]]\nname = "uniform"\n')
     config = load_config(file, (), registry)
-    assert [(each.name, each.weight, each.options) for each in config.sampler] == [
+    assert [(each.name, each.weight, given(each)) for each in config.sampler] == [
         ("self-hard", 3.0, {"temperature": 0.5}),
         ("uniform", 1.0, {}),
     ]
     config = load_config(file, [("sampler", "uniform=0.25"), ("sampler", "self-hard=0.75")], registry)
-    assert [(each.name, each.weight, each.options) for each in config.sampler] == [
+    assert [(each.name, each.weight, given(each)) for each in config.sampler] == [
         ("uniform", 0.25, {}),
         ("self-hard", 0.75, {"temperature": 0.5}),
     ]
     assert load_config(file, [("sampler", "uniform")], registry).sampler[0].name == "uniform"
-    assert load_config(write("[sampler]\ntemperature = 2\n"), (), registry).sampler[0].options == {"temperature": 2}
+    assert load_config(write("[sampler]\ntemperature = 2\n"), (), registry).sampler[0].options.model_dump(
+        exclude_unset=True
+    ) == {"temperature": 2}
 
 
 def test_an_option_goes_to_the_samplers_that_have_it(registry):
     both = [("sampler", "self-hard"), ("sampler", "uniform")]
     config = load_config(None, [*both, ("sampler.temperature", "0.7"), ("sampler.allow-seen", "true")], registry)
-    assert [each.options for each in config.sampler] == [
+    assert [given(each) for each in config.sampler] == [
         {"temperature": 0.7, "allow_seen": True},
         {"allow_seen": True},
     ]
@@ -173,7 +191,7 @@ def test_an_option_goes_to_the_samplers_that_have_it(registry):
 )
 def test_text_from_the_command_line(registry, text, value):
     config = load_config(None, [("dataset.user-column", text)], registry)
-    assert config.resolved(registry)["dataset"]["user_column"] == value
+    assert config.resolved()["dataset"]["user_column"] == value
 
 
 def test_array_from_the_command_line(registry):
@@ -183,7 +201,7 @@ def test_array_from_the_command_line(registry):
 def test_a_required_option_may_come_from_the_command_line(registry, write):
     file = write('[dataset]\nname = "table"\n')
     config = load_config(file, [("dataset.path", "log.csv")], registry)
-    assert config.resolved(registry)["dataset"]["path"] == "log.csv"
+    assert config.resolved()["dataset"]["path"] == "log.csv"
     assert refusal(registry, file) == f"{file}: option 'dataset.path' is required"
 
 
@@ -239,7 +257,7 @@ def test_unreadable_files(registry, tmp_path):
 
 def test_resolved_has_every_key_and_reads_back(registry, write):
     config = load_config(None, [("sampler", "self-hard=2"), ("sampler", "uniform"), ("sft.steps", "5")], registry)
-    resolved = config.resolved(registry)
+    resolved = config.resolved()
     assert list(resolved) == list(RunConfig.model_fields)
     assert resolved["loss"] == {"name": "rosepo", "beta": 0.1}
     assert resolved["sampler"] == [
@@ -247,9 +265,9 @@ def test_resolved_has_every_key_and_reads_back(registry, write):
         {"name": "uniform", "weight": 1.0, "allow_seen": False},
     ]
     assert resolved["dataset"]["path"] is None
-    text = config.to_toml(registry)
+    text = config.to_toml()
     assert tomllib.loads(text)["sft"]["steps"] == 5
-    assert load_config(write(text), (), registry).resolved(registry) == resolved
+    assert load_config(write(text), (), registry).resolved() == resolved
 
 
 def test_every_section_describes_its_options():
@@ -266,15 +284,15 @@ def test_metrics_are_a_list_like_samplers(registry, write):
     assert [each.name for each in load_config(None, (), registry).metric] == list(DEFAULT_METRICS)
     file = write('[[metric]]\nname = "hr"\nks = [20]\n[[metric]]\nname = "aplt"\nhead = 0.1\n')
     config = load_config(file, (), registry)
-    assert [(each.name, each.options) for each in config.metric] == [("hr", {"ks": [20]}), ("aplt", {"head": 0.1})]
-    assert config.resolved(registry)["metric"] == [
+    assert [(each.name, given(each)) for each in config.metric] == [("hr", {"ks": [20]}), ("aplt", {"head": 0.1})]
+    assert config.resolved()["metric"] == [
         {"name": "hr", "ks": [20], "head": 0.2},
         {"name": "aplt", "ks": None, "head": 0.1},
     ]
-    assert load_config(write(config.to_toml(registry)), (), registry).resolved(registry) == config.resolved(registry)
+    assert load_config(write(config.to_toml()), (), registry).resolved() == config.resolved()
     # Named on the command line they replace the file's, and keep the options that it has for them.
     named = load_config(file, [("metric", "aplt"), ("metric", "mrr"), ("metric.ks", "[3]")], registry)
-    assert [(each.name, each.options) for each in named.metric] == [
+    assert [(each.name, given(each)) for each in named.metric] == [
         ("aplt", {"head": 0.1, "ks": [3]}),
         ("mrr", {"ks": [3]}),
     ]
@@ -283,7 +301,7 @@ def test_metrics_are_a_list_like_samplers(registry, write):
         "mrr",
     ]
     every = load_config(None, [("metric.head", "0.3")], registry)
-    assert {each.options["head"] for each in every.metric} == {0.3}
+    assert {each.options.head for each in every.metric} == {0.3}
 
 
 def test_what_metrics_cannot_be(registry, write):

@@ -122,8 +122,8 @@ class Popularity(SmoothingOracle):
     def score(self, examples, items):
         return self.counts[items]
 
-    def flip_probability(self, examples, rejected):
-        difference = self.counts[examples.target][:, None] - self.counts[rejected]
+    def flip_probability(self, places, chosen, rejected):
+        difference = self.counts[chosen][:, None] - self.counts[rejected]
         return (0.99 / (1 + np.exp(difference))).astype(np.float32)
 
 
@@ -133,7 +133,7 @@ class Forgetful(Popularity):
 
 
 class Certain(Popularity):
-    def flip_probability(self, examples, rejected):
+    def flip_probability(self, places, chosen, rejected):
         return np.ones(rejected.shape, dtype=np.float32)
 
 

@@ -39,7 +39,7 @@ class Notes:
 def split():
     # Two users; the last item of each is the test target: d (3) and f (5).
     sequences = Sequences(np.array([0, 1, 2, 3, 1, 4, 5], dtype=np.int32), np.array([0, 4, 7]))
-    test = Examples(sequences, np.array([0, 1], dtype=np.int32), np.array([3, 2], dtype=np.int32))
+    test = Examples.of(sequences, np.array([0, 1], dtype=np.int32), np.array([3, 2], dtype=np.int32))
     return Split(
         users=("ann", "bob"),
         catalogue=Catalogue(IDS, tuple(f"Title {name}" for name in IDS), POPULARITY, pl.DataFrame()),

@@ -22,16 +22,14 @@ from peft.tuners.lora.config import BdLoraConfig, KasaConfig
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Examples, Sequences
-from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine.models import find_adapter
 from rosepo_core.engine.policy import PolicySlot
-from rosepo_core.engine.prompts import make_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.title_model import TitleModel
-from rosepo_core.testing import SilentReporter
+from rosepo_core.testing import SilentReporter, prompt_template
 
 SEQUENCES = Sequences(np.array([0, 1, 2, 3, 5, 4, 5, 9, 7, 9, 8], dtype=np.int32), np.array([0, 4, 8, 11]))
-EXAMPLES = Examples(SEQUENCES, np.arange(3, dtype=np.int32), np.array([3, 3, 1], dtype=np.int32))
+EXAMPLES = Examples.of(SEQUENCES, np.arange(3, dtype=np.int32), np.array([3, 3, 1], dtype=np.int32))
 REPORTER = SilentReporter()
 
 
@@ -117,7 +115,7 @@ def plain(model, template) -> np.ndarray:
 def test_an_adapter_gets_what_plain_peft_gives_it_and_the_base_model_comes_back(
     config, saved, base, tiny_model, tiny_tokenizer, catalogue
 ):
-    template = make_template(PromptOptions(), tiny_tokenizer, catalogue, 8)
+    template = prompt_template({}, tiny_tokenizer, catalogue, 8)
     folder = saved(config)
     expected = plain(PeftModel.from_pretrained(deepcopy(tiny_model), str(folder)).eval(), template)
     of_base = plain(tiny_model, template)

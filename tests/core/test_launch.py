@@ -16,11 +16,10 @@ from huggingface_hub.utils import _telemetry
 from rosepo_core.stages.alignment import preference_trees
 
 from rosepo_core.contracts.records import Sequences
-from rosepo_core.contracts.sections import PromptOptions
-from rosepo_core.engine.prompts import make_template
 from rosepo_core.engine.training import align_preferences, fine_tune
 from rosepo_core.registry import load_plugins
 from rosepo_core.stages.session import QuietReporter
+from rosepo_core.testing import prompt_template
 
 PROGRAM = """
 import json, os, sys
@@ -56,7 +55,7 @@ def test_what_the_user_has_set_stays_but_telemetry_never_does():
 
 def train(model: Any, tokenizer: Any, catalogue: Any) -> None:
     """One step of SFT, one of alignment."""
-    template = make_template(PromptOptions(), tokenizer, catalogue, 5)
+    template = prompt_template({}, tokenizer, catalogue, 5)
     sequences = Sequences(np.arange(4, dtype=np.int32), np.array([0, 4]))
     options: dict[str, Any] = {
         "batch_size": 1,
@@ -73,7 +72,7 @@ def train(model: Any, tokenizer: Any, catalogue: Any) -> None:
     fine_tune(model, tokenizer, template.sft_sequences(sequences), **options)
     from rosepo_core.contracts.records import Examples, Pairs
 
-    examples = Examples(sequences, np.array([0], dtype=np.int32), np.array([3], dtype=np.int32))
+    examples = Examples.of(sequences, np.array([0], dtype=np.int32), np.array([3], dtype=np.int32))
     nothing = np.zeros((1, 1), dtype=np.float32)
     pairs = Pairs(examples, np.array([[9]], dtype=np.int32), nothing, nothing[:, 0], nothing)
     loss = load_plugins().create("loss", "dpo", {})

@@ -14,13 +14,12 @@ from peft import LoraConfig, get_peft_model
 from trl import DPOConfig, DPOTrainer
 
 from rosepo_core.contracts.records import Examples, Pairs, Sequences
-from rosepo_core.contracts.sections import PromptOptions
-from rosepo_core.engine.prompts import make_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import align_preferences
 from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.session import QuietReporter
+from rosepo_core.testing import prompt_template
 
 BATCH, STEPS, BETA, WARMUP = 4, 30, 0.1, 0.1
 COMMON = {"max_grad_norm": 1.0, "weight_decay": 0.01, "seed": 3}
@@ -29,8 +28,8 @@ CURVES = ("loss", "learning_rate", "rewards/chosen", "rewards/rejected", "reward
 
 @pytest.mark.parametrize(("method", "rate"), [("full", 1e-3), ("lora", 1e-2)])
 def test_the_loss_curve_is_trls(tmp_path: Path, tiny_model, tiny_tokenizer, catalogue, method, rate):
-    options = PromptOptions(template="chat", instruction="Go.", question="Next?", candidates=5)
-    template = make_template(options, tiny_tokenizer, catalogue, 5)
+    options = {"name": "chat", "instruction": "Go.", "question": "Next?", "candidates": 5}
+    template = prompt_template(options, tiny_tokenizer, catalogue, 5)
     start = copy.deepcopy(tiny_model).train()
     if method == "lora":
         torch.manual_seed(0)
@@ -41,7 +40,7 @@ def test_the_loss_curve_is_trls(tmp_path: Path, tiny_model, tiny_tokenizer, cata
     items = np.concatenate([rng.permutation(len(catalogue))[:6] for _ in range(5)]).astype(np.int32)
     # 20 pairs: the last four places of five users of six items.
     user, position = np.divmod(np.arange(20, dtype=np.int32), 4)
-    examples = Examples(Sequences(items, np.arange(0, 31, 6)), user, position + 2)
+    examples = Examples.of(Sequences(items, np.arange(0, 31, 6)), user, position + 2)
     away = rng.integers(1, len(catalogue), (len(examples), 1))
     rejected = ((examples.target[:, None] + away) % len(catalogue)).astype(np.int32)
     responses = np.concatenate([examples.target[:, None], rejected], axis=1)

@@ -14,10 +14,13 @@ from tokenizers.processors import TemplateProcessing
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Catalogue, Examples, Sequences
-from rosepo_core.contracts.sections import PromptOptions
-from rosepo_core.engine import prompts
-from rosepo_core.engine.prompts import CutCount, PromptTemplate, item_texts, load_template, make_template
-from rosepo_core.engine.title_trie import TitleTrie
+from rosepo_core.engine.prompt_trees import prompt_trees, prompt_trunks
+from rosepo_core.engine.saved_template import load_template, save_template
+from rosepo_core.engine.title_trie import TitleTrie, title_trie
+from rosepo_core.prompts import template as prompts
+from rosepo_core.prompts.item_texts import item_texts
+from rosepo_core.prompts.template import CutCount, PromptTemplate
+from rosepo_core.testing import prompt_template
 
 
 def sequences(*users: list[int]) -> Sequences:
@@ -30,7 +33,7 @@ def sequences(*users: list[int]) -> Sequences:
 def every_example(history: Sequences) -> Examples:
     users = np.repeat(np.arange(len(history)), history.lengths).astype(np.int32)
     places = np.concatenate([np.arange(length) for length in history.lengths]).astype(np.int32)
-    return Examples(history, users, places)
+    return Examples.of(history, users, places)
 
 
 def with_titles(catalogue: Catalogue, *titles: str) -> Catalogue:
@@ -40,27 +43,27 @@ def with_titles(catalogue: Catalogue, *titles: str) -> Catalogue:
 
 @pytest.fixture
 def timeline(tiny_tokenizer: Any, catalogue: Catalogue) -> PromptTemplate:
-    return make_template(PromptOptions(header="Chosen:\n"), tiny_tokenizer, catalogue, 3)
+    return prompt_template({"header": "Chosen:\n"}, tiny_tokenizer, catalogue, 3)
 
 
 @pytest.fixture
 def chat(tiny_tokenizer: Any, catalogue: Catalogue) -> PromptTemplate:
-    options = PromptOptions(template="chat", instruction="Recommend.", question="What next?")
-    return make_template(options, tiny_tokenizer, catalogue, 3)
+    options = {"name": "chat", "instruction": "Recommend.", "question": "What next?"}
+    return prompt_template(options, tiny_tokenizer, catalogue, 3)
 
 
 LONG = sequences([10, 11, 12, 13, 14, 15, 16, 17], [5], [6, 7])
 
 
 def test_a_timeline_is_the_header_and_a_title_a_line(timeline: PromptTemplate) -> None:
-    examples = Examples(sequences([5, 6, 0]), np.array([0, 0], dtype=np.int32), np.array([0, 2], dtype=np.int32))
+    examples = Examples.of(sequences([5, 6, 0]), np.array([0, 0], dtype=np.int32), np.array([0, 2], dtype=np.int32))
     assert timeline.prompt_texts(examples) == ["Chosen:\n", "Chosen:\nQuiet Rivers (1994)\nQuiet Rivers\n"]
     assert timeline.response_texts[10] == "Le Café des Étoiles (1991)\n"
     assert timeline.response_texts[11] == "千の風 (1988)\n"
 
 
 def test_a_chat_is_the_models_own_format(chat: PromptTemplate) -> None:
-    examples = Examples(sequences([5, 6, 0]), np.array([0], dtype=np.int32), np.array([2], dtype=np.int32))
+    examples = Examples.of(sequences([5, 6, 0]), np.array([0], dtype=np.int32), np.array([2], dtype=np.int32))
     assert chat.prompt_texts(examples) == [
         "<|im_start|>system\nRecommend.<|im_end|>\n<|im_start|>user\nChosen so far, oldest first:\n"
         "- Quiet Rivers (1994)\n- Quiet Rivers\nWhat next?<|im_end|>\n<|im_start|>assistant\n"
@@ -69,7 +72,7 @@ def test_a_chat_is_the_models_own_format(chat: PromptTemplate) -> None:
 
 
 def test_chat_ids_are_those_of_the_rendered_conversation(chat: PromptTemplate, tiny_tokenizer: Any) -> None:
-    examples = Examples(sequences([5, 10, 0]), np.array([0], dtype=np.int32), np.array([2], dtype=np.int32))
+    examples = Examples.of(sequences([5, 10, 0]), np.array([0], dtype=np.int32), np.array([2], dtype=np.int32))
     [prompt] = chat.prompts(examples)
     listed = "Chosen so far, oldest first:\n- Quiet Rivers (1994)\n- Le Café des Étoiles (1991)\nWhat next?"
     messages = [{"role": "system", "content": "Recommend."}, {"role": "user", "content": listed}]
@@ -96,9 +99,9 @@ def test_what_a_shared_prompt_shows_does_not_depend_on_the_other_examples(timeli
 
 
 def test_targets_in_the_trunk_need_no_branch(timeline: PromptTemplate) -> None:
-    examples = Examples(LONG, np.zeros(3, dtype=np.int32), np.array([7, 5, 6], dtype=np.int32))
+    examples = Examples.of(LONG, np.zeros(3, dtype=np.int32), np.array([7, 5, 6], dtype=np.int32))
     items = np.stack([examples.target, [0, 1, -1]], axis=1).astype(np.int32)
-    [tree] = timeline.trees(examples, items, shared=True)
+    [tree] = prompt_trees(timeline, examples, items, shared=True)
     length = timeline.response_lengths
     trunk = len(timeline.prompts(examples, shared=True)[0])
     assert (tree.branch == 0).sum() == trunk
@@ -116,9 +119,9 @@ def test_targets_in_the_trunk_need_no_branch(timeline: PromptTemplate) -> None:
 def test_examples_without_a_response_are_no_tree(timeline: PromptTemplate) -> None:
     examples = every_example(sequences([1, 2], [3, 4]))
     items = np.array([[-1], [-1], [5], [-1]], dtype=np.int32)
-    [tree] = timeline.trees(examples, items)
+    [tree] = prompt_trees(timeline, examples, items)
     assert tree.rows.tolist() == [2]
-    assert timeline.trees(examples, np.full((4, 2), -1, dtype=np.int32)) == []
+    assert prompt_trees(timeline, examples, np.full((4, 2), -1, dtype=np.int32)) == []
 
 
 @pytest.mark.parametrize("template", ["timeline", "chat"])
@@ -126,10 +129,9 @@ def test_examples_without_a_response_are_no_tree(timeline: PromptTemplate) -> No
 def test_sft_sees_the_ids_that_trees_have(
     template: str, max_length: int, tiny_tokenizer: Any, catalogue: Catalogue
 ) -> None:
-    options = PromptOptions(
-        template=template, header="Chosen:\n", instruction="Go.", question="Next?", max_length=max_length
-    )
-    made = make_template(options, tiny_tokenizer, catalogue, 3)
+    own = {"timeline": {"header": "Chosen:\n"}, "chat": {"instruction": "Go.", "question": "Next?"}}
+    options = {"name": template, "max_length": max_length, **own[template]}
+    made = prompt_template(options, tiny_tokenizer, catalogue, 3)
     examples = every_example(LONG)
     if template == "chat":
         examples = examples.take(np.flatnonzero(examples.position > 0))
@@ -152,7 +154,7 @@ def test_sft_sees_the_ids_that_trees_have(
     items = examples.target[:, None]
     in_trees = sorted(
         (prompt.tolist(), targets.tolist())
-        for tree in made.trees(examples, items, shared=True)
+        for tree in prompt_trees(made, examples, items, shared=True)
         for row, targets in zip(tree.rows, np.split(tree.targets, np.cumsum(tree.lengths)[:-1]), strict=True)
         for prompt in [prompts[row]]
     )
@@ -163,31 +165,31 @@ def test_trunks_hold_every_prompt(timeline: PromptTemplate, chat: PromptTemplate
     examples = every_example(LONG)
     for template in (timeline, chat):
         for shared in (False, True):
-            tokens, trunk, length = template.trunks(examples, shared=shared)
+            tokens, trunk, length = prompt_trunks(template, examples, shared=shared)
             for row, prompt in enumerate(template.prompts(examples, shared=shared)):
                 assert tokens[trunk[row]][: length[row]].tolist() == prompt.tolist()
-    assert len(timeline.trunks(examples, shared=True)[0]) == 5
+    assert len(prompt_trunks(timeline, examples, shared=True)[0]) == 5
 
 
 def test_too_long_a_history_loses_its_oldest_items_and_says_so(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
     texts = with_titles(catalogue, *"abcdefgh")
     header = len(tiny_tokenizer("Chosen:\n")["input_ids"])
     # A title has two tokens: room for the header, two titles and a response.
-    options = PromptOptions(header="Chosen:\n" * 3, max_length=3 * header + 6)
-    template = make_template(options, tiny_tokenizer, texts, 3)
+    options = {"header": "Chosen:\n" * 3, "max_length": 3 * header + 6}
+    template = prompt_template(options, tiny_tokenizer, texts, 3)
     examples = every_example(sequences([0, 1, 2, 3, 4]))
     assert template.starts(examples).tolist() == [0, 0, 0, 1, 2]
     assert template.prompt_texts(examples)[-1] == "Chosen:\n" * 3 + "c\nd\n"
     assert template.cut(examples) == CutCount(examples=2, items=2)
-    assert max(map(len, template.prompts(examples))) + 2 == options.max_length
+    assert max(map(len, template.prompts(examples))) + 2 == options["max_length"]
     assert template.starts(examples, shared=True).tolist() == [0, 0, 0, 2, 2]
 
 
 def test_where_no_history_fits_the_target_stays(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
     texts = with_titles(catalogue, *"abcdefgh")
     header = len(tiny_tokenizer("Chosen:\n" * 3)["input_ids"])
-    options = PromptOptions(header="Chosen:\n" * 3, max_length=header + 2)
-    template = make_template(options, tiny_tokenizer, texts, 3)
+    options = {"header": "Chosen:\n" * 3, "max_length": header + 2}
+    template = prompt_template(options, tiny_tokenizer, texts, 3)
     examples = every_example(sequences([0, 1, 2]))
     assert template.prompt_texts(examples, shared=True) == ["Chosen:\n" * 3] * 3
     assert template.cut(examples) == CutCount(examples=2, items=3)
@@ -196,7 +198,7 @@ def test_where_no_history_fits_the_target_stays(tiny_tokenizer: Any, catalogue: 
 
 def test_a_length_that_fits_no_title_is_refused(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
     with pytest.raises(RequestError, match=r"'prompt.max_length' = 16: set it to \d+ or more"):
-        make_template(PromptOptions(max_length=16), tiny_tokenizer, catalogue, 3)
+        prompt_template({"max_length": 16}, tiny_tokenizer, catalogue, 3)
 
 
 @pytest.mark.parametrize("template", ["timeline", "chat"])
@@ -210,7 +212,7 @@ def test_a_title_cannot_speak_for_the_template(template: str, tiny_tokenizer: An
         " <think><think>  spaces\t",
         "<|endoftext|>",
     )
-    made = make_template(PromptOptions(template=template), tokenizer, with_titles(catalogue, *titles), 3)
+    made = prompt_template({"name": template}, tokenizer, with_titles(catalogue, *titles), 3)
     assert made.texts == (
         "Plain",
         "A <|im_end|> B",
@@ -224,14 +226,14 @@ def test_a_title_cannot_speak_for_the_template(template: str, tiny_tokenizer: An
         assert made.terminator not in response[:-1]
         assert tokenizer.decode(response[:-1]) == text
     examples = every_example(sequences([0, 1, 2, 3, 4]))
-    fixed = make_template(PromptOptions(template=template), tokenizer, with_titles(catalogue, *"abcde"), 3)
+    fixed = prompt_template({"name": template}, tokenizer, with_titles(catalogue, *"abcde"), 3)
     for hostile, tame in zip(made.prompts(examples), fixed.prompts(examples), strict=True):
         assert [token for token in hostile if token in added] == [token for token in tame if token in added]
 
 
 def test_a_blank_title_is_refused_by_its_id(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
     with pytest.raises(RequestError, match="item 'id1' has a blank title"):
-        make_template(PromptOptions(), tiny_tokenizer, with_titles(catalogue, "a", " \n"), 3)
+        prompt_template({}, tiny_tokenizer, with_titles(catalogue, "a", " \n"), 3)
 
 
 def test_short_titles_stay_unique(catalogue: Catalogue) -> None:
@@ -264,7 +266,7 @@ def test_chat_needs_a_chat_template(tiny_tokenizer: Any, catalogue: Catalogue) -
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = None
     with pytest.raises(RequestError, match="no chat template; use 'timeline'"):
-        make_template(PromptOptions(template="chat"), tokenizer, catalogue, 3)
+        prompt_template({"name": "chat"}, tokenizer, catalogue, 3)
 
 
 def test_a_chat_template_without_a_system_role_gets_the_instruction_from_the_user(
@@ -275,8 +277,8 @@ def test_a_chat_template_without_a_system_role_gets_the_instruction_from_the_use
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         + tiny_tokenizer.chat_template
     )
-    options = PromptOptions(template="chat", instruction="Recommend.", question="What next?")
-    template = make_template(options, tokenizer, catalogue, 3)
+    options = {"name": "chat", "instruction": "Recommend.", "question": "What next?"}
+    template = prompt_template(options, tokenizer, catalogue, 3)
     [text] = template.prompt_texts(every_example(sequences([5])))
     assert text == (
         "<|im_start|>user\nRecommend.\n\nChosen so far, oldest first:\nWhat next?<|im_end|>\n<|im_start|>assistant\n"
@@ -284,8 +286,8 @@ def test_a_chat_template_without_a_system_role_gets_the_instruction_from_the_use
 
 
 def test_candidates_are_listed_as_given(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
-    options = PromptOptions(template="chat", candidates=2, question="What next?")
-    template = make_template(options, tiny_tokenizer, catalogue, 3)
+    options = {"name": "chat", "candidates": 2, "question": "What next?"}
+    template = prompt_template(options, tiny_tokenizer, catalogue, 3)
     examples = every_example(sequences([5, 6])).take(np.array([1]))
     [text] = template.prompt_texts(examples, candidates=np.array([[6, 0]], dtype=np.int32))
     assert "- Quiet Rivers (1994)\nCandidates:\n- Quiet Rivers\n- The Lighthouse Keeper (1995)\nWhat next?" in text
@@ -294,7 +296,7 @@ def test_candidates_are_listed_as_given(tiny_tokenizer: Any, catalogue: Catalogu
 def test_drawn_candidates_hold_the_target_and_nothing_the_user_knows(
     tiny_tokenizer: Any, catalogue: Catalogue
 ) -> None:
-    template = make_template(PromptOptions(template="chat", candidates=5), tiny_tokenizer, catalogue, 3)
+    template = prompt_template({"name": "chat", "candidates": 5}, tiny_tokenizer, catalogue, 3)
     examples = every_example(LONG)
     texts = template.prompt_texts(examples)
     columns = set()
@@ -306,15 +308,15 @@ def test_drawn_candidates_hold_the_target_and_nothing_the_user_knows(
         columns.add(items.index(int(examples.target[row])))
     assert len(columns) > 1
     assert template.prompt_texts(examples.take(np.array([3, 1]))) == [texts[3], texts[1]]
-    trees = template.trees(examples, examples.target[:, None])
+    trees = prompt_trees(template, examples, examples.target[:, None])
     for row, tree in enumerate(trees):
         assert tree.tokens[tree.branch == 0].tolist() == template.prompts(examples)[row].tolist()
 
 
 def test_more_candidates_than_there_are_items_is_refused(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
     with pytest.raises(RequestError, match=r"'prompt\.candidates' = 41: the catalogue has 40 items"):
-        make_template(PromptOptions(template="chat", candidates=41), tiny_tokenizer, catalogue, 3)
-    template = make_template(PromptOptions(template="chat", candidates=40), tiny_tokenizer, catalogue, 3)
+        prompt_template({"name": "chat", "candidates": 41}, tiny_tokenizer, catalogue, 3)
+    template = prompt_template({"name": "chat", "candidates": 40}, tiny_tokenizer, catalogue, 3)
     with pytest.raises(RequestError, match="only 38 items are new to user 0"):
         template.prompts(every_example(sequences([5, 6])))
 
@@ -324,20 +326,20 @@ def test_a_timeline_begins_as_the_tokenizer_begins_a_text(tiny_tokenizer: Any, c
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
     )
-    template = make_template(PromptOptions(header=""), tokenizer, catalogue, 3)
+    template = prompt_template({"header": ""}, tokenizer, catalogue, 3)
     examples = every_example(sequences([6, 5]))
     assert template.prompt_texts(examples) == ["<|im_start|>", "<|im_start|>Quiet Rivers\n"]
     with pytest.raises(RequestError, match=r"'prompt\.header' is empty"):
-        make_template(PromptOptions(header=""), tiny_tokenizer, catalogue, 3)
+        prompt_template({"header": ""}, tiny_tokenizer, catalogue, 3)
 
 
 @pytest.mark.parametrize("template", ["timeline", "chat"])
 def test_a_saved_template_is_the_same_template(
     template: str, tiny_tokenizer: Any, catalogue: Catalogue, tmp_path: Path
 ) -> None:
-    options = PromptOptions(template=template, titles="short", max_length=300)
-    made = make_template(options, tiny_tokenizer, catalogue, 3)
-    made.save(tmp_path)
+    options = {"name": template, "titles": "short", "max_length": 300}
+    made = prompt_template(options, tiny_tokenizer, catalogue, 3)
+    save_template(made, template, tmp_path)
     again = load_template(tmp_path, tiny_tokenizer)
     assert again.texts == made.texts
     assert again.options == made.options
@@ -346,18 +348,18 @@ def test_a_saved_template_is_the_same_template(
 
 
 def test_a_saved_template_tokenizes_no_title_again(tiny_tokenizer: Any, catalogue: Catalogue, tmp_path: Path) -> None:
-    made = make_template(PromptOptions(), tiny_tokenizer, catalogue, 3)
-    made.save(tmp_path)
+    made = prompt_template({}, tiny_tokenizer, catalogue, 3)
+    save_template(made, "timeline", tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prompts, "plain_ids", None)
         again = load_template(tmp_path, tiny_tokenizer)
     assert [ids.tolist() for ids in again.response_ids] == [ids.tolist() for ids in made.response_ids]
-    assert again.trie.tokens.tolist() == made.trie.tokens.tolist()
+    assert title_trie(again).tokens.tolist() == title_trie(made).tokens.tolist()
 
 
 def test_a_trie_of_other_titles_is_refused(tiny_tokenizer: Any, catalogue: Catalogue, tmp_path: Path) -> None:
-    made = make_template(PromptOptions(), tiny_tokenizer, catalogue, 3)
-    made.save(tmp_path)
+    made = prompt_template({}, tiny_tokenizer, catalogue, 3)
+    save_template(made, "timeline", tmp_path)
     TitleTrie.of(made.response_ids[1:]).save(tmp_path / "title_trie.safetensors")
     with pytest.raises(RequestError, match=r"title_trie\.safetensors is not of the titles in prompt_template\.json"):
         load_template(tmp_path, tiny_tokenizer)
@@ -372,6 +374,6 @@ def test_a_folder_without_a_template_says_which_folder_to_name(tmp_path: Path, t
     (tmp_path / "prompt_template.json").write_text("{")
     with pytest.raises(RequestError, match=r"prompt_template.json is no JSON \("):
         load_template(tmp_path, tiny_tokenizer)
-    (tmp_path / "prompt_template.json").write_text('{"schema": 2}')
+    (tmp_path / "prompt_template.json").write_text('{"schema": 1}')
     with pytest.raises(RequestError, match="is of another version of rosepo"):
         load_template(tmp_path, tiny_tokenizer)

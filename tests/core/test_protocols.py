@@ -14,17 +14,15 @@ from transformers import GenerationConfig
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.contracts.records import Examples, Sequences
-from rosepo_core.contracts.sections import PromptOptions
-from rosepo_core.engine.prompts import make_template
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.writing import longest_answer, write_answers
 from rosepo_core.evaluation.catalogue import best_of_all, history_items
 from rosepo_core.evaluation.free import fold, match, nearest
-from rosepo_core.testing import SilentReporter
+from rosepo_core.testing import SilentReporter, prompt_template
 
 # ann chose 0, 1, 2 and then 3; bob 5, 4, 5 and then 5 again; cat 7 and then 9, and 8 afterwards.
 SEQUENCES = Sequences(np.array([0, 1, 2, 3, 5, 4, 5, 5, 7, 9, 8], dtype=np.int32), np.array([0, 4, 8, 11]))
-EXAMPLES = Examples(SEQUENCES, np.arange(3, dtype=np.int32), np.array([3, 3, 1], dtype=np.int32))
+EXAMPLES = Examples.of(SEQUENCES, np.arange(3, dtype=np.int32), np.array([3, 3, 1], dtype=np.int32))
 REPORTER: Reporter = SilentReporter()
 
 
@@ -41,7 +39,7 @@ def plain_log_probs(model, prompt, responses):
 
 @pytest.fixture(params=["timeline", "chat"])
 def template(request, tiny_tokenizer, catalogue):
-    return make_template(PromptOptions(template=request.param), tiny_tokenizer, catalogue, 8)
+    return prompt_template({"name": request.param}, tiny_tokenizer, catalogue, 8)
 
 
 def test_what_is_new_to_a_user():
@@ -68,7 +66,7 @@ def test_the_catalogue_by_exact_search_is_the_catalogue_scored_title_by_title(te
 
 
 def test_prompts_that_list_candidates_cannot_be_asked_for_all(tiny_model, tiny_tokenizer, catalogue):
-    template = make_template(PromptOptions(template="chat", candidates=3), tiny_tokenizer, catalogue, 8)
+    template = prompt_template({"name": "chat", "candidates": 3}, tiny_tokenizer, catalogue, 8)
     with pytest.raises(RequestError, match=r"list candidates \(prompt.candidates\)"):
         TitleModel(tiny_model, template, REPORTER, 0).top(EXAMPLES, 2, exclude=[], beams=2, exact=True)
 
@@ -100,7 +98,7 @@ def test_equals_stand_in_an_order_that_no_item_is_favoured_by():
     def constant(examples, items):
         return np.zeros(items.shape, dtype=np.float32)
 
-    alone = Examples(
+    alone = Examples.of(
         Sequences(np.array([0], np.int32), np.array([0, 1])), np.zeros(1, np.int32), np.zeros(1, np.int32)
     )
     first = [best_of_all("x", constant, alone, 10, 1, np.random.default_rng(seed))[0][0, 0] for seed in range(1000)]
@@ -156,7 +154,7 @@ def test_a_checkpoints_own_defaults_change_no_answer(template, tiny_model, tiny_
 
 def test_an_answer_is_the_title_that_the_model_was_made_to_write(tiny_tokenizer, tiny_model, catalogue):
     """A model that writes one title for ever: every answer is that title, up to the terminator."""
-    template = make_template(PromptOptions(), tiny_tokenizer, catalogue, 8)
+    template = prompt_template({}, tiny_tokenizer, catalogue, 8)
     # No token of it may come twice.
     title = next(item for item, ids in enumerate(template.response_ids) if len(set(ids.tolist())) == len(ids))
     response = template.response_ids[title].tolist()
@@ -179,9 +177,7 @@ def test_an_answer_is_the_title_that_the_model_was_made_to_write(tiny_tokenizer,
 
 
 def test_a_timeline_answer_is_one_line(tiny_tokenizer, catalogue):
-    timeline, chat = (
-        make_template(PromptOptions(template=kind), tiny_tokenizer, catalogue, 8) for kind in ("timeline", "chat")
-    )
+    timeline, chat = (prompt_template({"name": kind}, tiny_tokenizer, catalogue, 8) for kind in ("timeline", "chat"))
     ids = tiny_tokenizer("Bluebird (1940)\nBluebird (1976)", add_special_tokens=False).input_ids
     assert timeline.read(ids) == "Bluebird (1940)"
     assert chat.read(ids) == "Bluebird (1940)\nBluebird (1976)"

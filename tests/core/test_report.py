@@ -69,7 +69,7 @@ def make_split():
         np.concatenate([rng.permutation(ITEMS)[:12] for _ in range(USERS)]).astype(np.int32),
         np.arange(USERS + 1) * 12,
     )
-    test = Examples(sequences, np.arange(USERS, dtype=np.int32), np.full(USERS, 11, dtype=np.int32))
+    test = Examples.of(sequences, np.arange(USERS, dtype=np.int32), np.full(USERS, 11, dtype=np.int32))
     train = sequences.prefix(np.full(USERS, 10))
     popularity = np.bincount(train.items, minlength=ITEMS).astype(np.int64)
     titles = tuple(HOSTILE if item == test.target[0] else f"Title {item} (1995)" for item in range(ITEMS))

@@ -10,24 +10,25 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rosepo_core.config import RunConfig, SamplerChoice
+from rosepo_core.config import SamplerChoice
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext, SamplerOptions, SmoothingOracle
 from rosepo_core.contracts.errors import PluginError, RequestError
-from rosepo_core.contracts.records import Catalogue, Examples, SeenItems, Sequences, Split
-from rosepo_core.contracts.sections import PreferenceOptions, PromptOptions
-from rosepo_core.engine.prompts import make_template
+from rosepo_core.contracts.options import Options
+from rosepo_core.contracts.records import Catalogue, Examples, Places, SeenItems, Sequences, Split
+from rosepo_core.contracts.sections import PreferenceOptions
 from rosepo_core.stages import preferences
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.sampling import RejectedItems, assign_slots, check, choose_examples, stage
 from rosepo_core.stages.session import Handle, QuietReporter
 from rosepo_core.store import Artifact
+from rosepo_core.testing import prompt_template
 
 
 def split_of(catalogue: Catalogue, *sequences: list[int]) -> Split:
     """Users whose training interactions these are; nothing is held out."""
     offsets = np.cumsum([0, *map(len, sequences)]).astype(np.int64)
     train = Sequences(np.array([item for items in sequences for item in items], dtype=np.int32), offsets)
-    nothing = Examples(train, np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32))
+    nothing = Examples.of(train, np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int32))
     users = tuple(f"u{user}" for user in range(len(sequences)))
     return Split(users, catalogue, train, nothing, nothing, SeenItems.of(train, len(catalogue)))
 
@@ -160,10 +161,8 @@ class Run:
         self.samplers = samplers
         self.notes: list[str] = []
         self.reporter = SimpleNamespace(note=self.notes.append, progress=lambda *_: None)
-        self.config = RunConfig(
-            sampler=tuple(SamplerChoice(name="fixed", weight=weight) for weight in weights),
-            preferences=PreferenceOptions(**options),
-        )
+        chosen = tuple(SamplerChoice(name="fixed", weight=weight, options=Options()) for weight in weights)
+        self.config = SimpleNamespace(sampler=chosen, preferences=PreferenceOptions(**options), seed=0)
         self.resolved: dict[str, Any] = {"preferences": {}}
 
     def component(self, section: str, index: int) -> RejectedSampler:
@@ -272,7 +271,7 @@ def test_pairs_come_back_as_they_were_written(pairs):
 
 
 def test_trees_carry_the_numbers_of_their_own_pairs(pairs, tiny_tokenizer, catalogue):
-    template = make_template(PromptOptions(header="Chosen:\n"), tiny_tokenizer, catalogue, 5)
+    template = prompt_template({"header": "Chosen:\n"}, tiny_tokenizer, catalogue, 5)
     trees = preference_trees(template, pairs)
     # The places of user 0 share a window; user 3 has a tree of their own.
     by_user = {len(tree): tree for tree in trees}
@@ -308,14 +307,14 @@ class Oracle(SmoothingOracle):
         super().__init__()
         self.eps = eps
 
-    def flip_probability(self, examples: Examples, rejected: Any) -> Any:
+    def flip_probability(self, places: Places, chosen: Any, rejected: Any) -> Any:
         return self.eps
 
 
 def test_flip_probabilities_are_checked_where_there_is_a_pair(split):
     examples = choose_examples(split, PreferenceOptions(max_users=1, max_per_user=2), FirstUsers())
     rejected = np.array([[10, -1], [11, 12]], dtype=np.int32)
-    eps = preferences.flip_probabilities(Oracle([[0.0, 7.0], [0.25, 0.5]]), examples, rejected)
+    eps = preferences.flip_probabilities(Oracle([[0.0, 7.0], [0.25, 0.5]]), examples, examples.target, rejected)
     assert (eps.dtype, eps[rejected >= 0].tolist()) == (np.float32, [0, 0.25, 0.5])
     for wrong, fault in (
         ([[1.0, 0], [0, 0]], r"the flip probability 1\.0, which is not in \[0, 1\)"),
@@ -325,4 +324,4 @@ def test_flip_probabilities_are_checked_where_there_is_a_pair(split):
         (0.1, r"flip probabilities of shape \(\), not \(2, 2\)"),
     ):
         with pytest.raises(PluginError, match=f"^oracle 'told' of acme 1.0 returned .*{fault}"):
-            preferences.flip_probabilities(Oracle(wrong), examples, rejected)
+            preferences.flip_probabilities(Oracle(wrong), examples, examples.target, rejected)

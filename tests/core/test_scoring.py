@@ -13,11 +13,12 @@ from torch import Tensor
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Catalogue, Examples, Ints, Sequences
-from rosepo_core.contracts.sections import PromptOptions
 from rosepo_core.engine import scoring
-from rosepo_core.engine.prompts import PromptTemplate, make_template
+from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import log_probs, score_items
 from rosepo_core.engine.trees import TreeBatch
+from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.testing import prompt_template
 
 
 class Progress:
@@ -37,7 +38,7 @@ def users(*lengths: int) -> Examples:
     items = np.array([item for length in lengths for item in rng.permutation(40)[:length]], dtype=np.int32)
     sequences = Sequences(items, np.cumsum([0, *lengths]).astype(np.int64))
     places = np.array([place for length in lengths for place in range(length)], dtype=np.int32)
-    return Examples(sequences, np.repeat(np.arange(len(lengths)), lengths).astype(np.int32), places)
+    return Examples.of(sequences, np.repeat(np.arange(len(lengths)), lengths).astype(np.int32), places)
 
 
 def responses(examples: Examples, k: int) -> Ints:
@@ -59,16 +60,16 @@ def plain(model: Any, template: PromptTemplate, examples: Examples, items: Ints,
 
 
 TEMPLATES = {
-    "timeline": PromptOptions(header="Chosen:\n"),
-    "timeline, cut": PromptOptions(header="Chosen:\n", titles="short", max_length=90),
-    "chat": PromptOptions(template="chat", instruction="Go.", question="Next?"),
-    "chat with candidates": PromptOptions(template="chat", instruction="Go.", question="Next?", candidates=3),
+    "timeline": {"header": "Chosen:\n"},
+    "timeline, cut": {"header": "Chosen:\n", "titles": "short", "max_length": 90},
+    "chat": {"name": "chat", "instruction": "Go.", "question": "Next?"},
+    "chat with candidates": {"name": "chat", "instruction": "Go.", "question": "Next?", "candidates": 3},
 }
 
 
 @pytest.fixture(params=TEMPLATES)
 def template(request: pytest.FixtureRequest, tiny_tokenizer: Any, catalogue: Catalogue) -> PromptTemplate:
-    return make_template(TEMPLATES[request.param], tiny_tokenizer, catalogue, 5)
+    return prompt_template(TEMPLATES[request.param], tiny_tokenizer, catalogue, 5)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -79,7 +80,7 @@ def test_trees_give_the_plain_log_probabilities(
 ) -> None:
     examples = users(1, 3, 8)
     items = responses(examples, k)
-    trees = template.trees(examples, items, shared=shared)
+    trees = prompt_trees(template, examples, items, shared=shared)
     assert len({len(tree) for tree in trees}) > 1, "nothing would be padded"
     batch = TreeBatch.of(trees, 0, pad_left=pad_left)
     with torch.no_grad():
@@ -124,7 +125,7 @@ def test_gradients_are_the_plain_ones(
     examples = users(2, 6)
     items = responses(examples, 2)
     weights = weights_of(examples, items)
-    batch = TreeBatch.of(template.trees(examples, items, shared=True), 0)
+    batch = TreeBatch.of(prompt_trees(template, examples, items, shared=True), 0)
     of_tree = torch.from_numpy(weights[batch.rows, batch.columns])
     found = gradients(model, (log_probs(model, batch) * of_tree).sum())
     book = plain(model, template, examples, items, True)
@@ -172,7 +173,7 @@ def test_the_items_of_no_example_are_no_work(tiny_model: Any, template: PromptTe
 
 
 def test_eager_attention_and_adapters_give_the_same(tiny_model: Any, template: PromptTemplate) -> None:
-    batch = TreeBatch.of(template.trees(users(5), responses(users(5), 2)), 0)
+    batch = TreeBatch.of(prompt_trees(template, users(5), responses(users(5), 2)), 0)
     eager = copy.deepcopy(tiny_model)
     eager.set_attn_implementation("eager")
     with torch.no_grad():
@@ -185,7 +186,7 @@ def test_eager_attention_and_adapters_give_the_same(tiny_model: Any, template: P
 
 
 def test_scaled_and_capped_logits_are_scaled_and_capped(tiny_model: Any, template: PromptTemplate) -> None:
-    batch = TreeBatch.of(template.trees(users(4), responses(users(4), 1)), 0)
+    batch = TreeBatch.of(prompt_trees(template, users(4), responses(users(4), 1)), 0)
     scaled = copy.deepcopy(tiny_model)
     with torch.no_grad():
         before = log_probs(scaled, batch)
@@ -202,7 +203,7 @@ def test_scaled_and_capped_logits_are_scaled_and_capped(tiny_model: Any, templat
 def test_attention_that_takes_no_mask_is_refused(tiny_model: Any, template: PromptTemplate) -> None:
     model = copy.deepcopy(tiny_model)
     model.config._attn_implementation = "flash_attention_2"
-    batch = TreeBatch.of(template.trees(users(3), responses(users(3), 1)), 0)
+    batch = TreeBatch.of(prompt_trees(template, users(3), responses(users(3), 1)), 0)
     with pytest.raises(RequestError, match="'flash_attention_2'; token trees need 'sdpa' or 'eager'"):
         log_probs(model, batch)
 
@@ -217,7 +218,7 @@ def test_smollm2_scores_titles_as_it_does_plainly(kind: str, catalogue: Catalogu
             pass
 
     model, tokenizer = load_model("smollm2-135m", "float32", Quiet())
-    template = make_template(PromptOptions(template=kind), tokenizer, catalogue, 5)
+    template = prompt_template({"name": kind}, tokenizer, catalogue, 5)
     examples = users(6).take(np.array([5, 2]))
     items = responses(examples, 3)
     scores = score_items(model.eval(), template, examples, items, 2048, Quiet())

@@ -21,9 +21,8 @@ from trl import DPOConfig, DPOTrainer
 
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, Pairs, Sequences
-from rosepo_core.contracts.sections import AlignmentOptions, PromptOptions, SFTOptions
+from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine import scoring
-from rosepo_core.engine.prompts import PromptTemplate, make_template
 from rosepo_core.engine.scoring import decoder_of, score_items
 from rosepo_core.engine.training import (
     AlignmentConfig,
@@ -32,12 +31,14 @@ from rosepo_core.engine.training import (
     align_preferences,
     fine_tune,
 )
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.session import QuietReporter
+from rosepo_core.testing import prompt_template
 
 QUIET = QuietReporter()
-CHAT = PromptOptions(template="chat", instruction="Go.", question="Next?")
+CHAT = {"name": "chat", "instruction": "Go.", "question": "Next?"}
 TRL_METRICS = (
     "rewards/chosen",
     "rewards/rejected",
@@ -50,7 +51,7 @@ TRL_METRICS = (
 
 @pytest.fixture
 def template(tiny_tokenizer: Any, catalogue: Catalogue) -> PromptTemplate:
-    return make_template(PromptOptions(header="Chosen:\n"), tiny_tokenizer, catalogue, 5)
+    return prompt_template({"header": "Chosen:\n"}, tiny_tokenizer, catalogue, 5)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def places(sequences: Sequences) -> Examples:
     """Every place with something before it."""
     user = np.repeat(np.arange(len(sequences)), sequences.lengths)
     position = np.arange(len(user)) - sequences.offsets[user]
-    return Examples(sequences, user[position > 0].astype(np.int32), position[position > 0].astype(np.int32))
+    return Examples.of(sequences, user[position > 0].astype(np.int32), position[position > 0].astype(np.int32))
 
 
 def dpo(beta: float = 0.1) -> PreferenceLoss:
@@ -328,7 +329,7 @@ def test_a_step_is_the_same_in_however_many_passes(tiny_model, template, cut, pa
 
 
 def test_a_large_tree_is_trained_in_parts_of_the_budget(tiny_model, tiny_tokenizer, catalogue):
-    template = make_template(PromptOptions(header="Chosen:\n"), tiny_tokenizer, catalogue, 20)
+    template = prompt_template({"header": "Chosen:\n"}, tiny_tokenizer, catalogue, 20)
     model = with_lora(tiny_model, init=False)
     examples = places(users(21))
     rejected = draw(examples, 10)
@@ -376,12 +377,12 @@ def many() -> Sequences:
 
 @pytest.mark.parametrize(
     ("options", "k"),
-    [(PromptOptions(header="Chosen:\n"), 1), (CHAT, 1), (CHAT, 15)],
+    [({"header": "Chosen:\n"}, 1), (CHAT, 1), (CHAT, 15)],
     ids=["timeline", "chat", "chat, K = 15"],
 )
 def test_less_than_one_token_in_twenty_is_padding(tiny_model, tiny_tokenizer, catalogue, many, options, k):
     """With batches and budget as they are by default."""
-    template = make_template(options, tiny_tokenizer, catalogue, 20)
+    template = prompt_template(options, tiny_tokenizer, catalogue, 20)
     model = with_lora(tiny_model)
     sequences = template.sft_sequences(many)[:160]
     assert np.std([len(ids) for ids, _ in sequences]) > 20
@@ -585,7 +586,7 @@ class _AsGiven(DPOTrainer):  # type: ignore[misc]
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_step_is_trls_own(tmp_path: Path, tiny_model, tiny_tokenizer, catalogue, method):
     """The same pairs as text through TRL's DPOTrainer: ids, loss, metrics and gradients."""
-    template = make_template(CHAT, tiny_tokenizer, catalogue, 5)
+    template = prompt_template(CHAT, tiny_tokenizer, catalogue, 5)
     start = with_lora(tiny_model, init=False) if method == "lora" else copy.deepcopy(tiny_model).train()
     examples = places(users(4, 2, 3))
     rejected = draw(examples, 1)

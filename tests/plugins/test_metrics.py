@@ -29,7 +29,7 @@ CATALOGUE = Catalogue(
     pl.DataFrame({"genres": GENRES}),
 )
 SEQUENCES = Sequences(np.array([0, 1, 2, 3, 1, 4, 5, 2, 0], dtype=np.int32), np.array([0, 4, 7, 9]))
-EXAMPLES = Examples(SEQUENCES, np.arange(3, dtype=np.int32), np.array([3, 2, 1], dtype=np.int32))
+EXAMPLES = Examples.of(SEQUENCES, np.arange(3, dtype=np.int32), np.array([3, 2, 1], dtype=np.int32))
 SEEN = SeenItems.of(SEQUENCES, 6)
 
 
@@ -121,7 +121,7 @@ def test_ranking_metrics_agree_with_ir_measures():
     rng = np.random.default_rng(7)
     users, width, held_out = 200, 20, 3
     sequences = Sequences(np.zeros(users, dtype=np.int32), np.arange(users + 1))
-    examples = Examples(sequences, np.arange(users, dtype=np.int32), np.zeros(users, dtype=np.int32))
+    examples = Examples.of(sequences, np.arange(users, dtype=np.int32), np.zeros(users, dtype=np.int32))
     scores = rng.normal(size=(users, width)).astype(np.float32)
     columns = np.stack([rng.permutation(width)[:held_out] for _ in range(users)])
     columns[::2, 1:] = -1

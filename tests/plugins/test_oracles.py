@@ -48,8 +48,8 @@ def split_of(rows: list[np.ndarray], items: int) -> Split:
         users=tuple(map(str, users)),
         catalogue=Catalogue(names, names, popularity, pl.DataFrame()),
         train=train,
-        validation=Examples(whole, users, (lengths - 2).astype(np.int32)),
-        test=Examples(whole, users, (lengths - 1).astype(np.int32)),
+        validation=Examples.of(whole, users, (lengths - 2).astype(np.int32)),
+        test=Examples.of(whole, users, (lengths - 1).astype(np.int32)),
         seen=SeenItems.of(whole, items),
     )
 
@@ -87,7 +87,7 @@ def ranks_among_unseen(oracle, examples: Examples, items: int):
 def at(sequence: list[int], *positions: int) -> Examples:
     """Places in one user's sequence."""
     sequences = Sequences(np.array(sequence, dtype=np.int32), np.array([0, len(sequence)], dtype=np.int64))
-    return Examples(sequences, np.zeros(len(positions), dtype=np.int32), np.array(positions, dtype=np.int32))
+    return Examples.of(sequences, np.zeros(len(positions), dtype=np.int32), np.array(positions, dtype=np.int32))
 
 
 def all_scores(oracle, examples: Examples) -> np.ndarray:
@@ -163,7 +163,7 @@ def test_empty_and_one_item_histories(learned):
     assert np.ptp(scores[0]) < np.ptp(scores[1])
     nothing = at([7, 8])
     assert oracle.score(nothing, np.zeros((0, 3), dtype=np.int32)).shape == (0, 3)
-    assert oracle.flip_probability(nothing, np.zeros((0, 3), dtype=np.int32)).shape == (0, 3)
+    assert oracle.flip_probability(nothing, nothing.target, np.zeros((0, 3), dtype=np.int32)).shape == (0, 3)
 
 
 def test_flips_are_the_sigmoid_of_the_margin_and_clipped(learned):
@@ -172,16 +172,19 @@ def test_flips_are_the_sigmoid_of_the_margin_and_clipped(learned):
     rejected = np.array([[8, 1, 6, 12, -1]], dtype=np.int32)
     scores = oracle.score(examples, np.array([[7, 8, 1, 6, 12]], dtype=np.int32))[0].astype(np.float64)
     expected = 1 / (1 + np.exp((scores[0] - scores[1:]) / oracle.temperature))
-    flips = oracle.flip_probability(examples, rejected)
+    flips = oracle.flip_probability(examples, examples.target, rejected)
     np.testing.assert_allclose(flips[0, :4], np.minimum(expected, 0.45), rtol=1e-5)
     assert flips[0, 4] == 0
     assert oracle.score(examples, rejected)[0, 4] == -np.inf
     wrong_way_round = at([4, 5, 6, 1], 3)  # the "target" is not what follows 6
-    assert oracle.flip_probability(wrong_way_round, np.array([[7]], dtype=np.int32))[0, 0] == np.float32(0.45)
+    assert oracle.flip_probability(wrong_way_round, wrong_way_round.target, np.array([[7]], dtype=np.int32))[
+        0, 0
+    ] == np.float32(0.45)
     # What it believes is not clipped: the two orders of a pair add up to one.
     pairs = ((wrong_way_round, 7), (at([4, 5, 6, 7], 3), 1))
     both = [
-        float(oracle.preference_probability(pair, np.array([[other]], dtype=np.int32))[0, 0]) for pair, other in pairs
+        float(oracle.preference_probability(pair, pair.target, np.array([[other]], dtype=np.int32))[0, 0])
+        for pair, other in pairs
     ]
     assert both[0] > 0.5
     assert sum(both) == pytest.approx(1)
@@ -192,7 +195,7 @@ def test_flips_fall_as_margins_grow(learned):
     everything = np.delete(np.arange(ITEMS, dtype=np.int32), 7)[None]
     examples = at([4, 5, 6, 7], 3)
     order = np.argsort(oracle.score(examples, everything)[0])
-    assert (np.diff(oracle.flip_probability(examples, everything)[0][order]) >= 0).all()
+    assert (np.diff(oracle.flip_probability(examples, examples.target, everything)[0][order]) >= 0).all()
 
 
 def test_a_restored_oracle_gives_the_very_same_flips(learned):
@@ -202,7 +205,8 @@ def test_a_restored_oracle_gives_the_very_same_flips(learned):
     again = make(**SMALL)  # without the temperature, which is part of the state
     again.restore({name: value.copy() for name, value in oracle.state().items()})
     np.testing.assert_array_equal(
-        again.flip_probability(split.test, rejected), oracle.flip_probability(split.test, rejected)
+        again.flip_probability(split.test, split.test.target, rejected),
+        oracle.flip_probability(split.test, split.test.target, rejected),
     )
 
 
@@ -226,7 +230,7 @@ def test_flips_where_it_was_trained_are_on_average_those_where_it_was_not():
     oracle, shown = fitted(split, max_epochs=20, patience=20)
     assert shown["mean_flip_trained"] < shown["mean_flip"]
     assert shown["temperature"] > shown["temperature_held_out"]
-    last = Examples(split.train, split.validation.user, (split.train.lengths - 1).astype(np.int32))
+    last = Examples.of(split.train, split.validation.user, (split.train.lengths - 1).astype(np.int32))
     scores = all_scores(oracle, last)
     unseen = ~split.train_seen.contains(last.user, np.tile(np.arange(ITEMS), (60, 1)))
     margins = (scores[np.arange(60), last.target][:, None] - scores)[unseen]
@@ -363,7 +367,9 @@ def test_auc_counts_ties_half():
 
 def test_constant():
     oracle = load_plugins().create("oracle", "constant", {"value": 0.25})
-    assert oracle.flip_probability(at([1, 2], 1, 0), np.array([[3, -1], [4, 5]], dtype=np.int32)).tolist() == [
+    assert oracle.flip_probability(
+        at([1, 2], 1, 0), np.array([2, 1], dtype=np.int32), np.array([[3, -1], [4, 5]], dtype=np.int32)
+    ).tolist() == [
         [0.25, 0.25],
         [0.25, 0.25],
     ]

@@ -43,7 +43,7 @@ def log_of(*users: Seq[int]) -> Sequences:
 
 def last_items(sequences: Sequences) -> Examples:
     users = np.arange(len(sequences), dtype=np.int32)
-    return Examples(sequences, users, (sequences.lengths - 1).astype(np.int32))
+    return Examples.of(sequences, users, (sequences.lengths - 1).astype(np.int32))
 
 
 def world(
@@ -314,7 +314,7 @@ class RankedModel:
     def generate(self, examples: Examples, k: int, *, exclude: Any, beams: int = 8, temperature: float = 0.0) -> Any:
         self.asked = {"beams": beams, "temperature": temperature}
         halves = np.array_split(np.arange(len(examples)), 2)
-        banned = [set(array.tolist()) for half in halves for array in exclude(examples.take(half))]
+        banned = [set(array.tolist()) for half in halves for array in exclude(half)]
         return np.array([[item for item in range(50) if item not in row][:k] for row in banned], dtype=np.int32)
 
     def score(self, examples: Examples, items: Any) -> Any:
@@ -386,7 +386,7 @@ def test_no_array_of_all_examples_by_all_items_is_made(name: str) -> None:
     array of float64 or int64 takes 160 MB, and a draw makes several."""
     random = np.random.default_rng(0)
     sequences = log_of(*(random.permutation(20_000)[:19_990] for _ in range(4)))
-    examples = Examples(
+    examples = Examples.of(
         sequences,
         random.integers(0, 4, size=1000).astype(np.int32),
         random.integers(0, 19_990, size=1000).astype(np.int32),

@@ -1,0 +1,126 @@
+"""The history as one growing text, a title a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+
+from rosepo_core.api import (
+    Bools,
+    Ints,
+    Longs,
+    Places,
+    PromptGroup,
+    PromptOptions,
+    PromptTemplate,
+    RequestError,
+    Sequences,
+    leading_ids,
+    newline_id,
+)
+
+
+class TimelineOptions(PromptOptions):
+    """Options of `timeline`."""
+
+    header: str = Field("Titles that one person chose, oldest first:\n", description="Text before the first title.")
+
+
+class Timeline(PromptTemplate):
+    """The history as one growing text, a title a line, in which every title is a response to what stands before it.
+
+    A user's sequence falls into windows of ``history_length + 1`` items (fewer where `max_length` asks for it), from
+    its end backward. Each begins with the item that the one before ends with: there it is a response, here it only
+    gives the next one a history. So every item but the user's first follows at least one.
+    """
+
+    Options = TimelineOptions
+
+    def prepare(self) -> None:
+        """See `PromptTemplate.prepare`."""
+        self._newline = newline_id(self.tokenizer)
+        self._header = np.array([*leading_ids(self.tokenizer), *self.encode(self.options.header)], dtype=np.int32)
+        if not len(self._header):
+            raise RequestError("option 'prompt.header' is empty and the model has no token to begin with; set it")
+
+    @property
+    def terminator(self) -> int:
+        """The newline."""
+        return self._newline
+
+    def read(self, ids: Sequence[int]) -> str:
+        """The first line of it: other tokens than the terminator may hold a line break, too."""
+        return super().read(ids).partition("\n")[0]
+
+    @property
+    def item_costs(self) -> Longs:
+        """See `PromptTemplate.item_costs`."""
+        return self.response_lengths
+
+    def fixed_cost(self, candidates: Ints | None) -> Longs:
+        """See `PromptTemplate.fixed_cost`."""
+        return np.array([len(self._header)])
+
+    def prompt(self, history: Ints, candidates: Ints | None) -> Ints:
+        """See `PromptTemplate.prompt`."""
+        return np.concatenate([self._header, self.response_tokens(history)])
+
+    def starts(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> Longs:
+        """Place of the first history item that each place's prompt shows: int64 [n], up to its position."""
+        if not shared:
+            return self.fitted_starts(places, None)
+        starts = np.zeros(len(places), dtype=np.int64)
+        order = np.argsort(places.user, kind="stable")
+        users, first = np.unique(places.user[order], return_index=True)
+        for user, rows in zip(users.tolist(), np.split(order, first[1:]), strict=True):
+            windows = np.array(self._windows(places.sequences[user]))[::-1]
+            window = np.searchsorted(windows[:, 1], places.position[rows])
+            starts[rows] = windows[window, 0]
+        return starts
+
+    def _windows(self, items: Ints) -> list[tuple[int, int]]:
+        """First and last place of each window of one user's items, latest first."""
+        tokens = np.concatenate([[0], np.cumsum(self.response_lengths[items])])
+        room = int(self.room(None)[0])
+        windows = []
+        last = len(items) - 1
+        while last >= 0:
+            fitting = int(np.searchsorted(tokens, tokens[last] - room))
+            first = min(max(last - self.history_length, 0, fitting), last)
+            windows.append((first, last))
+            if first == 0:
+                break
+            # Where not even one item fits before a response, the response has a window to itself.
+            last = first if first < last else last - 1
+        return windows
+
+    def groups(
+        self, places: Places, *, shared: bool = False, candidates: Ints | None = None, kept: Longs | None = None
+    ) -> list[PromptGroup]:
+        """One group for the places whose histories begin at the same item; see `PromptTemplate.groups`."""
+        starts = self.starts(places, shared=shared)
+        kept = np.arange(len(places)) if kept is None else kept
+        order = kept[np.lexsort((places.position[kept], starts[kept], places.user[kept]))]
+        new_group = (np.diff(places.user[order]) != 0) | (np.diff(starts[order]) != 0)
+        groups = []
+        for rows in np.split(order, np.flatnonzero(new_group) + 1) if len(order) else []:
+            start, positions = starts[rows[0]], places.position[rows].astype(np.int64)
+            history = places.sequences[places.user[rows[0]]][start : positions[-1]]
+            tokens = np.concatenate([[0], np.cumsum(self.response_lengths[history])])
+            visible = len(self._header) + tokens[positions - start]
+            groups.append(PromptGroup(rows, self.prompt(history, None), visible, positions < positions[-1]))
+        return groups
+
+    def sft_sequences(self, sequences: Sequences, *, candidates: Ints | None = None) -> list[tuple[Ints, Bools]]:
+        """One sequence a window; see `PromptTemplate.sft_sequences`."""
+        material = []
+        for user in np.flatnonzero(sequences.lengths).tolist():
+            items = sequences[user]
+            for first, last in reversed(self._windows(items)):
+                ids = self.prompt(items[first : last + 1], None)
+                is_context = 0 < first < last
+                masked = len(self._header) + (int(self.response_lengths[items[first]]) if is_context else 0)
+                material.append((ids, np.arange(len(ids)) >= masked))
+        return material

@@ -1,0 +1,67 @@
+"""Prompts and all the responses to them as token trees, and prompts alone as trunks for a search."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rosepo_core.contracts.records import Ints, Places
+from rosepo_core.engine.trees import TokenTree
+from rosepo_core.prompts.template import PromptTemplate
+
+
+def prompt_trees(
+    template: PromptTemplate, places: Places, items: Ints, *, shared: bool = False, candidates: Ints | None = None
+) -> list[TokenTree]:
+    """Prompts and responses as token trees.
+
+    Args:
+        template: makes the prompts.
+        places: n places.
+        items: the responses to each, int32 [n, m]; -1 is none. A tree's responses name them by row and column.
+        shared: how much history is shown, see `PromptTemplate`.
+        candidates: as in `PromptTemplate.prompts`.
+
+    Returns:
+        Trees that hold every response once; places with no response at all are left out. For a timeline the places
+        whose histories begin at the same item are one tree, and a response that is also the next item in the trunk
+        is a span of it.
+    """
+    kept = np.flatnonzero((items >= 0).any(axis=1))
+    trees = []
+    for group in template.groups(places, shared=shared, candidates=candidates, kept=kept):
+        member, column = np.nonzero(items[group.rows] >= 0)
+        rows = group.rows[member]
+        response = items[rows, column]
+        # The item that came next is looked up only where the trunk has it.
+        inside = np.where(group.continued, places.position[group.rows], 0)
+        following = places.sequences.items[places.sequences.offsets[places.user[group.rows]] + inside]
+        trees.append(
+            TokenTree.grow(
+                group.tokens,
+                rows=rows,
+                columns=column,
+                visible=group.visible[member],
+                lengths=template.response_lengths[response],
+                targets=template.response_tokens(response),
+                in_trunk=(response == following[member]) & group.continued[member],
+            )
+        )
+    return trees
+
+
+def prompt_trunks(
+    template: PromptTemplate, places: Places, *, shared: bool = False, candidates: Ints | None = None
+) -> tuple[list[Ints], Ints, Ints]:
+    """The prompts, those that begin alike written once: ``tokens[trunk[i]][:length[i]]`` is that of place i.
+
+    Returns:
+        tokens: int32 ids of each trunk.
+        trunk: int32 [n].
+        length: int32 [n].
+    """
+    tokens: list[Ints] = []
+    trunk, length = np.zeros((2, len(places)), dtype=np.int32)
+    for group in template.groups(places, shared=shared, candidates=candidates):
+        trunk[group.rows], length[group.rows] = len(tokens), group.visible
+        tokens.append(group.tokens)
+    return tokens, trunk, length

@@ -1,0 +1,58 @@
+"""A bound prompt template as files: all that is needed beside the tokenizer to write a run's prompts again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.engine.title_trie import TitleTrie, title_trie
+from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.registry import Registry, load_plugins
+
+TEMPLATE_FILE = "prompt_template.json"
+TRIE_FILE = "title_trie.safetensors"
+SCHEMA = 2
+
+
+def save_template(template: PromptTemplate, name: str, folder: Path) -> None:
+    """Write `prompt_template.json` and `title_trie.safetensors`.
+
+    Args:
+        template: bound.
+        name: what users call it.
+        folder: exists.
+    """
+    content = {
+        "schema": SCHEMA,
+        "name": name,
+        "options": template.options.model_dump(mode="json"),
+        "history_length": template.history_length,
+        "texts": template.texts,
+    }
+    (folder / TEMPLATE_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    title_trie(template).save(folder / TRIE_FILE)
+
+
+def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None) -> PromptTemplate:
+    """The template that `save_template` wrote, bound to its titles, which are not tokenized again.
+
+    Raises:
+        RequestError: the folder holds none, or one that cannot be read; or the plugin is not installed.
+    """
+    path = folder / TEMPLATE_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"{folder} holds no {TEMPLATE_FILE}; name a run's folder 'sft' or 'aligned'") from None
+    except ValueError as error:
+        raise RequestError(f"{path} is no JSON ({error}); make the run's stage anew") from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise RequestError(f"{path} is of another version of rosepo; make the run's stage anew")
+    registry = registry or load_plugins()
+    template: PromptTemplate = registry.create("prompt", content["name"], content["options"], str(path))
+    trie = TitleTrie.load(folder / TRIE_FILE)
+    if len(trie) != len(content["texts"]):
+        raise RequestError(f"{folder / TRIE_FILE} is not of the titles in {TEMPLATE_FILE}; make the run's stage anew")
+    return template.bind(tokenizer, content["texts"], content["history_length"], trie.responses())

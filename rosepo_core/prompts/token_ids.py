@@ -1,0 +1,85 @@
+"""Token ids of single texts: of titles in which nothing is a control token, of line breaks, of what begins a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Ints, Longs
+
+
+class Ragged:
+    """Arrays of token ids one after another, to gather many at once."""
+
+    def __init__(self, arrays: Sequence[Sequence[int]] | Sequence[Ints]) -> None:
+        self.lengths: Longs = np.array([len(array) for array in arrays], dtype=np.int64)
+        self._starts = np.cumsum(self.lengths) - self.lengths
+        self._flat: Ints = np.fromiter((token for array in arrays for token in array), dtype=np.int32)
+
+    def take(self, indices: NDArray[np.integer]) -> Ints:
+        """The arrays at `indices`, one after another."""
+        lengths = self.lengths[indices]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        taken: Ints = self._flat[np.repeat(self._starts[indices], lengths) + within]
+        return taken
+
+    def split(self) -> list[Ints]:
+        """One view an array."""
+        return np.split(self._flat, self._starts[1:])
+
+
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts in which nothing is a special or added token, whatever they say.
+
+    Raises:
+        RequestError: a text cannot be written without such a token.
+    """
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    control = {token: added.content for token, added in tokenizer.added_tokens_decoder.items()}
+    for index, title in enumerate(ids):
+        if not control.keys().isdisjoint(title):
+            ids[index] = _broken_ids(tokenizer, texts[index], control)
+    return ids
+
+
+def _broken_ids(tokenizer: Any, text: str, control: dict[int, str]) -> list[int]:
+    """Ids of the pieces of a text that is broken after the first character of whatever looks like an added token."""
+    looks_added = "|".join(re.escape(content) for content in sorted(control.values(), key=len, reverse=True))
+    borders = [match.start() + 1 for match in re.finditer(f"(?=(?:{looks_added}))", text)]
+    pieces = [text[start:end] for start, end in zip([0, *borders], [*borders, None], strict=True)]
+    ids = [
+        token
+        for piece in pieces
+        if piece
+        for token in tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ]
+    if not control.keys().isdisjoint(ids):
+        raise RequestError(f"title {text!r} holds a control token of the model; change it in the catalogue")
+    return ids
+
+
+def newline_id(tokenizer: Any) -> int:
+    """The token of a line break.
+
+    Raises:
+        RequestError: the tokenizer has none.
+    """
+    ids = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    if not ids or tokenizer.decode(ids[-1:]) != "\n":
+        raise RequestError("the model's tokenizer has no token for a line break; use another model")
+    return int(ids[-1])
+
+
+def leading_ids(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before a text of its own accord, such as a begin-of-sequence token."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full: list[int] = tokenizer("a")["input_ids"]
+    places = [place for place in range(len(full)) if full[place : place + len(bare)] == bare]
+    return full[: places[0]] if places else []
