@@ -38,7 +38,7 @@ from rosepo_core.pipeline import train
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, load_plugins, running
 from rosepo_core.stages import sampling, sft
-from rosepo_core.stages.session import Handle, QuietReporter, RunReporter, Session
+from rosepo_core.stages.session import Handle, QuietReporter, RunReporter, Session, Settings
 from rosepo_core.store import Artifact, RunStore
 
 MEASURED_TOKENS = 512
@@ -114,7 +114,7 @@ class _Rehearsal(Session):
         self._scratch = scratch
 
     def provide(
-        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+        self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
     ) -> Artifact:
         """What there is, or what is made in a moment, or a folder that is only planned."""
         wanted = self.fingerprint(stage, settings, inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -34,7 +34,9 @@ def stage(session: Session) -> Handle[Corpus]:
             session.reporter.note(note)
         save_corpus(corpus, folder)
 
-    settings = {"dataset": session.plugin_settings("dataset"), "files": _identities(dataset)}
+    def settings() -> dict[str, Any]:
+        return {"dataset": session.plugin_settings("dataset"), "files": _identities(dataset)}
+
     return session.artifact("dataset", settings, [], build, load_corpus)
 
 

@@ -50,6 +50,9 @@ class QuietReporter:
 
 ContentT = TypeVar("ContentT")
 
+Settings = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+"""All that a stage depends on beside its inputs; a function where finding out reads files, which a finished run may lack."""
+
 
 @dataclass(frozen=True)
 class Handle(Generic[ContentT]):
@@ -159,14 +162,15 @@ class Session:
         """A generator for one purpose, independent of all the others."""
         return np.random.default_rng([self.config.seed, *purpose.encode()])
 
-    def fingerprint(self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Handle[Any]]) -> str:
+    def fingerprint(self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]]) -> str:
         """Of a stage's artifact: equal where everything that it depends on is."""
-        return fingerprint(__version__, stage, settings, [each.artifact.fingerprint for each in inputs])
+        known = settings() if callable(settings) else settings
+        return fingerprint(__version__, stage, known, [each.artifact.fingerprint for each in inputs])
 
     def artifact(
         self,
         stage: str,
-        settings: Mapping[str, Any],
+        settings: Settings,
         inputs: Sequence[Handle[Any]],
         build: Callable[[Path], None],
         load: Callable[[Path], ContentT],
@@ -189,7 +193,7 @@ class Session:
         return Handle(artifact, load)
 
     def provide(
-        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+        self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
     ) -> Artifact:
         """What `artifact` gives a handle of."""
         wanted = self.fingerprint(stage, settings, inputs)
@@ -219,7 +223,7 @@ class FinishedSession(Session):
         self._kept = kept
 
     def provide(
-        self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+        self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
     ) -> Artifact:
         """The finished artifact of a kept stage.
 
