@@ -51,7 +51,8 @@ class QuietReporter:
 ContentT = TypeVar("ContentT")
 
 Settings = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
-"""All that a stage depends on beside its inputs; a function where finding out reads files, which a finished run may lack."""
+"""All that a stage depends on beside its inputs; a function where finding out reads files that a finished run may
+lack."""
 
 
 @dataclass(frozen=True)
