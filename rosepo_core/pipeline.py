@@ -248,6 +248,7 @@ def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Split, 
 
 def _stages(session: Session) -> Iterator[tuple[str, tuple[Evaluation, ...]]]:
     """The flow, one step a stage; whoever iterates may stop after any."""
+    sft.check(session)
     corpus = dataset.stage(session)
     yield "dataset", ()
     cut = split.stage(session, corpus)

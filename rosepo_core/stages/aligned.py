@@ -15,7 +15,7 @@ from rosepo_core.engine.training import PreferenceTree, align_preferences
 from rosepo_core.registry import running
 from rosepo_core.stages import preferences
 from rosepo_core.stages.session import Session
-from rosepo_core.stages.sft import LOG, save_policy
+from rosepo_core.stages.sft import LOG
 from rosepo_core.store import Artifact
 
 
@@ -54,8 +54,10 @@ def stage(session: Session, split: Split, sft: Artifact, pairs_artifact: Artifac
                     max_grad_norm=options.max_grad_norm,
                     seed=session.config.seed,
                     reporter=session.reporter,
+                    products=session.policy.autocast(session.config.sft),
                 )
-        save_policy(model, template, session, folder)
+        session.policy.save(folder)
+        template.save(folder)
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
 
     return session.artifact("aligned", settings, [sft, pairs_artifact], build)

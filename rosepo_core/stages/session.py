@@ -75,7 +75,12 @@ class Session:
         return PolicySlot(self._base, self.config.model.dtype, self.reporter)
 
     def template(self, split: Any) -> PromptTemplate:
-        """The prompt template over the split's catalogue."""
+        """The prompt template over the split's catalogue.
+
+        Raises:
+            RequestError: as `make_template`, or the model does not read prompts as long as they may be.
+        """
+        self.policy.check_prompts(self.config.prompt)
         length = self.resolved["dataset"]["history_length"]
         return make_template(self.config.prompt, self.policy.tokenizer, split.catalogue, length)
 
@@ -83,7 +88,7 @@ class Session:
         """All that decides the token ids of a prompt, for fingerprints."""
         return {
             "model": self.policy.fingerprint,
-            "dtype": self.config.model.dtype,
+            "dtype": self.policy.dtype,
             "prompt": self.resolved["prompt"],
             "history_length": self.resolved["dataset"]["history_length"],
         }

@@ -9,7 +9,6 @@ import numpy as np
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Sequences, Split
-from rosepo_core.engine.prompts import PromptTemplate
 from rosepo_core.engine.training import fine_tune
 from rosepo_core.stages.session import Session
 from rosepo_core.store import Artifact
@@ -24,6 +23,16 @@ def training_users(split: Split, most: int | None, rng: np.random.Generator) -> 
         return split.train
     kept = rng.choice(np.flatnonzero(lengths), most, replace=False)
     return split.train.prefix(np.where(np.isin(np.arange(len(lengths)), kept), lengths, 0))
+
+
+def check(session: Session) -> None:
+    """See before any work that the model can be trained as the run asks.
+
+    Raises:
+        RequestError: it does not read prompts as long as they may be, or has no module of a name to adapt.
+    """
+    session.policy.check_prompts(session.config.prompt)
+    session.policy.check_targets(session.config.sft)
 
 
 def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
@@ -53,17 +62,10 @@ def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
                 gradient_checkpointing=options.gradient_checkpointing,
                 seed=session.config.seed,
                 reporter=session.reporter,
+                products=session.policy.autocast(options),
             )
-        save_policy(model, template, session, folder)
+        session.policy.save(folder)
+        template.save(folder)
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
 
     return session.artifact("sft", settings, [split_artifact], build)
-
-
-def save_policy(model: object, template: PromptTemplate, session: Session, folder: Path) -> None:
-    """What plain PEFT or transformers loads: weights, tokenizer, and beside them the prompt template."""
-    model.save_pretrained(folder)  # type: ignore[attr-defined]
-    # PEFT writes a model card full of blanks.
-    (folder / "README.md").unlink(missing_ok=True)
-    session.policy.tokenizer.save_pretrained(folder)
-    template.save(folder)
