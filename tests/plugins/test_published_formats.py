@@ -106,8 +106,8 @@ def test_headlines_of_amazon_reviews_are_no_titles(tmp_path: Path) -> None:
 
     assert refusal(log) == (
         "reviews.jsonl.gz: 'title' stands beside 'text', so it is likely the headline of a review, not the title of "
-        "an item: name a file that has the items' titles with dataset.catalogue, or set dataset.title='title' if these "
-        "are the titles after all"
+        "an item: name a file that has the items' titles with dataset.catalogue, or set dataset.title='title' if "
+        "these are the titles after all"
     )
     assert load(log, title="title").catalogue["title"].to_list() == ["Love it", "Good", "Love it"]
 
