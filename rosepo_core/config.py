@@ -17,7 +17,7 @@ options for that section are dropped, for they were meant for the other one.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,20 +92,26 @@ class RunConfig(Options):
         Raises:
             RequestError: a plugin is missing, or one of its options is wrong.
         """
-        registry = registry or load_plugins()
+        return self._tables(registry or load_plugins(), lambda options: options.model_dump(mode="json"))
+
+    def that_decides(self, registry: Registry | None = None) -> dict[str, Any]:
+        """`resolved` without the keys that cannot change a result, see `Options.that_decide`."""
+        return self._tables(registry or load_plugins(), lambda options: options.that_decide())
+
+    def _tables(self, registry: Registry, keys: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
         whole: dict[str, Any] = {}
         for section in RunConfig.model_fields:
             value = getattr(self, section)
             if section in LIST_SECTIONS:
                 whole[section] = [
                     choice.model_dump(mode="json", exclude={"options"})
-                    | _plugin_options(section, choice, registry, _where(section, value, index))
+                    | keys(_plugin_options(section, choice, registry, _where(section, value, index)))
                     for index, choice in enumerate(value)
                 ]
             elif isinstance(value, PluginChoice):
-                whole[section] = {"name": value.name} | _plugin_options(section, value, registry, section)
+                whole[section] = {"name": value.name} | keys(_plugin_options(section, value, registry, section))
             elif isinstance(value, Options):
-                whole[section] = value.model_dump(mode="json")
+                whole[section] = keys(value)
             else:
                 whole[section] = value
         return whole
@@ -357,9 +363,9 @@ def _choice(model: type[ChoiceT], table: Mapping[str, Any], where: str) -> Choic
     return parse_options(model, values, where)
 
 
-def _plugin_options(kind: str, choice: PluginChoice, registry: Registry, where: str) -> dict[str, Any]:
+def _plugin_options(kind: str, choice: PluginChoice, registry: Registry, where: str) -> Options:
     model = registry.get(kind, choice.name).Options
-    return parse_options(model, choice.options, where).model_dump(mode="json")
+    return parse_options(model, choice.options, where)
 
 
 def _check_columns(section: str, several: Sequence[PluginChoice]) -> None:

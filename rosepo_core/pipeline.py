@@ -44,7 +44,7 @@ def default_folder(config: RunConfig, registry: Registry, *, trained: bool = Tru
     # A plugin may be named as DISTRIBUTION/NAME.
     dataset_name, loss = (name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name))
     what = loss if trained else ranked_models.model_name(config.model.name)
-    return Path("runs") / "-".join([dataset_name, what, fingerprint(config.resolved(registry))[:8]])
+    return Path("runs") / "-".join([dataset_name, what, fingerprint(config.that_decides(registry))[:8]])
 
 
 def run(

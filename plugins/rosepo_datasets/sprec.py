@@ -75,7 +75,8 @@ class SPRec(Dataset):
 
     def files(self) -> Sequence[Path]:
         """See `Dataset.files`."""
-        return [file for file in (self._file("id2name"), self._file("name2genre")) if file]
+        beside = [file for file in (self._file("id2name"), self._file("name2genre")) if file]
+        return list(dict.fromkeys([*super().files(), *beside]))
 
     def _file(self, option: str) -> Path | None:
         """The file that an option names, else the one of its name beside the rows, if there is one."""

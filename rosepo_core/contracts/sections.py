@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
-from rosepo_core.contracts.options import Options
+from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options
 
 Protocol = Literal["candidates", "catalogue", "free"]
 Negatives = Literal["uniform", "popularity", "semantic"]
@@ -112,13 +112,16 @@ class SFTOptions(Options):
     token_budget: int = Field(
         1024,
         ge=1,
+        json_schema_extra=CHANGES_NO_RESULT,
         description="Most tokens of a forward pass, padding included; decides memory and speed, never a result. "
         "1024 suits a CPU; a GPU wants some 16 times as many.",
     )
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     gradient_checkpointing: bool = Field(
-        False, description="Recompute activations to save memory; alignment does, too."
+        False,
+        json_schema_extra=CHANGES_NO_RESULT,
+        description="Recompute activations to save memory; alignment does, too.",
     )
     max_users: int | None = Field(
         None, ge=1, description="Train on this many users, drawn by the seed; all if unset."
@@ -144,6 +147,7 @@ class AlignmentOptions(Options):
     token_budget: int = Field(
         1024,
         ge=1,
+        json_schema_extra=CHANGES_NO_RESULT,
         description="Most tokens of a forward pass, padding included; decides memory and speed, never a result. "
         "1024 suits a CPU; a GPU wants some 16 times as many.",
     )

@@ -25,8 +25,7 @@ def stage(session: Session, split: Split, sft: Artifact, pairs_artifact: Artifac
     settings = {
         **session.prompt_settings(),
         "loss": session.plugin_settings("loss"),
-        "alignment": session.resolved["alignment"],
-        "gradient_checkpointing": session.config.sft.gradient_checkpointing,
+        "alignment": session.that_decides["alignment"],
         "seed": session.config.seed,
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.records import Floats, Split
-from rosepo_core.engine.title_embeddings import choose_encoder, title_embeddings
+from rosepo_core.engine.title_embeddings import choose_encoder, encoder_version, title_embeddings
 
 if TYPE_CHECKING:
     from rosepo_core.stages.session import Session
@@ -25,7 +25,7 @@ def stage(session: Session, cut: Artifact, split: Split) -> Artifact:
     if "embeddings" in session.artifacts:
         return session.artifacts["embeddings"]
     encoder = choose_encoder()
-    model = [session.policy.fingerprint, session.config.model.dtype] if encoder == "language-model" else None
+    model = [session.policy.fingerprint, session.policy.dtype] if encoder == "language-model" else None
 
     def build(folder: Path) -> None:
         rows = title_embeddings(
@@ -33,7 +33,7 @@ def stage(session: Session, cut: Artifact, split: Split) -> Artifact:
         )
         save_file({"titles": np.ascontiguousarray(rows)}, folder / EMBEDDINGS)
 
-    return session.artifact("embeddings", {"encoder": encoder, "model": model}, [cut], build)
+    return session.artifact("embeddings", {"encoder": encoder_version(encoder), "model": model}, [cut], build)
 
 
 def load(folder: Path) -> Floats:

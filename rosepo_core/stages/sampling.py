@@ -14,6 +14,7 @@ from rosepo_core.contracts.components import RejectedSampler, SamplerContext, Sm
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.records import Examples, Floats, Ints, Split
 from rosepo_core.contracts.sections import PreferenceOptions
+from rosepo_core.engine.title_embeddings import choose_encoder, encoder_version
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.registry import running
 from rosepo_core.stages import oracle as oracle_stage
@@ -92,9 +93,11 @@ def stage(session: Session, split_artifact: Artifact, split: Split, sft: Artifac
     needs = frozenset[str]().union(*(sampler.needs for sampler in samplers))
     settings = {
         "sampler": session.plugin_settings("sampler"),
-        "preferences": session.resolved["preferences"],
+        "preferences": session.that_decides["preferences"],
         "seed": session.config.seed,
     }
+    if "title-embeddings" in needs:
+        settings["encoder"] = encoder_version(choose_encoder())
     asks_model = bool(needs & {"language-model", "title-embeddings"})
     inputs = [split_artifact, *([sft] if asks_model else []), *([oracle] if "oracle" in needs else [])]
 

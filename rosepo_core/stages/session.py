@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +12,12 @@ import numpy as np
 
 from rosepo_core import __version__
 from rosepo_core.config import RunConfig
-from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.components import Component, Reporter
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.prompts import PromptTemplate, make_template
-from rosepo_core.registry import Registry
-from rosepo_core.store import Artifact, RunStore, fingerprint
+from rosepo_core.registry import Registry, running
+from rosepo_core.source_code import source_hash
+from rosepo_core.store import Artifact, RunStore, content_sums, fingerprint
 
 
 class RunReporter(Reporter, Protocol):
@@ -70,6 +71,11 @@ class Session:
         return self.config.resolved(self.registry)
 
     @cached_property
+    def that_decides(self) -> Mapping[str, Any]:
+        """The configuration with every key that can change a result."""
+        return self.config.that_decides(self.registry)
+
+    @cached_property
     def policy(self) -> PolicySlot:
         """The run's language model; nothing is loaded before it is used."""
         return PolicySlot(self._base, self.config.model.dtype, self.reporter)
@@ -89,7 +95,7 @@ class Session:
         return {
             "model": self.policy.fingerprint,
             "dtype": self.policy.dtype,
-            "prompt": self.resolved["prompt"],
+            "prompt": self.that_decides["prompt"],
             "history_length": self.resolved["dataset"]["history_length"],
         }
 
@@ -99,18 +105,39 @@ class Session:
         choice = choices if index is None else choices[index]
         return self.registry.create(section, choice.name, choice.options)
 
-    def plugin_settings(self, section: str) -> Any:
-        """A plugin section with the version of each plugin in it, for fingerprints."""
-        choices = self.config.choices(section)
-        versions = [str(self.registry.entry(section, choice.name)) for choice in choices]
-        return [self.resolved[section], versions]
+    def plugin_settings(self, section: str, without: Container[str] = ()) -> list[Mapping[str, Any]]:
+        """All that decides what the plugins of a section do, for fingerprints: names, versions, source code, options,
+        and the content of the files that they read.
+
+        Args:
+            section: one that names a plugin, or several.
+            without: options that the stage does not read.
+        """
+        choices, tables = self.config.choices(section), self.that_decides[section]
+        listed = tables if isinstance(tables, list) else [tables]
+        found: list[Mapping[str, Any]] = []
+        for index, (choice, table) in enumerate(zip(choices, listed, strict=True)):
+            component: Component = self.component(section, index if isinstance(tables, list) else None)
+            component_class: type = type(component)
+            with running(component):
+                files = [path.expanduser() for path in component.files()]
+            found.append(
+                {
+                    "plugin": str(self.registry.entry(section, choice.name)),
+                    "source": source_hash(component_class),
+                    "options": {key: value for key, value in table.items() if key != "name" and key not in without},
+                    "files": [content_sums(path) for path in files],
+                }
+            )
+        return found
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator for one purpose, independent of all the others."""
         return np.random.default_rng([self.config.seed, *purpose.encode()])
 
     def fingerprint(self, stage: str, settings: Mapping[str, Any], inputs: Sequence[Artifact]) -> str:
-        """Of a stage's artifact: equal where everything that it depends on is."""
+        """Of a stage's artifact: equal where everything that it depends on is. The core's own code is known by its
+        version."""
         return fingerprint(__version__, stage, settings, [artifact.fingerprint for artifact in inputs])
 
     def finished(self, stage: str) -> Artifact:

@@ -38,7 +38,7 @@ def check(session: Session) -> None:
 def stage(session: Session, split_artifact: Artifact, split: Split) -> Artifact:
     """RUN/sft: the adapter or the model, the tokenizer, the prompt template and ``log.json``, one entry a step."""
     options = session.config.sft
-    settings = {**session.prompt_settings(), "sft": session.resolved["sft"], "seed": session.config.seed}
+    settings = {**session.prompt_settings(), "sft": session.that_decides["sft"], "seed": session.config.seed}
 
     def build(folder: Path) -> None:
         template = session.template(split)

@@ -43,7 +43,7 @@ def stage(session: Session, corpus: Artifact) -> Artifact:
     def build(folder: Path) -> None:
         save_split(split_corpus(load_corpus(corpus.folder), session.config.split), folder)
 
-    return session.artifact("split", {"split": session.resolved["split"]}, [corpus], build)
+    return session.artifact("split", {"split": session.that_decides["split"]}, [corpus], build)
 
 
 def held_out_examples(session: Session, split: Split) -> Examples:

@@ -164,7 +164,7 @@ class Run:
             sampler=tuple(SamplerChoice(name="fixed", weight=weight) for weight in weights),
             preferences=PreferenceOptions(**options),
         )
-        self.resolved: dict[str, Any] = {"preferences": {}}
+        self.that_decides: dict[str, Any] = {"preferences": {}}
 
     def component(self, section: str, index: int) -> RejectedSampler:
         return self.samplers[index]
