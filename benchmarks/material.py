@@ -19,7 +19,8 @@ from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.engine.attention import NAME as BLOCKS
-from rosepo_core.engine.models import computes_bfloat16, load_model, load_tokenizer, resolve_model
+from rosepo_core.engine.models import load_model, load_tokenizer, resolve_model
+from rosepo_core.engine.precision import bfloat16_pays
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree
 from rosepo_core.prompts.template import PromptTemplate
@@ -29,8 +30,8 @@ from rosepo_core.testing import prompt_template
 from rosepo_core.testing.toys import SilentReporter
 
 MODEL = "smollm2-135m"
-DTYPE = "bfloat16" if computes_bfloat16() else "float32"
-"""Of the base on both sides; bfloat16 where the processor has no instructions for it would starve the peers."""
+DTYPE = "bfloat16" if bfloat16_pays(576, 1536) else "float32"
+"""Of the base on both sides; bfloat16 where it is the slower one would starve the peers."""
 HISTORY = 20
 LAST_PLACES = 20
 

@@ -21,7 +21,7 @@ from rosepo_core.contracts.components import (
 )
 from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, nearest
 from rosepo_core.contracts.hookspecs import Register, hookimpl
-from rosepo_core.contracts.options import Options
+from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options
 from rosepo_core.contracts.outcome import Measure, Outcome
 from rosepo_core.contracts.ranking import HEAD_SHARE, UNRANKED, Ranks, head_items
 from rosepo_core.contracts.records import (
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from rosepo_core.data.times import YEAR_1, formats_for, read_times
 
 __all__ = [
+    "CHANGES_NO_RESULT",
     "HEAD_SHARE",
     "UNRANKED",
     "YEAR_1",

@@ -17,7 +17,7 @@ options for that section are dropped, for they were meant for the other one.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,10 +44,9 @@ class PluginChoice(Options):
     name: str = Field(min_length=1, description="The plugin's name, or 'distribution/name'.")
     options: SerializeAsAny[Options] = Field(description="An instance of the plugin's options model.")
 
-    def table(self) -> dict[str, Any]:
-        """Every key with its value, as it stands in a file; unset ones are `None`."""
-        own = self.model_dump(mode="json", exclude={"options"})
-        return own | self.options.model_dump(mode="json")
+    def table(self, keys: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
+        """The choice as it stands in a file, with the options that `keys` gives."""
+        return self.model_dump(mode="json", exclude={"options"}) | keys(self.options)
 
 
 class SamplerChoice(PluginChoice):
@@ -89,15 +88,22 @@ class RunConfig(Options):
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, the plugins' defaults included, in the layout of the file; unset ones are
         `None`."""
+        return self._tables(lambda options: options.model_dump(mode="json"))
+
+    def that_decides(self) -> dict[str, Any]:
+        """`resolved` without the keys that cannot change a result, see `Options.that_decide`."""
+        return self._tables(lambda options: options.that_decide())
+
+    def _tables(self, keys: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
         whole: dict[str, Any] = {}
         for section in RunConfig.model_fields:
             value = getattr(self, section)
             if isinstance(value, tuple):
-                whole[section] = [choice.table() for choice in value]
+                whole[section] = [choice.table(keys) for choice in value]
             elif isinstance(value, PluginChoice):
-                whole[section] = value.table()
+                whole[section] = value.table(keys)
             elif isinstance(value, Options):
-                whole[section] = value.model_dump(mode="json")
+                whole[section] = keys(value)
             else:
                 whole[section] = value
         return whole

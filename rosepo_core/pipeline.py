@@ -45,7 +45,7 @@ def default_folder(config: RunConfig, registry: Registry, *, trained: bool = Tru
     # A plugin may be named as DISTRIBUTION/NAME.
     dataset_name, loss = (name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name))
     what = loss if trained else ranked_models.model_name(config.model.name)
-    return Path("runs") / "-".join([dataset_name, what, fingerprint(config.resolved())[:8]])
+    return Path("runs") / "-".join([dataset_name, what, fingerprint(config.that_decides())[:8]])
 
 
 def run(
@@ -75,6 +75,7 @@ def run(
 
 def train(session: Session) -> Trained:
     """The stages before evaluation, in their order."""
+    sft.check(session)
     corpus = dataset.stage(session)
     held_out = split.stage(session, corpus)
     # Before anything costly, so that what cannot be drawn or asked is turned down at once.

@@ -24,6 +24,7 @@ from rosepo_core.contracts.records import Candidates, Examples, Ints, Split
 from rosepo_core.contracts.sections import AlignmentOptions, Negatives, SFTOptions
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.models import describe
+from rosepo_core.engine.precision import autocast
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import BRANCH_TOKENS, LOGIT_BYTES, log_probs
 from rosepo_core.engine.title_embeddings import choose_encoder
@@ -313,8 +314,9 @@ def _measure(
     first, trained = batch(trees, 1), batch(trees, budget)
     with fused_adapters(model):
         # The first pass is the slow one, so it is not timed.
-        kept = _kept_bytes(model, first) / first.input_ids.numel()
-        train = trained.input_ids.numel() / _timed(lambda: _train_step(model, trained), on_gpu)
+        products = session.policy.autocast(options.sft)
+        kept = _kept_bytes(model, first, products) / first.input_ids.numel()
+        train = trained.input_ids.numel() / _timed(lambda: _train_step(model, trained, products), on_gpu)
     weights = describe(model).bytes
     trained_bytes = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
 
@@ -354,12 +356,14 @@ def _asking_seconds(context: EvaluationContext, template: PromptTemplate, model:
     return listing, writing
 
 
-def _train_step(model: Any, batch: TreeBatch) -> None:
-    torch.autograd.backward(log_probs(model, batch).sum())
+def _train_step(model: Any, batch: TreeBatch, products: torch.dtype | None) -> None:
+    with autocast(model, products):
+        total = log_probs(model, batch).sum()
+    torch.autograd.backward(total)
     model.zero_grad()
 
 
-def _kept_bytes(model: Any, batch: TreeBatch) -> float:
+def _kept_bytes(model: Any, batch: TreeBatch, products: torch.dtype | None) -> float:
     """Memory of all that the backward pass of a training step needs, beside the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -370,7 +374,7 @@ def _kept_bytes(model: Any, batch: TreeBatch) -> float:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with autocast(model, products), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = log_probs(model, batch).sum()
     torch.autograd.backward(loss)
     return sum(kept.values())

@@ -486,6 +486,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if all(map(_stays_inside, manifest["files"])) else None
 
 
+def content_sums(path: Path) -> Mapping[str, str]:
+    """The SHA-256 sums of a file, or of all the files below a folder, by their paths from there on; none where there
+    is nothing."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    return {each.relative_to(path).as_posix(): _sha256(each) for each in files}
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     handle, name = tempfile.mkstemp(prefix=f"{_STAGING}{path.name}-", dir=path.parent)

@@ -59,7 +59,7 @@ def find_column(role: str, asked: str | None, table: TableContent, guessed: dict
     """
     column = find_optional_column(role, asked, table, guessed)
     if column is None:
-        listed = ", ".join(f"'{column}'" for column in table.frame.columns)
+        listed = ", ".join(f"'{column}'" for column in (*table.frame.columns, *table.nested))
         raise RequestError(
             f"{table.path}: none of its columns {listed} is called like a {role}: name one with "
             f"dataset.{role}{remedy}"
@@ -103,8 +103,8 @@ def review_column(table: TableContent) -> str | None:
 
 
 def like_times(table: TableContent) -> list[str]:
-    """Columns whose names speak of a time, though none is a usual one."""
-    return [column for column in table.frame.columns if re.search("date|time", normal(column))]
+    """Columns whose names speak of a time."""
+    return [name for name in table.frame.columns if re.search("date|time", normal(name))]
 
 
 def note_guessed(notes: list[str], table: TableContent, guessed: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -33,6 +34,10 @@ UNKNOWN = "unknown"
 _ARTICLE = "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|Gli|El|Los|Las|O|Os|Der|Die|Das|Det|Den|De|Het"
 _TRAILING_ARTICLE = re.compile(rf"([^\s()][^()]*), ({_ARTICLE})(?=\s*(?:[()]|$))")
 _WITH_YEAR = re.compile(r"(?P<name>.+?) ?\((?P<year>\d{4}) ?\)(?: ?\((?:V|TV)\))?")
+
+
+LOG, FILMS = "u.data", "u.item"
+"""GroupLens's names."""
 
 
 class MovieLensOptions(LogOptions):
@@ -70,6 +75,11 @@ class MovieLens100K(Dataset):
             "genres",
         )
         return Corpus("movielens-100k", interactions, catalogue)
+
+    def files(self) -> Sequence[Path]:
+        """See `Dataset.files`; the wheel is known by its sum."""
+        path: Path | None = self.options.path
+        return [] if path is None else [path.expanduser() / name for name in (LOG, FILMS)]
 
 
 def readable_title(title: str) -> tuple[str, int | None]:
@@ -121,14 +131,14 @@ def _from_wheel(wheel: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def _from_folder(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """GroupLens's files: no header, latin-1; genres are flags, the first of them says that none is known."""
-    log = _read(folder / "u.data", "\t", ["user", "item", "rating", "timestamp"])
+    log = _read(folder / LOG, "\t", ["user", "item", "rating", "timestamp"])
     columns = ["item", "title", "release_date", "video_release_date", "imdb_url", UNKNOWN, *GENRES]
-    films = _read(folder / "u.item", "|", columns)
+    films = _read(folder / FILMS, "|", columns)
     interactions = log.select(
         "user",
         "item",
-        _number(folder / "u.data", log, "timestamp", pl.Int64()),
-        _number(folder / "u.data", log, "rating", pl.Float64()),
+        _number(folder / LOG, log, "timestamp", pl.Int64()),
+        _number(folder / LOG, log, "rating", pl.Float64()),
     )
     flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES]
     catalogue = films.select("item", "title", pl.concat_list(flags).list.drop_nulls().alias("genres"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import polars as pl
 from pydantic import Field
 
 from rosepo_core.api import Corpus, Dataset, Reporter, RequestError
-from rosepo_datasets.given import Example, GivenOptions, read_rows, require_titles, table_of
+from rosepo_datasets.given import Example, GivenOptions, find_files, read_rows, require_titles, table_of
 
 HISTORY, CANDIDATES, TARGET = "historyList", "itemList", "trueSelection"
 SEPARATOR = "::"
@@ -52,3 +55,7 @@ class SDPO(Dataset):
         table = table_of(examples, options, notes)
         catalogue = pl.DataFrame({"item": list(titles), "title": list(titles)})
         return Corpus.of_examples("s-dpo", table, catalogue, tuple(notes))
+
+    def files(self) -> Sequence[Path]:
+        """See `Dataset.files`."""
+        return list(find_files(self.options).values())

@@ -11,7 +11,16 @@ import polars as pl
 from pydantic import Field
 
 from rosepo_core.api import Corpus, Dataset, Reporter, RequestError
-from rosepo_datasets.given import Example, GivenOptions, Row, read_json, read_rows, require_titles, table_of
+from rosepo_datasets.given import (
+    Example,
+    GivenOptions,
+    Row,
+    find_files,
+    read_json,
+    read_rows,
+    require_titles,
+    table_of,
+)
 
 HISTORY, TARGET = "input", "output"
 SEPARATOR = '", "'
@@ -75,7 +84,8 @@ class SPRec(Dataset):
 
     def files(self) -> Sequence[Path]:
         """See `Dataset.files`."""
-        return [file for file in (self._file("id2name"), self._file("name2genre")) if file]
+        beside = (self._file("id2name"), self._file("name2genre"))
+        return [*find_files(self.options).values(), *(file for file in beside if file)]
 
     def _file(self, option: str) -> Path | None:
         """The file that an option names, else the one of its name beside the rows, if there is one."""

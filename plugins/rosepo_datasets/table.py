@@ -53,7 +53,9 @@ def _separator(value: str) -> str:
 
 def _encoding(value: str) -> str:
     try:
-        b"".decode(value)
+        b"text".decode(value)
+    except UnicodeError:
+        pass
     except LookupError:
         raise ValueError("not an encoding that Python knows; write e.g. latin-1, cp1252 or gbk") from None
     return value
@@ -152,7 +154,7 @@ class Table(Dataset):
         times = None if timestamp is None else self._times(log, timestamp, notes)
         if times is None:
             guessed.pop("timestamp", None)
-            notes.append(_untimed_note(log))
+            notes.append(_untimed_note(log, timestamp))
             times = pl.int_range(log.frame.height, dtype=pl.Int64, eager=True)
         columns["timestamp"] = times
         if rating is not None:
@@ -218,14 +220,15 @@ class Table(Dataset):
             raise RequestError(f"{log.path}: column '{column}' holds {error}, not {_TIMES}: name another") from None
         if times.unreadable.any():
             row = _first(times.unreadable)
-            raise RequestError(f"{log.place(row)}: timestamp {cells[row]!r} is not {self._expected(cells)}")
+            raise RequestError(f"{log.place(row)}: timestamp {cells[row]!r} {self._reading(cells)}")
         values, name = times.values, log.path.name
         if times.unit == "microseconds":
             notes.append(f"{name}: '{column}' has fractions of seconds: timestamps are in microseconds")
         if values.null_count() == len(values):
             if options.timestamp is None:
+                notes.append(f"{name}: '{column}' is empty throughout")
                 return None
-            raise RequestError(f"{log.path}: column '{column}' is empty throughout: name another, or none")
+            raise RequestError(f"{log.path}: column '{column}' (dataset.timestamp) is empty throughout: name another")
         if values.null_count() and options.untimed == "error":
             raise RequestError(
                 f"{log.place(_first(values.is_null()))}: timestamp is empty: fill it in, or set "
@@ -243,23 +246,20 @@ class Table(Dataset):
             notes.append(f"{name}: dropped {_count(values.null_count(), 'interaction')} without a time")
         return values
 
-    def _expected(self, cells: pl.Series) -> str:
-        """What a time should be, and the options that read the column if there are any."""
+    def _reading(self, cells: pl.Series) -> str:
+        """Why a column of times could not be read, and the option that reads it if there is one."""
         options: TableOptions = self.options
-        text = cells.dtype == pl.String
-        formats = formats_for(cells) if text else []
-        if formats:
+        asked, text = options.time_format, cells.dtype == pl.String
+        reason = f"is not written as dataset.time_format='{asked}' says" if asked else f"is not {_TIMES}"
+        if formats := formats_for(cells) if text else []:
             ways = " or ".join(f"dataset.time_format='{each}'" for each in formats[:3])
-            kind = f"as '{options.time_format}' says" if options.time_format else f"{_TIMES}, or could be several"
-            return f"{kind}: {ways} reads the whole column"
-        if options.time_format:
-            usual = read_times(cells, None, options.decimal)
-            advice = "leave it unset" if not usual.unreadable.any() else "mend the time or take the row out"
-            return f"written as dataset.time_format='{options.time_format}' says: {advice}"
+            return f"{reason}: {ways} reads the whole column"
+        if asked and not read_times(cells, None, options.decimal).unreadable.any():
+            return f"{reason}: leave it unset"
         other: Literal[".", ","] = "," if options.decimal == "." else "."
-        if text and not read_times(cells, None, other).unreadable.any():
-            return f"{_TIMES}: dataset.decimal='{other}' reads the whole column"
-        return f"{_TIMES}: mend it or take the row out"
+        if text and not asked and not read_times(cells, None, other).unreadable.any():
+            return f"{reason}: dataset.decimal='{other}' reads the whole column"
+        return f"{reason}: mend it or take the row out"
 
     def _ratings(self, log: TableContent, column: str) -> pl.Series:
         """Float64 ratings; empty cells stay null.
@@ -434,8 +434,8 @@ def as_genres(values: pl.Series, separator: str) -> pl.Series:
     return lists.to_series().fill_null(pl.Series([[]], dtype=pl.List(pl.String)))
 
 
-def _untimed_note(log: TableContent) -> str:
-    likely = like_times(log)
+def _untimed_note(log: TableContent, empty: str | None) -> str:
+    likely = [name for name in like_times(log) if name != empty]
     hint = f"; dataset.timestamp='{likely[0]}' may be one" if likely else ""
     return f"{log.path.name}: no timestamp column: the order of rows is the order of time{hint}"
 

@@ -65,9 +65,19 @@ class Component:
         """`options` is an instance of the class's own `Options`; the defaults where none are given."""
         self.options: Any = options if options is not None else type(self).Options()
 
+    def files(self) -> Sequence[Path]:
+        """The files and folders whose content decides what this component does; those that options of the type `Path`
+        name, unless it says otherwise.
+
+        A stage is made anew when their content changes. A component that reads others extends this:
+        ``[*super().files(), ...]``. One that does not exist is passed over.
+        """
+        return [value for _, value in self.options if isinstance(value, Path)]
+
 
 class DatasetOptions(Options):
-    """Options of every dataset."""
+    """Options of every dataset. They are about prompts: `Dataset.load` does not read them, and a log is not read anew
+    when they change."""
 
     history_length: int = Field(30, ge=1, description="At most this many earlier items make a history.")
 
@@ -99,10 +109,6 @@ class Dataset(Component, ABC):
         Raises:
             RequestError: a file, row or column is wrong; the message names it and the fix.
         """
-
-    def files(self) -> Sequence[Path]:
-        """Files that `load` reads though no option names them: a run reads its data anew when one of them changes."""
-        return ()
 
 
 class LanguageModel(Protocol):

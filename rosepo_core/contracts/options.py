@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from rosepo_core.contracts.errors import RequestError, nearest
+
+CHANGES_NO_RESULT: dict[str, JsonValue] = {"changes_no_result": True}
+"""For ``Field(..., json_schema_extra=CHANGES_NO_RESULT)``: an option that decides memory or speed alone. What was
+made under another value of it is reused."""
 
 
 class Options(BaseModel):
@@ -15,6 +19,13 @@ class Options(BaseModel):
 
     # A column or a title may be a number; on the command line nobody would quote it.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    def that_decide(self) -> dict[str, Any]:
+        """The options that can change a result, as JSON writes them: all but those marked `CHANGES_NO_RESULT`."""
+        marked = {
+            name for name, field in type(self).model_fields.items() if field.json_schema_extra == CHANGES_NO_RESULT
+        }
+        return self.model_dump(mode="json", exclude=marked)
 
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)

@@ -64,6 +64,9 @@ def parse_json_table(text: str, place: str, progress: Callable[[int, int], None]
     frame = stack(frames, place) if frames else pl.DataFrame()
     notation = "Python literals" if parser.literals else "a JSON list" if as_list else "JSON lines"
     rows = pl.Series(numbers, dtype=pl.UInt32)
+    if nested and not set(frame.columns) - {"", *nested}:
+        keys = ", ".join(f"'{key}'" for key in nested)
+        raise RequestError(f"{place}: all of its keys hold objects or lists ({keys}): write an object for each row")
     return Records(frame.drop(list(nested), strict=False), rows, tuple(nested), notation)
 
 
@@ -86,7 +89,7 @@ class _Parser:
     def _value(self, text: str, row: str) -> Any:
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             fault = error
         try:
             value = ast.literal_eval(text.strip())
@@ -132,12 +135,20 @@ def _column(name: str, values: list[Any]) -> pl.Series | None:
     if kinds <= {int, float} and float in kinds:
         return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
     if kinds <= {str, int, float, bool}:
-        return pl.Series(name, [value if value is None else str(value) for value in values], dtype=pl.String)
+        return _text(name, [value if value is None else str(value) for value in values])
     if kinds <= {list, str}:
-        lists = [[value] if isinstance(value, str) and value else value or None for value in values]
+        lists = [([value] if value else None) if isinstance(value, str) else value for value in values]
         if all(isinstance(each, str) for value in lists if value for each in value):
             return pl.Series(name, lists, dtype=pl.List(pl.String))
     return None
+
+
+def _text(name: str, values: list[str | None]) -> pl.Series:
+    try:
+        return pl.Series(name, values, dtype=pl.String)
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can write and Unicode does not know
+        whole = [value if value is None else value.encode("utf-8", "replace").decode("utf-8") for value in values]
+        return pl.Series(name, whole, dtype=pl.String)
 
 
 def stack(frames: Sequence[pl.DataFrame], place: str) -> pl.DataFrame:

@@ -124,7 +124,8 @@ def read_table(
         firsts.append((height, part.file))
         height += part.frame.height
     first = parts[0]
-    source = f" from {len(parts)} files, {first.file.name} to {parts[-1].file.name}" if len(parts) > 1 else ""
+    ends = [part.file.relative_to(path).as_posix() for part in (first, parts[-1])] if len(parts) > 1 else []
+    source = f" from {len(parts)} files, {' to '.join(ends)}" if ends else ""
     read = f"{path.name}: read {frame.height:,} rows of {frame.width} columns{source} ({first.notation})"
     return TableContent(
         path,
@@ -162,8 +163,12 @@ def _shards(folder: Path, dialect: Dialect) -> list[Path]:
     ]
     kinds = sorted({_suffix(file) for file in files})
     if len(kinds) != 1:
-        found = f"holds {' and '.join(kinds)} files" if kinds else f"holds no file whose name ends in {_SUFFIXES}"
-        raise RequestError(f"{folder} ({dialect.options['path']}) {found}: name one file, or a folder of one format")
+        if kinds:
+            found, remedy = f"holds {' and '.join(kinds)} files", "name one file, or a folder of one format"
+        else:
+            found = f"holds no file whose name ends in {_SUFFIXES}"
+            remedy = f"name a file or another folder; for other tables of text set {dialect.options['separator']}"
+        raise RequestError(f"{folder} ({dialect.options['path']}) {found}: {remedy}")
     return sorted(files, key=_natural)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import custom_bwd, custom_fwd
 from torch.nn.functional import softmax
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -36,6 +37,7 @@ def _blocks(length: int, keys: int) -> Iterator[tuple[slice, int]]:
 
 class _BlockAttention(torch.autograd.Function):
     @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
         """Query [b, groups, r, t, d]; key and value [b, groups, s, d]; mask [b, 1, t, s] -> as the query."""
         (batch, groups, repeats, length, size), keys = query.shape, key.shape[2]
@@ -62,6 +64,7 @@ class _BlockAttention(torch.autograd.Function):
         return mixed
 
     @staticmethod
+    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key and value."""
         (gradient,) = gradients

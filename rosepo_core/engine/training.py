@@ -30,10 +30,12 @@ from transformers import (
 from trl import DPOConfig, SFTConfig, SFTTrainer
 
 from rosepo_core.contracts.components import PreferenceLoss, Reporter
+from rosepo_core.contracts.errors import PluginError, RosepoError
 from rosepo_core.contracts.records import Floats, Ints, LogProbs
 from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.dropout import without_dropout
 from rosepo_core.engine.memory import kept_memory
+from rosepo_core.engine.precision import autocast
 from rosepo_core.engine.scoring import decoder_of, log_probs, token_log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
 
@@ -119,6 +121,8 @@ class _InPasses(Trainer):  # type: ignore[misc]
     """
 
     trained_tokens = 0
+    products: torch.dtype | None = None
+    """The type that products of weights are computed in; `None` for the weights' own."""
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of all passes; their loss."""
@@ -127,7 +131,14 @@ class _InPasses(Trainer):  # type: ignore[misc]
         return torch.stack([make(model, one, num_items_in_batch) for one in inputs["passes"]]).sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Without what TRL's trainer adds, which needs a second pass over the logits."""
+        """Without what TRL's trainer adds, which needs a second pass over the logits.
+
+        Raises:
+            RosepoError: loss or gradient is no number any more.
+        """
+        for name, words in (("loss", "the loss"), ("grad_norm", "the gradient")):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise _broken(f"{words} is {float(logs[name])} in step {self.state.global_step}")
         Trainer.log(self, logs | {"num_tokens": self.trained_tokens}, start_time)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -157,12 +168,14 @@ class _SFTTrainer(_InPasses, SFTTrainer):  # type: ignore[misc]
         """Mean negative log-probability of the labels of the step."""
         labels = inputs["labels"][:, 1:]
         labelled = labels != -100
-        # Padding is on the right, where causal attention never looks from a token that counts.
-        hidden = decoder_of(model)(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         count = num_items_in_batch if num_items_in_batch is not None else labelled.sum()
         targets = labels[labelled]
         states = torch.arange(len(targets), device=targets.device)
-        loss: Tensor = -token_log_probs(model, hidden[labelled], targets, states).sum() / count
+        with autocast(model, self.products):
+            # Padding is on the right, where causal attention never looks from a token that counts.
+            hidden = decoder_of(model)(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+            of_tokens = token_log_probs(model, hidden[labelled], targets, states)
+        loss: Tensor = -of_tokens.sum() / count
         return loss
 
 
@@ -235,6 +248,8 @@ class AlignmentTrainer(_InPasses):
         without_dropout(model)
         pairs = self._log_probs(model, inputs)
         losses = self._loss(pairs)
+        if self.state.global_step == 0:
+            _check_losses(self._loss, losses, pairs)
         self._measure(pairs)
         count = num_items_in_batch if num_items_in_batch is not None else len(losses)
         return losses.sum() / count
@@ -243,7 +258,9 @@ class AlignmentTrainer(_InPasses):
         batch: TreeBatch = inputs["batch"].to(self.args.device)
         reference, eps = inputs["reference"], inputs["eps"]
         rows = inputs["offsets"][batch.trees] + batch.rows
-        policy = torch.zeros_like(reference).index_put((rows, batch.columns), log_probs(model, batch))
+        with autocast(model, self.products):
+            values = log_probs(model, batch)
+        policy = torch.zeros_like(reference).index_put((rows, batch.columns), values)
         tokens = torch.zeros_like(reference, dtype=torch.long).index_put((rows, batch.columns), batch.lengths)
         valid = tokens > 0
         return LogProbs(
@@ -289,6 +306,37 @@ class AlignmentTrainer(_InPasses):
         super().log(logs, start_time)
 
 
+def _check_losses(loss: PreferenceLoss, losses: Any, pairs: LogProbs) -> None:
+    """See that a loss keeps its contract.
+
+    Raises:
+        PluginError: it does not; the message names it and what it returned.
+    """
+    name, count = loss.origin or type(loss).__qualname__, len(pairs.chosen)
+    if not isinstance(losses, Tensor):
+        raise PluginError(f"{name} returned {type(losses).__name__}, not a tensor with the loss of each pair")
+    if losses.shape != (count,) or not losses.is_floating_point():
+        found = f"{str(losses.dtype).removeprefix('torch.')} {tuple(losses.shape)}"
+        raise PluginError(f"{name} returned {found}, not the loss of each pair, float ({count},); do not average it")
+    if not losses.requires_grad:
+        raise PluginError(f"{name} returned losses without a gradient; make them of log_probs with torch alone")
+    known = pairs.chosen.isfinite() & (pairs.rejected.isfinite() | ~pairs.valid).all(1)
+    wrong = torch.nonzero(known & ~losses.isfinite())
+    if len(wrong):
+        row = int(wrong[0])
+        raise PluginError(
+            f"{name} returned {losses[row].item()} for a pair whose log-probabilities are numbers (row {row}); mind "
+            "what log_probs.valid leaves out"
+        )
+
+
+def _broken(what: str) -> RosepoError:
+    return RosepoError(
+        f"training failed: {what}; nothing of it is kept. Lower the learning rate, or compute in float32 with "
+        "model.dtype = 'float32'"
+    )
+
+
 class _Progress(TrainerCallback):  # type: ignore[misc]
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -305,6 +353,8 @@ def _arguments(seed: int, gradient_checkpointing: bool) -> dict[str, Any]:
         "disable_tqdm": True,
         "gradient_checkpointing": gradient_checkpointing,
         "logging_first_step": True,
+        # Replaces a loss that is no number by an invented one.
+        "logging_nan_inf_filter": False,
         "logging_steps": 1,
         "report_to": "none",
         "save_strategy": "no",
@@ -327,10 +377,16 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _train(trainer: Any, model: PreTrainedModel, reporter: Reporter) -> LogHistory:
+def _train(
+    trainer: _InPasses, model: PreTrainedModel, reporter: Reporter, products: torch.dtype | None
+) -> LogHistory:
+    trainer.products = products
     trainer.remove_callback(PrinterCallback)
     with fused_adapters(model), kept_memory():
         trainer.train()
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            raise _broken(f"not all of {name} are numbers")
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     if all(entry["learning_rate"] == 0 for entry in log):
         reporter.note("the learning rate was 0 in every step, so nothing was learned: set warmup_ratio to 0")
@@ -352,6 +408,7 @@ def fine_tune(
     gradient_checkpointing: bool,
     seed: int,
     reporter: Reporter,
+    products: torch.dtype | None = None,
 ) -> LogHistory:
     """Supervised fine-tuning in place with TRL's SFTTrainer, on responses only.
 
@@ -360,9 +417,13 @@ def fine_tune(
         sequences: token ids int32 [t] and, of the same shape, which of them are a response's, bool.
         batch_size: sequences per optimizer step.
         token_budget: most tokens of a forward pass, padding included; memory and speed only.
+        products: the type that products of float32 weights are computed in, `None` for float32.
 
     Returns:
         the trainer's log: one entry a step with ``loss``, ``grad_norm``, ``learning_rate``...
+
+    Raises:
+        RosepoError: loss or weights are no numbers any more.
     """
     table = Table.from_dict(
         {
@@ -394,7 +455,7 @@ def fine_tune(
             processing_class=tokenizer,
             callbacks=[_Progress(reporter)],
         )
-        return _train(trainer, model, reporter)
+        return _train(trainer, model, reporter, products)
 
 
 def align_preferences(
@@ -414,6 +475,7 @@ def align_preferences(
     max_grad_norm: float,
     seed: int,
     reporter: Reporter,
+    products: torch.dtype | None = None,
 ) -> LogHistory:
     """Preference optimization in place, without any dropout (`engine.dropout`).
 
@@ -422,9 +484,14 @@ def align_preferences(
         pad_token_id: any id of the vocabulary.
         batch_size: trees per optimizer step.
         token_budget: most tokens of a forward pass, padding included; memory and speed only.
+        products: the type that products of float32 weights are computed in, `None` for float32.
 
     Returns:
         the trainer's log: one entry a step with ``loss`` and the metrics of `AlignmentTrainer`.
+
+    Raises:
+        PluginError: the loss breaks its contract.
+        RosepoError: loss or weights are no numbers any more.
     """
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         args = AlignmentConfig(
@@ -440,4 +507,4 @@ def align_preferences(
             **_arguments(seed, gradient_checkpointing),
         )
         trainer = AlignmentTrainer(model, args, loss, trees, pad_token_id, token_budget, [_Progress(reporter)])
-        return _train(trainer, model, reporter)
+        return _train(trainer, model, reporter, products)

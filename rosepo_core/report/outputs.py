@@ -13,7 +13,7 @@ import numpy as np
 from rosepo_core import __version__
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Floats, Pairs, Split
-from rosepo_core.engine.models import resolve_model
+from rosepo_core.engine.models import ALIASES, published_name
 from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
@@ -23,9 +23,6 @@ from rosepo_core.stages import embeddings
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
 from rosepo_core.store import CONFIG, Artifact, write_text
-
-HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""Where the models behind the aliases come from."""
 
 REPORT = "report.html"
 
@@ -142,14 +139,14 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
     config, template = session.config, session.template(split)
     summary = _summary(session, split.content, evaluations[0])
     example = evaluations[0].examples.take(np.arange(1))
-    is_alias = config.model.name in HUB_IDS
+    alias = ALIASES.get(config.model.name)
     return ModelCard(
         name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
         method=config.sft.method,
-        base_model=str(resolve_model(config.model.name, session.reporter)),
+        base_model=published_name(config.model.name),
         dataset=config.dataset.name,
-        base_model_id=HUB_IDS.get(config.model.name),
-        base_model_notes="Its weights were dequantized from a GGUF file (Q4_1)." if is_alias else "",
+        base_model_id=alias.hub_id if alias else None,
+        base_model_notes="Its weights were quantized (Q4_1, a GGUF file) before this training." if alias else "",
         dataset_notes=summary["Dataset"],
         parts={label: text for label, text in summary.items() if label != "Dataset"},
         protocols={
@@ -162,7 +159,7 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
         columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
         prompt=template.prompt_texts(example)[0],
         response=template.response_texts[int(example.target[0])],
-        licence="apache-2.0" if is_alias else None,
+        licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
     )
 

@@ -11,11 +11,12 @@ import numpy as np
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Pairs, Split
 from rosepo_core.engine.prompt_trees import prompt_trees
+from rosepo_core.engine.saved_template import save_template
 from rosepo_core.engine.training import LogHistory, PreferenceTree, align_preferences
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import running
 from rosepo_core.stages.session import Handle, Session
-from rosepo_core.stages.sft import LOG, load_log, save_policy
+from rosepo_core.stages.sft import LOG, load_log
 
 
 def stage(
@@ -26,8 +27,7 @@ def stage(
     settings = {
         **session.prompt_settings(),
         "loss": session.plugin_settings("loss"),
-        "alignment": session.resolved["alignment"],
-        "gradient_checkpointing": session.config.sft.gradient_checkpointing,
+        "alignment": session.that_decides["alignment"],
         "seed": session.config.seed,
     }
 
@@ -55,8 +55,10 @@ def stage(
                     max_grad_norm=options.max_grad_norm,
                     seed=session.config.seed,
                     reporter=session.reporter,
+                    products=session.policy.autocast(session.config.sft),
                 )
-        save_policy(model, template, session, folder)
+        session.policy.save(folder)
+        save_template(template, session.config.prompt.name, folder)
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
 
     return session.artifact("aligned", settings, [sft, pairs], build, load_log)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from rosepo_core.contracts.components import Dataset
+from rosepo_core.contracts.components import Dataset, DatasetOptions
 from rosepo_core.contracts.records import Corpus
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.registry import running
@@ -35,20 +35,9 @@ def stage(session: Session) -> Handle[Corpus]:
         save_corpus(corpus, folder)
 
     def settings() -> dict[str, Any]:
-        return {"dataset": session.plugin_settings("dataset"), "files": _identities(dataset)}
+        return {"dataset": session.plugin_settings("dataset", without=DatasetOptions.model_fields)}
 
     return session.artifact("dataset", settings, [], build, load_corpus)
-
-
-def _identities(dataset: Dataset) -> dict[str, list[tuple[str, int, int]]]:
-    """Size and time of change of every file that the dataset reads, so that a changed file is read again."""
-    found = {}
-    named = [(name, value) for name, value in dataset.options if isinstance(value, str | Path) and value]
-    for name, value in [*named, *((str(file), file) for file in dataset.files())]:
-        if (path := Path(value).expanduser()).exists():
-            files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-            found[name] = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return found
 
 
 def save_corpus(corpus: Corpus, folder: Path) -> None:

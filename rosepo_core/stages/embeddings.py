@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.records import Floats, Split
-from rosepo_core.engine.title_embeddings import choose_encoder, title_embeddings
+from rosepo_core.engine.title_embeddings import choose_encoder, encoder_version, title_embeddings
 from rosepo_core.stages.session import Handle, Session
 
 EMBEDDINGS = "embeddings.safetensors"
@@ -21,7 +21,7 @@ def stage(session: Session, split: Handle[Split]) -> Handle[Floats]:
     if "embeddings" in session.artifacts:
         return Handle(session.artifacts["embeddings"], load)
     encoder = choose_encoder()
-    model = [session.policy.fingerprint, session.config.model.dtype] if encoder == "language-model" else None
+    model = [session.policy.fingerprint, session.policy.dtype] if encoder == "language-model" else None
 
     def build(folder: Path) -> None:
         rows = title_embeddings(
@@ -29,7 +29,7 @@ def stage(session: Session, split: Handle[Split]) -> Handle[Floats]:
         )
         save_file({"titles": np.ascontiguousarray(rows)}, folder / EMBEDDINGS)
 
-    return session.artifact("embeddings", {"encoder": encoder, "model": model}, [split], build, load)
+    return session.artifact("embeddings", {"encoder": encoder_version(encoder), "model": model}, [split], build, load)
 
 
 def load(folder: Path) -> Floats:

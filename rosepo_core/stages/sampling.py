@@ -15,6 +15,7 @@ from rosepo_core.contracts.components import RejectedSampler, SamplerContext, Sm
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.records import Examples, Floats, Ints, Places, Split
 from rosepo_core.contracts.sections import PreferenceOptions
+from rosepo_core.engine.title_embeddings import choose_encoder, encoder_version
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.training import LogHistory
 from rosepo_core.registry import running
@@ -109,9 +110,11 @@ def stage(
     needs = frozenset[str]().union(*(sampler.needs for sampler in samplers))
     settings = {
         "sampler": session.plugin_settings("sampler"),
-        "preferences": session.resolved["preferences"],
+        "preferences": session.that_decides["preferences"],
         "seed": session.config.seed,
     }
+    if "title-embeddings" in needs:
+        settings["encoder"] = encoder_version(choose_encoder())
     asks_model = bool(needs & {"language-model", "title-embeddings"})
     inputs: list[Handle[Any]] = [split, *([sft] if asks_model else []), *([oracle] if "oracle" in needs else [])]
 

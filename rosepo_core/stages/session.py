@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,14 @@ import numpy as np
 
 from rosepo_core import __version__
 from rosepo_core.config import RunConfig
-from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.components import Component, Reporter
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.prompts.item_texts import item_texts
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.registry import Registry
-from rosepo_core.store import Artifact, RunStore, fingerprint
+from rosepo_core.registry import Registry, running
+from rosepo_core.source_code import source_hash
+from rosepo_core.store import Artifact, RunStore, content_sums, fingerprint
 
 
 class RunReporter(Reporter, Protocol):
@@ -119,6 +120,11 @@ class Session:
         return self.config.resolved()
 
     @cached_property
+    def that_decides(self) -> Mapping[str, Any]:
+        """The configuration with every key that can change a result."""
+        return self.config.that_decides()
+
+    @cached_property
     def policy(self) -> PolicySlot:
         """The run's language model; nothing is loaded before it is used."""
         return PolicySlot(self._base, self.config.model.dtype, self.reporter)
@@ -130,10 +136,15 @@ class Session:
         return length
 
     def template(self, split: Handle[Split]) -> PromptTemplate:
-        """The prompt template over the split's catalogue; the catalogue is tokenized once a run."""
+        """The prompt template over the split's catalogue; the catalogue is tokenized once a run.
+
+        Raises:
+            RequestError: as `PromptTemplate.bind`, or the model does not read prompts as long as they may be.
+        """
         fingerprint = split.artifact.fingerprint
         if fingerprint not in self._templates:
             template: PromptTemplate = self.component("prompt")
+            self.policy.check_prompts(template.options.max_length)
             texts = item_texts(split.content.catalogue, short=template.options.titles == "short")
             self._templates[fingerprint] = template.bind(self.policy.tokenizer, texts, self.history_length)
         return self._templates[fingerprint]
@@ -142,8 +153,8 @@ class Session:
         """All that decides the token ids of a prompt, for fingerprints."""
         return {
             "model": self.policy.fingerprint,
-            "dtype": self.config.model.dtype,
-            "prompt": self.resolved["prompt"],
+            "dtype": self.policy.dtype,
+            "prompt": self.plugin_settings("prompt"),
             "history_length": self.history_length,
         }
 
@@ -153,18 +164,39 @@ class Session:
         choice = choices if index is None else choices[index]
         return self.registry.make(section, choice.name, choice.options)
 
-    def plugin_settings(self, section: str) -> Any:
-        """A plugin section with the version of each plugin in it, for fingerprints."""
-        choices = self.config.choices(section)
-        versions = [str(self.registry.entry(section, choice.name)) for choice in choices]
-        return [self.resolved[section], versions]
+    def plugin_settings(self, section: str, without: Container[str] = ()) -> list[Mapping[str, Any]]:
+        """All that decides what the plugins of a section do, for fingerprints: names, versions, source code, options,
+        and the content of the files that they read.
+
+        Args:
+            section: one that names a plugin, or several.
+            without: options that the stage does not read.
+        """
+        choices, tables = self.config.choices(section), self.that_decides[section]
+        listed = tables if isinstance(tables, list) else [tables]
+        found: list[Mapping[str, Any]] = []
+        for index, (choice, table) in enumerate(zip(choices, listed, strict=True)):
+            component: Component = self.component(section, index if isinstance(tables, list) else None)
+            component_class: type = type(component)
+            with running(component):
+                files = [path.expanduser() for path in component.files()]
+            found.append(
+                {
+                    "plugin": str(self.registry.entry(section, choice.name)),
+                    "source": source_hash(component_class),
+                    "options": {key: value for key, value in table.items() if key != "name" and key not in without},
+                    "files": [content_sums(path) for path in files],
+                }
+            )
+        return found
 
     def rng(self, purpose: str) -> np.random.Generator:
         """A generator for one purpose, independent of all the others."""
         return np.random.default_rng([self.config.seed, *purpose.encode()])
 
     def fingerprint(self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]]) -> str:
-        """Of a stage's artifact: equal where everything that it depends on is."""
+        """Of a stage's artifact: equal where everything that it depends on is. The core's own code is known by its
+        version."""
         known = settings() if callable(settings) else settings
         return fingerprint(__version__, stage, known, [each.artifact.fingerprint for each in inputs])
 

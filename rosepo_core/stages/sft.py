@@ -11,7 +11,6 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Sequences, Split
 from rosepo_core.engine.saved_template import save_template
 from rosepo_core.engine.training import LogHistory, fine_tune
-from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.stages.session import Handle, Session
 
 LOG = "log.json"
@@ -26,10 +25,20 @@ def training_users(split: Split, most: int | None, rng: np.random.Generator) -> 
     return split.train.prefix(np.where(np.isin(np.arange(len(lengths)), kept), lengths, 0))
 
 
+def check(session: Session) -> None:
+    """See before any work that the model can be trained as the run asks.
+
+    Raises:
+        RequestError: it does not read prompts as long as they may be, or has no module of a name to adapt.
+    """
+    session.policy.check_prompts(session.component("prompt").options.max_length)
+    session.policy.check_targets(session.config.sft)
+
+
 def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
     """RUN/sft: the adapter or the model, the tokenizer, the prompt template and ``log.json``, one entry a step."""
     options = session.config.sft
-    settings = {**session.prompt_settings(), "sft": session.resolved["sft"], "seed": session.config.seed}
+    settings = {**session.prompt_settings(), "sft": session.that_decides["sft"], "seed": session.config.seed}
 
     def build(folder: Path) -> None:
         template = session.template(split)
@@ -53,8 +62,10 @@ def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
                 gradient_checkpointing=options.gradient_checkpointing,
                 seed=session.config.seed,
                 reporter=session.reporter,
+                products=session.policy.autocast(options),
             )
-        save_policy(model, template, session, folder)
+        session.policy.save(folder)
+        save_template(template, session.config.prompt.name, folder)
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
 
     return session.artifact("sft", settings, [split], build, load_log)
@@ -64,12 +75,3 @@ def load_log(folder: Path) -> LogHistory:
     """The training log that `stage` left in `folder`: one entry a step."""
     log: LogHistory = json.loads((folder / LOG).read_text(encoding="utf-8"))
     return log
-
-
-def save_policy(model: object, template: PromptTemplate, session: Session, folder: Path) -> None:
-    """What plain PEFT or transformers loads: weights, tokenizer, and beside them the prompt template."""
-    model.save_pretrained(folder)  # type: ignore[attr-defined]
-    # PEFT writes a model card full of blanks.
-    (folder / "README.md").unlink(missing_ok=True)
-    session.policy.tokenizer.save_pretrained(folder)
-    save_template(template, session.config.prompt.name, folder)

@@ -42,7 +42,7 @@ def stage(session: Session, corpus: Handle[Corpus]) -> Handle[Split]:
     def build(folder: Path) -> None:
         save_split(split_corpus(corpus.content, session.config.split), folder)
 
-    return session.artifact("split", {"split": session.resolved["split"]}, [corpus], build, load_split)
+    return session.artifact("split", {"split": session.that_decides["split"]}, [corpus], build, load_split)
 
 
 def held_out_examples(session: Session, split: Split) -> Examples:

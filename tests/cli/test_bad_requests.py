@@ -65,6 +65,24 @@ def test_a_wrong_argument(train, tmp_path, arguments, said):
     assert not run.exists()
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prompt.max_length=4096"], "option 'prompt.max_length' = 4096: the model reads at most 2048 tokens"),
+        (["--sft.target_modules=q_porj"], "'q_porj' is no module of the model; did you mean 'q_proj'"),
+        (["--sft.target_modules=q_proj, lm_head"], "'lm_head' is the model's output layer"),
+        (["--sft.target_modules= , "], "option 'sft.target_modules' = ' , ': "),
+    ],
+)
+def test_a_model_that_cannot_be_trained_as_asked_is_refused_before_any_work(train, tmp_path, arguments, said, dry):
+    run = tmp_path / "runs" / "new"
+    done = train("--run", run, *arguments, *dry)
+    assert said in fault(done)
+    assert done.made == set()
+    assert not run.exists()
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "arguments", "said"),
     [

@@ -96,17 +96,19 @@ def test_all_is_reused_when_nothing_changes(train, finished):
     ("change", "made"),
     [
         ("--loss=ipo", ALIGNED),
-        ("--alignment.token_budget=100", ALIGNED),
+        # These decide no result.
+        ("--alignment.token_budget=100", set()),
         # The reference's log-probabilities know of no oracle.
         ("--oracle.value=0.2", {"oracle", "preferences", "scores-oracle"} | ALIGNED),
         ("--sampler=popularity-aware", {"sampling", "reference", "preferences"} | ALIGNED),
+        # A log is not read anew, and what knows of no prompt is not made anew, for a longer history.
         (
-            "--prompt.header=Seen:\n",
+            "--dataset.history_length=7",
             {"sft", "reference", "preferences", "scores-base", "scores-sft"} | ALIGNED,
         ),
         ("--evaluation.candidates=4", RESCORED | {"candidates", "evaluation"}),
     ],
-    ids=["loss", "token budget", "oracle", "sampler", "prompt", "candidates"],
+    ids=["loss", "token budget", "oracle", "sampler", "history", "candidates"],
 )
 def test_only_what_changes_is_made_anew(train, finished, change, made):
     run = finished.parent / change.strip("-").partition("=")[0]

@@ -163,7 +163,7 @@ class Run:
         self.reporter = SimpleNamespace(note=self.notes.append, progress=lambda *_: None)
         chosen = tuple(SamplerChoice(name="fixed", weight=weight, options=Options()) for weight in weights)
         self.config = SimpleNamespace(sampler=chosen, preferences=PreferenceOptions(**options), seed=0)
-        self.resolved: dict[str, Any] = {"preferences": {}}
+        self.that_decides: dict[str, Any] = {"preferences": {}}
 
     def component(self, section: str, index: int) -> RejectedSampler:
         return self.samplers[index]

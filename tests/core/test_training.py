@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from torch.utils._pytree import tree_leaves
 from trl import DPOConfig, DPOTrainer
 
 from rosepo_core.contracts.components import PreferenceLoss
-from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, Pairs, Sequences
+from rosepo_core.contracts.errors import PluginError, RosepoError
+from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, LogProbs, Pairs, Sequences
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine import scoring
 from rosepo_core.engine.scoring import decoder_of, score_items
@@ -459,20 +461,28 @@ def test_logits_come_a_chunk_at_a_time(tiny_model, tiny_tokenizer, template, mon
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_bfloat16_learns_as_float32_does(tiny_model, tiny_tokenizer, template, method):
+    """An adapter on a base in bfloat16; all weights in float32 with their products in bfloat16."""
     sequences = users(5, 3, 4, 5)
     examples = places(sequences)
     rejected = draw(examples, 2)
     logs, types = [], []
     for dtype in (torch.float32, torch.bfloat16):
-        base = copy.deepcopy(tiny_model).to(dtype)
-        model = with_lora(base) if method == "lora" else base.train()
-        rate = {"learning_rate": 1e-2 if method == "lora" else 1e-3}
-        sft = tuned(model, tiny_tokenizer, template.sft_sequences(sequences), steps=6, **rate)
+        base = copy.deepcopy(tiny_model)
+        model = with_lora(base.to(dtype)) if method == "lora" else base.train()
+        options = {"learning_rate": 1e-2 if method == "lora" else 1e-3}
+        if method == "full" and dtype == torch.bfloat16:
+            options["products"] = dtype
+        computed: set[torch.dtype] = set()
+        layer = base.model.layers[0].mlp.down_proj
+        layer.register_forward_hook(lambda _, __, output, seen=computed: seen.add(output.dtype))
+        sft = tuned(model, tiny_tokenizer, template.sft_sequences(sequences), steps=6, **options)
         reference = references(model, template, examples, rejected)
         trees = preference_trees(template, pairs_of(examples, rejected, reference))
-        logs.append((sft, aligned(model, trees, steps=6, **rate)))
+        computed.clear()
+        logs.append((sft, aligned(model, trees, steps=6, **options)))
         types.append({weight.dtype for weight in model.parameters() if weight.requires_grad})
-    assert types == [{torch.float32}, {torch.float32 if method == "lora" else torch.bfloat16}]
+        assert method == "lora" or computed == {dtype}
+    assert types == [{torch.float32}, {torch.float32}]
     for stage, tolerance in ((0, 0.05), (1, 0.1)):
         exact, rounded = ([entry["loss"] for entry in log[stage]] for log in logs)
         assert exact[-1] < exact[0] - 0.01
@@ -551,6 +561,50 @@ class Notes(QuietReporter):
 
     def note(self, message: str) -> None:
         self.notes.append(message)
+
+
+class Own(PreferenceLoss):
+    """Someone's, of whom the message must speak."""
+
+    origin = "loss 'own' of acme 1.0"
+
+    def __init__(self, of_pairs: Any) -> None:
+        super().__init__()
+        self._of_pairs = of_pairs
+
+    def __call__(self, log_probs: LogProbs) -> Any:
+        return self._of_pairs(log_probs.chosen - log_probs.rejected[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("of_pairs", "message"),
+    [
+        (torch.mean, "returned float32 (), not the loss of each pair, float (3,); do not average it"),
+        (lambda margin: margin[:, None], "returned float32 (3, 1), not the loss of each pair"),
+        (lambda margin: margin > 0, "returned bool (3,), not the loss of each pair"),
+        (lambda margin: margin.detach().numpy(), "returned ndarray, not a tensor"),
+        (lambda margin: margin.detach(), "returned losses without a gradient"),
+        (lambda margin: margin / 0 * 0, "returned nan for a pair whose log-probabilities are numbers (row 0)"),
+    ],
+)
+def test_a_loss_that_breaks_its_contract_is_named_in_the_first_step(lora, template, of_pairs, message):
+    examples = places(users(4))
+    rejected = draw(examples, 1)
+    trees = preference_trees(template, pairs_of(examples, rejected, np.zeros((3, 2), dtype=np.float32)))
+    with pytest.raises(PluginError, match=re.escape(f"loss 'own' of acme 1.0 {message}")):
+        aligned(lora, trees, loss=Own(of_pairs))
+
+
+def test_training_that_breaks_is_told_of_at_once(tiny_model, tiny_tokenizer, template):
+    sequences = template.sft_sequences(users(4, 4, 4))
+    model = copy.deepcopy(tiny_model).train()
+    with pytest.raises(RosepoError, match=r"training failed: .* in step [12]; .* Lower the learning rate"):
+        tuned(model, tiny_tokenizer, sequences, learning_rate=1e30, steps=3)
+    # The last step's weights are seen by nobody before they are written.
+    model = copy.deepcopy(tiny_model).train()
+    model.register_parameter("spare", torch.nn.Parameter(torch.tensor([torch.nan])))
+    with pytest.raises(RosepoError, match=r"training failed: not all of spare are numbers"):
+        tuned(model, tiny_tokenizer, sequences)
 
 
 def test_a_learning_rate_that_is_0_throughout_is_noted(lora, tiny_tokenizer, template):

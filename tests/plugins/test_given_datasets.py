@@ -214,10 +214,13 @@ def test_a_wrong_catalogue_of_sprec_is_named(books: Path, name: str, content: An
     assert error_of("sprec", books) == f"{books / name}{said}"
 
 
-def test_files_that_no_option_names_are_told(books: Path) -> None:
-    dataset = load_plugins().create("dataset", "sprec", {"path": str(books / "train.json")})
+@pytest.mark.parametrize(
+    ("path", "parts"), [("train.json", ["train.json"]), ("", ["train.json", "valid.json", "test.json"])]
+)
+def test_all_files_that_are_read_are_told(books: Path, path: str, parts: list[str]) -> None:
+    dataset = load_plugins().create("dataset", "sprec", {"path": str(books / path)})
 
-    assert dataset.files() == [books / "id2name.json", books / "name2genre.json"]
+    assert dataset.files() == [books / name for name in (*parts, "id2name.json", "name2genre.json")]
 
 
 # --- S-DPO ------------------------------------------------------------------------------------------------------
