@@ -241,8 +241,8 @@ class PreferenceLoss(Component, ABC):
     """An objective over preference pairs.
 
     Attributes:
-        needs_reference: whether the reference's log-probabilities are read.
-        needs_smoothing: whether `eps` is read.
+        needs_reference: whether the reference's log-probabilities are read; if not, they are not computed and are 0.
+        needs_smoothing: whether `eps` is read; if not, the oracle is not asked for it and it is 0.
     """
 
     needs_reference: ClassVar[bool] = True

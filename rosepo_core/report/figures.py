@@ -151,18 +151,23 @@ def preferences(
     eps = pairs.eps[held]
     if not len(eps):
         return []
-    shown = [
-        replace(
-            charts.histogram(
-                "Smoothing factor",
-                {"eps": (eps, "gold")},
-                0.0,
-                max(0.5, float(eps.max())),
-                "eps: P(rejected is preferred)",
-            ),
-            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
-        )
-    ]
+    # A loss without smoothing has no factors to show.
+    shown = (
+        []
+        if not eps.any()
+        else [
+            replace(
+                charts.histogram(
+                    "Smoothing factor",
+                    {"eps": (eps, "gold")},
+                    0.0,
+                    max(0.5, float(eps.max())),
+                    "eps: P(rejected is preferred)",
+                ),
+                caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
+            )
+        ]
+    )
     shown += calibration(quality)
     if popularity is not None:
         row, slot = np.nonzero(held)

@@ -95,7 +95,8 @@ def test_all_is_reused_when_nothing_changes(train, finished):
 @pytest.mark.parametrize(
     ("change", "made"),
     [
-        ("--loss=ipo", ALIGNED),
+        # Pairs for a loss without smoothing have no factors.
+        ("--loss=ipo", {"preferences"} | ALIGNED),
         # These decide no result.
         ("--alignment.token_budget=100", set()),
         # The reference's log-probabilities know of no oracle.
