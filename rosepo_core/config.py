@@ -128,7 +128,7 @@ PLUGIN_SECTIONS = ("dataset", "prompt", "oracle", "loss")
 """The sections that name one plugin."""
 
 LIST_SECTIONS: Mapping[str, type[PluginChoice]] = {"sampler": SamplerChoice, "metric": PluginChoice}
-"""The sections that name one plugin or several."""
+"""The sections that name one plugin or more."""
 
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("movielens-100k",),
@@ -223,15 +223,15 @@ def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
         if section == "seed":
             continue
         if section in LIST_SECTIONS:
-            several = value if isinstance(value, list) else [value]
-            tables[section] = [_normal_table(section, each) for each in several]
-            if section == "sampler" and len(several) == 1:
+            listed = value if isinstance(value, list) else [value]
+            tables[section] = [_normal_table(section, each) for each in listed]
+            if section == "sampler" and len(listed) == 1:
                 tables[section][0].setdefault("name", DEFAULTS["sampler"][0])
-            elif not several:
+            elif not listed:
                 raise RequestError(f"'{section}' is empty; name at least one")
             for index, table in enumerate(tables[section]):
                 if "name" not in table:
-                    raise RequestError(f"option '{_where(section, several, index)}.name' is required")
+                    raise RequestError(f"option '{_where(section, listed, index)}.name' is required")
         else:
             tables[section] = _normal_table(section, value)
     return tables
@@ -363,9 +363,9 @@ def _choice(kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: st
     return checked.model_copy(update={"options": registry.parse(kind, checked.name, rest, where)})
 
 
-def _check_columns(section: str, several: Sequence[PluginChoice]) -> None:
+def _check_columns(section: str, listed: Sequence[PluginChoice]) -> None:
     """Two metrics cannot share a column of the table; two samplers of one name may differ in their options."""
-    names = [metric_column(choice.name) for choice in several] if section == "metric" else []
+    names = [metric_column(choice.name) for choice in listed] if section == "metric" else []
     for name in names:
         if names.count(name) > 1:
             raise RequestError(f"metric '{name}' is named twice; name it once, with all its cut-offs in 'ks'")
@@ -376,9 +376,9 @@ def metric_column(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _where(section: str, several: Sequence[Any], index: int) -> str:
+def _where(section: str, listed: Sequence[Any], index: int) -> str:
     """What errors call a section that is one of a list: as the user wrote it."""
-    return section if len(several) == 1 else f"{section}[{index}]"
+    return section if len(listed) == 1 else f"{section}[{index}]"
 
 
 def _without_none(value: Any) -> Any:
