@@ -90,6 +90,7 @@ def test_all_is_reused_when_nothing_changes(train, finished):
     again = train("--run", finished)
     assert (again.code, again.made) == (0, set())
     assert set(again.stages.values()) == {"reused from this run"}
+    assert [stage for stage in again.stages if stage in STAGES] == list(STAGES)
 
 
 @pytest.mark.parametrize(
