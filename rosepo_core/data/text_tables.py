@@ -4,44 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import polars as pl
 
 from rosepo_core.contracts.errors import RequestError
-
-Quoting = Literal["csv", "none"]
+from rosepo_core.data.dialects import Dialect, Quoting
+from rosepo_core.data.headers import check_columns, check_header, fields, header_names, require_distinct
 
 SEPARATORS = ("::", "\t", ";", "|", ",")
 """What is tried where nobody says what stands between the cells."""
 
 _SAMPLE = 100
 _CHUNK = 100_000
-_DATUM = re.compile(r"\s*([+-]?\d+([.,]\d+)?([eE][+-]?\d+)?|\d{4}-\d{2}-\d{2}([T ].*)?)\s*")
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How a table is written, as far as somebody said so.
-
-    Attributes:
-        separator: what stands between the cells; guessed if `None`.
-        encoding: of files that are not UTF-8, as Python calls it.
-        quoting: ``"csv"`` where quotes around a cell are no part of it, ``"none"`` where they are text as any other.
-        columns: names for a file whose first row is data.
-        options: what errors call the settings above, and the path: keys "path", "separator", "encoding", "quoting",
-            "columns".
-    """
-
-    separator: str | None
-    encoding: str | None
-    quoting: Quoting | None
-    columns: tuple[str, ...] | None
-    options: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -106,28 +83,15 @@ def parse_text_table(
     first = [cell or "" for cell in frame.row(0)]
     if dialect.columns is not None:
         names, first_row = list(dialect.columns), blank + 1
-        _check_columns(first, blank + 1, place, dialect, is_name)
+        check_columns(first, blank + 1, place, dialect, is_name)
     else:
-        names, first_row = _header(first, place), blank + 2
+        names, first_row = header_names(first), blank + 2
         frame = frame[1:]
-        _check_header(first, frame, blank + 1, place, dialect, is_name)
+        check_header(first, frame, blank + 1, place, dialect, is_name)
     require_distinct(names, place)
     frame.columns = names
     notes = _swallowed(text, frame, first_row, separator, dialect) if quoting == "csv" and '"' in text else ()
     return Cells(frame, first_row, separator, guessed, notes)
-
-
-def require_distinct(names: Sequence[str], place: str) -> None:
-    """
-    Raises:
-        RequestError: two columns have the same name.
-    """
-    for at, name in enumerate(names):
-        if name in names[:at]:
-            raise RequestError(
-                f"{place}: columns {names.index(name) + 1} and {at + 1} are both called '{name}' (blanks around a "
-                "name do not count): rename or remove one"
-            )
 
 
 class _MisfitError(Exception):
@@ -138,7 +102,8 @@ class _MisfitError(Exception):
 
 def _separator(text: str, place: str, dialect: Dialect, usual: str | None, quoting: Quoting) -> tuple[str, bool]:
     """The separator, and whether it was guessed: the one asked for, else the usual one, as long as it splits the
-    first row; else the one that gives the most cells, the same number in every row of the beginning."""
+    first row; else the one that gives the most cells, the same number in every row of the beginning; else the one
+    that stands most often in the first row, whose misfits are then told."""
     # A whole file may be one line, and a line at the end of the sample may be cut.
     sample = "\n".join(islice((line for line in _lines(text[: 2**20]) if line.strip()), _SAMPLE))
     first = sample.partition("\n")[0]
@@ -149,6 +114,9 @@ def _separator(text: str, place: str, dialect: Dialect, usual: str | None, quoti
     best = max(SEPARATORS, key=lambda each: widths[each])
     if widths[best] > 1:
         return best, True
+    likely = max(SEPARATORS, key=first.count)
+    if first.count(likely):
+        return likely, True
     if usual is None and dialect.separator is None and sample:
         raise RequestError(
             f"{place}: cannot tell what stands between the cells: set {dialect.options['separator']} (e.g. ';')"
@@ -233,7 +201,7 @@ def _careful(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame,
                 blank += 1
                 continue
             if len(record) != width:
-                raise _MisfitError(row, f"{_fields(len(record))}, but {width} columns")
+                raise _MisfitError(row, f"{fields(len(record))}, but {width} columns")
             chunk.append(record)
             if len(chunk) == _CHUNK:
                 keep()
@@ -245,10 +213,6 @@ def _careful(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame,
         return pl.DataFrame(), blank
     frame = pl.concat(frames)
     return frame.select(pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in frame.columns), blank
-
-
-def _fields(number: int) -> str:
-    return f"{number} field{'' if number == 1 else 's'}"
 
 
 def _reason(error: str, separator: str) -> str:
@@ -264,83 +228,15 @@ def _reason(error: str, separator: str) -> str:
 def _advice(text: str, separator: str, quoting: Quoting, dialect: Dialect) -> str:
     """How to read a file that did not fit; only what was tried and does."""
     other: Quoting = "none" if quoting == "csv" else "csv"
-    header = text[: text.find("\n")]
-    if len(separator) == 1 and (other == "csv" or '"' not in header) and _width(text, separator, other) > 1:
+    # Without quoting, names in quotes would keep them and not be found.
+    header = text.lstrip().partition("\n")[0]
+    quoted_names = other == "none" and '"' in header and _width(header, separator, "csv") > 0
+    if len(separator) == 1 and not quoted_names and _width(text, separator, other) > 1:
         return f"{dialect.options['quoting']}='{other}' reads the whole file"
     for each in SEPARATORS:
         if each != separator and _width(text, each, "none" if len(each) > 1 else quoting) > 1:
             return f"{dialect.options['separator']}={each!r} reads the whole file"
     return "mend it or take it out"
-
-
-def _header(first: Sequence[str], place: str) -> list[str]:
-    """Names without blanks around them; a column without a name gets its number for one."""
-    return [cell.strip() or f"column {at}" for at, cell in enumerate(first, 1)]
-
-
-def _check_header(
-    first: Sequence[str],
-    frame: pl.DataFrame,
-    row: int,
-    place: str,
-    dialect: Dialect,
-    is_name: Callable[[str], bool],
-) -> None:
-    """
-    Raises:
-        RequestError: the first row looks like data.
-    """
-    repeats = frame.select(
-        pl.all_horizontal(frame[name] == cell for name, cell in zip(frame.columns, first, strict=True))
-    )
-    if frame.height and any(first) and repeats.to_series().any():
-        at = row + 1 + int(repeats.to_series().arg_max() or 0)
-        raise RequestError(f"{place} row {at} repeats row {row}, the names of the columns: take it out")
-    if any(map(is_name, first)):
-        return
-    numbered = [str(at) for at in range(len(first))]  # as pandas heads columns that have no names
-    if list(first) == numbered or list(first) == ["", *numbered[:-1]]:
-        return
-    again = (cell for cell, name in zip(first, frame.columns, strict=True) if cell and (frame[name] == cell).any())
-    if any(map(_DATUM.fullmatch, first)) or next(again, None) is not None:
-        cells = ", ".join(f"'{cell}'" for cell in first)
-        option = dialect.options["columns"]
-        raise RequestError(
-            f"{place} row {row} looks like data, not like names of columns ({cells}): name its {len(first)} columns "
-            f"in their order with {option}, e.g. {option}={_example(len(first), option)}"
-        )
-
-
-def _example(width: int, option: str) -> str:
-    """Names for so many columns, in the orders that are common."""
-    log = ["timestamp"] if width == 3 else ["rating", "timestamp"]
-    orders = (
-        [["item", "title", "genres"]] if "catalogue" in option else [["user", "item", *log], ["item", "user", *log]]
-    )
-    others = [f"other{at}" for at in range(1, width + 1)]
-    return " or ".join(",".join([*order, *others][:width]) for order in orders)
-
-
-def _check_columns(
-    first: Sequence[str], row: int, place: str, dialect: Dialect, is_name: Callable[[str], bool]
-) -> None:
-    """
-    Raises:
-        RequestError: the names do not fit the first row, or it is a header.
-    """
-    option, columns = dialect.options["columns"], dialect.columns or ()
-    if len(columns) != len(first):
-        cells = ", ".join(f"'{cell}'" for cell in first)
-        raise RequestError(
-            f"{place} row {row} has {_fields(len(first))} ({cells}), but {option} names {len(columns)} columns: "
-            "name each one"
-        )
-    if list(first) == list(columns) or sum(map(is_name, first)) > 1:
-        cells = ", ".join(f"'{cell}'" for cell in first)
-        raise RequestError(
-            f"{place} row {row} looks like names of columns ({cells}), and {option} says that there are none: leave "
-            f"{option} unset"
-        )
 
 
 def _swallowed(text: str, frame: pl.DataFrame, first_row: int, separator: str, dialect: Dialect) -> tuple[str, ...]:
