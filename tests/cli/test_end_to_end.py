@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 import tomllib
 import weakref
 
@@ -140,6 +143,31 @@ def test_one_seed_gives_one_result(train, finished, tmp_path):
     assert first == same
     assert first != other
     assert log_of(finished, "aligned")[-1]["loss"] == log_of(runs[1], "aligned")[-1]["loss"]
+
+
+def test_equal_runs_are_equal_byte_for_byte(finished, tmp_path):
+    """In a process whose sets have another order."""
+    again = tmp_path / "again"
+    code = "import sys; from rosepo_cli.app import run; sys.exit(run(sys.argv[1:]))"
+    arguments = ["train", "--config", finished / "config.toml", "--run", again]
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        {
+            str(path.relative_to(run)): path.read_bytes()
+            for path in run.rglob("*")
+            if path.is_file() and path.name != "report.html"
+        }
+        for run in (finished, again)
+    )
+    assert first.keys() == second.keys()
+    # Only how long it took may differ.
+    timed = {name for name in first if name.endswith("manifest.json") or name == "metrics.json"}
+    assert [name for name in first if first[name] != second[name] and name not in timed] == []
+    for name in timed:
+        one, other = (json.loads(files[name]) for files in (first, second))
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}, name
 
 
 def sequence_log_prob(model, prompt, response):
