@@ -12,10 +12,8 @@ from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.outcome import MISSING, Measure, Outcome
 from rosepo_core.contracts.records import Doubles
 from rosepo_core.evaluation import statistics
+from rosepo_core.evaluation.run_models import RUN_MODELS
 from rosepo_core.registry import running
-
-COMPARED = (("sft", "base"), ("aligned", "sft"))
-"""Which model is compared with which other, user by user."""
 
 Metrics = Mapping[str, float]
 
@@ -81,7 +79,7 @@ class Measurement:
         metrics: model to column to mean over users, or to the value of all lists; NaN where there is nothing to
             measure.
         intervals: model to column to the 95 % interval of the mean; each model by itself.
-        comparisons: of the models in `COMPARED`, in every column that has values for single users.
+        comparisons: of each model with its baseline (`RUN_MODELS`), in every column with values for single users.
     """
 
     columns: Mapping[str, Column]
@@ -212,10 +210,10 @@ def _intervals(
 
 def _comparisons(per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, seed: int) -> tuple[Comparison, ...]:
     pairs = [
-        (model, baseline, column)
-        for model, baseline in COMPARED
-        if {model, baseline} <= per_user.keys()
-        for column in per_user[model]
+        (model.name, model.baseline, column)
+        for model in RUN_MODELS.values()
+        if model.baseline and {model.name, model.baseline} <= per_user.keys()
+        for column in per_user[model.name]
     ]
     if not pairs:
         return ()

@@ -13,9 +13,10 @@ from rosepo_core.evaluation.buckets import BUCKETS, FEWEST_USERS, by_popularity
 from rosepo_core.evaluation.measurement import headline
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.evaluation.run_models import RUN_MODELS
 from rosepo_core.report import charts
 from rosepo_core.report.charts import Chart, number
-from rosepo_core.report.display import MODEL_TITLES, STYLES, model_styles, model_title, signed
+from rosepo_core.report.display import model_styles, model_title, signed
 
 Log = Sequence[Mapping[str, float]]
 """A trainer's log, one mapping an entry, as the Hugging Face Trainer keeps it."""
@@ -80,17 +81,17 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
                 result = evaluation.models[name]
                 ends = result.intervals[column]
                 points[name, tokens] = charts.Point(
-                    model_title(name), tokens, result.metrics[column], *ends, STYLES[model]
+                    model_title(name), tokens, result.metrics[column], *ends, RUN_MODELS[model].style
                 )
     if len({tokens for _, tokens in points}) < 3:
         return None
     levels = {
-        model_title(name): (evaluation.models[name].metrics[column], STYLES[name])
-        for name in ("popularity", "oracle", "base")
-        if name in evaluation.models
+        model.title: (evaluation.models[name].metrics[column], model.style)
+        for name, model in RUN_MODELS.items()
+        if name not in ("sft", "aligned") and name in evaluation.models
     }
     styles = {point.style for point in points.values()}
-    legend = {MODEL_TITLES[name]: style for name, style in STYLES.items() if style in styles}
+    legend = {model.title: model.style for model in RUN_MODELS.values() if model.style in styles}
     title = f"{evaluation.columns[column].title} against training"
     return replace(
         charts.growth(title, list(points.values()), levels, "tokens trained on, SFT and alignment", legend),

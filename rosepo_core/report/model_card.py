@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rosepo_core.evaluation.measurement import Column, Metrics
-from rosepo_core.report.display import ARROWS, MODEL_TITLES
+from rosepo_core.report.display import ARROWS, model_title
 
 TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")
 
@@ -117,7 +117,7 @@ def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[st
     for protocol, models in protocols.items():
         if not models:
             continue
-        header = ["metric", *(MODEL_TITLES.get(name, name) for name in models)]
+        header = ["metric", *map(model_title, models)]
         rows = []
         for name in next(iter(models.values())):
             column = columns[name]

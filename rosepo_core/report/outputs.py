@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rosepo_core import __version__
+from rosepo_core.contracts.components import KINDS
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Floats, Pairs, Split
 from rosepo_core.engine.models import ALIASES, published_name
@@ -37,11 +38,11 @@ def environment(session: Session) -> Mapping[str, str]:
             found[library] = version(library)
         except PackageNotFoundError:
             continue
-    for section in ("dataset", "sampler", "oracle", "loss", "metric"):
-        for choice in session.config.choices(section):
-            entry = session.registry.entry(section, choice.name)
+    for kind in KINDS:
+        for choice in session.config.choices(kind):
+            entry = session.registry.entry(kind, choice.name)
             # A run has many metrics, most of them of one distribution.
-            name = f"metrics of {entry.distribution}" if section == "metric" else f"{section} {choice.name}"
+            name = f"metrics of {entry.distribution}" if kind == "metric" else f"{kind} {choice.name}"
             found[name] = f"{entry.distribution} {entry.version}"
     return found
 

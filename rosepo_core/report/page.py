@@ -17,11 +17,12 @@ from rosepo_core.contracts.ranking import head_items
 from rosepo_core.contracts.records import Floats, Pairs, Split
 from rosepo_core.evaluation.measurement import Comparison, headline, widest
 from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.evaluation.run_models import RUN_MODELS
 from rosepo_core.evaluation.tables import first_oracle_quality
 from rosepo_core.report import figures
 from rosepo_core.report.charts import Chart, number
 from rosepo_core.report.differences import differing
-from rosepo_core.report.display import ARROWS, STYLES, model_styles, model_title, signed
+from rosepo_core.report.display import ARROWS, model_styles, model_title, signed
 
 SHOWN_USERS = 12
 SHOWN_ITEMS = 5
@@ -146,7 +147,7 @@ class _Run:
 
 def render(data: ReportData) -> str:
     """The report of a run as HTML. Every text in `data` is shown as text, whatever it holds."""
-    return _page(data.title, data.evaluations, data, [_run("", {}, "", data, STYLES["aligned"])])
+    return _page(data.title, data.evaluations, data, [_run("", {}, "", data, RUN_MODELS["aligned"].style)])
 
 
 def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
@@ -161,7 +162,13 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
     styles = model_styles(evaluations[0].models) if evaluations else {}
     own = differing({label: data.config for label, data in runs.items()})
     parts = [
-        _run(label, own.get(label, {}), f"-{place}", data, styles.get(f"aligned ({label})", STYLES["aligned"]))
+        _run(
+            label,
+            own.get(label, {}),
+            f"-{place}",
+            data,
+            styles.get(f"aligned ({label})", RUN_MODELS["aligned"].style),
+        )
         for place, (label, data) in enumerate(runs.items(), 1)
     ]
     logs = {label: (data.sft_log, data.alignment_log) for label, data in runs.items()}
