@@ -14,6 +14,7 @@ from rosepo_core.evaluation.measurement import headline
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.run_models import RUN_MODELS
+from rosepo_core.evaluation.statistics import difference_of_means
 from rosepo_core.report import charts
 from rosepo_core.report.charts import Chart, number
 from rosepo_core.report.display import model_styles, model_title, signed
@@ -118,20 +119,27 @@ def training(sft: Log, alignment: Log, style: str) -> list[Chart]:
     ]
 
 
+FEWEST_STEPS = 8
+"""With fewer, a quarter of the steps has no two of them."""
+
+
 def _log_prob_caption(log: Log) -> str:
-    """How far the log-probabilities moved, and what it means when both fell."""
+    """What is clear about how the log-probabilities moved: steps see different pairs, so that two steps differ
+    without any change in the model."""
     moved = {}
-    for key in ("logps/chosen", "logps/rejected"):
-        values = [entry[key] for entry in log if key in entry]
-        tenth = max(1, len(values) // 10)
-        if len(values) < 2:
+    for name in ("chosen", "rejected"):
+        values = np.array([entry[f"logps/{name}"] for entry in log if f"logps/{name}" in entry], dtype=np.float64)
+        if len(values) < FEWEST_STEPS or not np.isfinite(values).all():
             return ""
-        moved[key] = float(np.mean(values[-tenth:]) - np.mean(values[:tenth]))
-    chosen, rejected = moved["logps/chosen"], moved["logps/rejected"]
-    text = (
-        f"From the first to the last tenth, chosen moved by {signed(chosen, 2)}, rejected by {signed(rejected, 2)}."
-    )
-    if chosen < 0 and rejected < 0:
+        quarter = len(values) // 4
+        moved[name] = difference_of_means(values[:quarter], values[-quarter:])
+    parts = [
+        f"{name} {signed(mean, 2)} (95\N{NO-BREAK SPACE}% interval {signed(low, 2)} to {signed(high, 2)}"
+        + (", no clear change)" if low <= 0 <= high else ")")
+        for name, (mean, low, high) in moved.items()
+    ]
+    text = f"From the first to the last quarter of the steps, in the mean: {', '.join(parts)}."
+    if all(high < 0 for _, _, high in moved.values()):
         text += " Both fell: the margin can widen while the chosen titles become less likely, too."
     return text
 

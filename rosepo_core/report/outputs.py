@@ -13,11 +13,12 @@ import numpy as np
 from rosepo_core import __version__
 from rosepo_core.contracts.components import KINDS
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Floats, Pairs, Split
+from rosepo_core.contracts.records import Examples, Floats, Pairs, Sequences, Split
 from rosepo_core.engine.models import ALIASES, published_name
 from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
+from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_several
 from rosepo_core.stages import embeddings
@@ -26,6 +27,9 @@ from rosepo_core.stages.trained import Trained
 from rosepo_core.store import CONFIG, Artifact, write_text
 
 REPORT = "report.html"
+
+INVENTED_HISTORY = 3
+"""Titles of the example in the model card."""
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "polars", "tokenizers")
 
@@ -137,9 +141,9 @@ def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
 
 
 def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluation]) -> ModelCard:
-    config, template = session.config, session.template(split)
+    config = session.config
     summary = _summary(session, split.content, evaluations[0])
-    example = evaluations[0].examples.take(np.arange(1))
+    prompt, response = _invented_example(session)
     alias = ALIASES.get(config.model.name)
     return ModelCard(
         name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
@@ -158,11 +162,23 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
             for evaluation in evaluations
         },
         columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
-        prompt=template.prompt_texts(example)[0],
-        response=template.response_texts[int(example.target[0])],
+        prompt=prompt,
+        response=response,
         licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
     )
+
+
+def _invented_example(session: Session) -> tuple[str, str]:
+    """A prompt and its response as the run writes them, of invented titles: a card goes to other people, and no
+    user's history shall go with it."""
+    template: PromptTemplate = session.component("prompt")
+    count = INVENTED_HISTORY + max(1, template.candidates)
+    titles = [f"Title {number}" for number in range(1, count + 1)]
+    template = template.bind(session.policy.tokenizer, titles, session.history_length)
+    history = Sequences(np.arange(INVENTED_HISTORY + 1, dtype=np.int32), np.array([0, INVENTED_HISTORY + 1]))
+    example = Examples(history, np.zeros(1, dtype=np.int32), np.full(1, INVENTED_HISTORY, dtype=np.int32))
+    return template.prompt_texts(example)[0], template.response_texts[INVENTED_HISTORY]
 
 
 def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[str, str]:
