@@ -276,6 +276,10 @@ class Metric(Component, ABC):
         A mean over users is given as its parts, float64 [n], NaN for users whom it does not apply to: they make
         intervals and paired tests. What belongs to all lists together (a Gini coefficient) is one float, NaN where
         there is nothing to measure.
+
+        Where lower is better, to give no answer must not pay: a user whose list holds no item
+        (`Outcome.without_items`) gets ``about.high``, the worst value, or NaN where that is infinite; a number for
+        all lists is NaN where none of them holds an item. Tables say over how many users a mean is.
         """
 
 

@@ -53,6 +53,10 @@ class ModelResult:
     intervals: Mapping[str, tuple[float, float]]
     answers: Sequence[str] | None = None
 
+    def users(self, column: str) -> int | None:
+        """How many users the mean of a column is over; `None` of a number for all lists."""
+        return int((~np.isnan(self.per_user[column])).sum()) if column in self.per_user else None
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -312,7 +312,7 @@ def _row(evaluation: Evaluation, name: str) -> _Row:
         ends = result.intervals.get(name, ())
         interval = "\N{EN DASH}".join(_short(end, decimals) for end in ends if math.isfinite(end))
         text = number(value, decimals) if math.isfinite(value) else "\N{EN DASH}"
-        measured = int(np.isfinite(result.per_user[name]).sum()) if name in result.per_user else 0
+        measured = result.users(name) or 0
         users = f"{number(measured, 0)} users" if 0 < measured < len(evaluation.examples) else ""
         cells.append(_Cell(text, interval, users, round(value, decimals) == best))
     return _Row(name, column.title, ARROWS[direction], tuple(cells))

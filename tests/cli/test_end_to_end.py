@@ -49,7 +49,7 @@ def log_of(run, stage):
 def test_what_a_run_leaves(finished):
     document = metrics_of(finished)
     assert list(document) == [
-        *("schema", "dataset", "seed", "protocols", "intervals", "comparisons", "oracle_quality", "seconds"),
+        *("schema", "dataset", "seed", "protocols", "intervals", "users", "comparisons", "oracle_quality", "seconds"),
     ]
     assert (document["schema"], document["dataset"], document["seed"]) == (2, "table", 3)
     models = document["protocols"]["candidates-5"]
@@ -62,6 +62,10 @@ def test_what_a_run_leaves(finished):
     assert (quality["pairs"], quality["auc"], quality["ece"]) == (24 * 4 * 2, 0.5, pytest.approx(0.4))
     users = pl.read_parquet(finished / "evaluation" / "per_user.parquet")
     aligned = users.filter(model="aligned")
+    told = document["users"]["candidates-5"]["aligned"]
+    assert told["hr@5"] == 24
+    assert told["semantic-hallucination"] == aligned["semantic-hallucination"].is_not_null().sum() < 24
+    assert "gini@5" not in told
     assert users.columns[:2] == ["protocol", "model"]
     assert aligned["hr@5"].mean() == models["aligned"]["hr@5"]
     assert aligned["popularity-lift@1"].mean() == pytest.approx(models["aligned"]["popularity-lift@1"])
