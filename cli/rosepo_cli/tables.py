@@ -91,7 +91,7 @@ def _over_fewer_users(evaluation: Evaluation) -> Iterator[str]:
             if users is not None and users < len(evaluation.examples):
                 found.setdefault((evaluation.columns[name].title, users), []).append(model)
     for (title, users), models in found.items():
-        yield f"{title} applies to {users:,} of them for {', '.join(models)}"
+        yield f"over {users:,} of them: {title} of {', '.join(models)}"
 
 
 def show_comparison(evaluation: Evaluation, metric: str) -> None:

@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,14 @@ def test_what_a_run_leaves(finished):
     assert (finished / "report.html").read_text().startswith("<!doctype html>")
     pickled = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
     assert not [path for path in finished.rglob("*") if path.suffix in pickled or path.name.startswith(".")]
+
+
+def test_the_model_card_shows_an_invented_history(finished):
+    prompt = (finished / "aligned" / "README.md").read_text().partition("## Prompt")[2].partition("\n## ")[0]
+    assert "\nTitle 1\nTitle 2\nTitle 3\n" in prompt
+    assert "```text\nTitle 4\n" in prompt
+    titles = pl.read_parquet(finished / "split" / "catalogue.parquet")["title"]
+    assert [title for title in titles if title in prompt] == []
 
 
 def test_plain_trl_reads_the_pairs(finished):
@@ -303,6 +312,7 @@ def test_the_table_fits_80_columns(train, finished, monkeypatch):
     assert [line.split("  ")[0] for line in lines if line.startswith(("ARP", "Popularity lift", "Semantic"))] == [
         *("Semantic hallucination \N{DOWNWARDS ARROW}", "ARP@1 \N{DOWNWARDS ARROW}", "Popularity lift@1"),
     ]
+    assert re.search(r"^over \d+ of them: Semantic hallucination of popularity, base, sft, aligned$", shown, re.M)
     # A path cannot be broken.
     assert max(len(line) for line in lines if str(finished) not in line) <= 80
     assert lines[-1] == f"run     {finished}"
