@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rosepo_cli.arguments import DOTTED, Json, overrides
-from rosepo_core.contracts.components import KINDS
+from rosepo_core.registry import KINDS
 
 
 def add(app: typer.Typer) -> None:

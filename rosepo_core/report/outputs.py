@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from rosepo_core import __version__
-from rosepo_core.contracts.components import KINDS
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Examples, Floats, Pairs, Sequences, Split
+from rosepo_core.contracts.records import Floats, Pairs, Places, Sequences, Split
 from rosepo_core.engine.models import ALIASES, published_name
 from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_several
 from rosepo_core.stages import embeddings
@@ -176,9 +176,10 @@ def _invented_example(session: Session) -> tuple[str, str]:
     count = INVENTED_HISTORY + max(1, template.candidates)
     titles = [f"Title {number}" for number in range(1, count + 1)]
     template = template.bind(session.policy.tokenizer, titles, session.history_length)
-    history = Sequences(np.arange(INVENTED_HISTORY + 1, dtype=np.int32), np.array([0, INVENTED_HISTORY + 1]))
-    example = Examples(history, np.zeros(1, dtype=np.int32), np.full(1, INVENTED_HISTORY, dtype=np.int32))
-    return template.prompt_texts(example)[0], template.response_texts[INVENTED_HISTORY]
+    history = Sequences(np.arange(INVENTED_HISTORY, dtype=np.int32), np.array([0, INVENTED_HISTORY]))
+    place = Places(history, np.zeros(1, dtype=np.int32), np.full(1, INVENTED_HISTORY, dtype=np.int32))
+    listed = np.arange(INVENTED_HISTORY, count, dtype=np.int32)[None] if template.candidates else None
+    return template.prompt_texts(place, candidates=listed)[0], template.response_texts[INVENTED_HISTORY]
 
 
 def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[str, str]:

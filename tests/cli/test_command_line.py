@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rosepo_core.contracts.components import KINDS
+from rosepo_core.registry import KINDS
 
 ROSEPO = Path(sys.executable).parent / "rosepo"
 COMMANDS = (
