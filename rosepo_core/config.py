@@ -67,6 +67,10 @@ class RunConfig(Options):
     """All that determines a run. Make one with `read_config` or `load_config`, which know the plugins."""
 
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is drawn.")
+    deterministic: bool = Field(
+        False,
+        description="Repeat a run bit for bit on a GPU, by slower algorithms; on a CPU it does so anyway.",
+    )
     dataset: PluginChoice = Field(description="Where interactions come from.")
     split: SplitOptions = Field(SplitOptions(), description="What is held out.")
     model: ModelOptions = Field(ModelOptions(), description="The language model to start from.")
@@ -113,6 +117,9 @@ class RunConfig(Options):
         out."""
         return tomli_w.dumps(_without_none(self.resolved()))
 
+
+PLAIN_KEYS = ("seed", "deterministic")
+"""The keys at the top of a configuration, outside all sections."""
 
 SECTIONS: Mapping[str, type[Options]] = {
     "split": SplitOptions,
@@ -220,7 +227,7 @@ def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
     tables = _normal_keys(raw, "")
     for section, value in tables.items():
         _check_section(section)
-        if section == "seed":
+        if section in PLAIN_KEYS:
             continue
         if section in LIST_SECTIONS:
             listed = value if isinstance(value, list) else [value]
@@ -269,16 +276,16 @@ def _core_keys(section: str) -> Iterable[str]:
 
 def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], registry: Registry) -> dict[str, Any]:
     """The file's tables with the overrides put in: first all names, then the options that belong to them."""
-    merged = {section: value if section == "seed" else _copy(value) for section, value in layers.items()}
+    merged = {section: value if section in PLAIN_KEYS else _copy(value) for section, value in layers.items()}
     options: list[tuple[str, str, Any]] = []
     named: dict[str, list[dict[str, Any]]] = {section: [] for section in LIST_SECTIONS}
     for key, value in overrides:
         section, _, option = key.partition(".")
         _check_section(section)
-        if key == "seed":
-            merged["seed"] = value
-        elif section == "seed":
-            raise RequestError(f"unknown option '{key}'; did you mean 'seed'?")
+        if key in PLAIN_KEYS:
+            merged[key] = value
+        elif section in PLAIN_KEYS:
+            raise RequestError(f"unknown option '{key}'; did you mean '{section}'?")
         elif option not in ("", "name"):
             options.append((section, option, value))
         elif "name" not in _core_keys(section):

@@ -201,7 +201,7 @@ def evaluate(
     return Run(folder, tables)
 
 
-EVALUATED = ("seed", "dataset", "split", "model", "prompt", "evaluation", "metric")
+EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "evaluation", "metric")
 """The sections of a configuration that say something of a model which is only evaluated."""
 
 

@@ -15,6 +15,7 @@ from rosepo_core import __version__
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import Component, Reporter
 from rosepo_core.contracts.records import Split
+from rosepo_core.engine.determinism import deterministic
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.prompts.item_texts import item_texts
 from rosepo_core.prompts.template import PromptTemplate
@@ -202,7 +203,8 @@ class Session:
         """Of a stage's artifact: equal where everything that it depends on is. The core's own code is known by its
         version."""
         known = settings() if callable(settings) else settings
-        return fingerprint(__version__, stage, known, [each.artifact.fingerprint for each in inputs])
+        repeated = {"deterministic": True} if self.config.deterministic else {}
+        return fingerprint(__version__, stage, {**known, **repeated}, [each.artifact.fingerprint for each in inputs])
 
     def is_forced(self, stage: str, inputs: Sequence[Handle[Any]]) -> bool:
         """Whether a stage is made anew because the user says so, of it or of what it is made from."""
@@ -244,7 +246,8 @@ class Session:
 
         def timed(folder: Path) -> float:
             start = time.perf_counter()
-            build(folder)
+            with deterministic(self.config.deterministic):
+                build(folder)
             return time.perf_counter() - start
 
         forced = self.is_forced(stage, inputs)
