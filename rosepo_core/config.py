@@ -340,7 +340,7 @@ def _tables_with(
 
 
 def _validate(layers: Mapping[str, Any], registry: Registry) -> RunConfig:
-    parsed: dict[str, Any] = {"seed": layers["seed"]} if "seed" in layers else {}
+    parsed: dict[str, Any] = {key: layers[key] for key in PLAIN_KEYS if key in layers}
     for section, model in SECTIONS.items():
         parsed[section] = parse_options(model, layers.get(section, {}), section)
     for section in PLUGIN_SECTIONS:
