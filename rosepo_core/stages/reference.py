@@ -41,7 +41,7 @@ def stage(
     def build(folder: Path) -> None:
         examples = rejected.content.examples
         responses = np.concatenate([examples.target[:, None], rejected.content.items], axis=1)
-        scores = title_model(session, split, sft).score(examples, responses)
+        scores = title_model(session, split, sft).score(examples, responses, rejected.content.listed)
         arrays = {"chosen": scores[:, 0], "rejected": scores[:, 1:]}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REFERENCE)
 
