@@ -93,8 +93,8 @@ def model_name(spec: str) -> str:
 
 
 def _each_once(items: Ints) -> Ints:
-    """The items of each row, -1 where one has stood further left: a row of fewer candidates is filled with its target,
-    which a list would else name several times."""
+    """The items of each row, with -1 where one has stood further left. A row of fewer candidates is filled with its
+    target, and a list must not name that several times."""
     order = np.argsort(items, axis=1, kind="stable")
     ordered = np.take_along_axis(items, order, axis=1)
     repeated = np.zeros(items.shape, dtype=np.bool_)
