@@ -15,7 +15,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional
 
-from rosepo_core.engine.adapters import fused_adapters
+from rosepo_core.engine.adapters import fuse_adapters
 from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.head import frozen_head_log_probs
 from rosepo_core.engine.models import load_model
@@ -89,14 +88,15 @@ def way(
                 task_type="CAUSAL_LM",
             )
             model = get_peft_model(model, config, autocast_adapter_dtype=adapter_in_float32)
+        if fused:
+            fuse_adapters(model)
         model.train()
         optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=5e-4)
         run = torch.compile(model) if compiled else model
 
         def step(ids: Tensor) -> Tensor:
-            with fused_adapters(model) if fused else nullcontext():
-                value = loss(run, ids)
-                value.backward()
+            value = loss(run, ids)
+            value.backward()
             optimizer.step()
             optimizer.zero_grad()
             return value.detach()

@@ -22,11 +22,11 @@ from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext
 from rosepo_core.contracts.records import Candidates, Examples, Ints, Split
 from rosepo_core.contracts.sections import AlignmentOptions, Negatives, SFTOptions
-from rosepo_core.engine.adapters import fused_adapters
+from rosepo_core.engine.head import LOGIT_BYTES
 from rosepo_core.engine.models import describe
 from rosepo_core.engine.precision import autocast
 from rosepo_core.engine.prompt_trees import prompt_trees
-from rosepo_core.engine.scoring import BRANCH_TOKENS, LOGIT_BYTES, log_probs
+from rosepo_core.engine.scoring import BRANCH_TOKENS, log_probs
 from rosepo_core.engine.title_embeddings import choose_encoder
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.trees import TokenTree, TreeBatch
@@ -312,11 +312,10 @@ def _measure(
 
     budget = options.alignment.token_budget if on_gpu else MEASURED_TOKENS
     first, trained = batch(trees, 1), batch(trees, budget)
-    with fused_adapters(model):
-        # The first pass is the slow one, so it is not timed.
-        products = session.policy.autocast(options.sft)
-        kept = _kept_bytes(model, first, products) / first.input_ids.numel()
-        train = trained.input_ids.numel() / _timed(lambda: _train_step(model, trained, products), on_gpu)
+    # The first pass is the slow one, so it is not timed.
+    products = session.policy.autocast(options.sft)
+    kept = _kept_bytes(model, first, products) / first.input_ids.numel()
+    train = trained.input_ids.numel() / _timed(lambda: _train_step(model, trained, products), on_gpu)
     weights = describe(model).bytes
     trained_bytes = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
 

@@ -74,8 +74,8 @@ class TableOptions(LogOptions):
     """Options of `table`."""
 
     path: Path = Field(
-        description="Interactions, one a row: text with separators, JSON, Parquet or Arrow, also gzipped; or a "
-        "folder of such files."
+        description="Interactions, one a row: a file of text with separators, JSON, Parquet or Arrow; or a folder of "
+        "such files."
     )
     catalogue: Path | None = Field(
         None,
@@ -92,7 +92,7 @@ class TableOptions(LogOptions):
     rating: str | None = Field(None, description="Column of the rating; guessed, else there are no ratings.")
     title: str | None = Field(None, description="Column of the title; guessed by its name if unset.")
     separator: Separator | None = Field(
-        None, description="What stands between cells, in each of the two tables that has it; guessed if unset."
+        None, description="What stands between cells of 'path' and of 'catalogue'; guessed where unset or absent."
     )
     encoding: Encoding | None = Field(
         None, description="Encoding of files that are neither UTF-8 nor UTF-16, e.g. latin-1."
@@ -118,9 +118,9 @@ class TableOptions(LogOptions):
 class Table(Dataset):
     """A log and its catalogue in files.
 
-    Text tables (.csv, .tsv, .txt, .dat; RecBole's .inter, .item and .user), JSON (an object a line or a list of them,
-    also in Python's notation), Parquet, Arrow, all but the last two gzipped if you like; folders of such files, and
-    folders that ``save_to_disk`` of the package datasets wrote.
+    It reads text (.csv, .tsv, .txt, .dat; RecBole's .inter, .item and .user), JSON (an object a line, or a list of
+    objects; also in Python's notation), Parquet and Arrow, folders of such files, and saved Hugging Face datasets.
+    Text and JSON may be gzipped. docs/data-formats.md lists what publishers use.
 
     Times: whole numbers are taken as they are, whatever their unit; fractions of seconds make the whole column
     microseconds; times without a zone are UTC. Errors count rows from 1, the header included.

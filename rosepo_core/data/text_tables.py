@@ -21,7 +21,8 @@ SEPARATORS = ("::", "\t", ";", "|", ",")
 
 _SAMPLE = 100
 _CHUNK = 100_000
-_DATUM = re.compile(r"\s*([+-]?\d+([.,]\d+)?([eE][+-]?\d+)?|\d{4}-\d{2}-\d{2}([T ].*)?)\s*")
+_NUMBER = re.compile(r"[+-]?(\d+)([.,]\d+)?([eE][+-]?\d+)?")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?$")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ class _MisfitError(Exception):
 
 def _separator(text: str, place: str, dialect: Dialect, usual: str | None, quoting: Quoting) -> tuple[str, bool]:
     """The separator, and whether it was guessed: the one asked for, else the usual one, as long as it splits the
-    first row; else the one that gives the most cells, the same number in every row of the beginning."""
+    first row; else the one that gives the most cells, the same number in every row of the beginning; else the one
+    that stands most often in the first row, whose misfits are then told."""
     # A whole file may be one line, and a line at the end of the sample may be cut.
     sample = "\n".join(islice((line for line in _lines(text[: 2**20]) if line.strip()), _SAMPLE))
     first = sample.partition("\n")[0]
@@ -149,6 +151,9 @@ def _separator(text: str, place: str, dialect: Dialect, usual: str | None, quoti
     best = max(SEPARATORS, key=lambda each: widths[each])
     if widths[best] > 1:
         return best, True
+    likely = max(SEPARATORS, key=first.count)
+    if first.count(likely):
+        return likely, True
     if usual is None and dialect.separator is None and sample:
         raise RequestError(
             f"{place}: cannot tell what stands between the cells: set {dialect.options['separator']} (e.g. ';')"
@@ -264,8 +269,10 @@ def _reason(error: str, separator: str) -> str:
 def _advice(text: str, separator: str, quoting: Quoting, dialect: Dialect) -> str:
     """How to read a file that did not fit; only what was tried and does."""
     other: Quoting = "none" if quoting == "csv" else "csv"
-    header = text[: text.find("\n")]
-    if len(separator) == 1 and (other == "csv" or '"' not in header) and _width(text, separator, other) > 1:
+    # Without quoting, names in quotes would keep them and not be found.
+    header = text.lstrip().partition("\n")[0]
+    quoted_names = other == "none" and '"' in header and _width(header, separator, "csv") > 0
+    if len(separator) == 1 and not quoted_names and _width(text, separator, other) > 1:
         return f"{dialect.options['quoting']}='{other}' reads the whole file"
     for each in SEPARATORS:
         if each != separator and _width(text, each, "none" if len(each) > 1 else quoting) > 1:
@@ -302,23 +309,32 @@ def _check_header(
     if list(first) == numbered or list(first) == ["", *numbered[:-1]]:
         return
     again = (cell for cell, name in zip(first, frame.columns, strict=True) if cell and (frame[name] == cell).any())
-    if any(map(_DATUM.fullmatch, first)) or next(again, None) is not None:
+    data = (cell for cell in map(str.strip, first) if _NUMBER.fullmatch(cell) or _DATE.match(cell))
+    if next(data, None) is not None or next(again, None) is not None:
         cells = ", ".join(f"'{cell}'" for cell in first)
         option = dialect.options["columns"]
         raise RequestError(
             f"{place} row {row} looks like data, not like names of columns ({cells}): name its {len(first)} columns "
-            f"in their order with {option}, e.g. {option}={_example(len(first), option)}"
+            f"in their order with {option}, e.g. {option}={_example(first, option)}"
         )
 
 
-def _example(width: int, option: str) -> str:
-    """Names for so many columns, in the orders that are common."""
-    log = ["timestamp"] if width == 3 else ["rating", "timestamp"]
-    orders = (
-        [["item", "title", "genres"]] if "catalogue" in option else [["user", "item", *log], ["item", "user", *log]]
-    )
-    others = [f"other{at}" for at in range(1, width + 1)]
-    return " or ".join(",".join([*order, *others][:width]) for order in orders)
+def _example(first: Sequence[str], option: str) -> str:
+    """Names that may fit the cells of the first row; of a log in both common orders."""
+    in_catalogue = "catalogue" in option
+    leading = ["item", "title"] if in_catalogue else ["user", "item"]
+    names: list[str] = []
+    for at, cell in enumerate(first, 1):
+        number = _NUMBER.fullmatch(cell.strip())
+        if not in_catalogue and (_DATE.match(cell.strip()) or (number and len(number[1]) > 8)):
+            name = "timestamp"
+        elif leading:
+            name = leading.pop(0)
+        else:
+            name = ("genres" if "|" in cell else "") if in_catalogue else "rating" if number else "title"
+        names.append(name if name and name not in names else f"other{at}")
+    swapped = [{"user": "item", "item": "user"}.get(name, name) for name in names]
+    return ",".join(names) if in_catalogue else f"{','.join(names)} or {','.join(swapped)}"
 
 
 def _check_columns(

@@ -9,9 +9,7 @@ arXiv 2106.09685).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -41,8 +39,21 @@ class _LowRankLinear(torch.autograd.Function):
         return of_x, None, None, of_narrow @ x, (narrow @ gradient).T
 
 
-def _forward(layer: Any, name: str, x: Tensor) -> Tensor:
-    base = layer.base_layer
+def fuse_adapters(model: torch.nn.Module) -> None:
+    """Let every LoRA layer of `model` be one function whenever its adapter is plain, for good.
+
+    Whether it is, the layer finds out at each call, so adapters may be trained, switched off or merged as before.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear):
+            layer.forward = MethodType(_forward, layer)
+
+
+def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if args or kwargs or not _is_plain(layer):
+        as_peft: Tensor = type(layer).forward(layer, x, *args, **kwargs)
+        return as_peft
+    name, base = layer.active_adapters[0], layer.base_layer
     down = layer.lora_A[name].weight.to(x.dtype)
     up = (layer.lora_B[name].weight * layer.scaling[name]).to(x.dtype)
     flat: Tensor = _LowRankLinear.apply(x.flatten(0, -2), base.weight, base.bias, down, up)  # type: ignore[no-untyped-call]
@@ -54,24 +65,13 @@ def _is_plain(layer: Any) -> bool:
     if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
         return False
     name, base = layer.active_adapters[0], layer.base_layer
+    if name not in layer.lora_A or type(base) is not torch.nn.Linear:
+        return False
+    dropout = layer.lora_dropout[name]
     return (
-        type(base) is torch.nn.Linear
-        and not any(parameter.requires_grad for parameter in base.parameters())
+        not any(parameter.requires_grad for parameter in base.parameters())
         # DoRA, KaSA and others are such a layer with another forward pass.
         and name not in layer.lora_variant
         and not layer.lora_bias.get(name, False)
-        and (isinstance(layer.lora_dropout[name], torch.nn.Identity) or layer.lora_dropout[name].p == 0)
+        and (isinstance(dropout, torch.nn.Identity) or dropout.p == 0 or not dropout.training)
     )
-
-
-@contextmanager
-def fused_adapters(model: torch.nn.Module) -> Iterator[None]:
-    """For a while, let every plain LoRA layer of `model` be one function; the others stay as they are."""
-    fused = [layer for layer in model.modules() if isinstance(layer, Linear) and _is_plain(layer)]
-    for layer in fused:
-        layer.forward = partial(_forward, layer, layer.active_adapters[0])
-    try:
-        yield
-    finally:
-        for layer in fused:
-            del layer.forward

@@ -1,122 +1,180 @@
-"""Attention in blocks of queries, for short sequences on a CPU.
+"""What the tokens of a pass see in each layer, and which code computes it.
 
-PyTorch's fused attention for CPUs multiplies every query with every key, masked or not. In a token tree, as in any
-text, no token sees a later one: a block of queries needs the keys up to its own end, which are little more than half
-of them all. Forward and backward together take two thirds to four fifths of the fused attention's time at 160 to
-1,000 tokens (`benchmarks/attention.py`).
+transformers makes a model's attention masks from rules, one for each kind of layer (full, sliding window, chunks),
+which say for two places in a sequence whether one sees the other. A model whose attention implementation is `NAME`
+asks here for both: for the mask of a rule, and for the attention of a layer. In a plain pass the masks are
+transformers' own. In a pass of a `Layout` (a token tree, say) the layout knows which tokens stand before which, and
+the model's own rule is asked about their depths. So a window stays a window, whatever the model is called.
+
+Attention is computed by the first of these that knows every option that the layer gives: blocks of queries (on a
+CPU), PyTorch's scaled dot product, the model's own code. An option that a kernel was not told of, such as a cap on
+the scores or an attention sink, is never dropped.
+
+Nothing here is switched: a layout holds for the calls of its own thread inside `laid_out`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.amp import custom_bwd, custom_fwd
-from torch.nn.functional import softmax
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-NAME = "rosepo-blocks"
-BLOCK = 64
-"""Queries of each head that are computed at once."""
+from rosepo_core.engine.blocks import LONG, block_attention
 
-LONG = 1024
-"""Longer sequences get the fused attention: what blocks keep for the backward pass grows with the square."""
+NAME = "rosepo"
+"""The attention implementation of models that run as told here."""
 
+KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+"""The kinds of layers that a rule describes whole."""
 
-def _blocks(length: int, keys: int) -> Iterator[tuple[slice, int]]:
-    """Queries, and how many keys they need. Behind a cache a query may see any key, so there is one block."""
-    step = BLOCK if length == keys else max(1, length)
-    for start in range(0, length, step):
-        end = min(length, start + step)
-        yield slice(start, end), end if length == keys else keys
+_ALREADY_DONE = frozenset({"sliding_window", "position_ids"})
+"""Options of layers that the mask and the queries and keys hold already."""
 
-
-class _BlockAttention(torch.autograd.Function):
-    @staticmethod
-    @custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-        """Query [b, groups, r, t, d]; key and value [b, groups, s, d]; mask [b, 1, t, s] -> as the query."""
-        (batch, groups, repeats, length, size), keys = query.shape, key.shape[2]
-        key, value = key.reshape(-1, keys, size), value.reshape(-1, keys, size)
-        mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
-        kept = []
-        for rows, seen in _blocks(length, keys):
-            # The query heads of one key head are stacked, so that no key is repeated.
-            stacked = (query[:, :, :, rows] * scaling).reshape(batch * groups, -1, size)
-            scores = torch.bmm(stacked, key[:, :seen].mT)
-            shaped = scores.view(batch, groups, repeats, -1, seen)
-            visible = mask[:, :, None, rows, :seen]
-            if mask.dtype == torch.bool:
-                # A row of -inf alone would be NaN.
-                shaped.masked_fill_(~visible, torch.finfo(scores.dtype).min)
-            else:
-                shaped.add_(visible)
-            weights = softmax(scores, dim=-1)
-            mixed[:, :, :, rows] = torch.bmm(weights, value[:, :seen]).view(batch, groups, repeats, -1, size)
-            if any(ctx.needs_input_grad):
-                kept += [stacked, weights]
-        ctx.save_for_backward(key, value, *kept)
-        ctx.scaling = scaling
-        return mixed
-
-    @staticmethod
-    @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key and value."""
-        (gradient,) = gradients
-        key, value, *kept = ctx.saved_tensors
-        (batch, groups, _, length, size), keys = gradient.shape, key.shape[1]
-        of_query = torch.empty_like(gradient, memory_format=torch.contiguous_format)
-        of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
-        for (rows, seen), stacked, weights in zip(_blocks(length, keys), kept[::2], kept[1::2], strict=True):
-            block = gradient[:, :, :, rows].reshape(batch * groups, -1, size)
-            of_value[:, :seen] += torch.bmm(weights.mT, block)
-            of_weights = torch.bmm(block, value[:, :seen].mT)
-            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            of_query[:, :, :, rows] = (
-                torch.bmm(of_scores, key[:, :seen]).mul_(ctx.scaling).view_as(of_query[:, :, :, rows])
-            )
-            of_key[:, :seen] += torch.bmm(of_scores.mT, stacked)
-        shape = (batch, groups, keys, size)
-        return of_query, of_key.view(shape), of_value.view(shape), None, None
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(sequence, head, query's place, key's place) -> whether the query sees the key; all broadcast to [b, 1, t, s]."""
 
 
-def block_attention(
+class Layout(Protocol):
+    """How the tokens of a pass belong together."""
+
+    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor | None:
+        """What each token sees in layers of one kind, [b, 1, t, s].
+
+        Args:
+            rule: of the layers, asked about depths; `None` where they see all that comes before.
+            dtype: of the hidden states.
+
+        Returns:
+            bool, true where seen, or of `dtype`, to be added to the scores; `None` is the plain causal mask.
+        """
+
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    ) -> Tensor:
+        """What `attention` gives for the layout's tokens: [b, t, heads, e]."""
+
+
+_LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextmanager
+def laid_out(layout: Layout) -> Iterator[None]:
+    """For a while and in this thread, let models of the implementation `NAME` read tokens in this layout.
+
+    Their attention mask must be one of ones, [b, t]: without any, transformers takes repeated positions for packed
+    sequences.
+    """
+    token = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def attention(
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **options: Any,
-) -> tuple[Tensor, None]:
-    """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245).
+) -> Tensor:
+    """Attention of one layer by the first kernel that knows all options.
 
     Args:
-        query: [b, heads, t, d]. key, value: [b, key heads, s, d].
-        attention_mask: bool, true where attended to, or additive, [b, 1, t, s]; causal where there is none. Where
-            t = s, no query may see a later key.
+        module: the layer's attention module.
+        query: [b, heads, t, d]. key: [b, key heads, s, d]. value: [b, key heads, s, e].
+        mask: as `Layout.mask` gives it.
+        dropout: probability. scaling: of the scores; 1 / sqrt(d) where there is none.
+        options: whatever else the layer says.
 
     Returns:
-        [b, t, heads, d], and None for the weights.
+        [b, t, heads, e].
+
+    Raises:
+        NotImplementedError: no kernel here knows an option, and the model's code has no attention function.
     """
-    (batch, heads, length, size), (groups, keys) = query.shape, key.shape[1:3]
-    if keys > LONG or dropout:
-        mixed, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+    causal = options.pop("is_causal", None)
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    others = {
+        name: option
+        for name, option in options.items()
+        if name not in _ALREADY_DONE and option is not None and option is not False
+    }
+    if others:
+        return _own_attention(module, query, key, value, mask, causal, others, dropout=dropout, scaling=scaling)
+    if query.device.type == "cpu" and key.shape[2] <= LONG and not dropout and (causal or mask is not None):
+        return block_attention(query, key, value, mask, scaling)
+    mixed: Tensor = sdpa_attention_forward(
+        module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=causal
+    )[0]
+    return mixed
+
+
+def _own_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    others: dict[str, Any],
+    **known: Any,
+) -> Tensor:
+    """By the function that the model's own module computes attention with where nothing else is chosen."""
+    for kind in type(module).__mro__:
+        function = getattr(sys.modules[kind.__module__], "eager_attention_forward", None)
+        if function is not None:
+            break
+    else:
+        raise NotImplementedError(f"{type(module).__name__} computes attention with {', '.join(sorted(others))}")
+    length, keys = query.shape[2], key.shape[2]
+    if mask is None and causal:
+        mask = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.where(mask, 0.0, torch.finfo(query.dtype).min).to(query.dtype)
+    mixed: Tensor = function(module, query, key, value, mask, **known, **others)[0]
+    return mixed
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    # Compiled layers cannot ask which layout holds; none that needs to be asked is compiled.
+    layout = None if torch.compiler.is_compiling() else _LAYOUT.get()
+    attend = attention if layout is None else layout.attend
+    return attend(module, query, key, value, attention_mask, **options), None
+
+
+def _mask(
+    *,
+    batch_size: int,
+    mask_function: Rule,
+    dtype: torch.dtype = torch.float32,
+    local_size: int | None = None,
+    use_vmap: bool = False,
+    **options: Any,
+) -> Tensor | None:
+    layout = _LAYOUT.get()
+    if layout is None:
+        plain: Tensor | None = sdpa_mask(
+            batch_size=batch_size, mask_function=mask_function, local_size=local_size, use_vmap=use_vmap, **options
         )
-        return mixed, None
-    if attention_mask is None:
-        attention_mask = torch.ones(1, 1, length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
-    grouped = query.reshape(batch, groups, heads // groups, length, size)
-    mixed = _BlockAttention.apply(grouped, key, value, attention_mask[..., :keys], scaling or size**-0.5)  # type: ignore[no-untyped-call]
-    return mixed.flatten(1, 2).transpose(1, 2).contiguous(), None
+        return plain
+    if use_vmap:
+        raise NotImplementedError("a mask of the model's own besides causality and windows")
+    return layout.mask(mask_function if local_size is not None else None, dtype)
 
 
-AttentionInterface.register(NAME, block_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)

@@ -2,22 +2,22 @@
 
 Many examples share a prompt (a timeline: each place in a user's history is an example). The prompt's states are
 computed once; the beams of all its examples then grow side by side, each token seeing its own example's part of the
-prompt and its own ancestors (`PrefixStates`).
+prompt and its own ancestors (`engine.prefixes`). A model that runs in rows reads each beam whole, at each step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Bools, Floats, Ints, Longs
-from rosepo_core.engine.prefixes import PrefixStates, Reader, reading
+from rosepo_core.engine.reading import States, read_prompts
 from rosepo_core.engine.title_trie import TitleTrie, ranges
 
 Doubles = NDArray[np.float64]
@@ -43,7 +43,7 @@ class Trunks:
 
 
 def decode(
-    model: PreTrainedModel,
+    model: Any,
     trunks: Trunks,
     trie: TitleTrie,
     k: int,
@@ -81,7 +81,7 @@ def decode(
     Nothing of the model's ``generation_config`` is used.
 
     Args:
-        model: a causal language model of transformers with attention that can be chosen, bare or with PEFT adapters.
+        model: a causal language model of transformers, bare or with PEFT adapters, in evaluation mode.
         trunks: n prompts.
         trie: the catalogue.
         k: titles per prompt.
@@ -97,9 +97,6 @@ def decode(
     Returns:
         items int32 [n, k], -1 where fewer titles are left; their scores float32 [n, k], -inf where there is no
         title, and NaN if not asked for.
-
-    Raises:
-        RequestError: the model's attention takes no mask of one's own.
     """
     items = np.full((len(trunks), k), -1, dtype=np.int32)
     scores = np.full((len(trunks), k), -np.inf, dtype=np.float32)
@@ -111,7 +108,9 @@ def decode(
         beams, exact = k, False
     beams = max(beams, k)
     done = 0
-    with reading(model) as reader:
+    if model.training:
+        raise ValueError("the model is in training mode; call its eval() first")
+    with torch.inference_mode():
         for rows in _batches(trunks, beams, token_budget):
             search = _Search(
                 trie=trie,
@@ -123,7 +122,7 @@ def decode(
                 seeds=seeds[rows] if seeds is not None else None,
                 excluded=trie.exclusion_keys(exclude(rows) if exclude is not None else []),
             )
-            items[rows], scores[rows] = search.run(_Prompts.of(reader, trunks, rows, token_budget))
+            items[rows], scores[rows] = search.run(_Prompts.of(model, trunks, rows, token_budget))
             done += len(rows)
             reporter.progress(done, len(trunks), "examples")
     return items, scores
@@ -156,19 +155,19 @@ class _Prompts:
         anchor: tokens of the trunk that each example sees, int64 [n].
     """
 
-    states: PrefixStates
+    states: States[Any]
     row: Longs
     anchor: Longs
 
     @staticmethod
-    def of(reader: Reader, trunks: Trunks, rows: Longs, token_budget: int) -> _Prompts:
+    def of(model: Any, trunks: Trunks, rows: Longs, token_budget: int) -> _Prompts:
         """Read the prompts of some rows of `trunks`."""
         anchor = trunks.anchor[rows].astype(np.int64)
         used, row = np.unique(trunks.trunk[rows], return_inverse=True)
         reach = np.zeros(len(used), np.int64)
         np.maximum.at(reach, row, anchor)
         tokens = [trunks.tokens[trunk][:stop] for trunk, stop in zip(used.tolist(), reach.tolist(), strict=True)]
-        return _Prompts(PrefixStates(reader, tokens, token_budget), row, anchor)
+        return _Prompts(read_prompts(model, tokens, token_budget), row, anchor)
 
 
 class _Rows:

@@ -1,17 +1,24 @@
-"""Log-probabilities of tokens from hidden states through a frozen language-model head.
+"""Log-probabilities of tokens from hidden states.
 
-The gradient of log p(target | h) in h is W[target] - softmax(h W') W. The second term is the mean row of W under the
-model's distribution; it depends on h alone and needs nothing of what comes later, so it is made on the way. The
-vocabulary is gone through in tiles that stay in the processor's cache, with a running maximum as in online softmax
-(Milakov and Gimelshein 2018, arXiv 1805.02867): no logit is written to memory or computed twice.
+Where nothing but a frozen matrix is between states and logits, the work is done in tiles. The gradient of
+log p(target | h) in h is W[target] - softmax(h W') W. The second term is the mean row of W under the model's
+distribution; it depends on h alone and needs nothing of what comes later, so it is made on the way. The vocabulary
+is gone through in tiles that stay in the processor's cache, with a running maximum as in online softmax (Milakov and
+Gimelshein 2018, arXiv 1805.02867): no logit is written to memory or computed twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+LOGIT_BYTES = 256 * 2**20
+"""Most memory that logits and what is made of them take at once."""
 
 LOGITS_IN_CACHE = 2**20
 """Logits in a tile on a CPU: 4 MiB."""
@@ -81,3 +88,71 @@ def frozen_head_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, state
         return _tiled(hidden, weight, targets, states, None)
     result: Tensor = _FrozenHeadLogProbs.apply(hidden, weight, targets, states)  # type: ignore[no-untyped-call]
     return result
+
+
+def bare_model(model: Any) -> Any:
+    """The model of transformers under a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_of(model: Any) -> Any:
+    """The part of a model that makes hidden states, below the head."""
+    bare = bare_model(model)
+    decoder = bare.get_decoder()
+    if decoder is not bare:
+        return decoder
+    (part,) = (child for child in bare.children() if isinstance(child, PreTrainedModel))
+    return part
+
+
+def head_of(model: Any) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """What makes float32 logits of hidden states, and the head's weight where it is frozen and all that there is to
+    the head."""
+    bare = bare_model(model)
+    head, config = bare.get_output_embeddings(), bare.config
+    cap = getattr(config, "final_logit_softcapping", None)
+    # Cohere multiplies its logits, Granite divides them.
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+
+    def logits(hidden: Tensor) -> Tensor:
+        values: Tensor = head(hidden).float()
+        if scale != 1.0:
+            values = values * scale
+        return values if cap is None else cap * torch.tanh(values / cap)
+
+    plain = type(head) is torch.nn.Linear and head.bias is None and scale == 1.0 and cap is None
+    frozen = head.weight if plain and not head.weight.requires_grad else None
+    return logits, frozen
+
+
+def token_log_probs(model: Any, hidden: Tensor, targets: Tensor, states: Tensor) -> Tensor:
+    """Log-probability of each target given the hidden state before it, float32 [m].
+
+    Work goes on a chunk of states at a time, so that no more than `LOGIT_BYTES` of logits exist at once, with
+    gradients or without.
+
+    Args:
+        model: a causal language model of transformers, bare or with PEFT adapters.
+        hidden: last hidden states, [n, d].
+        targets: token ids, int64 [m]. states: the row of `hidden` that comes before each, int64 [m].
+    """
+    head, frozen = head_of(model)
+    if frozen is not None:
+        return frozen_head_log_probs(hidden, frozen, targets, states)
+
+    def chunk_log_probs(hidden: Tensor, states: Tensor, targets: Tensor) -> Tensor:
+        logits = head(hidden)
+        return logits[states, targets] - logits.logsumexp(1)[states]
+
+    # Logits, log-sum-exp, its gradient and the logits' own.
+    rows = max(1, LOGIT_BYTES // (4 * 4 * bare_model(model).config.get_text_config().vocab_size))
+    order = states.argsort(stable=True)
+    borders = torch.searchsorted(states[order], torch.arange(0, len(hidden) + rows, rows, device=states.device))
+    pieces = []
+    for first, members in enumerate(torch.tensor_split(order, borders[1:-1].cpu())):
+        chunk = hidden[first * rows : (first + 1) * rows], states[members] - first * rows, targets[members]
+        checkpointed = torch.is_grad_enabled()
+        pieces.append(
+            checkpoint(chunk_log_probs, *chunk, use_reentrant=False) if checkpointed else chunk_log_probs(*chunk)
+        )
+    return torch.cat(pieces)[order.argsort()]

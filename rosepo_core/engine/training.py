@@ -32,11 +32,10 @@ from trl import DPOConfig, SFTConfig, SFTTrainer
 from rosepo_core.contracts.components import PreferenceLoss, Reporter
 from rosepo_core.contracts.errors import PluginError, RosepoError
 from rosepo_core.contracts.records import Floats, Ints, LogProbs
-from rosepo_core.engine.adapters import fused_adapters
 from rosepo_core.engine.dropout import without_dropout
 from rosepo_core.engine.memory import kept_memory
 from rosepo_core.engine.precision import autocast
-from rosepo_core.engine.scoring import decoder_of, log_probs, token_log_probs
+from rosepo_core.engine.scoring import log_probs, sequence_log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
 
 LogHistory = list[dict[str, float]]
@@ -166,15 +165,11 @@ class _SFTTrainer(_InPasses, SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """Mean negative log-probability of the labels of the step."""
-        labels = inputs["labels"][:, 1:]
-        labelled = labels != -100
+        labelled = inputs["labels"] != -100
+        labelled[:, 0] = False
         count = num_items_in_batch if num_items_in_batch is not None else labelled.sum()
-        targets = labels[labelled]
-        states = torch.arange(len(targets), device=targets.device)
         with autocast(model, self.products):
-            # Padding is on the right, where causal attention never looks from a token that counts.
-            hidden = decoder_of(model)(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
-            of_tokens = token_log_probs(model, hidden[labelled], targets, states)
+            of_tokens = sequence_log_probs(model, inputs["input_ids"], labelled)
         loss: Tensor = -of_tokens.sum() / count
         return loss
 
@@ -382,7 +377,7 @@ def _train(
 ) -> LogHistory:
     trainer.products = products
     trainer.remove_callback(PrinterCallback)
-    with fused_adapters(model), kept_memory():
+    with kept_memory():
         trainer.train()
     for name, weight in model.named_parameters():
         if weight.requires_grad and not weight.isfinite().all():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rosepo_core.contracts.records import Bools, Ints, Longs
+from rosepo_core.engine.attention import Rule, attention, laid_out
+from rosepo_core.engine.head import decoder_of, token_log_probs
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,39 @@ class TreeBatch:
         in_branch = (branch[:, None, :] == branch[:, :, None]) & (depth[:, None, :] <= depth[:, :, None])
         return torch.where((branch == 0)[:, None, :], on_trunk, in_branch)
 
-    def attention_mask(self, dtype: torch.dtype) -> Tensor:
-        """What to add to the attention scores, 0 or -inf: [b, 1, t, t] of `dtype`."""
-        sees = self.sees()
-        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)[:, None]
+    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor:
+        """See `Layout.mask`: 0 where a token sees another, -inf where not, [b, 1, t, t]."""
+        sees = self.sees()[:, None]
+        if rule is not None:
+            depth = self.position_ids
+            sequence = torch.arange(len(depth), device=depth.device)[:, None, None, None]
+            sees = sees & rule(sequence, sequence[:1], depth[:, None, :, None], depth[:, None, None, :])
+        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
+
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    ) -> Tensor:
+        """See `Layout.attend`."""
+        if mask is None or mask.ndim != 4:
+            raise NotImplementedError(f"{type(module).__name__} got no mask of the tree")
+        return attention(module, query, key, value, mask, **options)
+
+
+def tree_log_probs(model: Any, batch: TreeBatch) -> Tensor:
+    """Log-probability of each response token in one pass over the trees: float32 [s].
+
+    Only the states before response tokens reach the language-model head.
+
+    Args:
+        model: prepared (`engine.preparation`), and found to run in trees.
+        batch: on the model's device.
+    """
+    with laid_out(batch):
+        hidden = decoder_of(model)(
+            input_ids=batch.input_ids,
+            attention_mask=torch.ones_like(batch.input_ids),
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+    parents, states = torch.unique(batch.parents, return_inverse=True)
+    return token_log_probs(model, hidden.flatten(0, 1)[parents], batch.targets, states)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rosepo_core.contracts.components import Reporter
-from rosepo_core.contracts.records import Places
-from rosepo_core.engine.adapters import fused_adapters
+from rosepo_core.contracts.records import Longs, Places
+from rosepo_core.engine.reading import States, read_prompts
 from rosepo_core.engine.trees import pack
 from rosepo_core.prompts.template import PromptTemplate
 
@@ -22,7 +21,7 @@ def longest_answer(template: PromptTemplate) -> int:
     return int(template.response_lengths.max())
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def write_answers(
     model: Any,
     template: PromptTemplate,
@@ -45,41 +44,47 @@ def write_answers(
         token_budget: tokens per forward pass of prompts; memory and speed only.
         reporter: told of answers written.
     """
-    prompts = [torch.from_numpy(prompt).long() for prompt in template.prompts(places)]
-    ends = {template.terminator, tokenizer.eos_token_id} - {None}
-    options = GenerationConfig(
-        max_new_tokens=longest_answer(template),
-        do_sample=False,
-        num_beams=1,
-        eos_token_id=sorted(ends),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if model.training:
+        raise ValueError("the model is in training mode; call its eval() first")
+    prompts = template.prompts(places)
+    longest = longest_answer(template)
     answers = [""] * len(prompts)
     done = 0
-    with _blank_defaults(bare), fused_adapters(model):
-        for members in pack([len(prompt) + longest_answer(template) for prompt in prompts], token_budget):
-            batch = [prompts[index] for index in members.tolist()]
-            ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id, padding_side="left").to(
-                bare.device
-            )
-            starts = torch.tensor([ids.shape[1] - len(prompt) for prompt in batch], device=bare.device)
-            mask = (torch.arange(ids.shape[1], device=bare.device) >= starts[:, None]).long()
-            written = bare.generate(input_ids=ids, attention_mask=mask, generation_config=options)
-            for index, tokens in zip(members.tolist(), written[:, ids.shape[1] :].tolist(), strict=True):
-                end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-                answers[index] = template.read(tokens[:end])
-            done += len(members)
-            reporter.progress(done, len(prompts), "answers")
+    for members in pack([len(prompt) + longest for prompt in prompts], token_budget):
+        written = _written(
+            read_prompts(model, [prompts[index] for index in members.tolist()], token_budget),
+            np.array([len(prompts[index]) for index in members.tolist()]),
+            {template.terminator, tokenizer.eos_token_id} - {None},
+            longest,
+        )
+        for index, tokens in zip(members.tolist(), written, strict=True):
+            answers[index] = template.read(tokens)
+        done += len(members)
+        reporter.progress(done, len(prompts), "answers")
     return answers
 
 
-@contextmanager
-def _blank_defaults(model: Any) -> Iterator[None]:
-    """For a while, let `model` have no generation defaults: `generate` fills what it is not told from them."""
-    kept = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = kept
+def _written(states: States[Any], lengths: Longs, ends: Collection[int], longest: int) -> list[list[int]]:
+    """Token ids that follow each prompt of so many tokens, up to the first of `ends`, which is left out: [n]."""
+    row = np.arange(len(lengths))
+    paths = np.zeros((len(row), 0), np.bool_)
+    written: list[list[int]] = [[] for _ in row]
+    hidden = states.prompt_ends(row, lengths)
+    while True:
+        best = states.best(hidden)
+        goes_on = ~np.isin(best, list(ends))
+        row, paths, best = row[goes_on], paths[goes_on], best[goes_on]
+        for index, token in zip(row.tolist(), best.tolist(), strict=True):
+            written[index].append(token)
+        if not len(row) or len(written[row[0]]) == longest:
+            return written
+        hidden, paths = states.extend(
+            row=row,
+            length=lengths[row],
+            depth=np.array([len(written[index]) - 1 for index in row.tolist()]),
+            paths=paths,
+            paths_row=row,
+            path=np.arange(len(row)),
+            tokens=best,
+            counts=np.ones_like(row),
+        )

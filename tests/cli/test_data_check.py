@@ -26,14 +26,20 @@ def notes(out: str) -> list[str]:
 def test_a_table_without_a_header(rosepo: Command, tmp_path: Path) -> None:
     log, films = tmp_path / "ratings.dat", tmp_path / "movies.dat"
     log.write_text("".join(f"{user}::{item}::4::{978300760 + item}\n" for user in (1, 2) for item in (1, 2, 3)))
-    films.write_bytes("1::Été, L' (1995)::Drama\n2::Oak::(no genres listed)\n3::Ash::Drama|War\n".encode("latin-1"))
+    films.write_bytes(
+        "1::Été, L' (1995)::Drama|War\n2::Oak::(no genres listed)\n3::Ash::Drama|War\n".encode("latin-1")
+    )
     flags = ["--dataset.catalogue", films, "--dataset.separator", "::", "--dataset.encoding", "latin-1"]
 
     done = rosepo("data", "check", log, *flags)
     assert (done.code, done.out) == (2, "")
     assert "dataset.columns=user,item,rating,timestamp" in done.err
 
-    flags += ["--dataset.columns", "user,item,rating,timestamp", "--dataset.catalogue_columns=item,title,genres"]
+    flags += ["--dataset.columns", "user,item,rating,timestamp"]
+    done = rosepo("data", "check", log, *flags)
+    assert "dataset.catalogue_columns=item,title,genres" in done.err
+
+    flags += ["--dataset.catalogue_columns=item,title,genres"]
     done = rosepo("data", "check", log, *flags)
     assert done.code == 0, done.err
     assert notes(done.out)[:4] == [

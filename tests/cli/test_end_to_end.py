@@ -230,7 +230,9 @@ def test_everything_else_at_once(train, tmp_path):
     pairs = pl.read_parquet(run / "preferences" / "pairs.parquet")
     assert set(pairs["sampler"]) == {"self-hard", "semantic-similar"}
     assert set(pairs["slot"]) == {0, 1}
-    assert pairs.select("user", "position").n_unique() == 20
+    # Ten examples with two rejected titles each.
+    assert pairs.height == 20
+    assert pairs.select("user", "position").n_unique() == 10
     assert pairs["eps"].is_between(0, 0.45).all()
     assert pairs["eps"].n_unique() > 10
 

@@ -21,7 +21,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rosepo_core.engine import scoring
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.title_trie import TitleTrie
 
@@ -350,7 +349,6 @@ def families():
 def test_models_of_other_families_score_as_they_do_in_transformers(name, kind, config):
     torch.manual_seed(8)
     model = kind(config).eval()
-    model.set_attn_implementation("sdpa")
     if name == "adapted":
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).eval()
     rng = np.random.default_rng(12)
@@ -361,13 +359,9 @@ def test_models_of_other_families_score_as_they_do_in_transformers(name, kind, c
     assert items.tolist() == expected[0].tolist()
 
 
-def test_the_model_is_left_as_it_was(model):
-    model = deepcopy(model).train()
-    model.set_attn_implementation("sdpa")
-    with pytest.raises(ZeroDivisionError):
-        run(model, prompts(np.random.default_rng(0)), [np.array([END], np.int32)], 1, exclude=lambda rows: 1 // 0)
-    assert model.training
-    assert model.config._attn_implementation == "sdpa"
+def test_a_model_that_drops_out_is_not_asked(model):
+    with pytest.raises(ValueError, match=r"is in training mode; call its eval\(\)"):
+        run(deepcopy(model).train(), prompts(np.random.default_rng(0)), [np.array([END], np.int32)], 1)
 
 
 def test_logits_stay_within_their_bound(model, monkeypatch):
@@ -375,7 +369,7 @@ def test_logits_stay_within_their_bound(model, monkeypatch):
     titles, trunks = catalogue(rng, 40), prompts(rng)
     expected = run(model, trunks, titles, 5)
     most = 4 * 4 * VOCABULARY * 3
-    monkeypatch.setattr(scoring, "LOGIT_BYTES", most)
+    monkeypatch.setattr("rosepo_core.engine.head.LOGIT_BYTES", most)
     seen = []
     hook = model.lm_head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.numel() * 4))
     try:

@@ -241,7 +241,7 @@ def test_a_sampler_that_has_fewer_leaves_its_last_slots_empty(tmp_path, catalogu
 def test_what_one_sampler_cannot_fill_another_one_does(tmp_path, catalogue):
     # The first has one item for everyone, which the second has, too; users of odd number get fewer of the second.
     split = split_of(catalogue, *[[0, 1]] * 40)
-    short = dict.fromkeys(range(40), [10, -1, -1])
+    short = {user: [10, -1, -1] for user in range(40)}
     long = {user: [10, -1, 11] if user % 2 else [10, 11, 12] for user in range(40)}
     run = Run(tmp_path, [Fixed(short), Fixed(long)], [0.5, 0.5], negatives=3)
     examples, rejected, sampler = sampled(run, split)

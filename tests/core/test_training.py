@@ -24,8 +24,8 @@ from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.errors import PluginError, RosepoError
 from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, LogProbs, Pairs, Sequences
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
-from rosepo_core.engine import scoring
-from rosepo_core.engine.scoring import decoder_of, score_items
+from rosepo_core.engine.head import decoder_of
+from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import (
     AlignmentConfig,
     AlignmentTrainer,
@@ -438,7 +438,7 @@ def test_logits_come_a_chunk_at_a_time(tiny_model, tiny_tokenizer, template, mon
     model = with_lora(tiny_model) if frozen else copy.deepcopy(tiny_model).train()
     head = tiny_model.get_output_embeddings().weight
     limit = 10 * 4 * 4 * len(head)
-    monkeypatch.setattr(scoring, "LOGIT_BYTES", limit)
+    monkeypatch.setattr("rosepo_core.engine.head.LOGIT_BYTES", limit)
     monkeypatch.setattr("rosepo_core.engine.head.LOGITS_IN_CACHE", 1)
     monkeypatch.setattr("rosepo_core.engine.head.BLOCK", 16)
     sequences = users(5, 5, 5)

@@ -58,11 +58,23 @@ def test_a_token_sees_its_ancestors_only_and_padding_sees_padding(pad_left: bool
 
 def test_the_additive_mask_is_minus_infinity_where_nothing_is_seen() -> None:
     batch = TreeBatch.of([EXAMPLE], 0)
-    mask = batch.attention_mask(torch.bfloat16)
+    mask = batch.mask(None, torch.bfloat16)
     assert mask.shape == (1, 1, 8, 8)
     assert mask.dtype == torch.bfloat16
     assert torch.equal(mask[0, 0] == 0, batch.sees()[0])
     assert torch.equal(mask[0, 0] == -torch.inf, ~batch.sees()[0])
+
+
+def test_a_window_counts_depths_not_places() -> None:
+    batch = TreeBatch.of([EXAMPLE], 0)
+    mask = batch.mask(lambda sequence, head, query, key: (key <= query) & (query - key < 3), torch.float32)
+    # 7 and 8 leave the trunk after 1 2; 6 after 1 2 3 4 5.
+    assert [(mask[0, 0, place] == 0).nonzero()[:, 0].tolist() for place in (4, 5, 6, 7)] == [
+        [2, 3, 4],
+        [0, 1, 5],
+        [1, 5, 6],
+        [3, 4, 7],
+    ]
 
 
 def test_rows_can_be_counted_anew() -> None:

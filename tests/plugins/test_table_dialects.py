@@ -54,6 +54,7 @@ def advice(said: str) -> tuple[str, str]:
         ("log.csv", (HEADER + "u,a,Caf\x92,1\n").encode("latin-1"), ["encoding"], 1),
         ("log.csv", HEADER + 'u,a,"Ash,1\nu,b,Birch,2\n', ["quoting"], 2),
         ("log.tsv", HEADER.replace(",", "\t") + 'u\ta\t"Ash" again\t1\n', ["quoting"], 1),
+        ("log.tsv", 'u1\ta\t"Ash" again\nu1\tb\tBirch\n', ["quoting", "columns"], 2),
         ("log.csv", "user;item;title;time, local\nu;a;Ash;1\n", ["separator"], 1),
         ("log.csv", "user\titem\ttitle\ttime,local\nu\ta\tAsh\t1\n", ["separator"], 1),
         ("log.csv", "user;item;title;time;rating\nu;a;Ash;1;4,5\nu;b;Birch;2;3\n", ["decimal"], 2),
@@ -245,9 +246,22 @@ def test_a_guessed_column_of_times_may_be_empty(tmp_path: Path) -> None:
         ("log.csv", HEADER + 'u,a,"Ash",1\nu,b\n', {}, "log.csv row 3: 2 fields, but 4 columns; mend it"),
         (
             "log.dat",
-            "user::item\nu::a::1\n",
+            "user^item\nu^a\n",
             {},
             "log.dat: cannot tell what stands between the cells: set dataset.sep",
+        ),
+        ("log.dat", "user::item\nu::a::1\n", {}, "log.dat row 2: 3 fields, but 2 columns; mend it or take it out"),
+        (
+            "log.csv",
+            '"user";"item"\n"u";"a \\"b\\""\n',
+            {},
+            "log.csv row 2: a cell in quotes goes on after its closing quote, where ';' should follow; mend it",
+        ),
+        (
+            "log.csv",
+            '"user","item"\nu,"a\n',
+            {},
+            "log.csv row 2: a quote is opened and never closed; mend it or take it out",
         ),
         (
             "log.csv",

@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from rosepo_core.engine.attention import BLOCK, LONG, block_attention
-
-
-class Module:
-    is_causal = True
-    num_key_value_groups = 2
-    training = True
+from rosepo_core.engine.blocks import BLOCK, block_attention
 
 
 def plainly(query, key, value, mask, scaling):
@@ -41,15 +35,14 @@ def holes(length):
 def compare(query, key, value, mask, plain_mask, scaling=None):
     expected = plainly(query, key, value, plain_mask, scaling or 8**-0.5)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found, none = block_attention(Module(), query, key, value, mask, scaling=scaling)
-    assert none is None
+    found = block_attention(query, key, value, mask, scaling)
     torch.testing.assert_close(found, expected)
     parts = (query, key, value)
     torch.testing.assert_close(
         torch.autograd.grad(found, parts, weights), torch.autograd.grad(expected, parts, weights)
     )
     with torch.no_grad():
-        torch.testing.assert_close(block_attention(Module(), query, key, value, mask, scaling=scaling)[0], expected)
+        torch.testing.assert_close(block_attention(query, key, value, mask, scaling), expected)
 
 
 @pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
@@ -74,11 +67,23 @@ def test_behind_a_cache_the_keys_may_stand_in_any_order():
 def test_a_row_that_sees_nothing_is_finite():
     mask = torch.ones(2, 1, 3, 3, dtype=torch.bool).tril()
     mask[:, :, 1] = False
-    found, _ = block_attention(Module(), *drawn(3, 3), mask)
+    found = block_attention(*drawn(3, 3), mask, None)
     assert torch.isfinite(found).all()
 
 
-def test_long_sequences_give_the_same():
-    compare(
-        *drawn(LONG + 1, LONG + 1, batch=1, groups=1), None, torch.ones(LONG + 1, LONG + 1, dtype=torch.bool).tril()
-    )
+def test_values_may_be_wider_than_keys():
+    query, key, _ = drawn(BLOCK + 2, BLOCK + 2)
+    value = torch.randn(2, 3, BLOCK + 2, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    compare(query, key, value.requires_grad_(), None, torch.ones(BLOCK + 2, BLOCK + 2, dtype=torch.bool).tril())
+
+
+def test_autocast_computes_in_its_own_type_forward_and_backward():
+    query, key, value = (tensor.detach().float().requires_grad_() for tensor in drawn(BLOCK + 2, BLOCK + 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = block_attention(query, key, value.bfloat16(), None, None)
+    assert found.dtype == torch.bfloat16
+    found.float().square().sum().backward()
+    expected = plainly(query, key, value, torch.ones(BLOCK + 2, BLOCK + 2, dtype=torch.bool).tril(), 8**-0.5)
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+    assert query.grad is not None
+    assert query.grad.isfinite().all()

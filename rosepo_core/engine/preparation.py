@@ -1,0 +1,246 @@
+"""What is done to a language model once, before it is used: how it runs is found out and set for good.
+
+Afterwards no call changes the model, so several threads may use one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rosepo_core.contracts.records import Ints, Longs
+from rosepo_core.engine.adapters import fuse_adapters
+from rosepo_core.engine.attention import KINDS, NAME
+from rosepo_core.engine.head import bare_model, decoder_of
+from rosepo_core.engine.prefixes import PrefixStates
+from rosepo_core.engine.trees import TokenTree, TreeBatch, tree_log_probs
+
+_ATTRIBUTE = "_rosepo_execution"
+_LOCK = threading.RLock()
+_TESTED: dict[Any, str] = {}
+"""What the self-test found against trees, by configuration; empty where nothing."""
+
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+"""Where transformers' masks read the size of windows from a configuration."""
+
+_SHORT_WINDOW = 5
+_TRUNK, _ROW = 12, 16
+"""Tokens of the self-test's trunk, and of each of its sequences."""
+
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+"""Most that a token's log-probability may be off, in nats, by the type of the weights."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a model runs.
+
+    Attributes:
+        trees: a prompt and all its responses in one sequence; unset, in rows (`engine.rows`).
+        reason: why not in trees; empty where it does.
+    """
+
+    trees: bool
+    reason: str
+
+
+def prepared(model: Any) -> Execution:
+    """How a model runs; one that is seen for the first time is prepared.
+
+    Its LoRA layers are fused (`engine.adapters`). If it can run in trees, its attention becomes `engine.attention`'s
+    for good. A self-test then compares the log-probabilities of a short tree with several branches, windows shrunk
+    so that it exceeds them, and those of a search, with the model's own; a model that differs keeps the attention
+    that it came with and runs in rows. The test is run once for each configuration in a process, and costs a few
+    passes over some fifty tokens.
+
+    Args:
+        model: a causal language model of transformers, bare or with PEFT adapters.
+    """
+    found = _known(model)
+    if found is None:
+        with _LOCK:
+            found = _known(model)
+            if found is None:
+                found = _prepare(model)
+                setattr(model, _ATTRIBUTE, found)
+    return found
+
+
+def _known(model: Any) -> Execution | None:
+    found: Execution | None = vars(model).get(_ATTRIBUTE)
+    if found and found.trees and decoder_of(model).config._attn_implementation != NAME:
+        return None  # It was given another attention since.
+    return found
+
+
+def _prepare(model: Any) -> Execution:
+    fuse_adapters(model)
+    bare = bare_model(model)
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:
+        return Execution(False, f"its adapter of type {config.peft_type.value} puts vectors before the prompt")
+    if bare is not model:
+        return prepared(bare)
+    reason = _inexpressible(model)
+    if not reason:
+        with _evaluating(model):
+            reason = _failed_test(model)
+    return Execution(not reason, reason)
+
+
+def _inexpressible(model: Any) -> str:
+    """What a model has that no tree can express, as far as that can be told from its parts; empty if nothing."""
+    decoder = decoder_of(model)
+    kinds = set(getattr(decoder.config, "layer_types", None) or ()) - KINDS
+    if kinds:
+        return f"it has layers of type {', '.join(sorted(kinds))}"
+    for module in decoder.modules():
+        if isinstance(module, nn.Conv1d | nn.RNNBase):
+            return f"it has layers ({type(module).__name__}) that run along the sequence"
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        return "it counts positions along the sequence"
+    if not model._can_set_attn_implementation():
+        return "its attention takes no kernel from outside"
+    windows = {
+        name: size
+        for name, size in decoder.config.to_dict().items()
+        if re.search(r"window_(size|len)$", name) and isinstance(size, int) and size > _ROW
+    }
+    for name, size in windows.items():
+        if size not in [getattr(decoder.config, known, None) for known in _WINDOWS]:
+            return f"it has windows of its own ({name})"
+    return ""
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """For a while, let nothing in `model` be random or rounded."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _failed_test(model: Any) -> str:
+    """Give the model's attention to `engine.attention` and see whether all is right; empty if it is, else the
+    attention is given back."""
+    decoder, weight = decoder_of(model), next(model.parameters())
+    key = type(model), model.config.to_json_string(use_diff=False), weight.dtype, weight.device.type
+    own = decoder.config._attn_implementation
+    if key not in _TESTED:
+        _TESTED[key] = _test(model, own)
+    _choose_attention(decoder, own, NAME if not _TESTED[key] else own)
+    return _TESTED[key]
+
+
+def _choose_attention(decoder: Any, now: str, wanted: str) -> None:
+    decoder.set_attn_implementation(wanted)
+    # Layers that PEFT replicated have copies of the configuration, which that does not reach.
+    for module in decoder.modules():
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "_attn_implementation", None) == now:
+            config._attn_implementation = wanted
+
+
+@contextmanager
+def _short_windows(config: Any) -> Iterator[None]:
+    """For a while, let windows be so short that a short text exceeds them."""
+    kept = {name: getattr(config, name) for name in _WINDOWS if getattr(config, name, None)}
+    for name in kept:
+        setattr(config, name, min(_SHORT_WINDOW, kept[name]))
+    try:
+        yield
+    finally:
+        for name, size in kept.items():
+            setattr(config, name, size)
+
+
+@torch.no_grad()
+def _test(model: Any, own: str) -> str:
+    """What differs between trees and the model's own forward pass; empty if nothing does."""
+    decoder, device = decoder_of(model), next(model.parameters()).device
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = np.random.default_rng(0).integers(0, vocabulary, (4, _ROW), dtype=np.int32)
+    trunk: Ints = ids[0, :_TRUNK]
+    # Two branches leave the trunk's end, one leaves it before, and one response stands in the trunk.
+    visible = np.array([_TRUNK, _TRUNK, _TRUNK - 4, 3])
+    rows = [np.concatenate([trunk[:seen], row[seen:]]) for seen, row in zip(visible, ids, strict=True)]
+    rows[3] = np.concatenate([trunk, ids[3, _TRUNK:]])
+    responses = [row[seen:] for seen, row in zip(visible[:3], rows, strict=False)] + [trunk[3:6]]
+    tree = TokenTree.grow(
+        trunk,
+        rows=np.arange(4),
+        columns=np.zeros(4, np.int64),
+        visible=visible,
+        lengths=np.array([len(response) for response in responses]),
+        targets=np.concatenate(responses),
+        in_trunk=np.array([False, False, False, True]),
+    )
+    own_log_probs = []
+    with _short_windows(decoder.config):
+        logits = model(input_ids=torch.from_numpy(np.stack(rows)).long().to(device), use_cache=False).logits
+        steps = logits.float().log_softmax(-1)
+        for index, (seen, response) in enumerate(zip(visible.tolist(), responses, strict=True)):
+            after = steps[index, seen - 1 : seen - 1 + len(response)]
+            own_log_probs.append(after.gather(1, torch.from_numpy(response).long().to(device)[:, None])[:, 0])
+        expected = torch.cat(own_log_probs)
+        if not expected.isfinite().all():
+            return ""
+        try:
+            _choose_attention(decoder, own, NAME)
+            found = {
+                "a tree's": tree_log_probs(model, TreeBatch.of([tree], pad_token_id=0).to(device)),
+                "a search's": _searched(model, trunk, visible[:3], responses[:3]).to(device),
+            }
+        except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return f"a test of it failed ({type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')})"
+        finally:
+            _choose_attention(decoder, NAME, own)
+    for what, values in found.items():
+        # Of each response's tokens the median: rounding may send single tokens to another expert.
+        off = (values - expected[: len(values)]).abs()
+        starts = np.cumsum([len(response) for response in responses])[:-1].tolist()
+        worst = max(float(part.median()) for part in off.tensor_split(starts) if len(part))
+        if not worst <= _TOLERANCE[next(model.parameters()).dtype]:
+            return f"{what} log-probabilities were off by {worst:.2g} in a test"
+    return ""
+
+
+def _searched(model: Any, trunk: Ints, visible: Longs, responses: Sequence[Ints]) -> Tensor:
+    """Log-probabilities of the tokens of responses as a search reads them: [sum of lengths]."""
+    count = np.array([len(response) for response in responses])
+    # Two prompts: those that see all of the trunk grow from one, the last response from the other.
+    prompts = [trunk, trunk[: visible[-1]]]
+    row = np.array([0] * (len(visible) - 1) + [1])
+    states = PrefixStates(model, prompts, token_budget=1024)
+    ends = states.prompt_ends(np.arange(2), np.array([len(prompt) for prompt in prompts]))
+    first = states.log_probs(ends, row, np.array([response[0] for response in responses]))
+    hidden, _ = states.extend(
+        row=row,
+        length=visible,
+        depth=np.zeros(len(row), np.int64),
+        paths=np.zeros((len(row), 0), np.bool_),
+        paths_row=row,
+        path=np.arange(len(row)),
+        tokens=np.concatenate([response[:-1] for response in responses]).astype(np.int64),
+        counts=count - 1,
+    )
+    following = np.concatenate([response[1:] for response in responses])
+    rest = states.log_probs(hidden, np.arange(len(following)), following)
+    parts = np.split(rest, np.cumsum(count - 1)[:-1])
+    return torch.from_numpy(np.concatenate([np.append(one, part) for one, part in zip(first, parts, strict=True)]))
