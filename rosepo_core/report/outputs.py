@@ -139,6 +139,8 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
     config, template = session.config, session.template(split)
     summary = _summary(session, split.content, evaluations[0])
     example = evaluations[0].examples.take(np.arange(1))
+    ranked = evaluations[0].candidates
+    listed = ranked.items[:1] if ranked and template.candidates else None
     alias = ALIASES.get(config.model.name)
     return ModelCard(
         name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
@@ -157,7 +159,7 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
             for evaluation in evaluations
         },
         columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
-        prompt=template.prompt_texts(example)[0],
+        prompt=template.prompt_texts(example, candidates=listed)[0],
         response=template.response_texts[int(example.target[0])],
         licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
