@@ -47,9 +47,9 @@ from rosepo_core.prompts.template import PromptGroup, PromptOptions, PromptTempl
 from rosepo_core.prompts.token_ids import Ragged, leading_ids, newline_id, plain_ids
 
 if TYPE_CHECKING:
+    from rosepo_core.data.dialects import Dialect
     from rosepo_core.data.numbers import read_numbers
     from rosepo_core.data.table_files import TableContent, read_table, table_files
-    from rosepo_core.data.text_tables import Dialect
     from rosepo_core.data.times import YEAR_1, formats_for, read_times
 
 __all__ = [
@@ -119,7 +119,7 @@ __all__ = [
 # Modules that import polars are imported when a plugin asks for a name of theirs: whoever only lists plugins need not
 # wait for them.
 _LAZY = {
-    "Dialect": "rosepo_core.data.text_tables",
+    "Dialect": "rosepo_core.data.dialects",
     "TableContent": "rosepo_core.data.table_files",
     "YEAR_1": "rosepo_core.data.times",
     "formats_for": "rosepo_core.data.times",

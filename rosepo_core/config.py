@@ -67,6 +67,10 @@ class RunConfig(Options):
     """All that determines a run. Make one with `read_config` or `load_config`, which know the plugins."""
 
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is drawn.")
+    deterministic: bool = Field(
+        False,
+        description="Repeat a run bit for bit on a GPU, by slower algorithms; on a CPU it does so anyway.",
+    )
     dataset: PluginChoice = Field(description="Where interactions come from.")
     split: SplitOptions = Field(SplitOptions(), description="What is held out.")
     model: ModelOptions = Field(ModelOptions(), description="The language model to start from.")
@@ -114,6 +118,9 @@ class RunConfig(Options):
         return tomli_w.dumps(_without_none(self.resolved()))
 
 
+PLAIN_KEYS = ("seed", "deterministic")
+"""The keys at the top of a configuration, outside all sections."""
+
 SECTIONS: Mapping[str, type[Options]] = {
     "split": SplitOptions,
     "model": ModelOptions,
@@ -128,7 +135,7 @@ PLUGIN_SECTIONS = ("dataset", "prompt", "oracle", "loss")
 """The sections that name one plugin."""
 
 LIST_SECTIONS: Mapping[str, type[PluginChoice]] = {"sampler": SamplerChoice, "metric": PluginChoice}
-"""The sections that name one plugin or several."""
+"""The sections that name one plugin or more."""
 
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("movielens-100k",),
@@ -220,18 +227,18 @@ def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
     tables = _normal_keys(raw, "")
     for section, value in tables.items():
         _check_section(section)
-        if section == "seed":
+        if section in PLAIN_KEYS:
             continue
         if section in LIST_SECTIONS:
-            several = value if isinstance(value, list) else [value]
-            tables[section] = [_normal_table(section, each) for each in several]
-            if section == "sampler" and len(several) == 1:
+            listed = value if isinstance(value, list) else [value]
+            tables[section] = [_normal_table(section, each) for each in listed]
+            if section == "sampler" and len(listed) == 1:
                 tables[section][0].setdefault("name", DEFAULTS["sampler"][0])
-            elif not several:
+            elif not listed:
                 raise RequestError(f"'{section}' is empty; name at least one")
             for index, table in enumerate(tables[section]):
                 if "name" not in table:
-                    raise RequestError(f"option '{_where(section, several, index)}.name' is required")
+                    raise RequestError(f"option '{_where(section, listed, index)}.name' is required")
         else:
             tables[section] = _normal_table(section, value)
     return tables
@@ -269,16 +276,16 @@ def _core_keys(section: str) -> Iterable[str]:
 
 def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], registry: Registry) -> dict[str, Any]:
     """The file's tables with the overrides put in: first all names, then the options that belong to them."""
-    merged = {section: value if section == "seed" else _copy(value) for section, value in layers.items()}
+    merged = {section: value if section in PLAIN_KEYS else _copy(value) for section, value in layers.items()}
     options: list[tuple[str, str, Any]] = []
     named: dict[str, list[dict[str, Any]]] = {section: [] for section in LIST_SECTIONS}
     for key, value in overrides:
         section, _, option = key.partition(".")
         _check_section(section)
-        if key == "seed":
-            merged["seed"] = value
-        elif section == "seed":
-            raise RequestError(f"unknown option '{key}'; did you mean 'seed'?")
+        if key in PLAIN_KEYS:
+            merged[key] = value
+        elif section in PLAIN_KEYS:
+            raise RequestError(f"unknown option '{key}'; did you mean '{section}'?")
         elif option not in ("", "name"):
             options.append((section, option, value))
         elif "name" not in _core_keys(section):
@@ -333,7 +340,7 @@ def _tables_with(
 
 
 def _validate(layers: Mapping[str, Any], registry: Registry) -> RunConfig:
-    parsed: dict[str, Any] = {"seed": layers["seed"]} if "seed" in layers else {}
+    parsed: dict[str, Any] = {key: layers[key] for key in PLAIN_KEYS if key in layers}
     for section, model in SECTIONS.items():
         parsed[section] = parse_options(model, layers.get(section, {}), section)
     for section in PLUGIN_SECTIONS:
@@ -363,9 +370,9 @@ def _choice(kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: st
     return checked.model_copy(update={"options": registry.parse(kind, checked.name, rest, where)})
 
 
-def _check_columns(section: str, several: Sequence[PluginChoice]) -> None:
+def _check_columns(section: str, listed: Sequence[PluginChoice]) -> None:
     """Two metrics cannot share a column of the table; two samplers of one name may differ in their options."""
-    names = [metric_column(choice.name) for choice in several] if section == "metric" else []
+    names = [metric_column(choice.name) for choice in listed] if section == "metric" else []
     for name in names:
         if names.count(name) > 1:
             raise RequestError(f"metric '{name}' is named twice; name it once, with all its cut-offs in 'ks'")
@@ -376,9 +383,9 @@ def metric_column(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _where(section: str, several: Sequence[Any], index: int) -> str:
+def _where(section: str, listed: Sequence[Any], index: int) -> str:
     """What errors call a section that is one of a list: as the user wrote it."""
-    return section if len(several) == 1 else f"{section}[{index}]"
+    return section if len(listed) == 1 else f"{section}[{index}]"
 
 
 def _without_none(value: Any) -> Any:

@@ -3,7 +3,7 @@ evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,22 +55,89 @@ def run(
     *,
     registry: Registry | None = None,
     until: str | None = None,
+    force: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Run:
     """Run every stage up to `until` in `folder`, reusing what this run or one beside it has made before.
+
+    What replaces artifacts of the run waits in RUN/unfinished until the run is done again; until then the folder is
+    that of the run which was there.
+
+    Args:
+        config: the configuration.
+        folder: the run folder.
+        reporter: hears how far the work is.
+        registry: the plugins, those that are installed if not given.
+        until: the last stage to do; all if not given.
+        force: stages to make anew with all that is made of them, though nothing has changed; ``"evaluation"`` asks
+            all models again.
+        overwrite: a finished run of another configuration may be replaced.
 
     Raises:
         RequestError: something in the request or the data is wrong. Where this is found before fine-tuning is done,
             the folder is left as it was; later, the finished stages are kept.
     """
-    if until is not None and until not in STAGES:
-        raise RequestError(f"unknown stage '{until}'{nearest(until, STAGES)}")
+    registry = registry or load_plugins()
+    if until is not None:
+        _check_stage(until)
+    forced = forced_stages(force)
+    store = RunStore(folder)
+    if not overwrite:
+        check_not_finished_otherwise(config, folder, registry)
     tables: tuple[Evaluation, ...] = ()
-    with _opened(config, RunStore(folder), registry or load_plugins(), reporter, until=until) as session:
+    # The last stage is followed by what is written about the run.
+    until = None if until == STAGES[-1] else until
+    with _opened(config, store, registry, reporter, until=until, forced=forced) as session:
         trained = train(session)
         models = ranked_models.of_run(session, trained)
         tables = evaluation.stage(session, trained.split, trained.candidates, models, trained.oracle)
         outputs.write(session, trained, tables)
     return Run(folder, tables)
+
+
+def _check_stage(stage: str) -> None:
+    if stage not in STAGES:
+        raise RequestError(f"unknown stage '{stage}'{nearest(stage, STAGES)}")
+
+
+def forced_stages(names: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a stage, or what evaluation asks of a model, is one that `names` say to make anew.
+
+    Raises:
+        RequestError: there is no such stage.
+    """
+    for name in names:
+        _check_stage(name)
+    return lambda stage: stage in names or (STAGES[-1] in names and stage not in STAGES)
+
+
+def check_not_finished_otherwise(config: RunConfig, folder: Path, registry: Registry) -> None:
+    """See that `folder` holds no finished run of another configuration; keys that change no result do not count.
+
+    Raises:
+        RequestError: it does.
+    """
+    if not read_manifest(folder / STAGES[-1]):
+        return
+    try:
+        before = load_config(folder / CONFIG, [], registry).that_decides()
+    except RequestError:
+        before = {}
+    now = config.that_decides()
+    other = [key for section in now for key in _differing(section, before.get(section), now[section])]
+    if other:
+        shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        raise RequestError(
+            f"{folder} holds a finished run of another configuration ({shown}): choose another --run, or replace it "
+            "with --overwrite"
+        )
+
+
+def _differing(section: str, before: Any, now: Any) -> list[str]:
+    """The keys of a section that differ; the section where it is no table, or a list of them."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return [] if before == now else [section]
+    return [f"{section}.{key}" for key in {**now, **before} if before.get(key) != now.get(key)]
 
 
 def train(session: Session) -> Trained:
@@ -134,7 +201,7 @@ def evaluate(
     return Run(folder, tables)
 
 
-EVALUATED = ("seed", "dataset", "split", "model", "prompt", "evaluation", "metric")
+EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "evaluation", "metric")
 """The sections of a configuration that say something of a model which is only evaluated."""
 
 
@@ -274,12 +341,13 @@ def _opened(
     base: str | None = None,
     until: str | None = None,
     finished: bool = False,
+    forced: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[Session]:
     """A session on a folder that is left as it was if the request turns out wrong before `RunStore.commit`."""
     session = (
         FinishedSession(config, store, registry, reporter, STAGES[:-1])
         if finished
-        else Session(config, store, registry, reporter, base=base, until=until)
+        else Session(config, store, registry, reporter, base=base, until=until, forced=forced)
     )
     with store.working(config.to_toml()):
         with suppress(UntilReached):

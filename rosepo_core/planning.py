@@ -35,7 +35,7 @@ from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.catalogue import history_items
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET
-from rosepo_core.pipeline import train
+from rosepo_core.pipeline import check_not_finished_otherwise, forced_stages, train
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, load_plugins, running
 from rosepo_core.stages import sampling, sft
@@ -109,9 +109,15 @@ class _Rehearsal(Session):
     made = frozenset({"dataset", "split", "candidates", "candidates-popularity", "candidates-semantic"})
 
     def __init__(
-        self, config: RunConfig, store: RunStore, scratch: RunStore, registry: Registry, reporter: RunReporter
+        self,
+        config: RunConfig,
+        store: RunStore,
+        scratch: RunStore,
+        registry: Registry,
+        reporter: RunReporter,
+        forced: Callable[[str], bool],
     ) -> None:
-        super().__init__(config, store, registry, reporter)
+        super().__init__(config, store, registry, reporter, forced=forced)
         self._scratch = scratch
 
     def provide(
@@ -119,7 +125,7 @@ class _Rehearsal(Session):
     ) -> Artifact:
         """What there is, or what is made in a moment, or a folder that is only planned."""
         wanted = self.fingerprint(stage, settings, inputs)
-        found = self.store.find(stage, wanted)
+        found = None if self.is_forced(stage, inputs) else self.store.find(stage, wanted)
         # What is made of something that is only planned cannot be made.
         if found is None and stage in self.made and all(each.folder.exists() for each in inputs):
 
@@ -131,17 +137,28 @@ class _Rehearsal(Session):
         return found or Artifact(stage, self._scratch.folder / stage, wanted, None, 0.0)
 
 
-def plan(config: RunConfig, folder: Path, reporter: RunReporter, *, registry: Registry | None = None) -> Plan:
-    """What `rosepo_core.pipeline.run` would do with the same configuration and folder; nothing is written there.
+def plan(
+    config: RunConfig,
+    folder: Path,
+    reporter: RunReporter,
+    *,
+    registry: Registry | None = None,
+    force: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Plan:
+    """What `rosepo_core.pipeline.run` would do with the same arguments; nothing is written in `folder`.
 
     Raises:
         RequestError: the run would end with it before anything is trained.
     """
     registry = registry or load_plugins()
+    forced = forced_stages(force)
+    if not overwrite:
+        check_not_finished_otherwise(config, folder, registry)
     with tempfile.TemporaryDirectory(prefix="rosepo-plan-") as scratch:
         made = RunStore(Path(scratch))
         with made.working(""):
-            return _plan(_Rehearsal(config, RunStore(folder), made, registry, reporter))
+            return _plan(_Rehearsal(config, RunStore(folder), made, registry, reporter, forced))
 
 
 def _plan(session: _Rehearsal) -> Plan:

@@ -114,12 +114,19 @@ def seed_folders(config: RunConfig, folder: Path, count: int) -> dict[int, Path]
 
 
 def run_seeds(
-    config: RunConfig, folder: Path, count: int, reporter: RunReporter, *, registry: Registry | None = None
+    config: RunConfig,
+    folder: Path,
+    count: int,
+    reporter: RunReporter,
+    *,
+    registry: Registry | None = None,
+    force: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> SeedRuns:
     """Run the configuration under `count` seeds, its own the first, and write `folder`/seeds.json once all are done.
 
     Each is a complete run. What is finished, or the same under another seed, is reused; so doing this again continues
-    where it stopped, and a larger `count` adds seeds.
+    where it stopped, and a larger `count` adds seeds. `force` and `overwrite` are those of `pipeline.run`.
 
     Raises:
         RequestError: something in the request or the data is wrong. Where the first seed's run finds this before
@@ -131,7 +138,14 @@ def run_seeds(
     for seed, run_folder in runs.items():
         reporter.note(f"seed {seed} ({len(measured) + 1} of {count}): {run_folder}")
         try:
-            done = pipeline.run(config.model_copy(update={"seed": seed}), run_folder, reporter, registry=registry)
+            done = pipeline.run(
+                config.model_copy(update={"seed": seed}),
+                run_folder,
+                reporter,
+                registry=registry,
+                force=force,
+                overwrite=overwrite,
+            )
         except RequestError:
             if not existed:
                 # Only where it is empty.

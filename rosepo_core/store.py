@@ -397,7 +397,7 @@ class RunStore:
             "dropped": sorted(standing.keys() - self._settled.keys() - self._kept) if self._apart else [],
             "texts": sorted(self._texts),
             "config": self._apart,
-            "settled": sorted(self._settled),
+            "settled": sorted(self._settled) if self._apart else [],
         }
         try:
             self._write_down(plan)

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rosepo_cli.arguments import DOTTED, Json, overrides
-
-KINDS = ("dataset", "sampler", "oracle", "loss")
+from rosepo_core.registry import KINDS
 
 
 def add(app: typer.Typer) -> None:

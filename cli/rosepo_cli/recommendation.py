@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rosepo_cli.arguments import Json, RunFolder
+from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 
 
 def add(app: typer.Typer) -> None:
@@ -20,7 +21,7 @@ def recommend(
         list[str], typer.Option("--history", metavar="TITLE", help="A title, oldest first; repeat it for each one.")
     ],
     k: Annotated[int, typer.Option("--k", min=1, help="How many titles.")] = 10,
-    stage: Annotated[str, typer.Option(help="Which model: aligned, sft or base.")] = "aligned",
+    stage: Annotated[str, typer.Option(help=f"Which model: {', '.join(LANGUAGE_MODELS)}.")] = LANGUAGE_MODELS[0],
     json_: Json = False,
 ) -> None:
     """Recommend what to choose next: titles of the run's catalogue and no others."""

@@ -78,6 +78,20 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
             table.add_row(Text(f"{columns[name].title} {SIGNS[about.direction]}"), *values)
         console.print(table)
     console.print(f"\n{len(evaluation.examples):,} {evaluation.part} users, {evaluation.asked}", markup=False)
+    for line in _over_fewer_users(evaluation):
+        console.print(line, markup=False)
+
+
+def _over_fewer_users(evaluation: Evaluation) -> Iterator[str]:
+    """Which means of the table are not over all users, a line for each metric and number of users."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for name in evaluation.main_columns:
+        for model, result in evaluation.models.items():
+            users = result.users(name)
+            if users is not None and users < len(evaluation.examples):
+                found.setdefault((evaluation.columns[name].title, users), []).append(model)
+    for (title, users), models in found.items():
+        yield f"over {users:,} of them: {title} of {', '.join(models)}"
 
 
 def show_comparison(evaluation: Evaluation, metric: str) -> None:

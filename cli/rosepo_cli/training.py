@@ -54,6 +54,17 @@ def train(
         ),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE",
+            help="Make this stage and all that is made of it anew; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished run of another configuration in DIR.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     json_: Json = False,
 ) -> None:
@@ -61,6 +72,8 @@ def train(
 
     Options of plugins and of the configuration's sections are --SECTION.KEY VALUE, e.g. --loss.beta 0.2,
     --sft.steps 80; `rosepo plugins show NAME` lists a plugin's. Precedence: defaults, --config, command line.
+
+    What replaces stages of a run waits in DIR/unfinished until the run is done again.
 
     With --seeds, each seed S is a complete run in DIR/seed-S, and DIR/seeds.json has the numbers over all of them.
     What is drawn differs between seeds: the first adapter, the order of batches, the oracle's training, rejected
@@ -88,12 +101,13 @@ def train(
 
     folder = run or (pipeline if seeds is None else over).default_folder(settings, registry)
     reporter = ConsoleReporter()
+    how: Any = {"force": force or [], "overwrite": overwrite}
     if dry_run:
         from rosepo_core.planning import plan
 
         runs = {settings.seed: folder} if seeds is None else over.seed_folders(settings, folder, seeds)
         with reporter.live():
-            made = plan(settings, runs[settings.seed], reporter, registry=registry)
+            made = plan(settings, runs[settings.seed], reporter, registry=registry, **how)
         if json_:
             document = {"config": settings.resolved(), "run": str(folder), "plan": made.document()}
             print(json.dumps(document if seeds is None else {**document, "seeds": list(runs)}))
@@ -104,14 +118,14 @@ def train(
         return
     if seeds is not None:
         with reporter.live():
-            found = over.run_seeds(settings, folder, seeds, reporter, registry=registry)
+            found = over.run_seeds(settings, folder, seeds, reporter, registry=registry, **how)
         if json_:
             print(json.dumps({"run": str(folder), "seeds": found.document()}, ensure_ascii=False))
         else:
             show_seeds(found)
         return
     with reporter.live():
-        done = pipeline.run(settings, folder, reporter, registry=registry, until=until)
+        done = pipeline.run(settings, folder, reporter, registry=registry, until=until, **how)
     if json_:
         print(to_json(done))
     else:

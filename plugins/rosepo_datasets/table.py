@@ -24,22 +24,16 @@ from rosepo_core.api import (
     read_times,
     table_files,
 )
-from rosepo_datasets.columns import (
-    TYPED_NAME,
-    find_column,
-    find_optional_column,
-    is_usual_name,
-    like_times,
-    normal,
-    note_guessed,
-    review_column,
+from rosepo_datasets.catalogues import (
+    ROW,
+    as_text,
+    counted,
+    first_true,
+    read_catalogue,
+    require_filled,
+    titles_in_log,
 )
-
-ROW = "__row"
-"""Column with each interaction's place in the table that was read."""
-
-NO_GENRE = "(no genres listed)"
-"""What MovieLens writes for an item without one."""
+from rosepo_datasets.columns import find_column, find_optional_column, is_usual_name, like_times, note_guessed
 
 _TIMES = "a number or an ISO 8601 date or time"
 
@@ -170,7 +164,7 @@ class Table(Dataset):
             assert title is not None
             catalogue = titles_in_log(interactions, log, title, "title" in guessed, notes)
         else:
-            catalogue = read_catalogue(items, options, item, notes)
+            catalogue = read_catalogue(items, options.catalogue_item, item, options.title, notes)
         source = items or log
         interactions = self._titled(interactions, catalogue, log, source, notes)
         if timestamp is not None:
@@ -219,7 +213,7 @@ class Table(Dataset):
         except TypeError as error:
             raise RequestError(f"{log.path}: column '{column}' holds {error}, not {_TIMES}: name another") from None
         if times.unreadable.any():
-            row = _first(times.unreadable)
+            row = first_true(times.unreadable)
             raise RequestError(f"{log.place(row)}: timestamp {cells[row]!r} {self._reading(cells)}")
         values, name = times.values, log.path.name
         if times.unit == "microseconds":
@@ -231,19 +225,19 @@ class Table(Dataset):
             raise RequestError(f"{log.path}: column '{column}' (dataset.timestamp) is empty throughout: name another")
         if values.null_count() and options.untimed == "error":
             raise RequestError(
-                f"{log.place(_first(values.is_null()))}: timestamp is empty: fill it in, or set "
-                f"dataset.untimed='drop' to leave out {_count(values.null_count(), 'interaction')} without a time"
+                f"{log.place(first_true(values.is_null()))}: timestamp is empty: fill it in, or set "
+                f"dataset.untimed='drop' to leave out {counted(values.null_count(), 'interaction')} without a time"
             )
         from_year_1 = values.is_in(YEAR_1).fill_null(False)
         if from_year_1.any() and options.untimed == "drop":
             values = values.set(from_year_1, None)
         elif from_year_1.any():
             notes.append(
-                f"{name}: {_count(int(from_year_1.sum()), 'time')} of the year 1, which often stands for no time, "
-                f"e.g. in row {log.rows[_first(from_year_1)]}: dataset.untimed='drop' leaves them out"
+                f"{name}: {counted(int(from_year_1.sum()), 'time')} of the year 1, which often stands for no time, "
+                f"e.g. in row {log.rows[first_true(from_year_1)]}: dataset.untimed='drop' leaves them out"
             )
         if values.null_count():
-            notes.append(f"{name}: dropped {_count(values.null_count(), 'interaction')} without a time")
+            notes.append(f"{name}: dropped {counted(values.null_count(), 'interaction')} without a time")
         return values
 
     def _reading(self, cells: pl.Series) -> str:
@@ -273,7 +267,7 @@ class Table(Dataset):
         decimal = self.options.decimal
         ratings, wrong = read_numbers(cells, decimal)
         if wrong.any():
-            row = _first(wrong)
+            row = first_true(wrong)
             other: Literal[".", ","] = "," if decimal == "." else "."
             reads = not read_numbers(cells, other)[1].any()
             advice = f"dataset.decimal='{other}' reads the whole column" if reads else "mend it or take the row out"
@@ -301,137 +295,13 @@ class Table(Dataset):
         if self.options.untitled == "error":
             raise RequestError(
                 f"{log.place(first[ROW])}: item '{first['item']}' has no title in {source.path.name}: add one, or "
-                f"set dataset.untitled='drop' to leave out {_count(untitled.height, 'interaction')} with such items"
+                f"set dataset.untitled='drop' to leave out {counted(untitled.height, 'interaction')} with such items"
             )
         notes.append(
-            f"{log.path.name}: dropped {_count(untitled.height, 'interaction')} with "
-            f"{_count(untitled['item'].n_unique(), 'item')} without a title, e.g. '{first['item']}'"
+            f"{log.path.name}: dropped {counted(untitled.height, 'interaction')} with "
+            f"{counted(untitled['item'].n_unique(), 'item')} without a title, e.g. '{first['item']}'"
         )
         return interactions.join(catalogue, on="item", how="semi", maintain_order="left")
-
-
-def as_text(table: TableContent, column: str) -> pl.Series:
-    """A column of ids or titles as text without blanks at the ends; empty cells are null."""
-    values = table.frame[column]
-    if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
-        raise RequestError(f"{table.path}: column '{column}' holds {values.dtype}, not text or numbers: name another")
-    if values.dtype.is_float():
-        values = values.fill_nan(None)
-        if (values.drop_nulls() == values.drop_nulls().floor()).all():
-            values = values.cast(pl.Int64, strict=False)
-    text = values.cast(pl.String).str.strip_chars()
-    return text.set(text == "", None)
-
-
-def require_filled(values: pl.Series, table: TableContent, column: str, role: str) -> None:
-    """
-    Raises:
-        RequestError: a cell is empty.
-    """
-    if values.null_count():
-        place = table.place(_first(values.is_null()))
-        raise RequestError(
-            f"{place}: '{column}' is empty: fill it in, take the row out, or name another column with dataset.{role}"
-        )
-
-
-def titles_in_log(
-    interactions: pl.DataFrame, log: TableContent, column: str, guessed: bool, notes: list[str]
-) -> pl.DataFrame:
-    """The catalogue of a log that has the titles in it: each item's first title, in order of appearance.
-
-    Raises:
-        RequestError: the column was guessed, and looks like headlines of reviews: it stands beside the text of one,
-            or most items have several titles.
-    """
-    advice = (
-        "name a file that has the items' titles with dataset.catalogue, or set "
-        f"dataset.title={column!r} if these are the titles after all"
-    )
-    review = review_column(log)
-    if guessed and review is not None:
-        raise RequestError(
-            f"{log.path}: '{column}' stands beside '{review}', so it is likely the headline of a review, not the "
-            f"title of an item: {advice}"
-        )
-    titles = as_text(log, column)
-    named = interactions.select("item", title=titles.gather(interactions[ROW])).filter(pl.col("title").is_not_null())
-    distinct = named.unique(maintain_order=True)
-    several = distinct.filter(pl.col("item").is_duplicated())
-    if several.is_empty():
-        return distinct
-    count = several["item"].n_unique()
-    example = "', '".join(several.filter(pl.col("item") == several["item"][0])["title"].head(3))
-    if guessed and count * 2 > named.filter(pl.col("item").is_duplicated())["item"].n_unique():
-        raise RequestError(
-            f"{log.path}: most items have several values in '{column}', e.g. item '{several['item'][0]}' has "
-            f"'{example}', so it is likely no title of an item: {advice}"
-        )
-    notes.append(
-        f"{log.path.name}: {_count(count, 'item')} with several titles; the first is taken, e.g. for item "
-        f"'{several['item'][0]}' of '{example}'"
-    )
-    return distinct.unique("item", keep="first", maintain_order=True)
-
-
-def read_catalogue(table: TableContent, options: TableOptions, item_in_log: str, notes: list[str]) -> pl.DataFrame:
-    """Columns ``item``, ``title`` and what else the table has.
-
-    Raises:
-        RequestError: as for `find_column`; an item has two titles.
-    """
-    notes += table.notes
-    path, frame = table.path, table.frame
-    guessed: dict[str, str] = {}
-    if options.catalogue_item is None and item_in_log in frame.columns:
-        item = guessed["catalogue_item"] = item_in_log
-    else:
-        item = find_column("catalogue_item", options.catalogue_item, table, guessed)
-    title = find_column("title", options.title, table, guessed)
-    note_guessed(notes, table, guessed)
-    items = as_text(table, item)
-    require_filled(items, table, item, "catalogue_item")
-    catalogue = pl.DataFrame([items.alias("item"), as_text(table, title).alias("title")]).with_row_index(ROW)
-    catalogue = catalogue.hstack(_attributes(frame, (item, title)))
-    titled = catalogue.filter(pl.col("title").is_not_null())
-    if titled.height < catalogue.height:
-        notes.append(f"{path.name}: left out {_count(catalogue.height - titled.height, 'item')} without a title")
-    contradictory = titled.filter(pl.col("title").n_unique().over("item") > 1)
-    if not contradictory.is_empty():
-        same = titled.filter(pl.col("item") == contradictory["item"][0]).unique("title", maintain_order=True)
-        (first, first_row), (second, second_row) = same.select("title", ROW).rows()[:2]
-        raise RequestError(
-            f"{table.places(first_row, second_row)}: item '{same['item'][0]}' has the titles "
-            f"'{first}' and '{second}': keep one"
-        )
-    return titled.unique("item", keep="first", maintain_order=True).drop(ROW)
-
-
-def _attributes(frame: pl.DataFrame, used: tuple[str, ...]) -> list[pl.Series]:
-    """The other columns, without RecBole's types in their names; genres as lists of text."""
-    attributes: dict[str, pl.Series] = {}
-    for column in frame.columns:
-        typed = TYPED_NAME.fullmatch(column)
-        name = typed[1] if typed else column
-        if column in used or name in ("item", "title", ROW, *attributes):
-            continue
-        values = frame[column]
-        if normal(column) in ("genres", "genre"):
-            name = "genres"
-            values = as_genres(values, " " if typed and typed[2] == "token_seq" else "|")
-        attributes[name] = values.alias(name)
-    return list(attributes.values())
-
-
-def as_genres(values: pl.Series, separator: str) -> pl.Series:
-    """Lists of genres, from lists or from text with a separator between; an item may have none."""
-    if values.dtype == pl.String:
-        values = values.str.split(separator)
-    if values.dtype != pl.List(pl.String):
-        return values
-    genre = pl.element().str.strip_chars()
-    lists = values.to_frame().select(pl.all().list.eval(genre.filter((genre != "") & (genre != NO_GENRE))))
-    return lists.to_series().fill_null(pl.Series([[]], dtype=pl.List(pl.String)))
 
 
 def _untimed_note(log: TableContent, empty: str | None) -> str:
@@ -444,12 +314,4 @@ def _note_repeats(interactions: pl.DataFrame, log: TableContent, notes: list[str
     repeats = interactions.height - interactions.drop(ROW).n_unique()
     if repeats:
         equal = ", ".join(interactions.drop(ROW).columns)
-        notes.append(f"{log.path.name}: {_count(repeats, 'interaction')} equal to an earlier one ({equal})")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _first(mask: pl.Series) -> int:
-    return int(mask.arg_max() or 0)
+        notes.append(f"{log.path.name}: {counted(repeats, 'interaction')} equal to an earlier one ({equal})")

@@ -28,7 +28,7 @@ class SemanticHallucination(Metric):
     the user never interacts with (held-out items included); an item of the very same embedding is the same title and
     no neighbour. Of t neighbours that tie with the target and none above it, one outranks it with probability
     t / (t + 1). In a list without scores, a neighbour outranks the target if it comes first or the target does not
-    come, and a list without a neighbour counts 0.
+    come, and a list without a neighbour counts 0. A list that holds no item at all counts 1, the worst value.
 
     Range 0 to 1, lower is better. It does not apply to a user of whose neighbours none was scored; among few drawn
     candidates that is nearly everyone, so take many candidates or the whole catalogue. The measure is rosepo's own,
@@ -41,7 +41,7 @@ class SemanticHallucination(Metric):
 
     def measure(self, outcome: Outcome) -> dict[str, Doubles]:
         """Of each user: float64 [n]."""
-        near = self._neighbours(outcome)
+        near, silent = self._neighbours(outcome), outcome.without_items()
         if outcome.items is None or outcome.scores is None:
             items = outcome.top
             scores = np.broadcast_to(-np.arange(items.shape[1], dtype=np.float64), items.shape)
@@ -57,7 +57,7 @@ class SemanticHallucination(Metric):
                 tied = (rival == own).sum()
                 value[row] = 1.0 if (rival > own).any() else tied / (tied + 1)
             elif outcome.items is None:
-                value[row] = 0.0
+                value[row] = float(silent[row])
         return {"": value}
 
     def _neighbours(self, outcome: Outcome) -> list[Longs]:
@@ -82,8 +82,8 @@ class OutOfCatalogue(CutOffMetric):
     """Answers among the first k that are no item of the catalogue / answers among the first k; the mean over users.
 
     Range 0 to 1, lower is better. One minus the valid ratio of generative recommenders (e.g. Liao et al., "LLaRA",
-    SIGIR 2024). It applies to models that write freely, and not to a user without an answer; constrained to the
-    catalogue it is 0.
+    SIGIR 2024). It applies to models that write freely; constrained to the catalogue it is 0. A user without an
+    answer counts 1, the worst value.
     """
 
     about = Measure("Out of catalogue", "lower", "Hallucination")
@@ -93,7 +93,7 @@ class OutOfCatalogue(CutOffMetric):
         """Of each user: float64 [n]."""
         assert outcome.answered is not None  # granted by `needs`
         answered = outcome.answered[:, :k]
-        return _share((outcome.top[:, :k] < 0) & answered, answered)
+        return _share((outcome.top[:, :k] < 0) & answered, answered, otherwise=1.0)
 
 
 class ValidRatio(CutOffMetric):
@@ -112,14 +112,15 @@ class ValidRatio(CutOffMetric):
         """Of each user: float64 [n]."""
         assert outcome.answered is not None  # granted by `needs`
         answered = outcome.answered[:, :k]
-        return np.nan_to_num(_share((outcome.top[:, :k] >= 0) & answered, answered))
+        return _share((outcome.top[:, :k] >= 0) & answered, answered, otherwise=0.0)
 
 
 class Repeated(CutOffMetric):
     """Items among the first k that stand further up in the same list already / items among the first k; the mean over
     users.
 
-    Range 0 to (k - 1) / k, lower is better. It does not apply to an empty list. A plain count, without a source.
+    Range 0 to (k - 1) / k, lower is better, and 1, the worst value, for a list that holds no item. A plain count,
+    without a source.
     """
 
     about = Measure("Repeated", "lower", "Hallucination")
@@ -132,15 +133,15 @@ class Repeated(CutOffMetric):
         ordered = np.sort(top, axis=1)
         again = np.zeros_like(held)
         again[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        return _share(again, held)
+        return _share(again, held, otherwise=1.0)
 
 
 class AlreadySeen(CutOffMetric):
     """Items among the first k that the user interacted with before the target / items among the first k; the mean
     over users.
 
-    Range 0 to 1, lower is better where nobody wants the same thing twice. It does not apply to an empty list. A plain
-    count, without a source.
+    Range 0 to 1, lower is better where nobody wants the same thing twice. A list that holds no item counts 1, the
+    worst value. A plain count, without a source.
     """
 
     about = Measure("Already seen", "lower", "Hallucination")
@@ -151,11 +152,10 @@ class AlreadySeen(CutOffMetric):
         items = len(outcome.catalogue)
         before = SeenItems(np.unique(row.astype(np.int64) * items + item), items)
         top = outcome.top[:, :k]
-        return _share(before.contains(np.arange(len(top)), top), top >= 0)
+        return _share(before.contains(np.arange(len(top)), top), top >= 0, otherwise=1.0)
 
 
-def _share(counted: Bools, held: Bools) -> Doubles:
-    """Row sums of one over the other: float64 [n], NaN where there is nothing to count."""
-    with np.errstate(invalid="ignore"):
-        share: Doubles = counted.sum(axis=1) / held.sum(axis=1)
-    return share
+def _share(counted: Bools, held: Bools, otherwise: float) -> Doubles:
+    """Row sums of one over the other: float64 [n], `otherwise` where there is nothing to count."""
+    of = held.sum(axis=1)
+    return np.where(of > 0, counted.sum(axis=1) / np.maximum(of, 1), otherwise)

@@ -23,7 +23,7 @@ class ARP(CutOffMetric):
 
     Range 0 to the largest popularity; lower is less popular. Average recommendation popularity of Yin et al.,
     "Challenging the long tail recommendation", VLDB 2012; named so by Abdollahpouri et al., arXiv 1901.07555. It does
-    not apply to an empty list.
+    not apply to a list that holds no item, for there is no worst value; tables say how many users are left.
     """
 
     about = Measure("ARP", "lower", "Popularity bias", high=np.inf, decimals=1)

@@ -241,8 +241,8 @@ class PreferenceLoss(Component, ABC):
     """An objective over preference pairs.
 
     Attributes:
-        needs_reference: whether the reference's log-probabilities are read.
-        needs_smoothing: whether `eps` is read.
+        needs_reference: whether the reference's log-probabilities are read; if not, they are not computed and are 0.
+        needs_smoothing: whether `eps` is read; if not, the oracle is not asked for it and it is 0.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -276,6 +276,10 @@ class Metric(Component, ABC):
         A mean over users is given as its parts, float64 [n], NaN for users whom it does not apply to: they make
         intervals and paired tests. What belongs to all lists together (a Gini coefficient) is one float, NaN where
         there is nothing to measure.
+
+        Where lower is better, to give no answer must not pay: a user whose list holds no item
+        (`Outcome.without_items`) gets ``about.high``, the worst value, or NaN where that is infinite; a number for
+        all lists is NaN where none of them holds an item. Tables say over how many users a mean is.
         """
 
 

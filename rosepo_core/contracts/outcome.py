@@ -175,6 +175,11 @@ class Outcome:
             "genres": self.genres is not None,
         }[need]
 
+    def without_items(self) -> Bools:
+        """Which users' lists hold no item at all, whatever was written: bool [n]."""
+        silent: Bools = np.all(self.top < 0, axis=1)
+        return silent
+
     def list_means(self, values: Doubles, k: int) -> Doubles:
         """Mean of ``values[item]``, float64 [items], over the first k items of each list: float64 [n], NaN for a list
         without any."""

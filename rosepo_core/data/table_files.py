@@ -13,9 +13,11 @@ from typing import Literal
 import polars as pl
 
 from rosepo_core.contracts.errors import RequestError
+from rosepo_core.data.dialects import Dialect, Quoting
 from rosepo_core.data.encodings import read_text
+from rosepo_core.data.headers import require_distinct
 from rosepo_core.data.json_tables import parse_json_table, stack
-from rosepo_core.data.text_tables import Dialect, Quoting, parse_text_table, require_distinct
+from rosepo_core.data.text_tables import parse_text_table
 
 Kind = Literal["text", "json", "parquet", "arrow"]
 

@@ -4,45 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import polars as pl
 
 from rosepo_core.contracts.errors import RequestError
-
-Quoting = Literal["csv", "none"]
+from rosepo_core.data.dialects import Dialect, Quoting
+from rosepo_core.data.headers import check_columns, check_header, fields, header_names, require_distinct
 
 SEPARATORS = ("::", "\t", ";", "|", ",")
 """What is tried where nobody says what stands between the cells."""
 
 _SAMPLE = 100
 _CHUNK = 100_000
-_NUMBER = re.compile(r"[+-]?(\d+)([.,]\d+)?([eE][+-]?\d+)?")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?$")
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How a table is written, as far as somebody said so.
-
-    Attributes:
-        separator: what stands between the cells; guessed if `None`.
-        encoding: of files that are not UTF-8, as Python calls it.
-        quoting: ``"csv"`` where quotes around a cell are no part of it, ``"none"`` where they are text as any other.
-        columns: names for a file whose first row is data.
-        options: what errors call the settings above, and the path: keys "path", "separator", "encoding", "quoting",
-            "columns".
-    """
-
-    separator: str | None
-    encoding: str | None
-    quoting: Quoting | None
-    columns: tuple[str, ...] | None
-    options: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -107,28 +83,15 @@ def parse_text_table(
     first = [cell or "" for cell in frame.row(0)]
     if dialect.columns is not None:
         names, first_row = list(dialect.columns), blank + 1
-        _check_columns(first, blank + 1, place, dialect, is_name)
+        check_columns(first, blank + 1, place, dialect, is_name)
     else:
-        names, first_row = _header(first, place), blank + 2
+        names, first_row = header_names(first), blank + 2
         frame = frame[1:]
-        _check_header(first, frame, blank + 1, place, dialect, is_name)
+        check_header(first, frame, blank + 1, place, dialect, is_name)
     require_distinct(names, place)
     frame.columns = names
     notes = _swallowed(text, frame, first_row, separator, dialect) if quoting == "csv" and '"' in text else ()
     return Cells(frame, first_row, separator, guessed, notes)
-
-
-def require_distinct(names: Sequence[str], place: str) -> None:
-    """
-    Raises:
-        RequestError: two columns have the same name.
-    """
-    for at, name in enumerate(names):
-        if name in names[:at]:
-            raise RequestError(
-                f"{place}: columns {names.index(name) + 1} and {at + 1} are both called '{name}' (blanks around a "
-                "name do not count): rename or remove one"
-            )
 
 
 class _MisfitError(Exception):
@@ -238,7 +201,7 @@ def _careful(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame,
                 blank += 1
                 continue
             if len(record) != width:
-                raise _MisfitError(row, f"{_fields(len(record))}, but {width} columns")
+                raise _MisfitError(row, f"{fields(len(record))}, but {width} columns")
             chunk.append(record)
             if len(chunk) == _CHUNK:
                 keep()
@@ -250,10 +213,6 @@ def _careful(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame,
         return pl.DataFrame(), blank
     frame = pl.concat(frames)
     return frame.select(pl.when(pl.col(name) != "").then(pl.col(name)).alias(name) for name in frame.columns), blank
-
-
-def _fields(number: int) -> str:
-    return f"{number} field{'' if number == 1 else 's'}"
 
 
 def _reason(error: str, separator: str) -> str:
@@ -278,85 +237,6 @@ def _advice(text: str, separator: str, quoting: Quoting, dialect: Dialect) -> st
         if each != separator and _width(text, each, "none" if len(each) > 1 else quoting) > 1:
             return f"{dialect.options['separator']}={each!r} reads the whole file"
     return "mend it or take it out"
-
-
-def _header(first: Sequence[str], place: str) -> list[str]:
-    """Names without blanks around them; a column without a name gets its number for one."""
-    return [cell.strip() or f"column {at}" for at, cell in enumerate(first, 1)]
-
-
-def _check_header(
-    first: Sequence[str],
-    frame: pl.DataFrame,
-    row: int,
-    place: str,
-    dialect: Dialect,
-    is_name: Callable[[str], bool],
-) -> None:
-    """
-    Raises:
-        RequestError: the first row looks like data.
-    """
-    repeats = frame.select(
-        pl.all_horizontal(frame[name] == cell for name, cell in zip(frame.columns, first, strict=True))
-    )
-    if frame.height and any(first) and repeats.to_series().any():
-        at = row + 1 + int(repeats.to_series().arg_max() or 0)
-        raise RequestError(f"{place} row {at} repeats row {row}, the names of the columns: take it out")
-    if any(map(is_name, first)):
-        return
-    numbered = [str(at) for at in range(len(first))]  # as pandas heads columns that have no names
-    if list(first) == numbered or list(first) == ["", *numbered[:-1]]:
-        return
-    again = (cell for cell, name in zip(first, frame.columns, strict=True) if cell and (frame[name] == cell).any())
-    data = (cell for cell in map(str.strip, first) if _NUMBER.fullmatch(cell) or _DATE.match(cell))
-    if next(data, None) is not None or next(again, None) is not None:
-        cells = ", ".join(f"'{cell}'" for cell in first)
-        option = dialect.options["columns"]
-        raise RequestError(
-            f"{place} row {row} looks like data, not like names of columns ({cells}): name its {len(first)} columns "
-            f"in their order with {option}, e.g. {option}={_example(first, option)}"
-        )
-
-
-def _example(first: Sequence[str], option: str) -> str:
-    """Names that may fit the cells of the first row; of a log in both common orders."""
-    in_catalogue = "catalogue" in option
-    leading = ["item", "title"] if in_catalogue else ["user", "item"]
-    names: list[str] = []
-    for at, cell in enumerate(first, 1):
-        number = _NUMBER.fullmatch(cell.strip())
-        if not in_catalogue and (_DATE.match(cell.strip()) or (number and len(number[1]) > 8)):
-            name = "timestamp"
-        elif leading:
-            name = leading.pop(0)
-        else:
-            name = ("genres" if "|" in cell else "") if in_catalogue else "rating" if number else "title"
-        names.append(name if name and name not in names else f"other{at}")
-    swapped = [{"user": "item", "item": "user"}.get(name, name) for name in names]
-    return ",".join(names) if in_catalogue else f"{','.join(names)} or {','.join(swapped)}"
-
-
-def _check_columns(
-    first: Sequence[str], row: int, place: str, dialect: Dialect, is_name: Callable[[str], bool]
-) -> None:
-    """
-    Raises:
-        RequestError: the names do not fit the first row, or it is a header.
-    """
-    option, columns = dialect.options["columns"], dialect.columns or ()
-    if len(columns) != len(first):
-        cells = ", ".join(f"'{cell}'" for cell in first)
-        raise RequestError(
-            f"{place} row {row} has {_fields(len(first))} ({cells}), but {option} names {len(columns)} columns: "
-            "name each one"
-        )
-    if list(first) == list(columns) or sum(map(is_name, first)) > 1:
-        cells = ", ".join(f"'{cell}'" for cell in first)
-        raise RequestError(
-            f"{place} row {row} looks like names of columns ({cells}), and {option} says that there are none: leave "
-            f"{option} unset"
-        )
 
 
 def _swallowed(text: str, frame: pl.DataFrame, first_row: int, separator: str, dialect: Dialect) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -171,6 +172,7 @@ class PolicySlot:
             self._model.save_pretrained(folder, save_embedding_layers=False)
             # PEFT writes a model card full of blanks.
             (folder / "README.md").unlink(missing_ok=True)
+            _sort_sets(folder / "adapter_config.json", self._model.active_peft_config)
             save_base_name(self._spec, folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -205,6 +207,13 @@ class PolicySlot:
         model, _ = load_model(self._spec, self.dtype, self._reporter)
         self._holds_base = True
         return model
+
+
+def _sort_sets(file: Path, config: PeftConfig) -> None:
+    """PEFT writes sets, as of the modules to adapt, in an order that differs between processes."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content |= {key: sorted(value) for key, value in vars(config).items() if isinstance(value, set)}
+    file.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _stands_beside(model: PeftModel) -> bool:

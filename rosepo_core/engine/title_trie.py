@@ -21,7 +21,8 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Bools, Ints, Longs
 from rosepo_core.prompts.template import PromptTemplate
 
-_FORMAT = {"format": "rosepo title trie", "version": "1"}
+# One key alone: safetensors writes several in an order that changes.
+_FORMAT = {"format": "rosepo title trie 1"}
 
 
 def ranges(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> Longs:

@@ -1,7 +1,8 @@
 """The candidates that every model ranks: each test example's target, and negatives that its user never chose.
 
-They are drawn once per seed and saved, so that all models, and all runs of one seed, rank the same; a dataset that
-brings its own has those ranked.
+They are drawn once per seed and saved, so that all models, and all runs of one seed, rank the same. A dataset that
+brings its own has those ranked, in an order that the seed draws: a file may well put the target first, and items of
+equal score stand in the order of their columns.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def stage(session: Session, split: Handle[Split], negatives: Negatives = "unifor
             vectors = embedded.content if embedded else None
             candidates = draw_candidates(split.content, examples, options.candidates, seed, negatives, vectors)
         else:
-            candidates = given.take(np.searchsorted(split.content.test.user, examples.user))
+            # All of them, so that a user's order is the same whoever else is tested.
+            ordered = shuffled(given, session.rng("order of given candidates"))
+            candidates = ordered.take(np.searchsorted(split.content.test.user, examples.user))
             _note_given(session, candidates)
         save_candidates(candidates, split.content, examples, folder)
 
@@ -120,6 +123,15 @@ def draw_candidates(
     shuffled = rng.permuted(rows, axis=1)
     target_column = np.argmax(shuffled == examples.target[:, None], axis=1).astype(np.int32)
     return Candidates(shuffled, target_column)
+
+
+def shuffled(candidates: Candidates, rng: np.random.Generator) -> Candidates:
+    """The same candidates with each row in random order; places without an item stay at the end."""
+    keys = rng.random(candidates.items.shape)
+    keys[candidates.items < 0] = np.inf
+    order = np.argsort(keys, axis=1)
+    column = np.argmax(order == candidates.target_column[:, None], axis=1).astype(np.int32)
+    return Candidates(np.take_along_axis(candidates.items, order, axis=1), column)
 
 
 def _uniform(split: Split, examples: Examples, count: int, rng: np.random.Generator) -> Longs:

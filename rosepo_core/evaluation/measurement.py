@@ -10,12 +10,10 @@ import numpy as np
 from rosepo_core.contracts.components import CutOffMetric, Metric, Reporter
 from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.outcome import MISSING, Measure, Outcome
-from rosepo_core.contracts.records import Doubles
+from rosepo_core.contracts.records import Bools, Doubles
 from rosepo_core.evaluation import statistics
+from rosepo_core.evaluation.run_models import RUN_MODELS
 from rosepo_core.registry import running
-
-COMPARED = (("sft", "base"), ("aligned", "sft"))
-"""Which model is compared with which other, user by user."""
 
 Metrics = Mapping[str, float]
 
@@ -81,7 +79,7 @@ class Measurement:
         metrics: model to column to mean over users, or to the value of all lists; NaN where there is nothing to
             measure.
         intervals: model to column to the 95 % interval of the mean; each model by itself.
-        comparisons: of the models in `COMPARED`, in every column that has values for single users.
+        comparisons: of each model with its baseline (`RUN_MODELS`), in every column with values for single users.
     """
 
     columns: Mapping[str, Column]
@@ -144,7 +142,8 @@ def measure(metric: Metric, name: str, outcome: Outcome) -> Mapping[str, Doubles
     """What a metric says of an outcome, if it keeps its contract.
 
     Raises:
-        PluginError: values of another shape, infinite ones, or some out of the range that the metric declares.
+        PluginError: values of another shape, infinite ones, some out of the range that the metric declares, or some
+            that reward having no answer.
     """
     with running(metric):
         found = metric.measure(outcome)
@@ -164,8 +163,20 @@ def measure(metric: Metric, name: str, outcome: Outcome) -> Mapping[str, Doubles
                 f"{where} = {array[bad][0] if array.ndim else float(array):g}, not within {metric.about.low:g} and "
                 f"{metric.about.high:g}"
             )
+        if metric.about.direction == "lower" and _rewards_silence(array, outcome.without_items(), metric.about.high):
+            raise PluginError(
+                f"{where}, of which lower is better, a value for users whose lists hold no item: give them the "
+                f"worst, {metric.about.high:g}, or NaN where the metric does not apply"
+            )
         kept[cut_off] = array if array.ndim else float(array)
     return kept
+
+
+def _rewards_silence(values: Doubles, silent: Bools, worst: float) -> bool:
+    """Whether who got no item has a better value than the worst, or lists without any item have one in common."""
+    if not values.ndim:
+        return bool(silent.all() and not np.isnan(values))
+    return bool((values[silent] < worst).any())
 
 
 def _measurable(
@@ -212,10 +223,10 @@ def _intervals(
 
 def _comparisons(per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, seed: int) -> tuple[Comparison, ...]:
     pairs = [
-        (model, baseline, column)
-        for model, baseline in COMPARED
-        if {model, baseline} <= per_user.keys()
-        for column in per_user[model]
+        (model.name, model.baseline, column)
+        for model in RUN_MODELS.values()
+        if model.baseline and {model.name, model.baseline} <= per_user.keys()
+        for column in per_user[model.name]
     ]
     if not pairs:
         return ()

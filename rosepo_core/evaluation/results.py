@@ -24,10 +24,7 @@ from rosepo_core.contracts.sections import EvaluationOptions, Negatives
 from rosepo_core.evaluation.candidates import protocol_name
 from rosepo_core.evaluation.measurement import Column, Comparison, Metrics, longest_list, measure_all
 from rosepo_core.evaluation.oracle_quality import OracleQuality
-
-MODELS = ("popularity", "oracle", "base", "sft", "aligned")
-"""The models of a run in the order of every table; others follow."""
-
+from rosepo_core.evaluation.run_models import in_order
 
 ScoreFn = Callable[[Places, Ints], Floats | None]
 """(n places, items int32 [n, c]) -> scores float32 [n, c], higher is better; `None` from what ranks nothing."""
@@ -56,6 +53,10 @@ class ModelResult:
     intervals: Mapping[str, tuple[float, float]]
     answers: Sequence[str] | None = None
 
+    def users(self, column: str) -> int | None:
+        """How many users the mean of a column is over; `None` of a number for all lists."""
+        return int((~np.isnan(self.per_user[column])).sum()) if column in self.per_user else None
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -67,8 +68,8 @@ class Evaluation:
         examples: the n test examples.
         candidates: what was ranked, where it was candidates.
         columns: what was measured, by name such as ``"hr@10"``, in the order of the metrics.
-        models: by name, in the order of `MODELS`.
-        comparisons: of the models in `COMPARED`, in every column that has values for single users.
+        models: by name, in the order of `RUN_MODELS`, others behind them.
+        comparisons: of each model with its baseline (`RUN_MODELS`), in every column with values for single users.
         offered: share of the catalogue that any list could hold, which no coverage can exceed.
         oracle_quality: of the run's oracle on pairs of the same targets and candidates.
         part: which held-out targets these are; the protocol's name says so, too, if they are for validation.
@@ -236,8 +237,7 @@ def conclude(
     Raises:
         PluginError: a metric breaks its contract.
     """
-    names = sorted(outcomes, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS))
-    outcomes = {name: outcomes[name] for name in names}
+    outcomes = {name: outcomes[name] for name in in_order(outcomes)}
     measured = measure_all(protocol, outcomes, metrics, reporter, options.resamples, seed)
     return Evaluation(
         protocol=protocol,

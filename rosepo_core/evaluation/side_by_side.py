@@ -11,7 +11,8 @@ import numpy as np
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.evaluation import statistics
 from rosepo_core.evaluation.measurement import Comparison, headline
-from rosepo_core.evaluation.results import MODELS, Evaluation, ModelResult
+from rosepo_core.evaluation.results import Evaluation, ModelResult
+from rosepo_core.evaluation.run_models import in_order
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _merge(runs: Mapping[str, RunEvaluation], evaluations: Mapping[str, Evaluati
     }
     models: dict[str, ModelResult] = {}
     names = dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.models)
-    for name in sorted(names, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS)):
+    for name in in_order(names):
         having = {label: each.models[name] for label, each in evaluations.items() if name in each.models}
         if not any(runs[label].subject == name for label in having):
             having = _distinct(having)

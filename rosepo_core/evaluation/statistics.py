@@ -167,6 +167,27 @@ def paired_test(first: Doubles, second: Doubles, resamples: int = RESAMPLES, see
     return PairedTest(users, mean, low, high, _shifted_p(means, mean), np.array(wilcoxon, dtype=np.float64))
 
 
+def difference_of_means(first: Doubles, second: Doubles) -> tuple[float, float, float]:
+    """Mean of `second` less mean of `first`, two independent samples, and its 95 % interval.
+
+    Welch, "The generalization of 'Student's' problem when several different population variances are involved",
+    Biometrika 1947: Student's interval without the assumption of equal variances.
+
+    Args:
+        first: float64 [n], n at least 2.
+        second: float64 [m], m at least 2.
+    """
+    parts = [sample.var(ddof=1) / len(sample) for sample in (first, second)]
+    difference, squared = float(second.mean() - first.mean()), float(sum(parts))
+    if squared == 0:
+        return difference, difference, difference
+    degrees = squared**2 / sum(
+        part**2 / (len(sample) - 1) for part, sample in zip(parts, (first, second), strict=True)
+    )
+    half = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * squared**0.5
+    return difference, difference - half, difference + half
+
+
 def bootstrap_test(differences: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> Doubles:
     """Two-sided p-value of each column's mean being 0, by the paired bootstrap: float64 of shape [] or [m].
 

@@ -76,7 +76,8 @@ def metrics_document(
 
     Returns:
         ``schema``, ``dataset``, ``seed``; ``protocols``: protocol to model to column to value; ``intervals``:
-        protocol to model to column to the two ends; ``comparisons``: protocol to a list of `Comparison` fields;
+        protocol to model to column to the two ends; ``users``: protocol to model to column to how many users the
+        mean is over, of means over users; ``comparisons``: protocol to a list of `Comparison` fields;
         ``oracle_quality``: protocol to the fields of `OracleQuality`, or null; ``seconds``.
     """
     document = {
@@ -90,6 +91,13 @@ def metrics_document(
         "intervals": {
             evaluation.protocol: {
                 name: {column: list(ends) for column, ends in result.intervals.items()}
+                for name, result in evaluation.models.items()
+            }
+            for evaluation in evaluations
+        },
+        "users": {
+            evaluation.protocol: {
+                name: {column: result.users(column) for column in result.per_user}
                 for name, result in evaluation.models.items()
             }
             for evaluation in evaluations

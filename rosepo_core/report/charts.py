@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from rosepo_core.report.labels import LABEL_HEIGHT, Box, place_labels
+
 # A small canvas: it is shown at about its own size, so that its text stays readable on a telephone.
 WIDTH, HEIGHT = 440, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 14, 14, 40
-LABEL_HEIGHT = 15
 
 
 @dataclass(frozen=True)
@@ -267,28 +268,52 @@ class Point:
 
 
 def scatter(title: str, points: Sequence[Point], x_label: str) -> Chart:
-    """Labelled points with vertical intervals; labels stand clear of each other."""
+    """Points with vertical intervals and labels that cover neither each other nor a point.
+
+    Where there are too many for all labels to find a place, numbers stand at the points and names in the legend.
+    """
     held = [value for point in points for value in (point.y, point.low, point.high) if math.isfinite(value)]
     x = _scale(min(point.x for point in points), max(point.x for point in points), LEFT, WIDTH - RIGHT, margin=0.12)
     y = _scale(min(held), max(held), HEIGHT - BOTTOM, TOP, margin=0.08)
-    right_side = [x(point.x) < (LEFT + WIDTH - RIGHT) * 0.62 for point in points]
-    heights = _apart([y(point.y) + 4 for point in points], right_side, TOP + 8, HEIGHT - BOTTOM - 4)
-    dots = [
-        Dot(
-            x=x(point.x),
-            y=y(point.y),
-            low=y(point.low) if math.isfinite(point.low) else y(point.y),
-            high=y(point.high) if math.isfinite(point.high) else y(point.y),
-            label=point.label,
-            label_x=x(point.x) + (10 if right else -10),
-            label_y=height,
-            anchor="start" if right else "end",
-            style=point.style,
-            text=f"{point.label}: {point.y:.3f} at {point.x:.1f}",
+    places = [(x(point.x), y(point.y)) for point in points]
+    room = Box(LEFT, TOP, WIDTH, HEIGHT - BOTTOM)
+    shown = [point.label for point in points]
+    legend: Mapping[str, str] = {}
+    boxes = place_labels(places, shown, room)
+    if None in boxes:
+        shown = [str(number) for number in range(1, len(points) + 1)]
+        legend = {f"{number} {point.label}": point.style for number, point in zip(shown, points, strict=True)}
+        boxes = place_labels(places, shown, room)
+    dots, leaders = [], []
+    for point, (at, height), label, box in zip(points, places, shown, boxes, strict=True):
+        low, high = (y(end) if math.isfinite(end) else height for end in (point.low, point.high))
+        text = f"{point.label}: {point.y:.3f} at {point.x:.1f}"
+        if box is None:
+            dots.append(Dot(at, height, low, high, "", at, height, "start", point.style, text))
+            continue
+        right = box.left > at
+        end, middle = (box.left if right else box.right), (box.top + box.bottom) / 2
+        dots.append(
+            Dot(
+                *(at, height, low, high, label),
+                round(end, 1),
+                round(middle + 4, 1),
+                "start" if right else "end",
+                point.style,
+                text,
+            )
         )
-        for point, right, height in zip(points, right_side, heights, strict=True)
-    ]
-    return Chart(title=title, x_label=x_label, x_ticks=x.ticks(6), y_ticks=y.ticks(6), dots=dots)
+        if math.hypot(end - at, middle - height) > 1.5 * LABEL_HEIGHT:
+            leaders.append(Line(f"M{at},{height}L{round(end, 1)},{round(middle, 1)}", f"{point.style} leader"))
+    return Chart(
+        title=title,
+        x_label=x_label,
+        x_ticks=x.ticks(6),
+        y_ticks=y.ticks(6),
+        lines=leaders,
+        dots=dots,
+        legend=legend,
+    )
 
 
 def intervals(
@@ -378,20 +403,6 @@ def growth(
         dots=dots,
         legend=dict(legend) | {label: style for label, (_, style) in levels.items()},
     )
-
-
-def _apart(wanted: Sequence[float], side: Sequence[bool], top: float, bottom: float) -> list[float]:
-    """Heights near the wanted ones, `LABEL_HEIGHT` apart among the labels of one side, within top and bottom."""
-    heights = list(wanted)
-    for chosen in (True, False):
-        order = sorted((place for place in range(len(wanted)) if side[place] == chosen), key=lambda p: wanted[p])
-        for before, place in zip([None, *order], order, strict=False):
-            floor = top if before is None else heights[before] + LABEL_HEIGHT
-            heights[place] = max(heights[place], floor)
-        for after, place in zip([None, *reversed(order)], reversed(order), strict=False):
-            ceiling = bottom if after is None else heights[after] - LABEL_HEIGHT
-            heights[place] = min(heights[place], ceiling)
-    return [round(height, 1) for height in heights]
 
 
 def _scale(

@@ -13,9 +13,11 @@ from rosepo_core.evaluation.buckets import BUCKETS, FEWEST_USERS, by_popularity
 from rosepo_core.evaluation.measurement import headline
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.evaluation.run_models import RUN_MODELS
+from rosepo_core.evaluation.statistics import difference_of_means
 from rosepo_core.report import charts
 from rosepo_core.report.charts import Chart, number
-from rosepo_core.report.display import MODEL_TITLES, STYLES, model_styles, model_title, signed
+from rosepo_core.report.display import model_styles, model_title, signed
 
 Log = Sequence[Mapping[str, float]]
 """A trainer's log, one mapping an entry, as the Hugging Face Trainer keeps it."""
@@ -80,17 +82,17 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
                 result = evaluation.models[name]
                 ends = result.intervals[column]
                 points[name, tokens] = charts.Point(
-                    model_title(name), tokens, result.metrics[column], *ends, STYLES[model]
+                    model_title(name), tokens, result.metrics[column], *ends, RUN_MODELS[model].style
                 )
     if len({tokens for _, tokens in points}) < 3:
         return None
     levels = {
-        model_title(name): (evaluation.models[name].metrics[column], STYLES[name])
-        for name in ("popularity", "oracle", "base")
-        if name in evaluation.models
+        model.title: (evaluation.models[name].metrics[column], model.style)
+        for name, model in RUN_MODELS.items()
+        if name not in ("sft", "aligned") and name in evaluation.models
     }
     styles = {point.style for point in points.values()}
-    legend = {MODEL_TITLES[name]: style for name, style in STYLES.items() if style in styles}
+    legend = {model.title: model.style for model in RUN_MODELS.values() if model.style in styles}
     title = f"{evaluation.columns[column].title} against training"
     return replace(
         charts.growth(title, list(points.values()), levels, "tokens trained on, SFT and alignment", legend),
@@ -117,20 +119,27 @@ def training(sft: Log, alignment: Log, style: str) -> list[Chart]:
     ]
 
 
+FEWEST_STEPS = 8
+"""With fewer, a quarter of the steps has no two of them."""
+
+
 def _log_prob_caption(log: Log) -> str:
-    """How far the log-probabilities moved, and what it means when both fell."""
+    """What is clear about how the log-probabilities moved: steps see different pairs, so that two steps differ
+    without any change in the model."""
     moved = {}
-    for key in ("logps/chosen", "logps/rejected"):
-        values = [entry[key] for entry in log if key in entry]
-        tenth = max(1, len(values) // 10)
-        if len(values) < 2:
+    for name in ("chosen", "rejected"):
+        values = np.array([entry[f"logps/{name}"] for entry in log if f"logps/{name}" in entry], dtype=np.float64)
+        if len(values) < FEWEST_STEPS or not np.isfinite(values).all():
             return ""
-        moved[key] = float(np.mean(values[-tenth:]) - np.mean(values[:tenth]))
-    chosen, rejected = moved["logps/chosen"], moved["logps/rejected"]
-    text = (
-        f"From the first to the last tenth, chosen moved by {signed(chosen, 2)}, rejected by {signed(rejected, 2)}."
-    )
-    if chosen < 0 and rejected < 0:
+        quarter = len(values) // 4
+        moved[name] = difference_of_means(values[:quarter], values[-quarter:])
+    parts = [
+        f"{name} {signed(mean, 2)} (95\N{NO-BREAK SPACE}% interval {signed(low, 2)} to {signed(high, 2)}"
+        + (", no clear change)" if low <= 0 <= high else ")")
+        for name, (mean, low, high) in moved.items()
+    ]
+    text = f"From the first to the last quarter of the steps, in the mean: {', '.join(parts)}."
+    if all(high < 0 for _, _, high in moved.values()):
         text += " Both fell: the margin can widen while the chosen titles become less likely, too."
     return text
 
@@ -151,18 +160,23 @@ def preferences(
     eps = pairs.eps[held]
     if not len(eps):
         return []
-    shown = [
-        replace(
-            charts.histogram(
-                "Smoothing factor",
-                {"eps": (eps, "gold")},
-                0.0,
-                max(0.5, float(eps.max())),
-                "eps: P(rejected is preferred)",
-            ),
-            caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
-        )
-    ]
+    # A loss without smoothing has no factors to show.
+    shown = (
+        []
+        if not eps.any()
+        else [
+            replace(
+                charts.histogram(
+                    "Smoothing factor",
+                    {"eps": (eps, "gold")},
+                    0.0,
+                    max(0.5, float(eps.max())),
+                    "eps: P(rejected is preferred)",
+                ),
+                caption=f"Share of {number(len(eps), 0)} pairs; mean {eps.mean():.3f}, median {np.median(eps):.3f}.",
+            )
+        ]
+    )
     shown += calibration(quality)
     if popularity is not None:
         row, slot = np.nonzero(held)

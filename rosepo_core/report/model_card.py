@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rosepo_core.evaluation.measurement import Column, Metrics
-from rosepo_core.report.display import ARROWS, MODEL_TITLES
+from rosepo_core.report.display import ARROWS, model_title
 
 TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")
 
@@ -48,7 +48,7 @@ class ModelCard:
         parts: how it was made, label -> text, such as the sampler, the oracle and the loss with their options.
         protocols: protocol -> model -> metrics.
         columns: how each metric's column is to be read.
-        prompt: one prompt of the test data, as text.
+        prompt: one prompt as text, of an invented history: a card shows no user's.
         response: the response that belongs to it.
         licence: identifier of the base model's licence as the hub writes it (``"apache-2.0"``), if known.
         licence_notes: what the licences of the base model and the data ask for, a sentence each.
@@ -117,7 +117,7 @@ def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[st
     for protocol, models in protocols.items():
         if not models:
             continue
-        header = ["metric", *(MODEL_TITLES.get(name, name) for name in models)]
+        header = ["metric", *map(model_title, models)]
         rows = []
         for name in next(iter(models.values())):
             column = columns[name]
@@ -158,7 +158,11 @@ tokenizer = AutoTokenizer.from_pretrained("aligned")"""
 def _prompt(card: ModelCard) -> str:
     if not card.prompt:
         return ""
-    parts = ["## Prompt", "The model was trained on prompts like this one:", _fenced(card.prompt, "text")]
+    parts = [
+        "## Prompt",
+        "The model was trained on prompts that are written like this one, whose titles are invented:",
+        _fenced(card.prompt, "text"),
+    ]
     if card.response:
         parts += ["and answers with a title and the token that ends it:", _fenced(card.response, "text")]
     return "\n\n".join(parts)

@@ -12,11 +12,13 @@ import numpy as np
 
 from rosepo_core import __version__
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Floats, Pairs, Split
+from rosepo_core.contracts.records import Floats, Pairs, Places, Sequences, Split
 from rosepo_core.engine.models import ALIASES, published_name
 from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
+from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_several
 from rosepo_core.stages import embeddings
@@ -25,6 +27,9 @@ from rosepo_core.stages.trained import Trained
 from rosepo_core.store import CONFIG, Artifact, write_text
 
 REPORT = "report.html"
+
+INVENTED_HISTORY = 3
+"""Titles of the example in the model card."""
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "polars", "tokenizers")
 
@@ -37,11 +42,11 @@ def environment(session: Session) -> Mapping[str, str]:
             found[library] = version(library)
         except PackageNotFoundError:
             continue
-    for section in ("dataset", "sampler", "oracle", "loss", "metric"):
-        for choice in session.config.choices(section):
-            entry = session.registry.entry(section, choice.name)
+    for kind in KINDS:
+        for choice in session.config.choices(kind):
+            entry = session.registry.entry(kind, choice.name)
             # A run has many metrics, most of them of one distribution.
-            name = f"metrics of {entry.distribution}" if section == "metric" else f"{section} {choice.name}"
+            name = f"metrics of {entry.distribution}" if kind == "metric" else f"{kind} {choice.name}"
             found[name] = f"{entry.distribution} {entry.version}"
     return found
 
@@ -136,11 +141,9 @@ def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
 
 
 def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluation]) -> ModelCard:
-    config, template = session.config, session.template(split)
+    config = session.config
     summary = _summary(session, split.content, evaluations[0])
-    example = evaluations[0].examples.take(np.arange(1))
-    ranked = evaluations[0].candidates
-    listed = ranked.items[:1] if ranked and template.candidates else None
+    prompt, response = _invented_example(session)
     alias = ALIASES.get(config.model.name)
     return ModelCard(
         name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
@@ -159,11 +162,24 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
             for evaluation in evaluations
         },
         columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
-        prompt=template.prompt_texts(example, candidates=listed)[0],
-        response=template.response_texts[int(example.target[0])],
+        prompt=prompt,
+        response=response,
         licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
     )
+
+
+def _invented_example(session: Session) -> tuple[str, str]:
+    """A prompt and its response as the run writes them, of invented titles: a card goes to other people, and no
+    user's history shall go with it."""
+    template: PromptTemplate = session.component("prompt")
+    count = INVENTED_HISTORY + max(1, template.candidates)
+    titles = [f"Title {number}" for number in range(1, count + 1)]
+    template = template.bind(session.policy.tokenizer, titles, session.history_length)
+    history = Sequences(np.arange(INVENTED_HISTORY, dtype=np.int32), np.array([0, INVENTED_HISTORY]))
+    place = Places(history, np.zeros(1, dtype=np.int32), np.full(1, INVENTED_HISTORY, dtype=np.int32))
+    listed = np.arange(INVENTED_HISTORY, count, dtype=np.int32)[None] if template.candidates else None
+    return template.prompt_texts(place, candidates=listed)[0], template.response_texts[INVENTED_HISTORY]
 
 
 def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[str, str]:

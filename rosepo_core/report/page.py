@@ -17,11 +17,13 @@ from rosepo_core.contracts.ranking import head_items
 from rosepo_core.contracts.records import Floats, Pairs, Split
 from rosepo_core.evaluation.measurement import Comparison, headline, widest
 from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.evaluation.run_models import RUN_MODELS
+from rosepo_core.evaluation.statistics import holm
 from rosepo_core.evaluation.tables import first_oracle_quality
 from rosepo_core.report import figures
 from rosepo_core.report.charts import Chart, number
 from rosepo_core.report.differences import differing
-from rosepo_core.report.display import ARROWS, STYLES, model_styles, model_title, signed
+from rosepo_core.report.display import ARROWS, model_styles, model_title, signed
 
 SHOWN_USERS = 12
 SHOWN_ITEMS = 5
@@ -95,8 +97,11 @@ class ShownUser:
 
 @dataclass(frozen=True)
 class _Cell:
+    """A number, its interval, and over how many users it is a mean where not over all; both may be empty."""
+
     value: str
     interval: str
+    users: str
     best: bool
 
 
@@ -139,6 +144,7 @@ class _Run:
     suffix: str
     data: ReportData
     training: list[Chart]
+    has_means: bool
     preferences: list[Chart]
     stages: list[_Stage]
     total: str
@@ -146,7 +152,7 @@ class _Run:
 
 def render(data: ReportData) -> str:
     """The report of a run as HTML. Every text in `data` is shown as text, whatever it holds."""
-    return _page(data.title, data.evaluations, data, [_run("", {}, "", data, STYLES["aligned"])])
+    return _page(data.title, data.evaluations, data, [_run("", {}, "", data, RUN_MODELS["aligned"].style)])
 
 
 def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
@@ -161,7 +167,13 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
     styles = model_styles(evaluations[0].models) if evaluations else {}
     own = differing({label: data.config for label, data in runs.items()})
     parts = [
-        _run(label, own.get(label, {}), f"-{place}", data, styles.get(f"aligned ({label})", STYLES["aligned"]))
+        _run(
+            label,
+            own.get(label, {}),
+            f"-{place}",
+            data,
+            styles.get(f"aligned ({label})", RUN_MODELS["aligned"].style),
+        )
         for place, (label, data) in enumerate(runs.items(), 1)
     ]
     logs = {label: (data.sft_log, data.alignment_log) for label, data in runs.items()}
@@ -172,12 +184,14 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
 def _run(label: str, own: Mapping[str, str], suffix: str, data: ReportData, style: str) -> _Run:
     """`style` is the colour of the run's aligned model, in its curves as in the table."""
     longest = max(data.seconds.values(), default=0.0) or 1.0
+    training = figures.training(data.sft_log, data.alignment_log, style)
     return _Run(
         label=label,
         own=own,
         suffix=suffix,
         data=data,
-        training=figures.training(data.sft_log, data.alignment_log, style),
+        training=training,
+        has_means=any("raw" in line.style for chart in training for line in chart.lines),
         preferences=_preferences(data),
         stages=[
             _Stage(name, _duration(seconds), round(100 * seconds / longest, 2))
@@ -280,7 +294,7 @@ def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
         models=tuple((model_title(name), styles[name]) for name in models),
         groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
         terms={column.about.title + ("@k" if column.cut_off else ""): column.summary for column in columns.values()},
-        verdicts=tuple(_verdict(evaluation, each) for each in evaluation.comparisons if each.column == y_name),
+        verdicts=_verdicts(evaluation, [each for each in evaluation.comparisons if each.column == y_name]),
         figures=tuple(chart for chart in shown if chart is not None),
     )
 
@@ -298,7 +312,9 @@ def _row(evaluation: Evaluation, name: str) -> _Row:
         ends = result.intervals.get(name, ())
         interval = "\N{EN DASH}".join(_short(end, decimals) for end in ends if math.isfinite(end))
         text = number(value, decimals) if math.isfinite(value) else "\N{EN DASH}"
-        cells.append(_Cell(text, interval, round(value, decimals) == best))
+        measured = result.users(name) or 0
+        users = f"{number(measured, 0)} users" if 0 < measured < len(evaluation.examples) else ""
+        cells.append(_Cell(text, interval, users, round(value, decimals) == best))
     return _Row(name, column.title, ARROWS[direction], tuple(cells))
 
 
@@ -308,18 +324,24 @@ def _short(value: float, decimals: int) -> str:
     return sign + f"{abs(value):.{decimals}f}".removeprefix("0")
 
 
-def _verdict(evaluation: Evaluation, comparison: Comparison) -> str:
-    if comparison.low > 0:
-        judged = "is above"
-    elif comparison.high < 0:
-        judged = "is below"
-    else:
+def _verdicts(evaluation: Evaluation, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """A sentence a comparison; that one model is above another is said where it holds for as many sentences."""
+    p = holm(np.array([each.p_bootstrap for each in comparisons], dtype=np.float64))
+    return tuple(_verdict(evaluation, each, bool(value < 0.05)) for each, value in zip(comparisons, p, strict=True))
+
+
+def _verdict(evaluation: Evaluation, comparison: Comparison, holds: bool) -> str:
+    apart = comparison.low > 0 or comparison.high < 0
+    judged = "is above" if comparison.low > 0 else "is below"
+    if not (holds and apart):
         judged = "does not clearly differ from"
     after, before = (
         evaluation.models[name].metrics[comparison.column] for name in (comparison.model, comparison.baseline)
     )
     mean, low, high = (signed(value) for value in (after - before, comparison.low, comparison.high))
     interval = "" if math.isnan(comparison.low) else f"; paired 95\N{NO-BREAK SPACE}% interval {low} to {high}"
+    if apart and not holds:
+        interval += ", which does not hold after Holm's correction"
     return (
         f"{model_title(comparison.model)} {judged} {model_title(comparison.baseline)} in "
         f"{evaluation.columns[comparison.column].title}: {after:.3f} against {before:.3f} ({mean}{interval})."

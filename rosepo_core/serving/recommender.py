@@ -18,12 +18,10 @@ from rosepo_core.contracts.sections import ModelOptions
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.stages.split import load_split
 from rosepo_core.store import CONFIG, RunStore
-
-STAGES = ("aligned", "sft", "base")
-"""The language models of a run that can recommend."""
 
 _YEAR = re.compile(r" ?\(\d{4}\)$")
 
@@ -94,8 +92,8 @@ class Recommender:
         Raises:
             RequestError: there is no run, it has not come that far, or its base model is gone.
         """
-        if stage not in STAGES:
-            raise RequestError(f"unknown model '{stage}'{nearest(stage, STAGES)}")
+        if stage not in LANGUAGE_MODELS:
+            raise RequestError(f"unknown model '{stage}'{nearest(stage, LANGUAGE_MODELS)}")
         folder, reporter = Path(folder), reporter or QuietReporter()
         store = RunStore.open(folder)
         weights = store.artifact("sft" if stage == "base" else stage).folder

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from rosepo_core.contracts.components import SmoothingOracle
+from rosepo_core.contracts.components import PreferenceLoss, SmoothingOracle
 from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.records import Examples, Ints, Pairs, Places, Split
 from rosepo_core.registry import running
@@ -32,15 +32,21 @@ def stage(
     """RUN/preferences: ``pairs.parquet``.
 
     Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected), ``chosen_item``,
-    ``rejected_item`` (catalogue indices), ``sampler``, ``eps`` (the smoothing factor), ``reference_chosen`` and
-    ``reference_rejected`` (log-probabilities under the SFT model), ``prompt``, ``chosen``, ``rejected`` (text); where
-    prompts list candidates also ``listed`` (their catalogue indices, in the order of the prompt).
+    ``rejected_item`` (catalogue indices), ``sampler``, ``eps`` (the smoothing factor, 0 where the loss reads none),
+    ``reference_chosen`` and ``reference_rejected`` (log-probabilities under the SFT model, 0 where the loss reads
+    none), ``prompt``, ``chosen``, ``rejected`` (text); where prompts list candidates also ``listed`` (their catalogue
+    indices, in the order of the prompt).
     """
+
+    loss: PreferenceLoss = session.component("loss")
+    smoothed = loss.needs_smoothing
 
     def build(folder: Path) -> None:
         examples, items, sampler = rejected.content.examples, rejected.content.items, rejected.content.sampler
         listed = rejected.content.listed
-        eps = flip_probabilities(oracle.content, examples, examples.target, items)
+        eps = np.zeros(items.shape, dtype=np.float32)
+        if smoothed:
+            eps = flip_probabilities(oracle.content, examples, examples.target, items)
         template = session.template(split)
         prompts = template.prompt_texts(examples, shared=True, candidates=listed)
         texts = np.array(template.response_texts, dtype=object)
@@ -66,8 +72,8 @@ def stage(
             table = table.with_columns(pl.Series("listed", listed[row], pl.Array(pl.Int32, listed.shape[1])))
         table.write_parquet(folder / PAIRS)
 
-    settings = session.prompt_settings()
-    inputs: list[Handle[Any]] = [oracle, rejected, reference]
+    settings = {**session.prompt_settings(), "smoothed": smoothed}
+    inputs: list[Handle[Any]] = [*([oracle] if smoothed else []), rejected, reference]
     return session.artifact("preferences", settings, inputs, build, lambda folder: load_pairs(folder, split.content))
 
 

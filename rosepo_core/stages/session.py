@@ -16,6 +16,7 @@ from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import Component, Reporter
 from rosepo_core.contracts.records import Examples, Ints, Split
 from rosepo_core.data.listed_candidates import draw_lists
+from rosepo_core.engine.determinism import deterministic
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.prompts.item_texts import item_texts
 from rosepo_core.prompts.template import PromptTemplate
@@ -96,6 +97,7 @@ class Session:
         *,
         base: str | None = None,
         until: str | None = None,
+        forced: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """
         Args:
@@ -105,6 +107,7 @@ class Session:
             reporter: hears how far the work is.
             base: the language model to load, if not the one that the configuration names.
             until: the last stage to do; `artifact` then raises `UntilReached`.
+            forced: whether a stage is to be made anew though there is its artifact; so is then what is made of it.
         """
         self.config = config
         self._base = base or config.model.name
@@ -112,6 +115,8 @@ class Session:
         self.registry = registry
         self.reporter = reporter
         self._until = until
+        self._forced = forced
+        self._made_anew: set[str] = set()
         self._templates: dict[str, PromptTemplate] = {}
         self.artifacts: dict[str, Artifact] = {}
 
@@ -223,7 +228,14 @@ class Session:
         """Of a stage's artifact: equal where everything that it depends on is. The core's own code is known by its
         version."""
         known = settings() if callable(settings) else settings
-        return fingerprint(__version__, stage, known, [each.artifact.fingerprint for each in inputs])
+        repeated = {"deterministic": True} if self.config.deterministic else {}
+        return fingerprint(__version__, stage, {**known, **repeated}, [each.artifact.fingerprint for each in inputs])
+
+    def is_forced(self, stage: str, inputs: Sequence[Handle[Any]]) -> bool:
+        """Whether a stage is made anew because the user says so, of it or of what it is made from."""
+        if self._forced(stage) or any(each.artifact.stage in self._made_anew for each in inputs):
+            self._made_anew.add(stage)
+        return stage in self._made_anew
 
     def artifact(
         self,
@@ -259,12 +271,16 @@ class Session:
 
         def timed(folder: Path) -> float:
             start = time.perf_counter()
-            build(folder)
+            with deterministic(self.config.deterministic):
+                build(folder)
             return time.perf_counter() - start
 
-        found = self.store.find(stage, wanted, self.reporter.note)
+        forced = self.is_forced(stage, inputs)
+        found = None if forced else self.store.find(stage, wanted, self.reporter.note)
         made_from = {each.artifact.stage: each.artifact.fingerprint for each in inputs}
-        artifact = self.store.reuse(found) if found else self.store.make(stage, wanted, made_from, timed)
+        artifact = (
+            self.store.reuse(found) if found else self.store.make(stage, wanted, made_from, timed, replace=forced)
+        )
         self.reporter.stage_finished(artifact)
         self.registry.stage_finished(self.store.folder, stage, artifact.folder, artifact.reused is not None)
         return artifact

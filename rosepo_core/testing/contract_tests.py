@@ -26,7 +26,7 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.ranking import UNRANKED, Ranks
-from rosepo_core.contracts.records import Doubles, Examples, Ints, LogProbs, Split
+from rosepo_core.contracts.records import Bools, Doubles, Examples, Ints, LogProbs, Split
 from rosepo_core.registry import KINDS, Entry, load_plugins
 from rosepo_core.testing.toys import (
     FakeLanguageModel,
@@ -523,12 +523,43 @@ class MetricContract(ComponentContract):
         """A model that said nothing that is an item."""
         outcome = self.outcomes(options).get("written")
         if outcome is not None:
-            nothing = np.full_like(outcome.top, -1)
-            ranks = Ranks(np.full_like(outcome.ranks.above, UNRANKED), np.zeros_like(outcome.ranks.tied))
-            self.measure(options, replace(outcome, top=nothing, ranks=ranks))
+            everyone = np.ones(len(outcome), dtype=np.bool_)
+            self.measure(options, silenced(outcome, everyone))
             if outcome.answered is not None:
-                silent = np.zeros_like(outcome.answered)
-                self.measure(options, replace(outcome, top=nothing, ranks=ranks, answered=silent))
+                self.measure(options, replace(silenced(outcome, everyone), answered=outcome.answered))
+
+    def test_to_give_no_answer_does_not_pay(self, options: Mapping[str, Any]) -> None:
+        """Where lower is better: a user whose list holds no item gets the worst value that the metric declares, or
+        NaN where that is infinite, and a number for all lists is NaN where none holds an item."""
+        about = cast(Metric, self.make(options)).about
+        outcome = self.outcomes(options).get("written")
+        if about.direction != "lower" or outcome is None:
+            return
+        silent = np.arange(len(outcome)) % 2 == 0
+        before = self.measure(options, outcome)
+        for cut_off, value in self.measure(options, silenced(outcome, silent)).items():
+            if np.ndim(value):
+                # A metric that does not apply to a user, whatever is recommended, need not apply now.
+                applies = silent & ~np.isnan(before[cut_off])
+                worst = about.high if np.isfinite(about.high) else np.nan
+                np.testing.assert_array_equal(np.asarray(value)[applies], worst)
+                others = np.asarray(value)[silent & ~applies]
+                assert (np.isnan(others) | (others == about.high)).all(), "an empty list has a good value"
+        for value in self.measure(options, silenced(outcome, np.ones_like(silent))).values():
+            if not np.ndim(value):
+                assert np.isnan(value), "lists without any item have a value"
+
+
+def silenced(outcome: Outcome, rows: Bools) -> Outcome:
+    """The outcome of lists, those of the chosen rows without any item or answer."""
+    return replace(
+        outcome,
+        top=np.where(rows[:, None], -1, outcome.top),
+        ranks=Ranks(
+            np.where(rows[:, None], UNRANKED, outcome.ranks.above), np.where(rows[:, None], 0, outcome.ranks.tied)
+        ),
+        answered=None if outcome.answered is None else outcome.answered & ~rows[:, None],
+    )
 
 
 def gradients(loss: PreferenceLoss, log_probs: LogProbs) -> Sequence[Tensor]:

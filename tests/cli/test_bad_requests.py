@@ -162,7 +162,7 @@ def test_a_finished_run_stays_as_it_is(train, finished, tmp_path, arguments):
     before = contents(run)
     # Another log, so that the stages before the one that fails are done anew.
     log = table(tmp_path / "log.csv", [(*row, 5) for row in ROWS], ("user", "item", "timestamp", "title", "rating"))
-    fault(train("--run", run, f"--dataset.path={log}", *arguments))
+    fault(train("--run", run, "--overwrite", f"--dataset.path={log}", *arguments))
     assert contents(run) == before
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
@@ -206,7 +206,7 @@ def test_a_run_that_is_not_finished(train, rosepo, tmp_path):
 def test_a_change_that_is_not_complete_waits_beside_the_run(train, rosepo, finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "runs" / "copy")
     before = contents(run)
-    done = train("--run", run, "--until=sft", "--sft.steps=1")
+    done = train("--run", run, "--until=sft", "--sft.steps=1", "--overwrite")
     assert done.code == 0
     assert f"{run} stays as it was: the new stages wait in {run}/unfinished until each stage of the run has" in (
         " ".join(done.err.split())

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rosepo_core.registry import KINDS
+
 ROSEPO = Path(sys.executable).parent / "rosepo"
 COMMANDS = (
     [],
@@ -90,6 +92,17 @@ def test_plugins_as_json(rosepo):
     [shown] = rosepo("plugins", "show", "popularity-aware", "--json").json
     assert shown["options"]["power"]["default"] == 1.0
     assert shown["description"].startswith("Eligible items drawn in proportion to popularity")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plugins_of_one_kind(rosepo, kind):
+    listed = rosepo("plugins", "list", kind, "--json").json["plugins"]
+    assert {each["kind"] for each in listed} == {kind}
+
+
+def test_an_unknown_kind_of_plugin_names_the_nearest(rosepo):
+    done = rosepo("plugins", "list", "metrics")
+    assert (done.code, done.err) == (2, "error: unknown kind of plugin 'metrics'; did you mean 'metric'?\n")
 
 
 def test_plugins_for_people(rosepo):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
+import re
 import shutil
+import subprocess
+import sys
 import tomllib
 import weakref
 
@@ -46,7 +50,7 @@ def log_of(run, stage):
 def test_what_a_run_leaves(finished):
     document = metrics_of(finished)
     assert list(document) == [
-        *("schema", "dataset", "seed", "protocols", "intervals", "comparisons", "oracle_quality", "seconds"),
+        *("schema", "dataset", "seed", "protocols", "intervals", "users", "comparisons", "oracle_quality", "seconds"),
     ]
     assert (document["schema"], document["dataset"], document["seed"]) == (2, "table", 3)
     models = document["protocols"]["candidates-5"]
@@ -59,6 +63,10 @@ def test_what_a_run_leaves(finished):
     assert (quality["pairs"], quality["auc"], quality["ece"]) == (24 * 4 * 2, 0.5, pytest.approx(0.4))
     users = pl.read_parquet(finished / "evaluation" / "per_user.parquet")
     aligned = users.filter(model="aligned")
+    told = document["users"]["candidates-5"]["aligned"]
+    assert told["hr@5"] == 24
+    assert told["semantic-hallucination"] == aligned["semantic-hallucination"].is_not_null().sum() < 24
+    assert "gini@5" not in told
     assert users.columns[:2] == ["protocol", "model"]
     assert aligned["hr@5"].mean() == models["aligned"]["hr@5"]
     assert aligned["popularity-lift@1"].mean() == pytest.approx(models["aligned"]["popularity-lift@1"])
@@ -73,6 +81,14 @@ def test_what_a_run_leaves(finished):
     assert (finished / "report.html").read_text().startswith("<!doctype html>")
     pickled = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
     assert not [path for path in finished.rglob("*") if path.suffix in pickled or path.name.startswith(".")]
+
+
+def test_the_model_card_shows_an_invented_history(finished):
+    prompt = (finished / "aligned" / "README.md").read_text().partition("## Prompt")[2].partition("\n## ")[0]
+    assert "\nTitle 1\nTitle 2\nTitle 3\n" in prompt
+    assert "```text\nTitle 4\n" in prompt
+    titles = pl.read_parquet(finished / "split" / "catalogue.parquet")["title"]
+    assert [title for title in titles if title in prompt] == []
 
 
 def test_plain_trl_reads_the_pairs(finished):
@@ -90,12 +106,14 @@ def test_all_is_reused_when_nothing_changes(train, finished):
     again = train("--run", finished)
     assert (again.code, again.made) == (0, set())
     assert set(again.stages.values()) == {"reused from this run"}
+    assert [stage for stage in again.stages if stage in STAGES] == list(STAGES)
 
 
 @pytest.mark.parametrize(
     ("change", "made"),
     [
-        ("--loss=ipo", ALIGNED),
+        # Pairs for a loss without smoothing have no factors.
+        ("--loss=ipo", {"preferences"} | ALIGNED),
         # These decide no result.
         ("--alignment.token_budget=100", set()),
         # The reference's log-probabilities know of no oracle.
@@ -138,6 +156,31 @@ def test_one_seed_gives_one_result(train, finished, tmp_path):
     assert first == same
     assert first != other
     assert log_of(finished, "aligned")[-1]["loss"] == log_of(runs[1], "aligned")[-1]["loss"]
+
+
+def test_equal_runs_are_equal_byte_for_byte(finished, tmp_path):
+    """In a process whose sets have another order."""
+    again = tmp_path / "again"
+    code = "import sys; from rosepo_cli.app import run; sys.exit(run(sys.argv[1:]))"
+    arguments = ["train", "--config", finished / "config.toml", "--run", again]
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        {
+            str(path.relative_to(run)): path.read_bytes()
+            for path in run.rglob("*")
+            if path.is_file() and path.name != "report.html"
+        }
+        for run in (finished, again)
+    )
+    assert first.keys() == second.keys()
+    # Only how long it took may differ.
+    timed = {name for name in first if name.endswith("manifest.json") or name == "metrics.json"}
+    assert [name for name in first if first[name] != second[name] and name not in timed] == []
+    for name in timed:
+        one, other = (json.loads(files[name]) for files in (first, second))
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}, name
 
 
 def sequence_log_prob(model, prompt, response):
@@ -271,6 +314,7 @@ def test_the_table_fits_80_columns(train, finished, monkeypatch):
     assert [line.split("  ")[0] for line in lines if line.startswith(("ARP", "Popularity lift", "Semantic"))] == [
         *("Semantic hallucination \N{DOWNWARDS ARROW}", "ARP@1 \N{DOWNWARDS ARROW}", "Popularity lift@1"),
     ]
+    assert re.search(r"^over \d+ of them: Semantic hallucination of popularity, base, sft, aligned$", shown, re.M)
     # A path cannot be broken.
     assert max(len(line) for line in lines if str(finished) not in line) <= 80
     assert lines[-1] == f"run     {finished}"

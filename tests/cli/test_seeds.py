@@ -184,7 +184,7 @@ def test_what_was_interrupted_goes_on(train, trained, runs, monkeypatch):
 
 
 def test_a_metric_that_applies_to_nobody_in_some_seeds(train, runs):
-    done = train("--run", runs, "--seeds=3", *FEW)
+    done = train("--run", runs, "--seeds=3", *FEW, "--overwrite")
     assert done.code == 0, done.err
     # Nothing is trained for it.
     scores = {f"scores-{name}" for name in ("popularity", "oracle", "base", "sft", "aligned")}

@@ -15,7 +15,13 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Candidates, Corpus, Split
 from rosepo_core.contracts.sections import Negatives, SplitOptions
 from rosepo_core.data.splitting import split_corpus
-from rosepo_core.evaluation.candidates import draw_candidates, load_candidates, protocol_name, save_candidates
+from rosepo_core.evaluation.candidates import (
+    draw_candidates,
+    load_candidates,
+    protocol_name,
+    save_candidates,
+    shuffled,
+)
 
 LEAVE_ONE_OUT = SplitOptions(strategy="leave-one-out")
 
@@ -234,3 +240,21 @@ def test_what_reads_as_the_target_is_no_semantic_candidate() -> None:
 
     # w has seen a and c, so b and f are both 20 away; u has seen a, b and c.
     assert negatives(drawn).ravel().tolist() in ([1, 5], [5, 5])
+
+
+def test_given_candidates_stand_in_random_order_with_the_target_anywhere() -> None:
+    """400 rows with the target first, of four items in all and of three in every other row."""
+    items = np.tile(np.array([5, 6, 7, 8], dtype=np.int32), (400, 1))
+    items[::2, 3] = -1
+
+    candidates = shuffled(Candidates(items, np.zeros(400, dtype=np.int32)), np.random.default_rng(0))
+
+    rows, columns = candidates.items.tolist(), candidates.target_column.tolist()
+    assert {tuple(sorted(row)) for row in rows[::2]} == {(-1, 5, 6, 7)}
+    assert {tuple(sorted(row)) for row in rows[1::2]} == {(5, 6, 7, 8)}
+    assert all(row[3] == -1 for row in rows[::2])
+    assert all(row[column] == 5 for row, column in zip(rows, columns, strict=True))
+    # A third and a quarter of 200 rows each, within five standard deviations.
+    assert all(33 <= columns[::2].count(column) <= 101 for column in range(3))
+    assert all(19 <= columns[1::2].count(column) <= 81 for column in range(4))
+    assert (candidates.items.dtype, candidates.target_column.dtype) == (np.int32, np.int32)

@@ -279,6 +279,40 @@ class Unexplained(Length):
     """Nothing."""
 
 
+class Dull(Length):
+    """Even items among the first k over items among the first k. Range 0 to 1."""
+
+    about = Measure("Dull", "lower", "Lists")
+
+    def at(self, outcome, k):
+        top = outcome.top[:, :k]
+        held = (top >= 0).sum(axis=1)
+        return np.where(held, ((top >= 0) & (top % 2 == 0)).sum(axis=1) / np.maximum(held, 1), 1.0)
+
+
+class DullUnlessSilent(Dull):
+    def at(self, outcome, k):
+        return np.where((outcome.top[:, :k] >= 0).any(axis=1), super().at(outcome, k), 0.0)
+
+
+class DullOfSome(Dull):
+    def at(self, outcome, k):
+        return np.where((outcome.top >= 0).any(axis=1), super().at(outcome, k), np.nan)
+
+
+class DullInAll(Dull):
+    def at(self, outcome, k):
+        return float((outcome.top[:, :k] >= 0).mean())
+
+
+class DullWithoutEnd(DullUnlessSilent):
+    about = Measure("Dull", "lower", "Lists", high=np.inf)
+
+
+def test_a_correct_metric_of_which_lower_is_better_passes():
+    kit(MetricContract, Dull).test_to_give_no_answer_does_not_pay({})
+
+
 def test_a_correct_metric_passes():
     contract = kit(MetricContract, Length)
     contract.test_says_how_it_is_to_be_read({})
@@ -300,6 +334,10 @@ def test_a_correct_metric_passes():
         (ByPlace, "test_the_order_of_users_does_not_count", AssertionError),
         (DividesByNothing, "test_empty_lists", AssertionError),
         (Unexplained, "test_says_how_it_is_to_be_read", AssertionError),
+        *(
+            (metric, "test_to_give_no_answer_does_not_pay", AssertionError)
+            for metric in (DullUnlessSilent, DullOfSome, DullInAll, DullWithoutEnd)
+        ),
     ],
 )
 def test_a_wrong_metric_fails(metric, test, error):

@@ -12,11 +12,12 @@ import pytest
 
 from rosepo_core.contracts.components import Metric
 from rosepo_core.contracts.errors import PluginError, RosepoError
-from rosepo_core.contracts.outcome import Measure
+from rosepo_core.contracts.outcome import Measure, Outcome
 from rosepo_core.contracts.records import Candidates, Catalogue, Examples, SeenItems, Sequences, Split
 from rosepo_core.contracts.sections import EvaluationOptions
 from rosepo_core.evaluation import results as stage
 from rosepo_core.evaluation import tables
+from rosepo_core.evaluation.measurement import measure
 from rosepo_core.evaluation.oracle_quality import OracleQuality, ReliabilityBin
 from rosepo_core.registry import load_plugins
 
@@ -270,16 +271,43 @@ def test_a_metric_that_breaks_its_contract_is_named(split, candidates, value, sa
         evaluate(split, candidates, {"sft": by_id}, metrics={"odd": Odd()})
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (np.array([1.0, 0.25]), True),
+        (np.array([np.nan, 0.25]), True),
+        (np.array([0.9, 0.25]), False),
+        (0.5, True),
+    ],
+)
+def test_no_metric_rewards_a_model_for_its_silence(split, value, kept):
+    """The first of two users got no item."""
+
+    class Odd(Metric):
+        about = Measure("Odd", "lower", "Accuracy")
+        origin = "metric 'odd' of acme 1.0"
+
+        def measure(self, outcome):
+            return {"": value}
+
+    outcome = Outcome.of_lists(split.test, split.catalogue, split.seen, (1,), np.array([[-1, -1], [0, 1]]))
+    if kept:
+        assert measure(Odd(), "odd", outcome).keys() == {""}
+    else:
+        with pytest.raises(PluginError, match="a value for users whose lists hold no item: give them the worst, 1,"):
+            measure(Odd(), "odd", outcome)
+
+
 def test_metrics_json_has_the_documented_schema(split, candidates):
     models = {"popularity": stage.popularity_scores(split), "sft": by_id, "aligned": by_id}
     quality = OracleQuality(4, 0.75, math.nan, (ReliabilityBin(0.0, 0.5, 4, 0.25, 0.5),))
     evaluation = replace(evaluate(split, candidates, models), oracle_quality=quality)
     document = tables.metrics_document("movielens-100k", 7, [evaluation], {"sft": 12.34567, "alignment": 1.0})
     read = json.loads(tables.metrics_text(document))
-    parts = ["protocols", "intervals", "comparisons", "oracle_quality"]
+    parts = ["protocols", "intervals", "users", "comparisons", "oracle_quality"]
     assert list(read) == ["schema", "dataset", "seed", *parts, "seconds"]
     assert (read["schema"], read["dataset"], read["seed"]) == (2, "movielens-100k", 7)
-    assert [list(read[part]) for part in parts] == [["candidates-3"]] * 4
+    assert [list(read[part]) for part in parts] == [["candidates-3"]] * 5
     assert read["seconds"] == {"sft": 12.346, "alignment": 1.0}
     models, intervals = read["protocols"]["candidates-3"], read["intervals"]["candidates-3"]
     assert list(models) == list(intervals) == ["popularity", "sft", "aligned"]
@@ -290,6 +318,10 @@ def test_metrics_json_has_the_documented_schema(split, candidates):
         ]
         assert all(isinstance(value, float) and math.isfinite(value) for value in values.values())
     assert intervals["sft"]["mrr"] == [pytest.approx(1 / 3), 1]
+    # Nothing is more popular than bob's target. Coverage is of all lists.
+    assert read["users"]["candidates-3"]["sft"]["popularity-confusion"] == 1
+    assert read["users"]["candidates-3"]["sft"]["mrr"] == 2
+    assert "coverage@1" not in read["users"]["candidates-3"]["sft"]
     # One user is no sample.
     assert intervals["sft"]["popularity-confusion"] == [None, None]
     (compared,) = [each for each in read["comparisons"]["candidates-3"] if each["column"] == "mrr"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -208,10 +209,74 @@ def test_verdicts_compare_user_by_user(full):
     assert "(+0.000; paired 95 % interval +0.000 to +0.000)" in page.text
 
 
+def alignment_caption(full, chosen, rejected):
+    log = [
+        {"step": step, "logps/chosen": one, "logps/rejected": other}
+        for step, (one, other) in enumerate(zip(chosen, rejected, strict=True), 1)
+    ]
+    return Page(render(replace(full, alignment_log=log))).text
+
+
 def test_falling_log_probabilities_are_said_aloud(full):
-    # Means of the first four and last four steps differ by 36.
+    # Ten steps of 1 to 10 and ten of 31 to 40: the means are 30 apart, and 2.84 is 2.101 (Student, 18 degrees) times
+    # the root of 2 * 9.1667 / 10.
     text = Page(render(full)).text
-    assert "chosen moved by \N{MINUS SIGN}36.00, rejected by \N{MINUS SIGN}72.00. Both fell" in text
+    assert (
+        "From the first to the last quarter of the steps, in the mean: chosen \N{MINUS SIGN}30.00 (95 % interval "
+        "\N{MINUS SIGN}32.84 to \N{MINUS SIGN}27.16), rejected \N{MINUS SIGN}60.00 (95 % interval "
+        "\N{MINUS SIGN}65.69 to \N{MINUS SIGN}54.31). Both fell" in text
+    )
+
+
+def test_noise_is_no_change_of_the_log_probabilities(full):
+    # Pairs differ from step to step: both are lower at the end, and by less than two steps differ anyway.
+    text = alignment_caption(full, [-20, -22, -20, -22, -20, -22, -20, -23], [-30, -34, -30, -34, -30, -34, -30, -36])
+    assert "chosen \N{MINUS SIGN}0.50 (95 % interval" in text
+    assert text.count("no clear change") == 2
+    assert "Both fell" not in text
+
+
+def test_a_few_steps_say_nothing_of_the_log_probabilities(full):
+    assert "quarter of the steps" not in alignment_caption(full, range(-20, -27, -1), range(-20, -27, -1))
+
+
+def test_what_does_not_hold_for_all_sentences_is_not_claimed(full, result):
+    """Two differences whose intervals lie above 0: p = 0.03 for both, which Holm's correction makes 0.06."""
+    comparisons = tuple(
+        replace(each, low=0.001, high=0.02, p_bootstrap=0.03)
+        for each in result.comparisons
+        if each.column == "ndcg@10"
+    )
+    assert len(comparisons) == 2
+    page = Page(render(replace(full, evaluations=(replace(result, comparisons=comparisons),))))
+    assert "is above" not in page.text
+    assert page.text.count("does not clearly differ from") == 2
+    assert page.text.count("+0.001 to +0.020, which does not hold after Holm's correction") == 2
+    alone = Page(render(replace(full, evaluations=(replace(result, comparisons=comparisons[:1]),))))
+    assert "SFT is above Base in NDCG@10" in alone.text
+
+
+def test_a_mean_over_some_users_says_over_how_many(full, result):
+    some = result.models["sft"].per_user["ndcg@10"].copy()
+    some[:7] = np.nan
+    fewer = replace(result.models["sft"], per_user={**result.models["sft"].per_user, "ndcg@10": some})
+    page = Page(render(replace(full, evaluations=(replace(result, models={**result.models, "sft": fewer}),))))
+    assert page.text.count("23 users") == 1
+    assert "23 users" not in Page(render(full)).text
+
+
+@pytest.mark.parametrize(
+    ("models", "narrow", "wide"),
+    [(2, 255, "(max-width: 435px)"), (5, 453, "(max-width: 747px)"), (8, 620, "(max-width: 1059px)"), (9, 620, None)],
+)
+def test_a_table_that_is_cut_off_says_so(result, models, narrow, wide):
+    """On a narrow screen a table needs 92 pixels, 66 a model, and 32 beside it; on a wide one 180, 104 and 48, where
+    the page has 1060 at most."""
+    some = {f"model {number}": result.models["sft"] for number in range(models)}
+    style = render(ReportData("one", evaluations=(replace(result, models=some, comparisons=()),)))
+    shown = "{ #results-1 .sideways { display: block; } }"
+    assert f"@media (max-width: {narrow}px) {shown}" in style
+    assert f"@media (min-width: 621px){f' and {wide}' if wide else ''} {shown}" in style
 
 
 def test_pairs_count_only_what_is_there(full):
@@ -389,10 +454,43 @@ def test_popularity_bins_double():
     assert [tick.text for tick in chart.x_ticks][-3:] == ["256", "512", "1k"]
 
 
-def test_labels_of_near_points_stand_apart():
-    points = [charts.Point(name, 1.0, 0.5 + place / 1000, 0.4, 0.6, "rose") for place, name in enumerate("abcde")]
-    chart = charts.scatter("scatter", [*points, charts.Point("far", 9.0, 0.1, 0.1, 0.1, "rose")], "x")
-    heights = sorted(dot.label_y for dot in chart.dots[:5])
-    assert min(np.diff(heights)) >= charts.LABEL_HEIGHT - 0.2
-    assert heights[0] >= chart.top
-    assert heights[-1] <= chart.bottom
+def boxes_of(chart):
+    """What each label covers at most: 7 pixels a character and 12 above its foot."""
+    for dot in chart.dots:
+        width = 7 * len(dot.label)
+        left = dot.label_x if dot.anchor == "start" else dot.label_x - width
+        yield left, dot.label_y - 10, left + width, dot.label_y + 2
+
+
+def overlapping(boxes):
+    return [
+        (one, other)
+        for one, other in itertools.combinations(boxes, 2)
+        if one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 14, 40])
+@pytest.mark.parametrize("spread", [0.0, 0.02, 1.0], ids=["one place", "a heap", "everywhere"])
+def test_no_label_covers_another_or_a_point(count, spread):
+    rng = np.random.default_rng(count)
+    points = [
+        charts.Point(f"Aligned (seed-{place})", 100 + 60 * spread * x, 0.5 + spread * y, 0.4, 0.6, "rose")
+        for place, (x, y) in enumerate(rng.random((count, 2)))
+    ]
+    chart = charts.scatter("scatter", points, "x")
+    boxes = list(boxes_of(chart))
+    assert overlapping(boxes) == []
+    assert all(dot.label for dot in chart.dots)
+    assert all(
+        box[0] >= chart.left and box[1] >= 0 and box[2] <= chart.width and box[3] <= chart.bottom for box in boxes
+    )
+    circles = {(dot.x - 4, dot.y - 4, dot.x + 4, dot.y + 4) for dot in chart.dots}
+    assert [pair for pair in itertools.product(boxes, circles) if overlapping(pair)] == []
+    named = [dot.label for dot in chart.dots]
+    if count <= 9:
+        assert named == [point.label for point in points]
+    if count == 40:
+        # Numbers stand at the points, and the legend says whose they are.
+        assert named == [str(number) for number in range(1, 41)]
+        assert list(chart.legend)[:2] == ["1 Aligned (seed-0)", "2 Aligned (seed-1)"]

@@ -12,12 +12,18 @@ import polars as pl
 import pytest
 
 from rosepo_core.config import SamplerChoice
-from rosepo_core.contracts.components import RejectedSampler, SamplerContext, SamplerOptions, SmoothingOracle
+from rosepo_core.contracts.components import (
+    PreferenceLoss,
+    RejectedSampler,
+    SamplerContext,
+    SamplerOptions,
+    SmoothingOracle,
+)
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.options import Options
 from rosepo_core.contracts.records import Catalogue, Examples, Places, SeenItems, Sequences, Split
 from rosepo_core.contracts.sections import PreferenceOptions
-from rosepo_core.stages import preferences
+from rosepo_core.stages import preferences, reference
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.sampling import RejectedItems, assign_slots, check, choose_examples, fill_slots, stage
 from rosepo_core.stages.session import Handle, QuietReporter
@@ -388,3 +394,27 @@ def test_flip_probabilities_are_checked_where_there_is_a_pair(split):
     ):
         with pytest.raises(PluginError, match=f"^oracle 'told' of acme 1.0 returned .*{fault}"):
             preferences.flip_probabilities(Oracle(wrong), examples, examples.target, rejected)
+
+
+class Unread(PreferenceLoss):
+    """Reads neither the reference nor smoothing factors."""
+
+    needs_reference = False
+
+    def __call__(self, log_probs: Any) -> Any:
+        return -log_probs.chosen
+
+
+def test_what_a_loss_does_not_read_is_not_computed(tmp_path, split):
+    items = np.array([[10, -1], [11, 12]], dtype=np.int32)
+    examples = choose_examples(split, PreferenceOptions(max_users=1, max_per_user=2), FirstUsers())
+    unused: Any = Handle(Artifact("any", tmp_path, "f", None, 0.0), lambda _: pytest.fail("read"))
+    rejected = Handle(unused.artifact, lambda _: RejectedItems(examples, items, items))
+    # A session without a language model: to ask for its scores would fail.
+    session: Any = SimpleNamespace(
+        component=lambda section: Unread(),
+        artifact=lambda stage, settings, inputs, build, load: (build(tmp_path), Handle(unused.artifact, load))[1],
+    )
+    found = reference.stage(session, unused, unused, rejected).content
+    assert found.chosen.tolist() == [0, 0]
+    assert found.rejected.tolist() == [[0, -np.inf], [0, 0]]

@@ -57,10 +57,11 @@ def plain(
 ) -> dict[Any, Tensor]:
     """The same by the book: prompt and response as one causal sequence, by (row, column)."""
     found = {}
+    device = next(model.parameters()).device
     for row, prompt in enumerate(template.prompts(examples, shared=shared, candidates=candidates)):
         for column in np.flatnonzero(items[row] >= 0).tolist():
             response = template.response_ids[items[row, column]]
-            ids = torch.from_numpy(np.concatenate([prompt, response])).long()
+            ids = torch.from_numpy(np.concatenate([prompt, response])).long().to(device)
             steps = model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
             found[row, column] = steps.gather(1, ids[len(prompt) :, None]).sum()
     return found

@@ -13,6 +13,7 @@ from rosepo_core.evaluation.statistics import (
     benjamini_hochberg,
     bootstrap_interval,
     bootstrap_test,
+    difference_of_means,
     holm,
     over_seeds,
     paired_test,
@@ -147,3 +148,16 @@ def test_over_seeds():
     alone = over_seeds([0.2])
     assert alone.mean == 0.2
     assert np.isnan([alone.deviation, alone.low, alone.high]).all()
+
+
+def test_the_difference_of_two_samples_is_scipys_welch_interval():
+    rng = np.random.default_rng(2)
+    first, second = rng.normal(0, 1, 9), rng.normal(1, 4, 5)
+    difference, low, high = difference_of_means(first, second)
+    theirs = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
+    assert difference == pytest.approx(second.mean() - first.mean())
+    assert (low, high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_two_samples_without_any_spread_differ_by_what_they_differ():
+    assert difference_of_means(np.full(3, 2.0), np.full(2, 5.0)) == (3.0, 3.0, 3.0)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rosepo_core.data.dialects import Dialect
 from rosepo_core.data.json_tables import parse_json_table
-from rosepo_core.data.text_tables import Cells, Dialect, parse_text_table
+from rosepo_core.data.text_tables import Cells, parse_text_table
 
 OPTIONS = {name: f"dataset.{name}" for name in ("path", "separator", "encoding", "quoting", "columns")}
 NAMES = ("user", "item", "title")

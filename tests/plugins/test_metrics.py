@@ -180,7 +180,8 @@ def test_semantic_hallucination_in_lists_and_of_twins():
 
     # The neighbours are e, a and e: before the target; after it; without it.
     assert share([[4, 3, 5], [5, 0, 1], [4, 1, 2]]) == [1, 0, 1]
-    assert share([[5, 3, 1], [1, 2, 3], [-1, -1, -1]]) == [0, 0, 0]
+    # Without a neighbour; and without any item, which is the worst.
+    assert share([[5, 3, 1], [1, 2, 3], [-1, -1, -1]]) == [0, 0, 1]
     # e has the very title of d: no neighbour; f is.
     twins = EMBEDDINGS.copy()
     twins[4] = twins[3]
@@ -192,9 +193,9 @@ def test_out_of_catalogue():
     answered = np.array([[True, True, True], [True, True, False], [False, False, False]])
     outcome = listed([[4, -1, -1], [1, 0, -1], [-1, -1, -1]], answered=answered)
     assert measured("out-of-catalogue", outcome) == {
-        "@1": close([0, 0, NAN]),
-        "@2": close([1 / 2, 0, NAN]),
-        "@3": close([2 / 3, 0, NAN]),
+        "@1": [0, 0, 1],
+        "@2": [1 / 2, 0, 1],
+        "@3": close([2 / 3, 0, 1]),
     }
 
 
@@ -219,14 +220,14 @@ def test_hr_of_valid_answers():
 
 def test_repeated():
     outcome = listed([[4, 3, 4], [1, 1, 1], [-1, -1, 2]])
-    assert measured("repeated", outcome) == {"@2": close([0, 1 / 2, NAN]), "@3": close([1 / 3, 2 / 3, 0])}
+    assert measured("repeated", outcome) == {"@2": [0, 1 / 2, 1], "@3": close([1 / 3, 2 / 3, 0])}
 
 
 def test_already_seen():
     # Ann had a, b and c; bob b and e; cat c. Their targets were still ahead.
     outcome = listed([[0, 3, 2], [5, 4, -1], [1, -1, -1]])
     assert measured("already-seen", outcome)["@3"] == close([2 / 3, 1 / 2, 0])
-    assert measured("already-seen", LISTS)["@1"] == close([0, 1, NAN])
+    assert measured("already-seen", LISTS)["@1"] == [0, 1, 1]
 
 
 def test_arp():

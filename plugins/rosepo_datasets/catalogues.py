@@ -1,0 +1,157 @@
+"""The titles of a log's items and what else is known of them: from the log itself, or from a table of items."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from rosepo_core.api import RequestError, TableContent
+from rosepo_datasets.columns import TYPED_NAME, find_column, normal, note_guessed, review_column
+
+ROW = "__row"
+"""Column with each row's place in the table that was read."""
+
+NO_GENRE = "(no genres listed)"
+"""What MovieLens writes for an item without one."""
+
+
+def as_text(table: TableContent, column: str) -> pl.Series:
+    """A column of ids or titles as text without blanks at the ends; empty cells are null."""
+    values = table.frame[column]
+    if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
+        raise RequestError(f"{table.path}: column '{column}' holds {values.dtype}, not text or numbers: name another")
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        if (values.drop_nulls() == values.drop_nulls().floor()).all():
+            values = values.cast(pl.Int64, strict=False)
+    text = values.cast(pl.String).str.strip_chars()
+    return text.set(text == "", None)
+
+
+def require_filled(values: pl.Series, table: TableContent, column: str, role: str) -> None:
+    """
+    Raises:
+        RequestError: a cell is empty.
+    """
+    if values.null_count():
+        place = table.place(first_true(values.is_null()))
+        raise RequestError(
+            f"{place}: '{column}' is empty: fill it in, take the row out, or name another column with dataset.{role}"
+        )
+
+
+def titles_in_log(
+    interactions: pl.DataFrame, log: TableContent, column: str, guessed: bool, notes: list[str]
+) -> pl.DataFrame:
+    """The catalogue of a log that has the titles in it: each item's first title, in order of appearance.
+
+    Raises:
+        RequestError: the column was guessed, and looks like headlines of reviews: it stands beside the text of one,
+            or most items have several titles.
+    """
+    advice = (
+        "name a file that has the items' titles with dataset.catalogue, or set "
+        f"dataset.title={column!r} if these are the titles after all"
+    )
+    review = review_column(log)
+    if guessed and review is not None:
+        raise RequestError(
+            f"{log.path}: '{column}' stands beside '{review}', so it is likely the headline of a review, not the "
+            f"title of an item: {advice}"
+        )
+    titles = as_text(log, column)
+    named = interactions.select("item", title=titles.gather(interactions[ROW])).filter(pl.col("title").is_not_null())
+    distinct = named.unique(maintain_order=True)
+    several = distinct.filter(pl.col("item").is_duplicated())
+    if several.is_empty():
+        return distinct
+    count = several["item"].n_unique()
+    example = "', '".join(several.filter(pl.col("item") == several["item"][0])["title"].head(3))
+    if guessed and count * 2 > named.filter(pl.col("item").is_duplicated())["item"].n_unique():
+        raise RequestError(
+            f"{log.path}: most items have several values in '{column}', e.g. item '{several['item'][0]}' has "
+            f"'{example}', so it is likely no title of an item: {advice}"
+        )
+    notes.append(
+        f"{log.path.name}: {counted(count, 'item')} with several titles; the first is taken, e.g. for item "
+        f"'{several['item'][0]}' of '{example}'"
+    )
+    return distinct.unique("item", keep="first", maintain_order=True)
+
+
+def read_catalogue(
+    table: TableContent, item_asked: str | None, item_in_log: str, title_asked: str | None, notes: list[str]
+) -> pl.DataFrame:
+    """Columns ``item``, ``title`` and what else the table has.
+
+    Args:
+        table: of items.
+        item_asked: the column of the item, as an option names it.
+        item_in_log: what that column is called in the log; sought here first where no option names one.
+        title_asked: the column of the title, as an option names it.
+        notes: is told what was guessed and what was left out.
+
+    Raises:
+        RequestError: as for `find_column`; an item has two titles.
+    """
+    notes += table.notes
+    path, frame = table.path, table.frame
+    guessed: dict[str, str] = {}
+    if item_asked is None and item_in_log in frame.columns:
+        item = guessed["catalogue_item"] = item_in_log
+    else:
+        item = find_column("catalogue_item", item_asked, table, guessed)
+    title = find_column("title", title_asked, table, guessed)
+    note_guessed(notes, table, guessed)
+    items = as_text(table, item)
+    require_filled(items, table, item, "catalogue_item")
+    catalogue = pl.DataFrame([items.alias("item"), as_text(table, title).alias("title")]).with_row_index(ROW)
+    catalogue = catalogue.hstack(_attributes(frame, (item, title)))
+    titled = catalogue.filter(pl.col("title").is_not_null())
+    if titled.height < catalogue.height:
+        notes.append(f"{path.name}: left out {counted(catalogue.height - titled.height, 'item')} without a title")
+    contradictory = titled.filter(pl.col("title").n_unique().over("item") > 1)
+    if not contradictory.is_empty():
+        same = titled.filter(pl.col("item") == contradictory["item"][0]).unique("title", maintain_order=True)
+        (first, first_row), (second, second_row) = same.select("title", ROW).rows()[:2]
+        raise RequestError(
+            f"{table.places(first_row, second_row)}: item '{same['item'][0]}' has the titles "
+            f"'{first}' and '{second}': keep one"
+        )
+    return titled.unique("item", keep="first", maintain_order=True).drop(ROW)
+
+
+def _attributes(frame: pl.DataFrame, used: tuple[str, ...]) -> list[pl.Series]:
+    """The other columns, without RecBole's types in their names; genres as lists of text."""
+    attributes: dict[str, pl.Series] = {}
+    for column in frame.columns:
+        typed = TYPED_NAME.fullmatch(column)
+        name = typed[1] if typed else column
+        if column in used or name in ("item", "title", ROW, *attributes):
+            continue
+        values = frame[column]
+        if normal(column) in ("genres", "genre"):
+            name = "genres"
+            values = as_genres(values, " " if typed and typed[2] == "token_seq" else "|")
+        attributes[name] = values.alias(name)
+    return list(attributes.values())
+
+
+def as_genres(values: pl.Series, separator: str) -> pl.Series:
+    """Lists of genres, from lists or from text with a separator between; an item may have none."""
+    if values.dtype == pl.String:
+        values = values.str.split(separator)
+    if values.dtype != pl.List(pl.String):
+        return values
+    genre = pl.element().str.strip_chars()
+    lists = values.to_frame().select(pl.all().list.eval(genre.filter((genre != "") & (genre != NO_GENRE))))
+    return lists.to_series().fill_null(pl.Series([[]], dtype=pl.List(pl.String)))
+
+
+def counted(number: int, what: str) -> str:
+    """Such as ``3 items``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def first_true(mask: pl.Series) -> int:
+    """Its index; 0 if there is none."""
+    return int(mask.arg_max() or 0)
