@@ -111,5 +111,5 @@ def test_keys_of_memory_and_speed_decide_nothing():
         for budget in (64, 4096)
     )
     assert plain.that_decides() == other.that_decides()
-    assert plain.resolved(registry) != other.resolved(registry)
+    assert plain.resolved() != other.resolved()
     assert CHANGES_NO_RESULT
