@@ -84,7 +84,7 @@ def theirs(chat: PromptTemplate, pairs: Examples, negatives: Ints, batch: int, s
     texts = chat.response_texts
     table = Dataset.from_dict(
         {
-            "prompt": chat.prompt_texts(pairs, shared=True),
+            "prompt": chat.prompt_texts(pairs, shared=True, candidates=material.lists(chat, pairs, negatives)),
             "chosen": [texts[item] for item in pairs.target.tolist()],
             "rejected": [texts[item] for item in negatives[:, 0].tolist()],
         }

@@ -17,6 +17,7 @@ from rosepo_core.api import Examples, Ints, PreferenceLoss, Split
 from rosepo_core.contracts.records import Pairs
 from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
+from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.models import load_model, load_tokenizer, resolve_model
@@ -49,7 +50,7 @@ def tokenizer() -> Any:
 
 def template(kind: str, candidates: int = 0) -> PromptTemplate:
     """`timeline` or `chat` prompts with histories of at most `HISTORY` titles, their years left out."""
-    options = {"name": kind, "titles": "short", "candidates": candidates}
+    options = {"name": kind, "titles": "short", **({"candidates": candidates} if candidates else {})}
     return prompt_template(options, tokenizer(), split().catalogue, HISTORY)
 
 
@@ -92,14 +93,23 @@ def rejected(of: Examples, k: int) -> Ints:
     return ((of.target[:, None] + away) % items).astype(np.int32)
 
 
+def lists(of: PromptTemplate, pairs: Examples, negatives: Ints | None = None) -> Ints | None:
+    """The candidates that the prompts list, where they list any."""
+    count = of.candidates
+    return draw_lists(pairs, count, len(split().catalogue), [0], rejected=negatives) if count else None
+
+
 def trees(model: Any, of: PromptTemplate, pairs: Examples, negatives: Ints) -> list[PreferenceTree]:
     """The pairs with their reference log-probabilities, as `rosepo train` makes them."""
     responses = np.concatenate([pairs.target[:, None], negatives], axis=1)
     was_training = model.training
-    reference = score_items(model.eval(), of, pairs, responses, 4096, SilentReporter(), shared=True)
+    listed = lists(of, pairs, negatives)
+    reference = score_items(
+        model.eval(), of, pairs, responses, 4096, SilentReporter(), shared=True, candidates=listed
+    )
     model.train(was_training)
     eps = np.zeros(negatives.shape, dtype=np.float32)
-    return list(preference_trees(of, Pairs(pairs, negatives, eps, reference[:, 0], reference[:, 1:])))
+    return list(preference_trees(of, Pairs(pairs, negatives, eps, reference[:, 0], reference[:, 1:], listed)))
 
 
 def dpo() -> PreferenceLoss:

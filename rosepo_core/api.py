@@ -42,6 +42,7 @@ from rosepo_core.contracts.records import (
     Split,
 )
 from rosepo_core.packages import cache_folder, fetch_wheel
+from rosepo_core.prompts.list_template import ListTemplate
 from rosepo_core.prompts.template import PromptGroup, PromptOptions, PromptTemplate
 from rosepo_core.prompts.token_ids import Ragged, leading_ids, newline_id, plain_ids
 
@@ -70,6 +71,7 @@ __all__ = [
     "Floats",
     "Ints",
     "LanguageModel",
+    "ListTemplate",
     "LogOptions",
     "LogProbs",
     "Longs",

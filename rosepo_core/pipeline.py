@@ -143,11 +143,11 @@ def _differing(section: str, before: Any, now: Any) -> list[str]:
 def train(session: Session) -> Trained:
     """The stages before evaluation, in their order."""
     sft.check(session)
+    sampling.check_request(session)
     corpus = dataset.stage(session)
     held_out = split.stage(session, corpus)
     # Before anything costly, so that what cannot be drawn or asked is turned down at once.
     candidates = evaluation.draw_candidates(session, held_out)
-    sampling.check_oracle(session)
     fine_tuned = sft.stage(session, held_out)
     session.store.commit()
     smoothing = oracle.stage(session, held_out)

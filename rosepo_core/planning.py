@@ -168,16 +168,14 @@ def _plan(session: _Rehearsal) -> Plan:
     material = sft_lengths(session, template, data)
     examples, rejected = stand_in_pairs(session, data)
     responses = np.concatenate([examples.target[:, None], rejected], axis=1)
-    trees = prompt_trees(template, examples, responses, shared=True)
+    lists = session.lists(examples, len(data.catalogue), rejected)
+    trees = prompt_trees(template, examples, responses, shared=True, candidates=lists)
     budget = session.config.alignment.token_budget
     split_trees = [tree.split_examples(budget) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
     context = EvaluationContext.of(session, planned.split)
-    scored = [
-        tree
-        for items in _stand_in_candidates(context, planned.candidates)
-        for tree in _scoring_trees(template, context.examples, items)
-    ]
+    offered = list(_stand_in_candidates(context, planned.candidates))
+    scored = [tree for items in offered for tree in _scoring_trees(template, context.examples, items)]
     speed = _measure(context, template, examples, parts, scored)
 
     def row(stage: str, count: int, unit: str, tokens: float, lengths: Sequence[int], seconds: float | None) -> None:
@@ -207,7 +205,8 @@ def _plan(session: _Rehearsal) -> Plan:
     # Base, SFT and aligned.
     language_models = 3
     users = language_models * len(context.examples)
-    prompts = [len(prompt) for prompt in template.prompts(context.examples)]
+    # Models that are asked for a title out of all see no list.
+    prompts = [] if template.candidates else [len(prompt) for prompt in template.prompts(context.examples)]
     if "candidates" in options.evaluation.protocols:
         titles = language_models * sum(len(tree.lengths) for tree in scored)
         tokens = language_models * sum(score_lengths)
@@ -229,14 +228,15 @@ def _plan(session: _Rehearsal) -> Plan:
         memory=_memory(
             speed, max(_largest_pass(material, options.sft), _largest_pass(part_lengths, options.alignment))
         ),
-        notes=tuple(_notes(session, template, data)),
+        notes=tuple(_notes(session, template, data, context.examples, offered[0])),
     )
 
 
 def sft_lengths(session: Session, template: PromptTemplate, data: Split) -> list[int]:
     """Tokens of every sequence that supervised fine-tuning would train on."""
     users = sft.training_users(data, session.config.sft.max_users, session.rng("sft users"))
-    return [len(ids) for ids, _ in template.sft_sequences(users)]
+    lists = session.lists(template.sft_examples(users), len(data.catalogue))
+    return [len(ids) for ids, _ in template.sft_sequences(users, candidates=lists)]
 
 
 def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
@@ -343,7 +343,8 @@ def _measure(
         score = to_score.input_ids.numel() / _timed(lambda: log_probs(model, to_score), on_gpu)
     seconds = 0.0
     if session.artifacts["sampling"].reused is None:
-        titles = TitleModel(model, template, QuietReporter(), options.seed)
+        lists = sampling.lists_for_samplers(session, context.split)
+        titles = TitleModel(model, template, QuietReporter(), options.seed, lists)
         seconds = _sampling_seconds(session, template, data, examples, titles, score)
     listing, writing = _asking_seconds(context, template, model)
     return _Speed(train, score, seconds, listing, writing, kept, weights, trained_bytes)
@@ -444,14 +445,17 @@ def _memory(speed: _Speed, tokens: int) -> dict[str, int]:
     }
 
 
-def _notes(session: Session, template: PromptTemplate, data: Split) -> Iterator[str]:
+def _notes(session: Session, template: PromptTemplate, data: Split, asked: Examples, offered: Ints) -> Iterator[str]:
+    """What else to know. `asked` are the examples of evaluation, and `offered` the candidates that they list."""
     config = session.config
     lengths = data.train.lengths
     users = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     places = np.arange(len(users)) - np.repeat(data.train.offsets[:-1], lengths)
     trained = Examples.of(data.train, users, places.astype(np.int32))
-    for what, examples, shared in (("training", trained, True), ("test", data.test, False)):
-        cut = template.cut(examples, shared=shared)
+    lists = session.lists(trained, len(data.catalogue))
+    part = session.config.evaluation.part
+    for what, examples, shared, listed in (("training", trained, True, lists), (part, asked, False, offered)):
+        cut = template.cut(examples, shared=shared, candidates=listed)
         if cut.items:
             yield (
                 f"prompt.max_length={template.options.max_length} cuts {cut.items:,} items from the histories of "

@@ -165,7 +165,7 @@ def dpo_peer(
     assert eos, "chat responses end as TRL's do"
     table = Dataset.from_dict(
         {
-            "prompt": prompts.prompt_texts(pairs, shared=True),
+            "prompt": prompts.prompt_texts(pairs, shared=True, candidates=material.lists(prompts, pairs, negatives)),
             "chosen": [texts[item] for item in pairs.target.tolist()],
             "rejected": [texts[item] for item in negatives[:, 0].tolist()],
         }

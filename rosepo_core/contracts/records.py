@@ -311,6 +311,8 @@ class Pairs:
         eps: the smoothing factor, float32 [n, K] in [0, 1).
         reference_chosen: the reference's log-probability of the target, float32 [n].
         reference_rejected: float32 [n, K], 0 where there is none.
+        listed: the candidates that each prompt lists, int32 [n, c], the target and the rejected items among them;
+            `None` where prompts list none.
     """
 
     examples: Examples
@@ -318,6 +320,7 @@ class Pairs:
     eps: Floats
     reference_chosen: Floats
     reference_rejected: Floats
+    listed: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

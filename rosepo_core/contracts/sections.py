@@ -101,7 +101,12 @@ class PreferenceOptions(Options):
     """Section ``[preferences]``: how many pairs are made."""
 
     negatives: int = Field(1, ge=1, description="Rejected responses for each chosen one (K).")
-    max_pairs: int | None = Field(None, ge=1, description="Keep this many pairs, drawn by the seed; all if unset.")
+    max_pairs: int | None = Field(
+        None,
+        ge=1,
+        description="Keep at most this many pairs, drawn by the seed: whole users first, and every target with all "
+        "its K rejected responses; all if unset.",
+    )
     max_users: int | None = Field(None, ge=1, description="Make pairs of this many users, drawn by the seed.")
     max_per_user: int | None = Field(None, ge=1, description="Make pairs of each user's latest targets, this many.")
 

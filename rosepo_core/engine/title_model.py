@@ -27,12 +27,28 @@ class TitleModel:
     Training examples are scored and answered in shared windows (`PromptTemplate`), as training shows them.
     """
 
-    def __init__(self, model: Any, template: PromptTemplate, reporter: Reporter, seed: int) -> None:
-        """`model` is a causal language model for inference; `seed` decides what is drawn above temperature 0."""
+    def __init__(
+        self,
+        model: Any,
+        template: PromptTemplate,
+        reporter: Reporter,
+        seed: int,
+        lists: Callable[[Places], Ints | None] = lambda _: None,
+    ) -> None:
+        """
+        Args:
+            model: a causal language model for inference.
+            template: makes the prompts.
+            reporter: hears how far the work is.
+            seed: decides what is drawn above temperature 0.
+            lists: gives the candidates that the prompts of `generate` and `score` list, int32 [n, c]; needed where
+                the template lists any.
+        """
         self._model = model
         self._template = template
         self._reporter = reporter
         self._rng = np.random.default_rng(seed)
+        self._lists = lists
 
     def generate(
         self,
@@ -46,7 +62,7 @@ class TitleModel:
         """See `LanguageModel.generate`: int32 [n, k]."""
         items, _ = decode(
             self._model,
-            Trunks(*prompt_trunks(self._template, places, shared=True)),
+            Trunks(*prompt_trunks(self._template, places, shared=True, candidates=self._lists(places))),
             title_trie(self._template),
             k,
             reporter=self._reporter,
@@ -59,8 +75,9 @@ class TitleModel:
         )
         return items
 
-    def score(self, places: Places, items: Ints) -> Floats:
-        """See `LanguageModel.score`: float32 [n, m], -inf where there is no item."""
+    def score(self, places: Places, items: Ints, listed: Ints | None = None) -> Floats:
+        """See `LanguageModel.score`: float32 [n, m], -inf where there is no item. `listed` are the candidates that
+        the prompts list, int32 [n, c]; if not given, those that `lists` gives."""
         return score_items(
             self._model,
             self._template,
@@ -69,6 +86,7 @@ class TitleModel:
             token_budget=TOKEN_BUDGET,
             reporter=self._reporter,
             shared=True,
+            candidates=self._lists(places) if listed is None else listed,
         )
 
     def top(

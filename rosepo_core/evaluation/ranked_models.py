@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rosepo_core.contracts.records import Floats, Ints, Places, Split
 from rosepo_core.engine.models import Adapter, folder_fingerprint
 from rosepo_core.engine.saved_template import TEMPLATE_FILE
@@ -90,6 +92,16 @@ def model_name(spec: str) -> str:
     return name if name not in ("", "popularity") else "model"
 
 
+def _each_once(items: Ints) -> Ints:
+    """The items of each row, with -1 where one has stood further left. A row of fewer candidates is filled with its
+    target, and a list must not name that several times."""
+    order = np.argsort(items, axis=1, kind="stable")
+    ordered = np.take_along_axis(items, order, axis=1)
+    repeated = np.zeros(items.shape, dtype=np.bool_)
+    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return np.where(repeated, np.int32(-1), items)
+
+
 def _language_model(
     session: Session,
     split: Handle[Split],
@@ -109,7 +121,7 @@ def _language_model(
             token_budget=TOKEN_BUDGET,
             reporter=session.reporter,
             length_normalize=session.config.evaluation.length_normalize,
-            candidates=items if template.candidates else None,
+            candidates=_each_once(items) if template.candidates else None,
         )
 
     return RankedModel(name, score, {**session.prompt_settings(), **(settings or {})}, inputs, model)

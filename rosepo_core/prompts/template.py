@@ -69,26 +69,40 @@ class PromptGroup:
 class PromptTemplate(Component, ABC):
     """Writes histories as prompts, and items as responses to them.
 
-    A template is made with its options and then bound to a tokenizer and a catalogue, see `bind`.
+    A run makes a template with its options and binds it to a tokenizer and a catalogue, see `bind`. From then on
+    items are numbers, and prompts are arrays of token ids.
+
+    To write a template of text around a list of titles, extend `rosepo_core.prompts.list_template.ListTemplate`: it
+    asks for one method. To write any other, extend this class and give
+
+    - `prepare`: tokenize what is the same in all prompts, once;
+    - `prompt`: the token ids of one prompt;
+    - `fixed_cost` and `item_costs`: how many tokens a prompt has, without writing it;
+    - `terminator`, if a response does not end with the tokenizer's end of sequence.
+
+    The rest has defaults: which part of a history is shown, what is cut, what supervised fine-tuning trains on. One
+    example is one prompt; a template whose prompts begin alike can share them, see `groups` and `starts`.
 
     How much of its history an example's prompt shows depends on `shared`:
 
-    - not shared: the last `history_length` items before the target, what recommending and evaluation want;
-    - shared: what stands before it in its window, see `TimelineTemplate`; what training wants, where all the
-      examples in a window cost about as much as one. Chat prompts share nothing, and the two are the same.
+    - not shared: the last `history_length` items before the target. Recommending and evaluation ask for this;
+    - shared: what stands before the target in its window, see `rosepo_prompts.timeline.Timeline`. Training asks for
+      this, for all examples of a window cost about as much as one. Where a template shares nothing, the two are the
+      same.
 
     Either way a prompt that would exceed ``options.max_length`` tokens together with the catalogue's longest response
-    loses its oldest items, and what an example shows depends on its user's sequence alone, not on the other
-    examples.
+    loses its oldest items. What an example shows depends on its user's sequence alone, not on the other examples.
 
     Attributes:
-        history_length: at most this many items make a history.
+        tokenizer: of transformers.
         texts: what stands for each item, [items].
+        history_length: at most this many items make a history.
     """
 
     Options: ClassVar[type[Options]] = PromptOptions
-    history_length: int
+    tokenizer: Any
     texts: tuple[str, ...]
+    history_length: int
 
     def bind(
         self,
@@ -109,17 +123,21 @@ class PromptTemplate(Component, ABC):
             this template.
 
         Raises:
-            RequestError: the tokenizer does not do for the template, or `max_length` leaves no room for the longest
-                title.
+            RequestError: the tokenizer does not do for the template, `max_length` leaves no room for the longest
+                title, or more candidates are to be listed than there are items.
         """
         self.tokenizer = tokenizer
         self.texts = tuple(texts)
         self.history_length = history_length
+        if self.candidates > len(self.texts):
+            raise RequestError(
+                f"option 'prompt.candidates' = {self.candidates}: the catalogue has {len(self.texts)} items; "
+                "set it lower"
+            )
         self.prepare()
         if responses is None:
-            responses = [
-                np.array([*title, self.terminator], dtype=np.int32) for title in plain_ids(tokenizer, self.texts)
-            ]
+            terminator = self.terminator
+            responses = [np.array([*title, terminator], dtype=np.int32) for title in plain_ids(tokenizer, self.texts)]
         self._responses = Ragged(responses)
         self.room(None)
         return self
@@ -130,16 +148,23 @@ class PromptTemplate(Component, ABC):
         return 0
 
     def prepare(self) -> None:
-        """Tokenize what is the same in all prompts. `tokenizer`, `texts` and `history_length` are set.
+        """Tokenize what is the same in all prompts. `tokenizer`, `texts` and `history_length` are set, and no more.
 
         Raises:
             RequestError: the tokenizer does not do for the template.
         """
 
     @property
-    @abstractmethod
     def terminator(self) -> int:
-        """Id of the token that ends every response."""
+        """Id of the token that ends every response: the tokenizer's end of sequence.
+
+        Raises:
+            RequestError: it has none.
+        """
+        token: int | None = self.tokenizer.eos_token_id
+        if token is None:
+            raise RequestError("the model's tokenizer has no end-of-sequence token; use prompt 'timeline'")
+        return token
 
     @property
     @abstractmethod
@@ -148,11 +173,21 @@ class PromptTemplate(Component, ABC):
 
     @abstractmethod
     def fixed_cost(self, candidates: Ints | None) -> Longs:
-        """Tokens of prompts without any history, int64 [n], or [1] where all are the same."""
+        """Tokens of prompts without any history: int64 [n], or [1] where all are the same.
+
+        Args:
+            candidates: the items that each prompt lists, int32 [n, c], -1 for none; `None` for no list. `bind` asks
+                with `None`, whatever the template lists.
+        """
 
     @abstractmethod
     def prompt(self, history: Ints, candidates: Ints | None) -> Ints:
-        """Token ids of one prompt."""
+        """Token ids of one prompt, int32: ``fixed_cost`` and the ``item_costs`` of its history.
+
+        Args:
+            history: the items that it shows, oldest first, int32 [h]; there may be none.
+            candidates: the items that it lists, int32 [c], -1 for none; `None` for no list.
+        """
 
     @cached_property
     def response_ids(self) -> list[Ints]:
@@ -179,7 +214,7 @@ class PromptTemplate(Component, ABC):
 
     def starts(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> Longs:
         """Place of the first history item that each example's prompt shows: int64 [n], up to its position."""
-        return self.fitted_starts(places, self.listed(places, candidates))
+        return self.fitted_starts(places, self._listed(places, candidates))
 
     def prompts(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> list[Ints]:
         """Token ids of each place's prompt: int32 [length] each, [n].
@@ -187,11 +222,13 @@ class PromptTemplate(Component, ABC):
         Args:
             places: n places.
             shared: how much history is shown, see the class.
-            candidates: int32 [n, c], the items of each prompt's list of candidates, read if `candidates` of the
-                template asks for one. Without it a list of as many is drawn for each example: its target and
-                items that the user's sequence does not hold, always the same for one user and position.
+            candidates: the items that each prompt lists, int32 [n, c], -1 for none; read, and needed, if `candidates`
+                of the template is not 0.
+
+        Raises:
+            RequestError: lists are needed and not given.
         """
-        candidates = self.listed(places, candidates)
+        candidates = self._listed(places, candidates)
         starts = self.starts(places, shared=shared, candidates=candidates)
         return [
             self.prompt(places.sequences[user][start:position], None if candidates is None else candidates[row])
@@ -249,7 +286,7 @@ class PromptTemplate(Component, ABC):
 
     def cut(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> CutCount:
         """What `max_length` takes from the histories of `examples`; items before a shared window do not count."""
-        starts = self.fitted_starts(places, self.listed(places, candidates))
+        starts = self.fitted_starts(places, self._listed(places, candidates))
         lost = starts - np.maximum(places.position - self.history_length, 0)
         return CutCount(int((lost > 0).sum()), int(lost.sum()))
 
@@ -274,9 +311,14 @@ class PromptTemplate(Component, ABC):
         room: Longs = self.options.max_length - needed
         return room
 
-    def listed(self, places: Places, candidates: Ints | None) -> Ints | None:
+    def _listed(self, places: Places, candidates: Ints | None) -> Ints | None:
         """The items that each prompt lists, int32 [n, c]; `None` where it lists none."""
-        return None
+        if not self.candidates:
+            return None
+        if candidates is None:
+            raise RequestError("this run's prompts list candidates (prompt.candidates): give a list for each place")
+        assert len(candidates) == len(places), f"{len(candidates)} lists of candidates for {len(places)} places"
+        return candidates
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text of the template's own."""

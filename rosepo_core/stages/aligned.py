@@ -68,5 +68,5 @@ def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[Prefere
     """The pairs as trees, each with the smoothing factors and reference log-probabilities of its own pairs."""
     responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
     reference = np.concatenate([pairs.reference_chosen[:, None], pairs.reference_rejected], axis=1)
-    trees = prompt_trees(template, pairs.examples, responses, shared=True)
+    trees = prompt_trees(template, pairs.examples, responses, shared=True, candidates=pairs.listed)
     return [PreferenceTree.of(tree, pairs.eps, reference) for tree in trees]

@@ -34,7 +34,8 @@ def stage(
     Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected), ``chosen_item``,
     ``rejected_item`` (catalogue indices), ``sampler``, ``eps`` (the smoothing factor, 0 where the loss reads none),
     ``reference_chosen`` and ``reference_rejected`` (log-probabilities under the SFT model, 0 where the loss reads
-    none), ``prompt``, ``chosen``, ``rejected`` (text).
+    none), ``prompt``, ``chosen``, ``rejected`` (text); where prompts list candidates also ``listed`` (their catalogue
+    indices, in the order of the prompt).
     """
 
     loss: PreferenceLoss = session.component("loss")
@@ -42,15 +43,16 @@ def stage(
 
     def build(folder: Path) -> None:
         examples, items, sampler = rejected.content.examples, rejected.content.items, rejected.content.sampler
+        listed = rejected.content.listed
         eps = np.zeros(items.shape, dtype=np.float32)
         if smoothed:
             eps = flip_probabilities(oracle.content, examples, examples.target, items)
         template = session.template(split)
-        prompts = template.prompt_texts(examples, shared=True)
+        prompts = template.prompt_texts(examples, shared=True, candidates=listed)
         texts = np.array(template.response_texts, dtype=object)
         row, slot = np.nonzero(items >= 0)
         names = [choice.name for choice in session.config.sampler]
-        pl.DataFrame(
+        table = pl.DataFrame(
             {
                 "user": examples.user[row],
                 "position": examples.position[row],
@@ -65,7 +67,10 @@ def stage(
                 "chosen": texts[examples.target[row]].tolist(),
                 "rejected": texts[items[row, slot]].tolist(),
             }
-        ).write_parquet(folder / PAIRS)
+        )
+        if listed is not None:
+            table = table.with_columns(pl.Series("listed", listed[row], pl.Array(pl.Int32, listed.shape[1])))
+        table.write_parquet(folder / PAIRS)
 
     settings = {**session.prompt_settings(), "smoothed": smoothed}
     inputs: list[Handle[Any]] = [*([oracle] if smoothed else []), rejected, reference]
@@ -75,7 +80,8 @@ def stage(
 def load_pairs(folder: Path, split: Split) -> Pairs:
     """The pairs that `stage` left in `folder`, as arrays."""
     table = pl.read_parquet(folder / PAIRS)
-    first = table.select("user", "position").unique(maintain_order=True)
+    first_rows = table.unique(["user", "position"], keep="first", maintain_order=True)
+    first = first_rows.select("user", "position")
     row = (
         table.select("user", "position")
         .join(first.with_row_index("row"), on=["user", "position"], how="left", maintain_order="left")["row"]
@@ -91,7 +97,10 @@ def load_pairs(folder: Path, split: Split) -> Pairs:
     reference_rejected[row, slot] = table["reference_rejected"].to_numpy()
     reference_chosen[row] = table["reference_chosen"].to_numpy()
     examples = Examples.of(split.train, first["user"].to_numpy(), first["position"].to_numpy())
-    return Pairs(examples, rejected, eps, reference_chosen, reference_rejected)
+    listed = None
+    if "listed" in table.columns:
+        listed = first_rows["listed"].to_numpy()
+    return Pairs(examples, rejected, eps, reference_chosen, reference_rejected, listed)
 
 
 def flip_probabilities(

@@ -47,7 +47,7 @@ def stage(
         responses = np.concatenate([examples.target[:, None], rejected.content.items], axis=1)
         scores = np.where(responses >= 0, np.float32(0), -np.inf)
         if needed:
-            scores = title_model(session, split, sft).score(examples, responses)
+            scores = title_model(session, split, sft).score(examples, responses, rejected.content.listed)
         arrays = {"chosen": scores[:, 0], "rejected": scores[:, 1:]}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REFERENCE)
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext, SmoothingOracle
 from rosepo_core.contracts.errors import PluginError, RequestError
-from rosepo_core.contracts.records import Examples, Floats, Ints, Places, Split
+from rosepo_core.contracts.records import Bools, Examples, Floats, Ints, Longs, Places, Split
 from rosepo_core.contracts.sections import PreferenceOptions
 from rosepo_core.engine.title_embeddings import choose_encoder, encoder_version
 from rosepo_core.engine.title_model import TitleModel
@@ -26,7 +26,8 @@ REJECTED = "rejected.safetensors"
 
 def choose_examples(split: Split, options: PreferenceOptions, rng: np.random.Generator) -> Examples:
     """The training examples that become pairs: every place with at least one item before it, the latest
-    `max_per_user` of each of at most `max_users` users, and at most `max_pairs` in all, whole users first.
+    `max_per_user` of each of at most `max_users` users. Each makes `negatives` pairs, so `max_pairs` keeps
+    ``max_pairs // negatives`` examples at most: whole users first, and the latest places of the last user.
 
     Returns:
         examples over ``split.train``, ordered by user and position; at least one.
@@ -42,10 +43,11 @@ def choose_examples(split: Split, options: PreferenceOptions, rng: np.random.Gen
         counts = np.minimum(counts, options.max_per_user)
     users = rng.permutation(np.flatnonzero(counts))[: options.max_users]
     if options.max_pairs is not None:
-        # Whole users keep the trees full; the last one is cut to its latest places.
+        # Whole users keep the trees full.
+        most = options.max_pairs // options.negatives
         before = np.cumsum(counts[users]) - counts[users]
-        users = users[before < options.max_pairs]
-        counts[users[-1:]] = np.minimum(counts[users[-1:]], options.max_pairs - before[len(users) - 1 : len(users)])
+        users = users[before < most]
+        counts[users[-1:]] = np.minimum(counts[users[-1:]], most - before[len(users) - 1 : len(users)])
     users = np.sort(users)
     user = np.repeat(users, counts[users])
     # The place of each pair among its user's, counted from the end of the user's sequence.
@@ -93,17 +95,27 @@ class RejectedItems:
         examples: n examples.
         items: int32 [n, K], -1 where a slot is empty; at least one item in each row.
         sampler: which sampler gave each, by its place in the configuration; int32 [n, K], -1 where a slot is empty.
+        listed: the candidates that each example's prompt lists, int32 [n, c], the target and the rejected items among
+            them; `None` where prompts list none.
     """
 
     examples: Examples
     items: Ints
     sampler: Ints
+    listed: Ints | None = None
 
 
 def stage(
     session: Session, split: Handle[Split], sft: Handle[LogHistory], oracle: Handle[SmoothingOracle]
 ) -> Handle[RejectedItems]:
-    """RUN/sampling: the examples with their rejected items and which sampler gave each."""
+    """RUN/sampling: the examples with their rejected items and which sampler gave each.
+
+    Each slot belongs to one sampler, drawn by weight. Where that sampler has no more items for an example, the others
+    fill the slot, in the order of the configuration.
+
+    Prompts that list candidates are drawn anew around the rejected items, and the lists are saved with them: samplers
+    that ask the language model see the lists of SFT, and all the later stages those of the pairs.
+    """
     samplers: list[RejectedSampler] = [
         session.component("sampler", index) for index in range(len(session.config.sampler))
     ]
@@ -112,6 +124,7 @@ def stage(
         "sampler": session.plugin_settings("sampler"),
         "preferences": session.that_decides["preferences"],
         "seed": session.config.seed,
+        "listed": session.listed_count,
     }
     if "title-embeddings" in needs:
         settings["encoder"] = encoder_version(choose_encoder())
@@ -125,27 +138,31 @@ def stage(
         examples = choose_examples(data, options, rng)
         weights = np.array([choice.weight for choice in session.config.sampler])
         slots = assign_slots(len(examples), options.negatives, weights, rng)
-        rejected = np.full_like(slots, -1)
-        for index, sampler in enumerate(samplers):
-            rows = np.flatnonzero((slots == index).any(1))
-            if not len(rows):
-                continue
-            context = _context(session, split, sft, oracle, sampler, index)
+
+        @cache
+        def context(index: int) -> SamplerContext:
+            return _context(session, split, sft, oracle, samplers[index], index)
+
+        def ask(index: int, rows: Longs) -> Ints:
+            sampler, asked = samplers[index], examples.take(rows)
             with running(sampler):
-                given = sampler.sample(examples.take(rows), options.negatives, context)
-                given = check(sampler, given, examples.take(rows), options.negatives, context)
-            _fill(rejected, slots, rows, index, given)
-        slots[rejected < 0] = -1
+                given = sampler.sample(asked, options.negatives, context(index))
+                return check(sampler, given, asked, options.negatives, context(index))
+
+        rejected, sampler = fill_slots(slots, len(samplers), ask)
         empty = int((rejected < 0).all(1).sum())
         if empty == len(examples):
             raise RequestError(
                 f"no example got a rejected item out of {len(data.catalogue):,} in the catalogue: "
                 "take other samplers, or set sampler.allow_seen"
             )
-        arrays = {"user": examples.user, "position": examples.position, "rejected": rejected, "sampler": slots}
+        arrays = {"user": examples.user, "position": examples.position, "rejected": rejected, "sampler": sampler}
+        if (lists := session.lists(examples, len(data.catalogue), rejected)) is not None:
+            arrays["listed"] = lists
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REJECTED)
         if empty:
             session.reporter.note(f"{empty:,} of {len(examples):,} examples got no rejected item and are left out")
+        _note_filled(session, slots, sampler)
 
     return session.artifact("sampling", settings, inputs, build, lambda folder: _load(folder, split.content))
 
@@ -154,16 +171,62 @@ def _load(folder: Path, split: Split) -> RejectedItems:
     arrays = load_file(folder / REJECTED)
     some = (arrays["rejected"] >= 0).any(1)
     examples = Examples.of(split.train, arrays["user"][some], arrays["position"][some])
-    return RejectedItems(examples, arrays["rejected"][some], arrays["sampler"][some])
+    listed = arrays["listed"][some] if "listed" in arrays else None
+    return RejectedItems(examples, arrays["rejected"][some], arrays["sampler"][some], listed)
 
 
-def _fill(rejected: Ints, slots: Ints, rows: Any, index: int, given: Ints) -> None:
-    """Put a sampler's items, best first, into its slots; an item that another sampler gave to the row is passed."""
+def fill_slots(slots: Ints, samplers: int, ask: Callable[[int, Longs], Ints]) -> tuple[Ints, Ints]:
+    """Fill each slot from its own sampler, and where that one has no more items, from the others in their order. An
+    item stands in a row once, and a sampler's items come in its own order, best first.
+
+    Args:
+        slots: which sampler each slot belongs to, int32 [n, K].
+        samplers: how many there are.
+        ask: gives for a sampler and some rows, int64 [m], its items: int32 [m, K], distinct within a row, -1 where it
+            has fewer. It is asked once about a row, and never about one that it is not needed for.
+
+    Returns:
+        the items and which sampler gave each, both int32 [n, K], -1 where none had another one.
+    """
+    rejected, source = np.full_like(slots, -1), np.full_like(slots, -1)
+    offered = np.full((samplers, *slots.shape), -1, dtype=np.int32)
+    asked = np.zeros((samplers, len(slots)), dtype=np.bool_)
+    for own in (True, False):
+        for index in range(samplers):
+            open_slots = (rejected < 0) & ((slots == index) if own else True)
+            rows = np.flatnonzero(open_slots.any(1))
+            unasked = rows[~asked[index, rows]]
+            if len(unasked):
+                offered[index, unasked] = ask(index, unasked)
+                asked[index, unasked] = True
+            _place(rejected, source, open_slots, rows, index, offered[index, rows])
+    return rejected, source
+
+
+def _place(rejected: Ints, source: Ints, open_slots: Bools, rows: Longs, index: int, given: Ints) -> None:
+    """Put a sampler's items into open slots; an item that the row has is passed over."""
     for column in range(given.shape[1]):
         item = given[:, column]
-        free = (slots[rows] == index) & (rejected[rows] < 0)
+        free = open_slots[rows] & (rejected[rows] < 0)
         usable = (item >= 0) & ~(rejected[rows] == item[:, None]).any(1) & free.any(1)
-        rejected[rows[usable], free[usable].argmax(1)] = item[usable]
+        to = rows[usable], free[usable].argmax(1)
+        rejected[to], source[to] = item[usable], index
+
+
+def _note_filled(session: Session, slots: Ints, sampler: Ints) -> None:
+    """Say how many slots the sampler that they belong to could not fill; of the examples that got something."""
+    some = (sampler >= 0).any(1)
+    slots, sampler = slots[some], sampler[some]
+    refilled, empty = int(((sampler >= 0) & (sampler != slots)).sum()), int((sampler < 0).sum())
+    if refilled:
+        session.reporter.note(
+            f"{refilled:,} of {sampler.size:,} rejected items come from another sampler than the one drawn for them, "
+            "which had no more"
+        )
+    if empty:
+        session.reporter.note(
+            f"{empty:,} of {sampler.size:,} places for rejected items stay empty: no sampler had one more"
+        )
 
 
 def _context(
@@ -197,12 +260,25 @@ def _context(
     )
 
 
-def check_oracle(session: Session) -> None:
-    """Whether samplers that ask the oracle can: to be known before anything is trained.
+def check_request(session: Session) -> None:
+    """See before any work that pairs can be made as the run asks.
 
     Raises:
-        RequestError: the oracle ranks nothing.
+        RequestError: fewer pairs are asked for than one example makes, or prompts list too few candidates to hold an
+            example's rejected items, or a sampler asks an oracle that ranks nothing.
     """
+    negatives, most = session.config.preferences.negatives, session.config.preferences.max_pairs
+    if most is not None and most < negatives:
+        raise RequestError(
+            f"option 'preferences.max_pairs' = {most}: set it to {negatives} or more, or preferences.negatives to "
+            f"{most} at most; each example makes preferences.negatives={negatives} pairs, and none is cut"
+        )
+    listed = session.listed_count
+    if 0 < listed <= negatives:
+        raise RequestError(
+            f"option 'prompt.candidates' = {listed}: set it to {negatives + 1} or more, or preferences.negatives to "
+            "fewer; a prompt lists the target and all its rejected items"
+        )
     oracle: SmoothingOracle = session.component("oracle")
     for index, choice in enumerate(session.config.sampler):
         sampler: RejectedSampler = session.component("sampler", index)
@@ -235,5 +311,19 @@ def _oracle_scores(
 def title_model(session: Session, split: Handle[Split], weights: Handle[LogHistory]) -> TitleModel:
     """The language model over the catalogue's titles, as the stage of `weights` left it."""
     return TitleModel(
-        session.policy.trained(weights.folder), session.template(split), session.reporter, session.config.seed
+        session.policy.trained(weights.folder),
+        session.template(split),
+        session.reporter,
+        session.config.seed,
+        lists_for_samplers(session, split),
     )
+
+
+def lists_for_samplers(session: Session, split: Handle[Split]) -> Callable[[Places], Ints | None]:
+    """Gives the lists of candidates that samplers see, which are those of SFT; `None` where prompts list none, and
+    for places without a target, which no list can be drawn for."""
+
+    def lists(places: Places) -> Ints | None:
+        return session.lists(places, len(split.content.catalogue)) if isinstance(places, Examples) else None
+
+    return lists

@@ -14,7 +14,8 @@ import numpy as np
 from rosepo_core import __version__
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import Component, Reporter
-from rosepo_core.contracts.records import Split
+from rosepo_core.contracts.records import Examples, Ints, Split
+from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.determinism import deterministic
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.prompts.item_texts import item_texts
@@ -153,6 +154,30 @@ class Session:
             texts = item_texts(split.content.catalogue, short=template.options.titles == "short")
             self._templates[fingerprint] = template.bind(self.policy.tokenizer, texts, self.history_length)
         return self._templates[fingerprint]
+
+    def lists(self, examples: Examples, items: int, rejected: Ints | None = None) -> Ints | None:
+        """The candidates that the prompts of training examples list, drawn by the run's seed: int32 [n, c]. `None`
+        where prompts list none.
+
+        Args:
+            examples: n examples.
+            items: of the catalogue.
+            rejected: items that the lists must hold beside the targets, int32 [n, K], -1 for none.
+
+        Raises:
+            RequestError: as `draw_lists`.
+        """
+        count = self.listed_count
+        if not count:
+            return None
+        purpose = b"lists" if rejected is None else b"lists of pairs"
+        return draw_lists(examples, count, items, [self.config.seed, *purpose], rejected=rejected)
+
+    @property
+    def listed_count(self) -> int:
+        """How many candidates a prompt lists; 0 where it lists none."""
+        template: PromptTemplate = self.component("prompt")
+        return template.candidates
 
     def prompt_settings(self) -> Mapping[str, Any]:
         """All that decides the token ids of a prompt, for fingerprints."""

@@ -42,7 +42,9 @@ def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
 
     def build(folder: Path) -> None:
         template = session.template(split)
-        sequences = template.sft_sequences(training_users(split.content, options.max_users, session.rng("sft users")))
+        users = training_users(split.content, options.max_users, session.rng("sft users"))
+        lists = session.lists(template.sft_examples(users), len(split.content.catalogue))
+        sequences = template.sft_sequences(users, candidates=lists)
         if not sequences:
             raise RequestError("SFT has no training sequence: no user has a training interaction")
         model = session.policy.to_train(options, session.config.seed)

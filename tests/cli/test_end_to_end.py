@@ -267,12 +267,14 @@ def test_everything_else_at_once(train, tmp_path):
     oracle = ["--oracle=sasrec", "--oracle.layers=1", "--oracle.hidden_size=8", "--oracle.temperature=1"]
     samplers = ["--sampler=self-hard=0.5", "--sampler=semantic-similar=0.5", "--preferences.negatives=2"]
     prompt = ["--prompt=chat", "--prompt.titles=short", "--split.strategy=temporal"]
-    done = train("--run", run, *oracle, *samplers, *prompt, "--sft.max_users=6", "--preferences.max_pairs=20")
+    done = train("--run", run, *oracle, *samplers, *prompt, "--sft.max_users=6", "--preferences.max_pairs=41")
     assert done.code == 0, done.err
     assert list(metrics_of(run)["protocols"]["candidates-5"]) == ["popularity", "oracle", "base", "sft", "aligned"]
     pairs = pl.read_parquet(run / "preferences" / "pairs.parquet")
     assert set(pairs["sampler"]) == {"self-hard", "semantic-similar"}
     assert set(pairs["slot"]) == {0, 1}
+    # 20 examples with two rejected titles each; one more pair would be half an example.
+    assert pairs.height == 40
     assert pairs.select("user", "position").n_unique() == 20
     assert pairs["eps"].is_between(0, 0.45).all()
     assert pairs["eps"].n_unique() > 10

@@ -110,6 +110,6 @@ def test_keys_of_memory_and_speed_decide_nothing():
         load_config(None, [("sft.token_budget", budget), ("alignment.token_budget", budget)], registry)
         for budget in (64, 4096)
     )
-    assert plain.that_decides() == other.that_decides(registry)
-    assert plain.resolved(registry) != other.resolved(registry)
+    assert plain.that_decides() == other.that_decides()
+    assert plain.resolved() != other.resolved()
     assert CHANGES_NO_RESULT

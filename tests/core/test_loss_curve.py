@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from trl import DPOConfig, DPOTrainer
 
 from rosepo_core.contracts.records import Examples, Pairs, Sequences
+from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import align_preferences
 from rosepo_core.registry import load_plugins
@@ -46,8 +47,12 @@ def test_the_loss_curve_is_trls(tmp_path: Path, tiny_model, tiny_tokenizer, cata
     responses = np.concatenate([examples.target[:, None], rejected], axis=1)
 
     theirs, ours = copy.deepcopy(start), copy.deepcopy(start)
-    reference = score_items(ours.eval(), template, examples, responses, 4096, QuietReporter(), shared=True)
-    pairs = Pairs(examples, rejected, np.zeros(rejected.shape, np.float32), reference[:, :1][:, 0], reference[:, 1:])
+    listed = draw_lists(examples, 5, len(catalogue), [0], rejected=rejected)
+    reference = score_items(
+        ours.eval(), template, examples, responses, 4096, QuietReporter(), shared=True, candidates=listed
+    )
+    eps = np.zeros(rejected.shape, np.float32)
+    pairs = Pairs(examples, rejected, eps, reference[:, :1][:, 0], reference[:, 1:], listed)
     trees = preference_trees(template, pairs)
     assert len(trees) == len(examples)
     found = align_preferences(
@@ -69,7 +74,7 @@ def test_the_loss_curve_is_trls(tmp_path: Path, tiny_model, tiny_tokenizer, cata
     texts = template.response_texts
     table = Table.from_dict(
         {
-            "prompt": template.prompt_texts(examples, shared=True),
+            "prompt": template.prompt_texts(examples, shared=True, candidates=listed),
             "chosen": [texts[item] for item in examples.target.tolist()],
             "rejected": [texts[item] for item in rejected[:, 0].tolist()],
         }

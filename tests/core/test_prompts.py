@@ -293,32 +293,39 @@ def test_candidates_are_listed_as_given(tiny_tokenizer: Any, catalogue: Catalogu
     assert "- Quiet Rivers (1994)\nCandidates:\n- Quiet Rivers\n- The Lighthouse Keeper (1995)\nWhat next?" in text
 
 
-def test_drawn_candidates_hold_the_target_and_nothing_the_user_knows(
+def test_each_prompt_lists_its_own_candidates_and_no_empty_ones(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
+    template = prompt_template({"name": "chat", "candidates": 3, "question": "Q"}, tiny_tokenizer, catalogue, 3)
+    examples = every_example(sequences([5, 6]))
+    lists = np.array([[6, 0, -1], [7, 8, 9]], dtype=np.int32)
+    found = [
+        text.split("Candidates:\n")[1].split("\nQ")[0] for text in template.prompt_texts(examples, candidates=lists)
+    ]
+    assert found == [
+        "- Quiet Rivers\n- The Lighthouse Keeper (1995)",
+        "- Glass Mountain (1979)\n- Paper Kites (1993)\n- Paper Kites II (1995)",
+    ]
+    prompts_of = template.prompts(examples, candidates=lists)
+    assert template.fixed_cost(lists).tolist() == [
+        len(prompts_of[0]),
+        len(prompts_of[1]) - template.item_costs[5],
+    ]
+    trees = prompt_trees(template, examples, examples.target[:, None], candidates=lists)
+    assert [tree.tokens[tree.branch == 0].tolist() for tree in trees] == [ids.tolist() for ids in prompts_of]
+
+
+def test_a_prompt_that_lists_candidates_is_not_written_without_them(
     tiny_tokenizer: Any, catalogue: Catalogue
 ) -> None:
-    template = prompt_template({"name": "chat", "candidates": 5}, tiny_tokenizer, catalogue, 3)
-    examples = every_example(LONG)
-    texts = template.prompt_texts(examples)
-    columns = set()
-    for row, text in enumerate(texts):
-        listed = [line[2:] for line in text.split("Candidates:\n")[1].splitlines() if line.startswith("- ")]
-        items = [catalogue.titles.index(title) for title in listed]
-        assert len(set(items)) == 5
-        assert set(items) & set(LONG[examples.user[row]].tolist()) == {int(examples.target[row])}
-        columns.add(items.index(int(examples.target[row])))
-    assert len(columns) > 1
-    assert template.prompt_texts(examples.take(np.array([3, 1]))) == [texts[3], texts[1]]
-    trees = prompt_trees(template, examples, examples.target[:, None])
-    for row, tree in enumerate(trees):
-        assert tree.tokens[tree.branch == 0].tolist() == template.prompts(examples)[row].tolist()
+    template = prompt_template({"name": "chat", "candidates": 3}, tiny_tokenizer, catalogue, 3)
+    examples = every_example(sequences([5, 6]))
+    for write in (template.prompts, template.starts, template.groups, template.cut):
+        with pytest.raises(RequestError, match="give a list for each place"):
+            write(examples)
 
 
 def test_more_candidates_than_there_are_items_is_refused(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
     with pytest.raises(RequestError, match=r"'prompt\.candidates' = 41: the catalogue has 40 items"):
         prompt_template({"name": "chat", "candidates": 41}, tiny_tokenizer, catalogue, 3)
-    template = prompt_template({"name": "chat", "candidates": 40}, tiny_tokenizer, catalogue, 3)
-    with pytest.raises(RequestError, match="only 38 items are new to user 0"):
-        template.prompts(every_example(sequences([5, 6])))
 
 
 def test_a_timeline_begins_as_the_tokenizer_begins_a_text(tiny_tokenizer: Any, catalogue: Catalogue) -> None:

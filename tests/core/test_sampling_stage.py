@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from rosepo_core.contracts.records import Catalogue, Examples, Places, SeenItems
 from rosepo_core.contracts.sections import PreferenceOptions
 from rosepo_core.stages import preferences, reference
 from rosepo_core.stages.aligned import preference_trees
-from rosepo_core.stages.sampling import RejectedItems, assign_slots, check, choose_examples, stage
+from rosepo_core.stages.sampling import RejectedItems, assign_slots, check, choose_examples, fill_slots, stage
 from rosepo_core.stages.session import Handle, QuietReporter
 from rosepo_core.store import Artifact
 from rosepo_core.testing import prompt_template
@@ -73,6 +74,10 @@ class FirstUsers(np.random.Generator):
         ({"max_pairs": 1}, [(0, 3)]),
         ({"max_pairs": 100}, [(0, 1), (0, 2), (0, 3), (3, 1), (3, 2), (4, 1)]),
         ({"max_pairs": 3, "max_per_user": 2}, [(0, 2), (0, 3), (3, 2)]),
+        # Each makes three pairs, and none is cut: 10 pairs are three examples, 15 are five.
+        ({"max_pairs": 10, "negatives": 3}, [(0, 1), (0, 2), (0, 3)]),
+        ({"max_pairs": 15, "negatives": 3}, [(0, 1), (0, 2), (0, 3), (3, 1), (3, 2)]),
+        ({"max_pairs": 3, "negatives": 3}, [(0, 3)]),
         ({"max_pairs": 5, "max_users": 1}, [(0, 1), (0, 2), (0, 3)]),
     ],
 )
@@ -180,9 +185,22 @@ class Run:
     def rng(self, purpose: str) -> np.random.Generator:
         return np.random.default_rng(list(purpose.encode()))
 
+    listed_count = 0
+
+    def lists(self, examples: Examples, items: int, rejected: Any) -> None:
+        return None
+
     def artifact(self, stage: str, settings: Any, inputs: Any, build: Any, load: Any) -> Handle[RejectedItems]:
         build(self.folder)
         return Handle(Artifact(stage, self.folder, "f", None, 0.0), load)
+
+
+def assigned(run: Run, n: int, k: int) -> Any:
+    """The slots that the stage draws."""
+    rng = run.rng("sampling")
+    rng.permutation(n)
+    weights = np.array([choice.weight for choice in run.config.sampler])
+    return assign_slots(n, k, weights, rng).tolist()
 
 
 def sampled(run: Run, split: Split) -> tuple[Examples, list[list[int]], list[list[int]]]:
@@ -220,7 +238,52 @@ def test_a_sampler_that_has_fewer_leaves_its_last_slots_empty(tmp_path, catalogu
     assert places(examples) == [(0, 1), (2, 1)]
     assert rejected == [[10, -1, -1], [12, 13, -1]]
     assert sampler == [[0, -1, -1], [0, 0, -1]]
-    assert run.notes == ["1 of 3 examples got no rejected item and are left out"]
+    assert run.notes == [
+        "1 of 3 examples got no rejected item and are left out",
+        "3 of 6 places for rejected items stay empty: no sampler had one more",
+    ]
+
+
+def test_what_one_sampler_cannot_fill_another_one_does(tmp_path, catalogue):
+    # The first has one item for everyone, which the second has, too; users of odd number get fewer of the second.
+    split = split_of(catalogue, *[[0, 1]] * 40)
+    short = {user: [10, -1, -1] for user in range(40)}
+    long = {user: [10, -1, 11] if user % 2 else [10, 11, 12] for user in range(40)}
+    run = Run(tmp_path, [Fixed(short), Fixed(long)], [0.5, 0.5], negatives=3)
+    examples, rejected, sampler = sampled(run, split)
+    slots = assigned(run, 40, 3)
+    assert {tuple(row) for row in slots} == set(itertools.product((0, 1), repeat=3)), "not every mixture was drawn"
+    for user, row, source, slot in zip(examples.user.tolist(), rejected, sampler, slots, strict=True):
+        by_item = dict(zip(row, source, strict=True))
+        assert sorted(by_item) == ([-1, 10, 11] if user % 2 else [10, 11, 12])
+        # Whoever has a slot fills it first; the rest is the second sampler's.
+        assert by_item.pop(10) == (0 if 0 in slot else 1)
+        assert by_item.pop(-1, -1) == -1
+        assert set(by_item.values()) == {1}
+    filled = sum(
+        there not in (-1, wanted)
+        for source, slot in zip(sampler, slots, strict=True)
+        for there, wanted in zip(source, slot, strict=True)
+    )
+    assert run.notes == [
+        f"{filled} of 120 rejected items come from another sampler than the one drawn for them, which had no more",
+        "20 of 120 places for rejected items stay empty: no sampler had one more",
+    ]
+
+
+def test_a_sampler_is_asked_once_about_a_row_and_only_where_it_is_needed():
+    slots = np.array([[0, 0], [0, 1], [1, 1], [0, 0]], dtype=np.int32)
+    has = {0: [[5, 6], [5, -1], [5, 6], [-1, -1]], 1: [[7, 8], [7, 8], [7, -1], [7, 5]]}
+    asked = []
+
+    def ask(sampler, rows):
+        asked.append((sampler, rows.tolist()))
+        return np.array(has[sampler], dtype=np.int32)[rows]
+
+    items, source = fill_slots(slots, 2, ask)
+    assert items.tolist() == [[5, 6], [5, 7], [7, 5], [7, 5]]
+    assert source.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert asked == [(0, [0, 1, 3]), (1, [1, 2]), (0, [2]), (1, [3])]
 
 
 def test_a_sampler_without_a_slot_is_not_asked(tmp_path, catalogue):

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from rosepo_core.contracts.records import Catalogue, Examples, Ints, Sequences
+from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine import head, scoring
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import log_probs, score_items
@@ -46,11 +47,18 @@ def responses(examples: Examples, k: int) -> Ints:
     return np.concatenate([examples.target[:, None], others], axis=1).astype(np.int32)
 
 
-def plain(model: Any, template: PromptTemplate, examples: Examples, items: Ints, shared: bool) -> dict[Any, Tensor]:
+def plain(
+    model: Any,
+    template: PromptTemplate,
+    examples: Examples,
+    items: Ints,
+    shared: bool,
+    candidates: Ints | None = None,
+) -> dict[Any, Tensor]:
     """The same by the book: prompt and response as one causal sequence, by (row, column)."""
     found = {}
     device = next(model.parameters()).device
-    for row, prompt in enumerate(template.prompts(examples, shared=shared)):
+    for row, prompt in enumerate(template.prompts(examples, shared=shared, candidates=candidates)):
         for column in np.flatnonzero(items[row] >= 0).tolist():
             response = template.response_ids[items[row, column]]
             ids = torch.from_numpy(np.concatenate([prompt, response])).long().to(device)
@@ -63,7 +71,6 @@ TEMPLATES = {
     "timeline": {"header": "Chosen:\n"},
     "timeline, cut": {"header": "Chosen:\n", "titles": "short", "max_length": 90},
     "chat": {"name": "chat", "instruction": "Go.", "question": "Next?"},
-    "chat with candidates": {"name": "chat", "instruction": "Go.", "question": "Next?", "candidates": 3},
 }
 
 
@@ -160,6 +167,22 @@ def test_scores_come_back_in_place_however_the_work_is_cut(
     normalized = score_items(tiny_model, template, examples, items, 4096, reporter, length_normalize=True)
     lengths = np.where(items >= 0, template.response_lengths[items], 1)
     np.testing.assert_allclose(normalized, expected / lengths, atol=1e-4)
+
+
+def test_listed_candidates_stay_with_their_examples_however_the_work_is_cut(
+    tiny_model: Any, tiny_tokenizer: Any, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"name": "chat", "instruction": "Go.", "question": "Next?", "candidates": 3}
+    template = prompt_template(options, tiny_tokenizer, catalogue, 5)
+    examples = users(4, 9, 1)
+    items, listed = responses(examples, 6), draw_lists(examples, 3, len(catalogue), [0])
+    with torch.no_grad():
+        expected = np.full(items.shape, -np.inf, dtype=np.float32)
+        for key, value in plain(tiny_model, template, examples, items, False, listed).items():
+            expected[key] = value
+    monkeypatch.setattr(scoring, "BLOCK_RESPONSES", 30)
+    scores = score_items(tiny_model, template, examples, items, 300, Progress(), candidates=listed)
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
 def test_the_items_of_no_example_are_no_work(tiny_model: Any, template: PromptTemplate) -> None:
