@@ -20,7 +20,7 @@ from rosepo_core.report import outputs
 from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
 from rosepo_core.stages.session import FinishedSession, Handle, RunReporter, Session, UntilReached
 from rosepo_core.stages.trained import Trained
-from rosepo_core.store import CONFIG, UNFINISHED, RunStore, fingerprint, read_manifest
+from rosepo_core.store import CONFIG, UNFINISHED, RunStore, check_artifact, fingerprint, read_manifest
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
 """The stages in their order, as `until` names them."""
@@ -349,6 +349,7 @@ def _opened(
         if finished
         else Session(config, store, registry, reporter, base=base, until=until, forced=forced)
     )
+    check_artifact(Path(config.model.name).expanduser())
     with store.working(config.to_toml()):
         with suppress(UntilReached):
             yield session

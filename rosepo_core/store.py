@@ -486,6 +486,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if all(map(_stays_inside, manifest["files"])) else None
 
 
+def check_artifact(folder: Path) -> None:
+    """See that a stage's folder, wherever it is by now, holds what the stage wrote; of others nothing is known.
+
+    Raises:
+        RequestError: a file is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest and (damage := _damage(folder, manifest)) is not None:
+        raise RequestError(f"{damage}: copy {folder} again from the run that made it, or make it anew there")
+
+
 def content_sums(path: Path) -> Mapping[str, str]:
     """The SHA-256 sums of a file, or of all the files below a folder, by their paths from there on; none where there
     is nothing."""
