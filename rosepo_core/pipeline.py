@@ -277,7 +277,7 @@ def compare(
     found: dict[str, side_by_side.RunEvaluation] = {}
     for label, store in zip(side_by_side.labels(folders), stores, strict=True):
         config = load_config(store.folder / CONFIG, [], registry)
-        with store.working(store.config, reading=True):
+        with store.working(store.config, STAGES, reading=True):
             if _only_evaluates(store.folder):
                 adapter = find_adapter(config.model.name, reporter)
                 session = Session(config, store, registry, reporter, base=adapter.base if adapter else None)
@@ -305,7 +305,7 @@ def _finished(
             "compare` takes it"
         )
     for label, store in zip(side_by_side.labels(folders), stores, strict=True):
-        with store.working(store.config, reading=True):
+        with store.working(store.config, STAGES, reading=True):
             config = load_config(store.folder / CONFIG, [], registry)
             session = FinishedSession(config, store, registry, reporter, STAGES[:-1])
             yield label, session, *_evaluated(session)
@@ -350,7 +350,7 @@ def _opened(
         else Session(config, store, registry, reporter, base=base, until=until, forced=forced)
     )
     check_artifact(Path(config.model.name).expanduser())
-    with store.working(config.to_toml()):
+    with store.working(config.to_toml(), STAGES):
         with suppress(UntilReached):
             yield session
         outputs.write_environment(session)
