@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosepo_core.config import RunConfig, load_config
+from rosepo_core.config import RunConfig, added_to, as_written, load_config
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.models import Adapter, find_adapter
+from rosepo_core.engine.saved_template import read_template
 from rosepo_core.evaluation import ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.registry import Registry, load_plugins
@@ -169,16 +170,19 @@ def evaluate(
     """The tables of a finished run, made anew where `overrides` change the section ``[evaluation]`` or the metrics;
     nothing is trained.
 
+    Protocols, metrics, their cut-offs and the held-out part are added to those that the run has: its tables grow, and
+    what was asked before is not asked again.
+
     Args:
         folder: the run.
         overrides: as `load_config` takes them.
         reporter: hears how far the work is.
-        protocols: further ones beside those that the run has; what was asked under the earlier ones is kept.
+        protocols: further ones.
         registry: the plugins.
 
     Raises:
-        RequestError: there is no run or it is not finished, or another section is to be changed; the run is left as
-            it was.
+        RequestError: there is no run or it is not finished; another section is to be changed; or a metric that the
+            run has is to be measured with other options. The run is left as it was.
     """
     for key, _ in overrides:
         if key.partition(".")[0] not in ("evaluation", "metric"):
@@ -191,10 +195,8 @@ def evaluate(
         raise RequestError(
             f"{folder} holds the evaluation of a model: name the model again, --model, and --run {folder}"
         )
-    config = load_config(folder / CONFIG, overrides, registry)
-    if protocols:
-        every = list(dict.fromkeys([*config.evaluation.protocols, *protocols]))
-        config = load_config(folder / CONFIG, [*overrides, ("evaluation.protocols", every)], registry)
+    further = [*overrides, *([("evaluation.protocols", list(protocols))] if protocols else [])]
+    config = added_to(load_config(folder / CONFIG, [], registry), load_config(folder / CONFIG, further, registry))
     with _opened(config, store, registry, reporter, finished=True) as session:
         trained, tables = _evaluated(session)
         outputs.write(session, trained, tables)
@@ -206,17 +208,27 @@ EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "ev
 
 
 def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], registry: Registry) -> RunConfig:
-    """As `load_config`, for `evaluate_model`.
+    """As `load_config`, for `evaluate_model`: a model that brings its prompt template is asked with that, in place of
+    what the file or the defaults say; an override of the prompt stands above it.
 
     Raises:
-        RequestError: also where an override is of another section than `EVALUATED`.
+        RequestError: also where an override is of another section than `EVALUATED`, or the model's prompt template
+            cannot be read.
     """
     for key, _ in overrides:
         if key.partition(".")[0] not in EVALUATED:
             raise RequestError(
                 f"'{key}' says nothing of a model that is only evaluated; known: {', '.join(EVALUATED)}"
             )
-    return load_config(file, overrides, registry)
+    config = load_config(file, overrides, registry)
+    saved = read_template(Path(config.model.name).expanduser())
+    if saved is None:
+        return config
+    own: list[tuple[str, Any]] = [("dataset.history_length", saved.history_length)]
+    # Options belong to the name beside them: those of another template than the one that is asked for say nothing.
+    if config.prompt.name == saved.name or not any(key in ("prompt", "prompt.name") for key, _ in overrides):
+        own += [("prompt", saved.name), *((f"prompt.{key}", value) for key, value in saved.options.items())]
+    return load_config(file, [*((key, as_written(value)) for key, value in own), *overrides], registry)
 
 
 def evaluate_model(
