@@ -233,7 +233,7 @@ def _plan(session: _Rehearsal) -> Plan:
         memory=_memory(
             speed, max(_largest_pass(material, options.sft), _largest_pass(part_lengths, options.alignment))
         ),
-        notes=tuple(_notes(session, template, data, context.examples, offered[0])),
+        notes=tuple(_notes(template, data, *offered[0])),
     )
 
 
@@ -452,16 +452,16 @@ def _memory(speed: _Speed, tokens: int) -> dict[str, int]:
     }
 
 
-def _notes(session: Session, template: PromptTemplate, data: Split, asked: Examples, offered: Ints) -> Iterator[str]:
-    """What else to know. `asked` are the examples of evaluation, and `offered` the candidates that they list."""
-    config = session.config
+def _notes(template: PromptTemplate, data: Split, context: EvaluationContext, offered: Ints) -> Iterator[str]:
+    """What else to know. `offered` are the candidates that prompts of evaluation list."""
+    session, config = context.session, context.session.config
     lengths = data.train.lengths
     users = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     places = np.arange(len(users)) - np.repeat(data.train.offsets[:-1], lengths)
     trained = Examples.of(data.train, users, places.astype(np.int32))
     lists = session.lists(trained, len(data.catalogue))
-    part = session.config.evaluation.part
-    for what, examples, shared, listed in (("training", trained, True, lists), (part, asked, False, offered)):
+    asked = (context.part, context.examples, False, offered)
+    for what, examples, shared, listed in (("training", trained, True, lists), asked):
         cut = template.cut(examples, shared=shared, candidates=listed)
         if cut.items:
             yield (
