@@ -189,7 +189,9 @@ DROPOUTS = (
 @families
 def test_alignment_begins_at_the_reference(family: str) -> None:
     """Whatever a configuration calls dropout is on, and an adapter's too."""
-    model = adapted(make(family, **dict.fromkeys(DROPOUTS, 0.2)), lora_dropout=0.2)
+    # PEFT has no dropout before experts.
+    before_adapter = 0.0 if family in ("Qwen3-Next", "DeepSeek-V3") else 0.2
+    model = adapted(make(family, **dict.fromkeys(DROPOUTS, 0.2)), lora_dropout=before_adapter)
     with torch.no_grad():
         reference = log_probs(model, TreeBatch.of([SMALL], pad_token_id=0))
         model.train()
