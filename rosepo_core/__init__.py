@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rosepo_core import launch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rosepo_core.config import RunConfig
@@ -31,6 +31,8 @@ def align(
     *,
     reporter: RunReporter | None = None,
     until: str | None = None,
+    force: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Run:
     """Turn a log of interactions and a language model into an aligned recommender.
 
@@ -40,6 +42,8 @@ def align(
         run: the run folder; finished stages in it, or in runs beside it, are reused.
         reporter: hears how far the work is; silent if not given.
         until: the last stage to do, of `rosepo_core.pipeline.STAGES`; all if not given.
+        force: stages to make anew with all that is made of them, though nothing has changed.
+        overwrite: a finished run of another configuration may be replaced.
 
     Returns:
         The run: its folder, and its evaluation if it came that far.
@@ -54,7 +58,8 @@ def align(
     from rosepo_core.stages.session import QuietReporter
 
     settings = config if isinstance(config, RunConfig) else read_config(config)
-    return pipeline.run(settings, Path(run), reporter or QuietReporter(), until=until)
+    listener = reporter or QuietReporter()
+    return pipeline.run(settings, Path(run), listener, until=until, force=force, overwrite=overwrite)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ options for that section are dropped, for they were meant for the other one.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
@@ -180,6 +181,47 @@ def load_config(
         raise RequestError(f"{file}: {message}" if message == _fault(layer, registry) else message) from None
 
 
+def added_to(before: RunConfig, asked: RunConfig) -> RunConfig:
+    """The configuration `asked` with all that `before` measures beside what it measures itself: protocols, held-out
+    parts, metrics and their cut-offs.
+
+    Raises:
+        RequestError: both have a metric, with options that differ beyond its cut-offs.
+    """
+    old, new = before.evaluation, asked.evaluation
+    evaluation = new.model_copy(
+        update={
+            "protocols": tuple(dict.fromkeys([*old.protocols, *new.protocols])),
+            "part": tuple(dict.fromkeys([*old.part, *new.part])),
+        }
+    )
+    metrics = {metric_column(choice.name): choice for choice in before.metric}
+    for choice in asked.metric:
+        column = metric_column(choice.name)
+        metrics[column] = (
+            _with_more_cut_offs(metrics[column], choice, old.ks, new.ks) if column in metrics else choice
+        )
+    return asked.model_copy(update={"evaluation": evaluation, "metric": tuple(metrics.values())})
+
+
+def _with_more_cut_offs(
+    old: PluginChoice, new: PluginChoice, old_ks: tuple[int, ...], new_ks: tuple[int, ...]
+) -> PluginChoice:
+    """One metric at the cut-offs of both; those of ``[evaluation]`` where it names none."""
+    before, now = old.options.model_dump(), new.options.model_dump()
+    if type(old.options) is type(new.options) and before == now:
+        return old
+    some, more = before.pop("ks", None), now.pop("ks", None)
+    if type(old.options) is not type(new.options) or before != now:
+        differing = ", ".join(key for key in now if before.get(key) != now[key]) or new.name
+        raise RequestError(
+            f"the run has measured '{old.name}' with other options ({differing}), and its tables are added to, never "
+            "replaced: copy the run folder and change config.toml there"
+        )
+    every = tuple(sorted({*(some or old_ks), *(more or new_ks)}))
+    return old.model_copy(update={"options": old.options.model_copy(update={"ks": every})})
+
+
 def read_config(tables: Mapping[str, Any], registry: Registry | None = None) -> RunConfig:
     """A configuration from tables as they stand in a file, e.g. ``{"loss": {"name": "rosepo", "beta": 0.2}}``.
 
@@ -207,6 +249,11 @@ def _read(file: Path) -> dict[str, Any]:
         raise RequestError(f"is not UTF-8 text (byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"is not valid TOML: {error}") from None
+
+
+def as_written(value: Any) -> Any:
+    """A value such that an override gives it back as it is: text in quotes, lest ``"5"`` become a number."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else value
 
 
 def _read_value(value: Any) -> Any:

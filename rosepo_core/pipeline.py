@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosepo_core.config import RunConfig, load_config
+from rosepo_core.config import RunConfig, added_to, as_written, load_config
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.models import Adapter, find_adapter
+from rosepo_core.engine.saved_template import read_template
 from rosepo_core.evaluation import ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.registry import Registry, load_plugins
@@ -20,7 +21,7 @@ from rosepo_core.report import outputs
 from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
 from rosepo_core.stages.session import FinishedSession, Handle, RunReporter, Session, UntilReached
 from rosepo_core.stages.trained import Trained
-from rosepo_core.store import CONFIG, UNFINISHED, RunStore, fingerprint, read_manifest
+from rosepo_core.store import CONFIG, UNFINISHED, RunStore, check_artifact, fingerprint, read_manifest
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
 """The stages in their order, as `until` names them."""
@@ -169,16 +170,19 @@ def evaluate(
     """The tables of a finished run, made anew where `overrides` change the section ``[evaluation]`` or the metrics;
     nothing is trained.
 
+    Protocols, metrics, their cut-offs and the held-out part are added to those that the run has: its tables grow, and
+    what was asked before is not asked again.
+
     Args:
         folder: the run.
         overrides: as `load_config` takes them.
         reporter: hears how far the work is.
-        protocols: further ones beside those that the run has; what was asked under the earlier ones is kept.
+        protocols: further ones.
         registry: the plugins.
 
     Raises:
-        RequestError: there is no run or it is not finished, or another section is to be changed; the run is left as
-            it was.
+        RequestError: there is no run or it is not finished; another section is to be changed; or a metric that the
+            run has is to be measured with other options. The run is left as it was.
     """
     for key, _ in overrides:
         if key.partition(".")[0] not in ("evaluation", "metric"):
@@ -191,10 +195,8 @@ def evaluate(
         raise RequestError(
             f"{folder} holds the evaluation of a model: name the model again, --model, and --run {folder}"
         )
-    config = load_config(folder / CONFIG, overrides, registry)
-    if protocols:
-        every = list(dict.fromkeys([*config.evaluation.protocols, *protocols]))
-        config = load_config(folder / CONFIG, [*overrides, ("evaluation.protocols", every)], registry)
+    further = [*overrides, *([("evaluation.protocols", list(protocols))] if protocols else [])]
+    config = added_to(load_config(folder / CONFIG, [], registry), load_config(folder / CONFIG, further, registry))
     with _opened(config, store, registry, reporter, finished=True) as session:
         trained, tables = _evaluated(session)
         outputs.write(session, trained, tables)
@@ -206,17 +208,27 @@ EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "ev
 
 
 def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], registry: Registry) -> RunConfig:
-    """As `load_config`, for `evaluate_model`.
+    """As `load_config`, for `evaluate_model`: a model that brings its prompt template is asked with that, in place of
+    what the file or the defaults say; an override of the prompt stands above it.
 
     Raises:
-        RequestError: also where an override is of another section than `EVALUATED`.
+        RequestError: also where an override is of another section than `EVALUATED`, or the model's prompt template
+            cannot be read.
     """
     for key, _ in overrides:
         if key.partition(".")[0] not in EVALUATED:
             raise RequestError(
                 f"'{key}' says nothing of a model that is only evaluated; known: {', '.join(EVALUATED)}"
             )
-    return load_config(file, overrides, registry)
+    config = load_config(file, overrides, registry)
+    saved = read_template(Path(config.model.name).expanduser())
+    if saved is None:
+        return config
+    own: list[tuple[str, Any]] = [("dataset.history_length", saved.history_length)]
+    # Options belong to the name beside them: those of another template than the one that is asked for say nothing.
+    if config.prompt.name == saved.name or not any(key in ("prompt", "prompt.name") for key, _ in overrides):
+        own += [("prompt", saved.name), *((f"prompt.{key}", value) for key, value in saved.options.items())]
+    return load_config(file, [*((key, as_written(value)) for key, value in own), *overrides], registry)
 
 
 def evaluate_model(
@@ -277,7 +289,7 @@ def compare(
     found: dict[str, side_by_side.RunEvaluation] = {}
     for label, store in zip(side_by_side.labels(folders), stores, strict=True):
         config = load_config(store.folder / CONFIG, [], registry)
-        with store.working(store.config, reading=True):
+        with store.working(store.config, STAGES, reading=True):
             if _only_evaluates(store.folder):
                 adapter = find_adapter(config.model.name, reporter)
                 session = Session(config, store, registry, reporter, base=adapter.base if adapter else None)
@@ -305,7 +317,7 @@ def _finished(
             "compare` takes it"
         )
     for label, store in zip(side_by_side.labels(folders), stores, strict=True):
-        with store.working(store.config, reading=True):
+        with store.working(store.config, STAGES, reading=True):
             config = load_config(store.folder / CONFIG, [], registry)
             session = FinishedSession(config, store, registry, reporter, STAGES[:-1])
             yield label, session, *_evaluated(session)
@@ -349,7 +361,8 @@ def _opened(
         if finished
         else Session(config, store, registry, reporter, base=base, until=until, forced=forced)
     )
-    with store.working(config.to_toml()):
+    check_artifact(Path(config.model.name).expanduser())
+    with store.working(config.to_toml(), STAGES):
         with suppress(UntilReached):
             yield session
         outputs.write_environment(session)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext
-from rosepo_core.contracts.records import Candidates, Examples, Ints, Split
-from rosepo_core.contracts.sections import AlignmentOptions, Negatives, SFTOptions
+from rosepo_core.contracts.records import Examples, Ints, Split
+from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.head import LOGIT_BYTES
 from rosepo_core.engine.models import describe
 from rosepo_core.engine.precision import autocast
@@ -40,6 +40,7 @@ from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, load_plugins, running
 from rosepo_core.stages import sampling, sft
 from rosepo_core.stages.session import Handle, QuietReporter, RunReporter, Session, Settings
+from rosepo_core.stages.trained import DrawnCandidates
 from rosepo_core.store import Artifact, RunStore
 
 MEASURED_TOKENS = 512
@@ -173,9 +174,10 @@ def _plan(session: _Rehearsal) -> Plan:
     budget = session.config.alignment.token_budget
     split_trees = [tree.split_examples(budget) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
-    context = EvaluationContext.of(session, planned.split)
-    offered = list(_stand_in_candidates(context, planned.candidates))
-    scored = [tree for items in offered for tree in _scoring_trees(template, context.examples, items)]
+    contexts = EvaluationContext.of_each_part(session, planned.split)
+    context = contexts[0]
+    offered = [(each, items) for each in contexts for items in _stand_in_candidates(each, planned.candidates)]
+    scored = [tree for each, items in offered for tree in _scoring_trees(template, each.examples, items)]
     speed = _measure(context, template, examples, parts, scored)
 
     def row(stage: str, count: int, unit: str, tokens: float, lengths: Sequence[int], seconds: float | None) -> None:
@@ -204,9 +206,12 @@ def _plan(session: _Rehearsal) -> Plan:
         row("embeddings", len(data.catalogue), "titles", read, [], read / speed.score if read else None)
     # Base, SFT and aligned.
     language_models = 3
-    users = language_models * len(context.examples)
+    asked = sum(len(each.examples) for each in contexts)
+    users = language_models * asked
     # Models that are asked for a title out of all see no list.
-    prompts = [] if template.candidates else [len(prompt) for prompt in template.prompts(context.examples)]
+    prompts = [
+        len(prompt) for each in contexts if not template.candidates for prompt in template.prompts(each.examples)
+    ]
     if "candidates" in options.evaluation.protocols:
         titles = language_models * sum(len(tree.lengths) for tree in scored)
         tokens = language_models * sum(score_lengths)
@@ -218,7 +223,7 @@ def _plan(session: _Rehearsal) -> Plan:
         row("answers", users, "users", language_models * sum(answered), answered, users * speed.writing)
         if options.evaluation.ground and context.embedded is not None:
             # The catalogue is read again beside each model's answers.
-            again = language_models * (read + len(context.examples) * longest_answer(template)) if read else 0
+            again = language_models * (read + asked * longest_answer(template)) if read else 0
             row("grounded", users, "answers", again, [], again / speed.score if again else None)
     return Plan(
         stages=tuple(rows),
@@ -228,7 +233,7 @@ def _plan(session: _Rehearsal) -> Plan:
         memory=_memory(
             speed, max(_largest_pass(material, options.sft), _largest_pass(part_lengths, options.alignment))
         ),
-        notes=tuple(_notes(session, template, data, context.examples, offered[0])),
+        notes=tuple(_notes(template, data, *offered[0])),
     )
 
 
@@ -248,11 +253,13 @@ def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
     return examples, drawn.astype(np.int32)
 
 
-def _stand_in_candidates(context: EvaluationContext, drawn: Mapping[Negatives, Handle[Candidates]]) -> Iterator[Ints]:
+def _stand_in_candidates(context: EvaluationContext, drawn: DrawnCandidates) -> Iterator[Ints]:
     """The candidates of each kind, or as many drawn uniformly where title embeddings must be made first; the target
     alone where none are asked for: int32 [n, c]."""
     count, seed = context.options.candidates, context.session.config.seed
-    for each in drawn.values():
+    for (part, _), each in drawn.items():
+        if part != context.part:
+            continue
         if each.folder.exists():
             yield each.content.items
         else:
@@ -445,16 +452,16 @@ def _memory(speed: _Speed, tokens: int) -> dict[str, int]:
     }
 
 
-def _notes(session: Session, template: PromptTemplate, data: Split, asked: Examples, offered: Ints) -> Iterator[str]:
-    """What else to know. `asked` are the examples of evaluation, and `offered` the candidates that they list."""
-    config = session.config
+def _notes(template: PromptTemplate, data: Split, context: EvaluationContext, offered: Ints) -> Iterator[str]:
+    """What else to know. `offered` are the candidates that prompts of evaluation list."""
+    session, config = context.session, context.session.config
     lengths = data.train.lengths
     users = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     places = np.arange(len(users)) - np.repeat(data.train.offsets[:-1], lengths)
     trained = Examples.of(data.train, users, places.astype(np.int32))
     lists = session.lists(trained, len(data.catalogue))
-    part = session.config.evaluation.part
-    for what, examples, shared, listed in (("training", trained, True, lists), (part, asked, False, offered)):
+    asked = (context.part, context.examples, False, offered)
+    for what, examples, shared, listed in (("training", trained, True, lists), asked):
         cut = template.cut(examples, shared=shared, candidates=listed)
         if cut.items:
             yield (

@@ -21,7 +21,7 @@ from rosepo_core.evaluation.measurement import Column, Metrics
 from rosepo_core.evaluation.statistics import OverSeeds, over_seeds
 from rosepo_core.registry import Registry
 from rosepo_core.stages.session import RunReporter
-from rosepo_core.store import CONFIG, write_text
+from rosepo_core.store import MARKER, is_run, write_text
 
 SEEDS = "seeds.json"
 SCHEMA = 1
@@ -104,12 +104,12 @@ def seed_folders(config: RunConfig, folder: Path, count: int) -> dict[int, Path]
         raise RequestError(
             f"seed={config.seed} and --seeds {count} go beyond the largest seed, {LARGEST}: lower seed"
         )
-    if (folder / CONFIG).exists():
-        raise RequestError(f"{folder} is a plain run (it has {CONFIG}): choose another --run for --seeds")
+    if is_run(folder):
+        raise RequestError(f"{folder} is a plain run (it has {MARKER}): choose another --run for --seeds")
     if folder.exists() and not (
-        folder.is_dir() and (not any(folder.iterdir()) or any(folder.glob(f"seed-*/{CONFIG}")))
+        folder.is_dir() and (not any(folder.iterdir()) or any(is_run(each) for each in folder.glob("seed-*")))
     ):
-        raise RequestError(f"{folder} exists and holds no runs under seeds (seed-*/{CONFIG}): choose another --run")
+        raise RequestError(f"{folder} exists and holds no runs under seeds (seed-*/{MARKER}): choose another --run")
     return {seed: folder / f"seed-{seed}" for seed in range(config.seed, config.seed + count)}
 
 

@@ -20,7 +20,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -82,6 +82,7 @@ class RunStore:
         """
         self.folder = folder
         self._config: str | None = None
+        self._main: frozenset[str] = frozenset()
         self._owner: ownership.Owner | None = None
         self._new_folder = False
         self._new_run = False
@@ -121,16 +122,17 @@ class RunStore:
             return ""
 
     @contextmanager
-    def working(self, config: str, *, reading: bool = False) -> Iterator[None]:
+    def working(self, config: str, main: Collection[str] = (), *, reading: bool = False) -> Iterator[None]:
         """Make the artifacts of a configuration.
 
         Where this ends with a `RequestError` before `commit`, the folder is left as it was. Where it ends with any
         other exception, what stood in the folder is left as it was, and what has been made is kept to be found again.
-        Else a change is put in place, if it has a successor for each artifact of the run; one that has not stays
+        Else a change is put in place, if it has a successor for each main stage of the run; one that has not stays
         apart (`is_apart`).
 
         Args:
             config: the text of config.toml.
+            main: the stages that a change may not take away; others may go, as they only served them.
             reading: the folder is not taken before something must be made, so that runs which nobody may write to
                 can be read.
 
@@ -138,6 +140,7 @@ class RunStore:
             RequestError: another process owns the folder, or it cannot be written.
         """
         self._config = config
+        self._main = frozenset(main)
         if not reading:
             self._begin()
         try:
@@ -158,7 +161,7 @@ class RunStore:
 
     @property
     def is_apart(self) -> bool:
-        """Whether there is a change that lacks a successor for an artifact of the run, so that it was not put in
+        """Whether there is a change that lacks a successor for a main stage of the run, so that it was not put in
         place."""
         return self._apart
 
@@ -390,7 +393,7 @@ class RunStore:
         if not self._apart and not self._texts:
             return
         standing = self._standing()
-        if self._apart and not self._succeeds(standing):
+        if self._apart and not standing.keys() & self._main <= self._settled.keys() | self._kept:
             return
         plan = {
             "stages": [stage for stage, place in self._settled.items() if place.parent == self._pending],
@@ -407,16 +410,6 @@ class RunStore:
                 f"{self.folder} cannot be written: {error.strerror}; run the same command again"
             ) from error
         self._apart = False
-
-    def _succeeds(self, standing: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Whether each artifact of the run has its successor, or was only there to make one that has."""
-        covered: set[str] = set()
-        left = [*self._settled, *self._kept]
-        while left:
-            if (stage := left.pop()) not in covered:
-                covered.add(stage)
-                left += standing.get(stage, {"inputs": {}})["inputs"]
-        return standing.keys() <= covered
 
     def _write_down(self, plan: Mapping[str, Any]) -> None:
         texts = {f"{_TEXTS}/{name}": text for name, text in self._texts.items()}
@@ -484,6 +477,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not (isinstance(manifest, dict) and {"fingerprint", "inputs", "files", "seconds"} <= manifest.keys()):
         return None
     return manifest if all(map(_stays_inside, manifest["files"])) else None
+
+
+def check_artifact(folder: Path) -> None:
+    """See that a stage's folder, wherever it is by now, holds what the stage wrote; of others nothing is known.
+
+    Raises:
+        RequestError: a file is damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest and (damage := _damage(folder, manifest)) is not None:
+        raise RequestError(f"{damage}: copy {folder} again from the run that made it, or make it anew there")
 
 
 def content_sums(path: Path) -> Mapping[str, str]:

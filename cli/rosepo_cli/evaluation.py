@@ -50,13 +50,15 @@ def evaluate(
     folder: NewRun = None,
     json_: Json = False,
 ) -> None:
-    """Evaluate a finished run anew, or a model that rosepo did not train.
+    """Evaluate a finished run further, or a model by itself.
 
-    With RUN: show its tables, or make them anew with other keys of [evaluation], other metrics or further protocols,
-    e.g. --protocol catalogue, --evaluation.max_users 500; nothing is trained, and nothing is asked twice.
+    With RUN: show its tables; or add to them by --protocol, --metric or --evaluation.part validation; or make them
+    anew with other keys of [evaluation], e.g. --evaluation.max_users 500. Nothing is trained, and nothing is asked
+    twice.
 
     With --model: the same tables of any PEFT adapter or full model beside popularity, in a run folder of its own;
-    data, split, prompt and evaluation are chosen as in `rosepo train`.
+    data, split, prompt and evaluation are chosen as in `rosepo train`. A model that rosepo trained is asked with its
+    own prompts, unless --prompt.KEY says otherwise.
     """
     finished = bare_argument(run, context)
     if (finished is None) == (model is None):

@@ -24,6 +24,9 @@ def _without_blanks(names: str) -> str:
     return ",".join(found)
 
 
+HeldOut = Literal["test", "validation"]
+
+
 def _one_or_several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -139,10 +142,11 @@ class EvaluationOptions(Options):
         description="How models are asked: 'candidates' (rank the target among drawn items), 'catalogue' (list the "
         "best of all unseen items), 'free' (write whatever title comes).",
     )
-    part: Literal["test", "validation"] = Field(
-        "test",
+    part: Annotated[tuple[HeldOut, ...], BeforeValidator(_one_or_several)] = Field(
+        ("test",),
+        min_length=1,
         description="Which held-out targets are asked for: 'validation' is for choosing settings, so that 'test' can "
-        "judge the choice.",
+        "judge the choice; each of several has tables of its own.",
     )
     candidates: int = Field(20, ge=2, description="Items ranked per test example, the target among them.")
     negatives: Annotated[tuple[Negatives, ...], BeforeValidator(_one_or_several)] = Field(

@@ -282,11 +282,14 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
 
 
 def _beyond_layers(config: PeftConfig) -> str:
-    """What an adapter does that its layers do not do by themselves; empty where there is nothing. Token trees and
-    searches run the layers alone, so such a model would be given other scores than its own."""
+    """What an adapter needs that it does not get; empty where there is nothing.
+
+    Models with adapters that change layers run as they do without, and those with vectors before the prompt run in
+    rows (`engine.preparation`). Any other would be given other scores than its own.
+    """
     kind = config.peft_type.value
-    if config.is_prompt_learning:
-        return f"of type {kind} puts vectors before the prompt, which rosepo does not read"
+    if config.is_prompt_learning and kind not in ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"):
+        return f"of type {kind} needs more than the prompt, which rosepo does not give it"
     if kind in ("ADAPTION_PROMPT", "POLY", "SHADOW", "XLORA"):
         return f"of type {kind} changes how the whole model runs, which rosepo does not do"
     if getattr(config, "alora_invocation_tokens", None):

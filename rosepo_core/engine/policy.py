@@ -30,6 +30,7 @@ from rosepo_core.engine.models import (
     save_base_name,
 )
 from rosepo_core.engine.precision import working_dtype
+from rosepo_core.engine.preparation import prepared
 
 
 class PolicySlot:
@@ -53,6 +54,7 @@ class PolicySlot:
         self._model: Any = None
         self._holds_base = False
         self._state: Path | str | None = None
+        self._noted: set[str] = set()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -124,6 +126,7 @@ class PolicySlot:
         if self._state != "base":
             self._model = self._bare_base()
             self._state = "base"
+        self._prepare()
         return self._model.eval().requires_grad_(False)
 
     def trained(self, weights: Path) -> Any:
@@ -131,12 +134,14 @@ class PolicySlot:
         if self._state != weights:
             self._read(weights, trainable=False)
             self._state = weights
+        self._prepare()
         return self._model.eval().requires_grad_(False)
 
     def to_continue(self, weights: Path) -> Any:
         """The model that a stage left in `weights`, to go on training what that stage trained."""
         self._read(weights, trainable=True)
         self._state = None
+        self._prepare()
         return self._model.train()
 
     def to_train(self, options: SFTOptions, seed: int) -> Any:
@@ -161,7 +166,15 @@ class PolicySlot:
             )
             # PEFT writes where the base was loaded from, a folder that other machines do not have.
             self._model.active_peft_config.base_model_name_or_path = published_name(self._spec)
+        self._prepare()
         return self._model.train()
+
+    def _prepare(self) -> None:
+        """Let no later call change the model, and say once why it runs in rows."""
+        reason = prepared(self._model).reason
+        if reason and reason not in self._noted:
+            self._noted.add(reason)
+            self._reporter.note(f"the model reads one response at a time, slower and as right: {reason}")
 
     def save(self, folder: Path) -> None:
         """Write the model that is being trained, and the tokenizer, as PEFT or transformers load them."""

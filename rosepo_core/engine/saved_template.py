@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,23 @@ from rosepo_core.registry import Registry, load_plugins
 TEMPLATE_FILE = "prompt_template.json"
 TRIE_FILE = "title_trie.safetensors"
 SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class SavedTemplate:
+    """A prompt template as it is saved.
+
+    Attributes:
+        name: of the plugin.
+        options: its options.
+        history_length: at most this many items make a history.
+        texts: what stands for each item.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    history_length: int
+    texts: Sequence[str]
 
 
 def save_template(template: PromptTemplate, name: str, folder: Path) -> None:
@@ -41,18 +60,30 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
     Raises:
         RequestError: the folder holds none, or one that cannot be read; or the plugin is not installed.
     """
+    saved = read_template(folder)
+    if saved is None:
+        raise RequestError(f"{folder} holds no {TEMPLATE_FILE}; name a run's folder 'sft' or 'aligned'")
+    registry = registry or load_plugins()
+    template: PromptTemplate = registry.create("prompt", saved.name, saved.options, str(folder / TEMPLATE_FILE))
+    trie = TitleTrie.load(folder / TRIE_FILE)
+    if len(trie) != len(saved.texts):
+        raise RequestError(f"{folder / TRIE_FILE} is not of the titles in {TEMPLATE_FILE}; make the run's stage anew")
+    return template.bind(tokenizer, saved.texts, saved.history_length, trie.responses())
+
+
+def read_template(folder: Path) -> SavedTemplate | None:
+    """What `save_template` wrote; `None` where the folder has no such file.
+
+    Raises:
+        RequestError: the file cannot be read.
+    """
     path = folder / TEMPLATE_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(f"{folder} holds no {TEMPLATE_FILE}; name a run's folder 'sft' or 'aligned'") from None
+    except OSError:
+        return None
     except ValueError as error:
         raise RequestError(f"{path} is no JSON ({error}); make the run's stage anew") from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
         raise RequestError(f"{path} is of another version of rosepo; make the run's stage anew")
-    registry = registry or load_plugins()
-    template: PromptTemplate = registry.create("prompt", content["name"], content["options"], str(path))
-    trie = TitleTrie.load(folder / TRIE_FILE)
-    if len(trie) != len(content["texts"]):
-        raise RequestError(f"{folder / TRIE_FILE} is not of the titles in {TEMPLATE_FILE}; make the run's stage anew")
-    return template.bind(tokenizer, content["texts"], content["history_length"], trie.responses())
+    return SavedTemplate(**content)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Candidates, Doubles, Examples, Floats, Longs, Split
-from rosepo_core.contracts.sections import Negatives
+from rosepo_core.contracts.sections import HeldOut, Negatives
 from rosepo_core.stages import embeddings
 from rosepo_core.stages.split import held_out_examples
 
@@ -29,9 +29,11 @@ BLOCK_CELLS = 1 << 22
 """Cells of the largest temporary array."""
 
 
-def stage(session: Session, split: Handle[Split], negatives: Negatives = "uniform") -> Handle[Candidates]:
-    """RUN/candidates, or RUN/candidates-NEGATIVES of another kind than uniform: what every model ranks for each test
-    example; with semantic negatives also RUN/embeddings.
+def stage(
+    session: Session, split: Handle[Split], negatives: Negatives = "uniform", part: HeldOut = "test"
+) -> Handle[Candidates]:
+    """RUN/candidates, or RUN/candidates-NEGATIVES of another kind than uniform and RUN/candidates-validation of the
+    validation part: what every model ranks for each example; with semantic negatives also RUN/embeddings.
 
     Candidates that the dataset gives to test examples stand in for uniform ones; other kinds are drawn beside them.
 
@@ -39,11 +41,11 @@ def stage(session: Session, split: Handle[Split], negatives: Negatives = "unifor
         RequestError: negatives cannot be drawn.
     """
     options, seed = session.config.evaluation, session.config.seed
-    given = split.content.given_candidates if options.part == "test" and negatives == "uniform" else None
+    given = split.content.given_candidates if part == "test" and negatives == "uniform" else None
     embedded = embeddings.stage(session, split) if negatives == "semantic" else None
 
     def build(folder: Path) -> None:
-        examples = held_out_examples(session, split.content)
+        examples = held_out_examples(session, split.content, part)
         if given is None:
             vectors = embedded.content if embedded else None
             candidates = draw_candidates(split.content, examples, options.candidates, seed, negatives, vectors)
@@ -57,12 +59,12 @@ def stage(session: Session, split: Handle[Split], negatives: Negatives = "unifor
     settings = {
         "count": options.candidates,
         "negatives": negatives,
-        "part": options.part,
+        "part": part,
         "max_users": options.max_users,
         "seed": seed,
     }
     inputs: list[Handle[Any]] = [split, *([embedded] if embedded else [])]
-    return session.artifact(named("candidates", negatives), settings, inputs, build, load_candidates)
+    return session.artifact(named("candidates", negatives, part), settings, inputs, build, load_candidates)
 
 
 def _note_given(session: Session, candidates: Candidates) -> None:
@@ -80,9 +82,10 @@ def protocol_name(candidates: Candidates, negatives: Negatives) -> str:
     return named(f"candidates-{candidates.items.shape[1]}", negatives)
 
 
-def named(what: str, negatives: Negatives) -> str:
-    """What belongs to one kind of negatives: `what` itself for the uniform ones."""
-    return what if negatives == "uniform" else f"{what}-{negatives}"
+def named(what: str, negatives: Negatives = "uniform", part: HeldOut = "test") -> str:
+    """What belongs to one kind of negatives and one part: `what` itself for the uniform ones of the test."""
+    usual = {"uniform", "test"}
+    return "-".join([what, *(each for each in (negatives, part) if each not in usual)])
 
 
 def draw_candidates(

@@ -22,6 +22,7 @@ from rosepo_core.contracts.errors import RosepoError
 from rosepo_core.contracts.ranking import top_items
 from rosepo_core.contracts.records import Candidates, Examples, Floats, Ints
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.evaluation.candidates import named
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, ScoreFn, conclude, score_model
@@ -89,7 +90,7 @@ def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) 
         save_file({"items": np.ascontiguousarray(items), "scores": np.ascontiguousarray(scores)}, folder / LISTS)
 
     inputs = [context.split, *ranked_model.inputs]
-    return session.artifact(f"lists-{ranked_model.name}", settings, inputs, build, _load)
+    return session.artifact(named(f"lists-{ranked_model.name}", part=context.part), settings, inputs, build, _load)
 
 
 def _load(folder: Path) -> Lists | None:

@@ -9,7 +9,7 @@ from rosepo_core.config import metric_column
 from rosepo_core.contracts.components import Metric
 from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.records import Bools, Catalogue, Examples, Floats, Ints, Split
-from rosepo_core.contracts.sections import EvaluationOptions
+from rosepo_core.contracts.sections import EvaluationOptions, HeldOut
 from rosepo_core.evaluation.measurement import longest_list
 from rosepo_core.stages import embeddings
 from rosepo_core.stages.session import Handle, Session
@@ -19,33 +19,45 @@ SHORTEST_LIST = 10
 """Lists of the whole catalogue are at least so long, so that lower cut-offs need no second search."""
 
 
+def parts(options: EvaluationOptions) -> list[HeldOut]:
+    """The parts that are asked for, the test first."""
+    return sorted(set(options.part))
+
+
 @dataclass(frozen=True)
 class EvaluationContext:
-    """One test of all models, whatever the protocol.
+    """One test of all models on one part, whatever the protocol.
 
     Attributes:
         session: the run.
         split: RUN/split.
-        examples: the test examples.
+        part: which held-out targets are asked for.
+        examples: the examples of that part.
         metrics: what is measured, by the name that its columns get.
         embedded: RUN/embeddings, where anything needs them.
     """
 
     session: Session
     split: Handle[Split]
+    part: HeldOut
     examples: Examples
     metrics: Mapping[str, Metric]
     embedded: Handle[Floats] | None
 
     @staticmethod
-    def of(session: Session, split: Handle[Split]) -> EvaluationContext:
-        """What a run's configuration asks for; makes RUN/embeddings if that needs them."""
+    def of_each_part(session: Session, split: Handle[Split]) -> list[EvaluationContext]:
+        """What a run's configuration asks for, the test first; makes RUN/embeddings if that needs them."""
         names = [metric_column(choice.name) for choice in session.config.metric]
         metrics: dict[str, Metric] = {name: session.component("metric", index) for index, name in enumerate(names)}
         needed = "title-embeddings" in frozenset[str]().union(*(metric.needs for metric in metrics.values()))
         grounded = session.config.evaluation.ground and "free" in session.config.evaluation.protocols
         embedded = embeddings.stage(session, split) if needed or grounded else None
-        return EvaluationContext(session, split, held_out_examples(session, split.content), metrics, embedded)
+        return [
+            EvaluationContext(
+                session, split, part, held_out_examples(session, split.content, part), metrics, embedded
+            )
+            for part in parts(session.config.evaluation)
+        ]
 
     @property
     def options(self) -> EvaluationOptions:
@@ -65,7 +77,7 @@ class EvaluationContext:
     @property
     def settings(self) -> Mapping[str, object]:
         """What decides who is tested, and what the seed draws besides; for fingerprints."""
-        return {"part": self.options.part, "max_users": self.options.max_users, "seed": self.session.config.seed}
+        return {"part": self.part, "max_users": self.options.max_users, "seed": self.session.config.seed}
 
     @property
     def catalogue(self) -> Catalogue:

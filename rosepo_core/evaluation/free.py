@@ -26,6 +26,7 @@ from rosepo_core.contracts.ranking import top_items
 from rosepo_core.contracts.records import Floats, Ints
 from rosepo_core.engine.title_embeddings import choose_encoder, title_embeddings
 from rosepo_core.engine.writing import write_answers
+from rosepo_core.evaluation.candidates import named
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.measurement import longest_list
 from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET, RankedModel
@@ -97,7 +98,9 @@ def _written(context: EvaluationContext, ranked_model: RankedModel) -> Handle[li
 
     settings = {**ranked_model.settings, **context.settings}
     inputs = [context.split, *ranked_model.inputs]
-    return session.artifact(f"answers-{ranked_model.name}", settings, inputs, build, _load_answers)
+    return session.artifact(
+        named(f"answers-{ranked_model.name}", part=context.part), settings, inputs, build, _load_answers
+    )
 
 
 def _load_answers(folder: Path) -> list[str]:
@@ -162,7 +165,9 @@ def _grounded(
         save_file({"items": top, "cosines": scores}, folder / GROUNDED)
 
     # The embeddings' own fingerprint says by what encoder.
-    return session.artifact(f"grounded-{name}", {"length": length}, [written, embedded], build, _load_grounded)
+    return session.artifact(
+        named(f"grounded-{name}", part=context.part), {"length": length}, [written, embedded], build, _load_grounded
+    )
 
 
 def _load_grounded(folder: Path) -> Mapping[str, Any]:

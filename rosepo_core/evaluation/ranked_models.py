@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from rosepo_core.contracts.records import Floats, Ints, Places, Split
 from rosepo_core.engine.models import Adapter, folder_fingerprint
-from rosepo_core.engine.saved_template import TEMPLATE_FILE
+from rosepo_core.engine.saved_template import TEMPLATE_FILE, read_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.evaluation.results import ScoreFn, popularity_scores
 from rosepo_core.registry import running
@@ -62,7 +61,7 @@ def of_run(session: Session, trained: Trained) -> list[RankedModel]:
 def of_model(session: Session, split: Handle[Split], adapter: Adapter | None) -> list[RankedModel]:
     """Popularity, and the model that the configuration names: the session's language model, or `adapter` on it."""
     name = model_name(session.config.model.name)
-    _note_other_prompts(session, Path(session.config.model.name).expanduser() / TEMPLATE_FILE)
+    _note_prompts(session, Path(session.config.model.name).expanduser())
     if adapter is None:
         model = _language_model(session, split, name, session.policy.base)
     else:
@@ -72,17 +71,19 @@ def of_model(session: Session, split: Handle[Split], adapter: Adapter | None) ->
     return [RankedModel("popularity", popularity_scores(split.content)), model]
 
 
-def _note_other_prompts(session: Session, saved: Path) -> None:
-    """Say so where rosepo trained the model on other prompts than it is now asked with."""
-    try:
-        content = json.loads(saved.read_text(encoding="utf-8"))
-        trained = {"name": content["name"], **content["options"], "dataset.history_length": content["history_length"]}
-    except (OSError, ValueError, KeyError, TypeError):
+def _note_prompts(session: Session, folder: Path) -> None:
+    """Say whose prompts a model is asked with that brings its own."""
+    saved = read_template(folder)
+    if saved is None:
         return
+    trained = {"name": saved.name, **saved.options, "dataset.history_length": saved.history_length}
     asked = {**session.resolved["prompt"], "dataset.history_length": session.history_length}
     other = [key if "." in key else f"prompt.{key}" for key in asked if trained.get(key) != asked[key]]
-    if other:
-        session.reporter.note(f"the model was trained with other prompts than it is asked with: {', '.join(other)}")
+    session.reporter.note(
+        f"the model is asked with other prompts than it was trained on: {', '.join(other)}"
+        if other
+        else f"the model is asked with the prompts that it was trained on, {folder / TEMPLATE_FILE}"
+    )
 
 
 def model_name(spec: str) -> str:

@@ -303,7 +303,7 @@ class PromptTemplate(Component, ABC):
     def room(self, candidates: Ints | None) -> Longs:
         """Tokens that a history may have, int64 [n] or [1]."""
         needed = self.fixed_cost(candidates) + self.response_lengths.max()
-        if needed.max() > self.options.max_length:
+        if needed.max(initial=0) > self.options.max_length:
             raise RequestError(
                 f"option 'prompt.max_length' = {self.options.max_length}: set it to {needed.max()} or more, what a "
                 "prompt without history and the longest title take"

@@ -4,7 +4,7 @@ that only what changed is asked again, and a further protocol asks nothing of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,28 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Candidates, Floats, Split
 from rosepo_core.contracts.sections import Negatives
 from rosepo_core.evaluation import candidates, catalogue, free, oracle_quality
-from rosepo_core.evaluation.context import EvaluationContext
+from rosepo_core.evaluation.context import EvaluationContext, parts
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, load_scores, save_scores, score_model, summarize
 from rosepo_core.evaluation.tables import first_oracle_quality, per_user_table, write_oracle_quality
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples
+from rosepo_core.stages.trained import DrawnCandidates
 
 SCORES = "scores.safetensors"
 FLIPS = "flips.safetensors"
 
 
-def draw_candidates(session: Session, split: Handle[Split]) -> Mapping[Negatives, Handle[Candidates]]:
-    """RUN/candidates of each kind of negatives, if a protocol ranks them.
+def draw_candidates(session: Session, split: Handle[Split]) -> DrawnCandidates:
+    """RUN/candidates of each part and kind of negatives, if a protocol ranks them.
 
     Raises:
         RequestError: a protocol cannot be followed: there is nobody to test on, too little to draw from, or prompts
             list candidates where a model shall recommend without any.
     """
-    held_out_examples(session, split.content)
+    asked = parts(session.config.evaluation)
+    for part in asked:
+        held_out_examples(session, split.content, part)
     protocols = session.config.evaluation.protocols
     others = [protocol for protocol in protocols if protocol != "candidates"]
     if others and session.component("prompt").candidates:
@@ -44,13 +47,17 @@ def draw_candidates(session: Session, split: Handle[Split]) -> Mapping[Negatives
         )
     if "candidates" not in protocols:
         return {}
-    return {kind: candidates.stage(session, split, kind) for kind in session.config.evaluation.negatives}
+    return {
+        (part, kind): candidates.stage(session, split, kind, part)
+        for part in asked
+        for kind in session.config.evaluation.negatives
+    }
 
 
 def stage(
     session: Session,
     split: Handle[Split],
-    drawn: Mapping[Negatives, Handle[Candidates]],
+    drawn: DrawnCandidates,
     ranked_models: Sequence[RankedModel],
     oracle: Handle[SmoothingOracle] | None = None,
 ) -> tuple[Evaluation, ...]:
@@ -65,29 +72,19 @@ def stage(
         oracle: RUN/oracle, if there is one whose quality is to be measured.
 
     Returns:
-        one evaluation a protocol; of ``candidates`` one a kind of negatives, of ``free`` two with grounded answers.
+        one evaluation a protocol, those of the test before those of the validation part; of ``candidates`` one a
+        kind of negatives, of ``free`` two with grounded answers.
     """
-    context = EvaluationContext.of(session, split)
+    contexts = EvaluationContext.of_each_part(session, split)
     evaluations: list[Evaluation] = []
     inputs: list[Handle[Any]] = []
-    for protocol in dict.fromkeys(session.config.evaluation.protocols):
-        if protocol == "candidates":
-            made = []
-            for kind, offered in drawn.items():
-                table, scored = _candidates(context, kind, offered, ranked_models, oracle)
-                evaluations.append(table)
-                made += scored
-        elif protocol == "catalogue":
-            table, made = catalogue.evaluate(context, ranked_models)
-            evaluations.append(table)
-        else:
-            tables, made = free.evaluate(context, ranked_models)
-            evaluations += tables
-        inputs += made
-    if context.options.part == "validation":
-        evaluations = [
-            replace(each, protocol=f"{each.protocol}-validation", part="validation") for each in evaluations
+    for context in contexts:
+        tables, made = _of_part(context, drawn, ranked_models, oracle)
+        evaluations += [
+            replace(each, protocol=candidates.named(each.protocol, part=context.part), part=context.part)
+            for each in tables
         ]
+        inputs += made
 
     def build(folder: Path) -> None:
         per_user_table(evaluations, split.content).write_parquet(folder / "per_user.parquet")
@@ -95,9 +92,36 @@ def stage(
             write_oracle_quality(quality, folder / "oracle_quality.json")
 
     settings = {"metric": session.plugin_settings("metric"), "ks": session.config.evaluation.ks}
-    inputs += [context.embedded] if context.embedded else []
+    inputs += [contexts[0].embedded] if contexts[0].embedded else []
     session.artifact("evaluation", settings, inputs, build, lambda folder: folder)
     return tuple(evaluations)
+
+
+def _of_part(
+    context: EvaluationContext,
+    drawn: DrawnCandidates,
+    ranked_models: Sequence[RankedModel],
+    oracle: Handle[SmoothingOracle] | None,
+) -> tuple[list[Evaluation], list[Handle[Any]]]:
+    """All protocols on one part, and what the models gave."""
+    evaluations: list[Evaluation] = []
+    inputs: list[Handle[Any]] = []
+    for protocol in dict.fromkeys(context.options.protocols):
+        if protocol == "candidates":
+            made = []
+            for (part, kind), offered in drawn.items():
+                if part == context.part:
+                    table, scored = _candidates(context, kind, offered, ranked_models, oracle)
+                    evaluations.append(table)
+                    made += scored
+        elif protocol == "catalogue":
+            table, made = catalogue.evaluate(context, ranked_models)
+            evaluations.append(table)
+        else:
+            tables, made = free.evaluate(context, ranked_models)
+            evaluations += tables
+        inputs += made
+    return evaluations, inputs
 
 
 def _candidates(
@@ -153,7 +177,7 @@ def _scores(
     settings: dict[str, object] = {**ranked_model.settings, "flips": measured is not None}
     if ranked_model.language_model is not None:
         settings["length_normalize"] = context.options.length_normalize
-    name = candidates.named(f"scores-{ranked_model.name}", negatives)
+    name = candidates.named(f"scores-{ranked_model.name}", negatives, context.part)
     return session.artifact(name, settings, [drawn, *ranked_model.inputs], build, _load_scores)
 
 

@@ -25,6 +25,7 @@ from rosepo_core.contracts.records import (
     Sequences,
     Split,
 )
+from rosepo_core.contracts.sections import HeldOut
 from rosepo_core.data.splitting import split_corpus
 
 if TYPE_CHECKING:
@@ -45,22 +46,21 @@ def stage(session: Session, corpus: Handle[Corpus]) -> Handle[Split]:
     return session.artifact("split", {"split": session.that_decides["split"]}, [corpus], build, load_split)
 
 
-def held_out_examples(session: Session, split: Split) -> Examples:
-    """The examples of `evaluation.part`, or as many of them as `evaluation.max_users` says, drawn by the seed.
+def held_out_examples(session: Session, split: Split, part: HeldOut) -> Examples:
+    """The examples of a part, or as many of them as `evaluation.max_users` says, drawn by the seed.
 
     Raises:
         RequestError: there is none.
     """
-    options = session.config.evaluation
-    part = split.validation if options.part == "validation" else split.test
-    most = options.max_users
-    if not len(part):
-        if options.part == "validation":
+    examples = split.validation if part == "validation" else split.test
+    most = session.config.evaluation.max_users
+    if not len(examples):
+        if part == "validation":
             raise RequestError("there is no validation example: leave evaluation.part at 'test'")
         raise RequestError("there is no user to test on: nobody has an interaction to hold out")
-    if most is None or most >= len(part):
-        return part
-    return part.take(np.sort(session.rng(f"{options.part} users").choice(len(part), most, replace=False)))
+    if most is None or most >= len(examples):
+        return examples
+    return examples.take(np.sort(session.rng(f"{part} users").choice(len(examples), most, replace=False)))
 
 
 def save_split(split: Split, folder: Path) -> None:

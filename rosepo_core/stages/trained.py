@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.records import Candidates, Pairs, Split
-from rosepo_core.contracts.sections import Negatives
+from rosepo_core.contracts.sections import HeldOut, Negatives
 from rosepo_core.engine.training import LogHistory
 from rosepo_core.stages.session import Handle
+
+DrawnCandidates = Mapping[tuple[HeldOut, Negatives], Handle[Candidates]]
+"""What is ranked, by the held-out part and the kind of negatives."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Trained:
 
     Attributes:
         split: RUN/split.
-        candidates: RUN/candidates, by the kind of negatives; empty where no protocol ranks candidates.
+        candidates: RUN/candidates, by part and kind of negatives; empty where no protocol ranks candidates.
         sft: RUN/sft.
         oracle: RUN/oracle.
         pairs: RUN/preferences.
@@ -26,7 +29,7 @@ class Trained:
     """
 
     split: Handle[Split]
-    candidates: Mapping[Negatives, Handle[Candidates]]
+    candidates: DrawnCandidates
     sft: Handle[LogHistory]
     oracle: Handle[SmoothingOracle]
     pairs: Handle[Pairs]

@@ -352,14 +352,31 @@ def test_evaluate_with_another_protocol_trains_nothing(rosepo, finished, tmp_pat
 
 def test_evaluate_measures_other_things_without_scoring_again(rosepo, finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "runs" / "copy")
-    done = rosepo("evaluate", run, "--metric", "mrr", "--metric", "rosepo/aplt", "--metric.head", "0.5")
+    before, config = metrics_of(run)["protocols"]["candidates-5"], tomllib.loads((run / "config.toml").read_text())
+
+    done = rosepo(
+        "evaluate", run, "--metric", "mrr", "--metric", "recall", "--metric", "rosepo/hr", "--metric.ks=[2]"
+    )
+
     assert done.code == 0, done.err
     assert done.made == {"evaluation"}
-    assert list(metrics_of(run)["protocols"]["candidates-5"]["sft"]) == ["mrr", "aplt@1", "aplt@5", "aplt@10"]
-    assert tomllib.loads((run / "config.toml").read_text())["metric"] == [
-        {"name": "mrr"},
-        {"name": "rosepo/aplt", "head": 0.5},
-    ]
+    after = metrics_of(run)["protocols"]["candidates-5"]
+    # They stand beside what was measured before.
+    assert {model: {key: values[key] for key in before[model]} for model, values in after.items()} == before
+    assert after["sft"].keys() - before["sft"].keys() == {"hr@2", "recall@2"}
+    assert after["sft"]["recall@2"] == after["sft"]["hr@2"]
+    metrics = tomllib.loads((run / "config.toml").read_text())["metric"]
+    assert [each["name"] for each in metrics] == [*(each["name"] for each in config["metric"]), "recall"]
+    assert metrics[0] == {"name": "hr", "ks": [1, 2, 5, 10]}
+    assert metrics[-1] == {"name": "recall", "ks": [2]}
+
+
+def test_a_metric_is_not_measured_in_another_way_in_its_place(rosepo, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "runs" / "copy")
+    done = rosepo("evaluate", run, "--metric=aplt", "--metric.head=0.5")
+    assert done.code == 2
+    assert "the run has measured 'aplt' with other options (head), and its tables are added to, never" in done.err
+    assert metrics_of(run) == metrics_of(finished)
 
 
 def test_align_does_what_the_command_does(finished, log, model_folder, tmp_path):

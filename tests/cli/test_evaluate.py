@@ -222,20 +222,27 @@ def test_several_negatives_stand_side_by_side_and_the_first_is_not_asked_again(r
     assert "evaluation.negatives" in wrong.err
 
 
-def test_validation_targets_are_for_choosing(rosepo, run):
+def test_validation_targets_stand_beside_those_of_the_test(rosepo, run):
+    before = metrics_of(run)["protocols"]["candidates-5"]
     done = rosepo("evaluate", run, "--evaluation.part=validation")
     assert done.code == 0, done.err
-    (protocol,) = metrics_of(run)["protocols"]
-    assert protocol == "candidates-5-validation"
+    after = metrics_of(run)["protocols"]
+    assert list(after) == ["candidates-5", "candidates-5-validation"]
+    assert after["candidates-5"] == before
+    assert not {stage for stage in done.made if not stage.endswith(("-validation", "evaluation"))}
+    assert "24 test users, 5 candidates each" in done.out
     assert "24 validation users, 5 candidates each" in done.out
+    page = (run / "report.html").read_text()
+    assert page.index("Results: candidates-5<") < page.index("Results: candidates-5-validation<")
     split = load_split(run / "split")
-    targets = dict(users_of(run).select("user", "target").iter_rows())
+    validation = users_of(run, protocol="candidates-5-validation")
+    targets = dict(validation.select("user", "target").iter_rows())
     assert targets == {
         split.users[user]: split.catalogue.ids[item]
         for user, item in zip(split.validation.user.tolist(), split.validation.target.tolist(), strict=True)
     }
     # Neither the test target nor anything else that the user ever chose is among the candidates.
-    drawn = load_candidates(run / "candidates").items
+    drawn = load_candidates(run / "candidates-validation").items
     others = np.where(drawn == split.validation.target[:, None], -1, drawn)
     assert not split.seen.contains(split.validation.user, others).any()
 
@@ -356,11 +363,25 @@ def test_an_adapter_gets_what_it_got_in_the_run_that_trained_it(evaluate, finish
     assert evaluate(finished / "aligned", "--protocol=candidates", "--protocol=catalogue").made == set()
 
 
+def test_a_model_is_asked_with_its_own_prompts(rosepo, train, log, tmp_path):
+    run, again = tmp_path / "trained" / "run", tmp_path / "evaluated" / "run"
+    odd = ('--prompt.header="5"', "--prompt.titles=full", "--dataset.history_length=3")
+    assert train("--run", run, *odd, "--sft.steps=1", "--until=sft").code == 0
+    data = ("--dataset=table", f"--dataset.path={log}", "--model.dtype=float32", "--evaluation.candidates=5")
+    done = rosepo("evaluate", "--model", run / "sft", *data, "--run", again)
+    assert done.code == 0, done.err
+    config = tomllib.loads((again / "config.toml").read_text())
+    assert (config["prompt"]["header"], config["prompt"]["titles"]) == ("5", "full")
+    assert config["dataset"]["history_length"] == 3
+    assert "is asked with the prompts that it was trained on" in " ".join(done.err.split())
+
+
 def test_other_prompts_than_in_training_are_told(evaluate, finished):
-    said = "trained with other prompts than it is asked with"
+    said = "the model is asked with other prompts than it was trained on"
     assert said not in evaluate(finished / "aligned").err
     other = evaluate(finished / "aligned", "--prompt.header=Seen:\n", "--dataset.history_length=4")
     assert f"{said}: prompt.header, dataset.history_length" in " ".join(other.err.split())
+    assert tomllib.loads((evaluate.run / "config.toml").read_text())["dataset"]["history_length"] == 4
 
 
 def test_any_adapter_and_any_model(evaluate, adapter, model_folder):

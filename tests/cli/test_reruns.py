@@ -153,7 +153,7 @@ def test_a_metric_that_raises_leaves_the_run_and_its_configuration_as_they_were(
     assert contents(run) == before
 
 
-def test_a_damaged_weight_is_never_used(rosepo, train, run):
+def test_a_damaged_weight_is_never_used(rosepo, train, run, log, tmp_path):
     adapter = run / "aligned" / "adapter_model.safetensors"
     content = bytearray(adapter.read_bytes())
     content[-1] ^= 1
@@ -168,6 +168,8 @@ def test_a_damaged_weight_is_never_used(rosepo, train, run):
     assert fault(rosepo("report", run)) == said
     assert fault(rosepo("compare", run, shutil.copytree(run, run.parent / "other"))) == said
     shutil.rmtree(run.parent / "other")
+    evaluated = ("--dataset=table", f"--dataset.path={log}", "--run", tmp_path / "evaluated")
+    assert fault(rosepo("evaluate", "--model", run / "aligned", *evaluated)).startswith(f"{adapter} is damaged: its ")
     done = train("--run", run, *QUICK)
     assert (done.code, done.made) == (0, {"aligned"})
     assert f"{adapter} is damaged" in " ".join(done.err.split())

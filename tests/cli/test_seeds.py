@@ -263,13 +263,13 @@ def test_a_wrong_request_leaves_earlier_seeds_as_they_were(train, runs):
 def test_a_folder_of_something_else(train, finished, tmp_path, dry):
     before = contents(finished)
     said = fault(train("--run", finished, "--seeds=2", *dry))
-    assert said == f"{finished} is a plain run (it has config.toml): choose another --run for --seeds"
+    assert said == f"{finished} is a plain run (it has run.json): choose another --run for --seeds"
     assert contents(finished) == before
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "today.txt").write_text("nothing")
     for path in (tmp_path / "notes", tmp_path / "notes" / "today.txt"):
         said = fault(train("--run", path, "--seeds=2", *dry))
-        assert said == f"{path} exists and holds no runs under seeds (seed-*/config.toml): choose another --run"
+        assert said == f"{path} exists and holds no runs under seeds (seed-*/run.json): choose another --run"
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["today.txt"]
 
 

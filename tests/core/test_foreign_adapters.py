@@ -14,8 +14,11 @@ from peft import (
     LNTuningConfig,
     LoHaConfig,
     LoraConfig,
+    MultitaskPromptTuningConfig,
     PeftModel,
     PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
     get_peft_model,
 )
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig
@@ -72,7 +75,8 @@ def plain(model, template) -> np.ndarray:
         for response in template.response_ids:
             ids = torch.tensor(np.concatenate([prompt, response]))[None].long()
             with torch.no_grad():
-                steps = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+                # An adapter may have put vectors before the prompt.
+                steps = model(input_ids=ids).logits[0, -len(response) - 1 : -1].log_softmax(-1)
             rows.append(float(steps.gather(1, torch.tensor(response).long()[:, None]).sum()))
     return np.array(rows).reshape(len(EXAMPLES), -1)
 
@@ -110,6 +114,11 @@ def plain(model, template) -> np.ndarray:
             LoHaConfig(r=2, target_modules=["q_proj"], init_weights=False, task_type="CAUSAL_LM"), id="loha"
         ),
         pytest.param(LNTuningConfig(target_modules=["input_layernorm"], task_type="CAUSAL_LM"), id="layer-norms"),
+        pytest.param(PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"), id="prefix-tuning"),
+        pytest.param(PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"), id="prompt-tuning"),
+        pytest.param(
+            PromptEncoderConfig(num_virtual_tokens=3, encoder_hidden_size=8, task_type="CAUSAL_LM"), id="p-tuning"
+        ),
     ],
 )
 def test_an_adapter_gets_what_plain_peft_gives_it_and_the_base_model_comes_back(
@@ -144,8 +153,8 @@ def test_an_adapter_gets_what_plain_peft_gives_it_and_the_base_model_comes_back(
     ("config", "said"),
     [
         (
-            PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
-            "of type PREFIX_TUNING puts vectors before",
+            MultitaskPromptTuningConfig(num_virtual_tokens=2, num_tasks=2, task_type="CAUSAL_LM"),
+            "of type MULTITASK_PROMPT_TUNING needs more than the prompt",
         ),
         (
             AdaptionPromptConfig(adapter_len=3, adapter_layers=1, task_type="CAUSAL_LM"),

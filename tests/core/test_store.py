@@ -29,6 +29,8 @@ from rosepo_core.store import RunStore, fingerprint, read_manifest, write_text
 RUN = ["config.toml", "run.json"]
 """What every run folder has."""
 
+MAIN = ("split", "sft", "aligned", "evaluation")
+
 
 def writes(**files: str) -> Callable[[Path], float]:
     """A build that writes these files and says that it took 1.5 seconds; `__` in a name is a folder."""
@@ -51,7 +53,7 @@ def never(folder: Path) -> float:
 def working(folder: Path, config: str = "seed = 0\n") -> Iterator[RunStore]:
     """A store at work on its folder, past the point where a wrong request is undone."""
     store = RunStore(folder)
-    with store.working(config):
+    with store.working(config, MAIN):
         store.commit()
         yield store
 
@@ -81,7 +83,7 @@ def stopped(error: type[BaseException], folder: Path, config: str = "seed = 0\n"
     store = RunStore(folder)
 
     def work() -> None:
-        with store.working(config):
+        with store.working(config, MAIN):
             store.commit()
             chain(store, stages)
             raise error
@@ -546,6 +548,12 @@ def test_a_change_that_lacks_a_stage_stays_apart_and_is_found_again(tmp_path):
     assert not store.is_apart
     assert files(run) == {**NEW, "config": "seed = 1\n"}
     assert sorted(os.listdir(run)) == ["aligned", *RUN, "sft", "split"]
+
+
+def test_what_only_served_a_stage_needs_no_successor(tmp_path):
+    run = made(tmp_path / "run", split="a", candidates="a").folder
+    assert not made(run, "seed = 1\n", split="a", sft="b").is_apart
+    assert files(run) == {"split": "a", "sft": "b", "config": "seed = 1\n"}
 
 
 def test_the_run_that_was_there_is_not_touched_by_a_change_that_fails(tmp_path):
