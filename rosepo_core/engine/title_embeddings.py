@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Floats, Longs
+from rosepo_core.engine.head import decoder_of
 
 Encoder = Literal["all-minilm-l6-v2", "language-model"]
 
@@ -100,12 +101,13 @@ def _mean_states(
     """Last hidden states averaged over each title's tokens, float32 [titles, d]."""
     prefix = torch.tensor(tokenizer(_PREFIX).input_ids)
     tokens = [torch.tensor(ids) for ids in tokenizer(titles, add_special_tokens=False).input_ids]
-    decoder = (model.get_base_model() if hasattr(model, "get_base_model") else model).get_decoder()
+    decoder = decoder_of(model)
 
     @torch.inference_mode()
     def encode(rows: Longs) -> Floats:
         batch = [torch.cat([prefix, tokens[row]]) for row in rows]
-        # Padding stands on the right, where no token of a title looks; so it needs no mask.
+        # Padding stands on the right, where no token of a title looks: not by attention, and no recurrent layer,
+        # convolution or bias by position either, for all of them run from left to right. So it needs no mask.
         ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id)
         states = decoder(input_ids=ids.to(model.device), use_cache=False).last_hidden_state.float().cpu()
         place = torch.arange(ids.shape[1])

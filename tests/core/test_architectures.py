@@ -7,7 +7,8 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from rosepo_core.engine.scoring import log_probs, sequence_log_probs
 from rosepo_core.engine.title_trie import TitleTrie
 from rosepo_core.engine.training import PreferenceTree, align_preferences
 from rosepo_core.engine.trees import TokenTree, TreeBatch
+from rosepo_core.engine.writing import write_answers
 from rosepo_core.registry import load_plugins
 from rosepo_core.testing import SilentReporter
 
@@ -154,6 +156,36 @@ def test_scoring_search_and_training_see_the_model_that_transformers_has(family:
             assert items[row].tolist() == best.indices[: scores.shape[1]].tolist()
         for score in scores[1, items[1] == len(TITLES) - 1]:
             assert score == pytest.approx(float(expected[0, len(TITLES)]), abs=1e-3)
+
+
+class Template:
+    """As much of a prompt template as free answers need."""
+
+    terminator = END
+    response_lengths = np.array([4])
+
+    def prompts(self, places: Any) -> list[Ints]:
+        return PROMPTS
+
+    def read(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+@families
+@torch.no_grad()
+def test_a_free_answer_is_the_most_probable_token_at_each_step(family: str) -> None:
+    expected = []
+    for prompt in PROMPTS:
+        ids = prompt.tolist()
+        for _ in range(4):
+            ids.append(int(model_of(family)(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        written = ids[len(prompt) :]
+        stop = next((place for place, token in enumerate(written) if token in (2, END)), 4)
+        expected.append(" ".join(map(str, written[:stop])))
+    tokenizer: Any = SimpleNamespace(eos_token_id=2)
+    places: Any = None
+    answers = write_answers(prepared_of(family), cast(Any, Template()), tokenizer, places, 200, SilentReporter())
+    assert answers == expected
 
 
 @families

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.architectures import make
 from rosepo_core.api import RequestError
 from rosepo_core.engine.title_embeddings import choose_encoder, title_embeddings
 
@@ -48,6 +49,23 @@ def test_language_model_states_by_hand(tiny_model, tiny_tokenizer, catalogue):
     np.testing.assert_allclose(made, expected, atol=2e-5)
     assert listener.seen[0] == (7, 40, "titles")
     assert listener.seen[-1] == (40, 40, "titles")
+
+
+@pytest.mark.parametrize("family", ["Bloom", "Mamba 2", "Qwen3-Next", "RWKV", "Mistral, sliding window"])
+def test_padding_disturbs_no_kind_of_layer(family, tiny_tokenizer, catalogue):
+    model = make(family, vocab_size=len(tiny_tokenizer))
+    alone, together = (
+        title_embeddings(
+            catalogue.titles[:12],
+            lambda: model,
+            tiny_tokenizer,
+            Listener(),
+            encoder="language-model",
+            batch_size=size,
+        )
+        for size in (1, 12)
+    )
+    np.testing.assert_allclose(together, alone, atol=1e-4)
 
 
 def test_equal_titles_have_equal_rows(tiny_model, tiny_tokenizer):
