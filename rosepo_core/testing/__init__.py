@@ -11,7 +11,7 @@ Override the fixture `options` where a component needs options, or smaller ones,
 import pytest
 
 # Without this, pytest shows no values where an assertion of the kit fails.
-pytest.register_assert_rewrite("rosepo_core.testing.contract_tests")
+pytest.register_assert_rewrite("rosepo_core.testing.contract_tests", "rosepo_core.testing.prompt_contract")
 
 from rosepo_core.testing.contract_tests import (  # noqa: E402
     DatasetContract,
@@ -20,6 +20,7 @@ from rosepo_core.testing.contract_tests import (  # noqa: E402
     OracleContract,
     SamplerContract,
 )
+from rosepo_core.testing.prompt_contract import PromptContract  # noqa: E402
 from rosepo_core.testing.toys import (  # noqa: E402
     FakeLanguageModel,
     SilentReporter,
@@ -28,6 +29,7 @@ from rosepo_core.testing.toys import (  # noqa: E402
     toy_given_split,
     toy_outcomes,
     toy_split,
+    toy_tokenizer,
     train_examples,
 )
 
@@ -37,6 +39,7 @@ __all__ = [
     "LossContract",
     "MetricContract",
     "OracleContract",
+    "PromptContract",
     "SamplerContract",
     "SilentReporter",
     "prompt_template",
@@ -44,5 +47,6 @@ __all__ = [
     "toy_given_split",
     "toy_outcomes",
     "toy_split",
+    "toy_tokenizer",
     "train_examples",
 ]

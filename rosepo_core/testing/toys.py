@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -237,6 +238,32 @@ def random_log_probs(n: int = 9, k: int = 3, seed: int = 0) -> LogProbs:
 def _frozen(array: Any) -> Any:
     array.flags.writeable = False
     return array
+
+
+@cache
+def toy_tokenizer() -> Any:
+    """A tokenizer of transformers for the titles of `toy_split`: byte-level BPE, so that it can write any text, with
+    a chat template, an end of sequence and a padding token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|start|>", "<|end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(toy_split().catalogue.titles, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|start|>"],
+        chat_template="{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}",
+    )
 
 
 def prompt_template(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -19,12 +21,16 @@ from rosepo_core.contracts.components import (
 )
 from rosepo_core.contracts.outcome import Measure
 from rosepo_core.contracts.records import Corpus
+from rosepo_core.prompts.list_template import ListTemplate
+from rosepo_core.prompts.template import PromptOptions
+from rosepo_core.prompts.token_ids import Ragged
 from rosepo_core.testing import (
     DatasetContract,
     FakeLanguageModel,
     LossContract,
     MetricContract,
     OracleContract,
+    PromptContract,
     SamplerContract,
     toy_given_split,
     toy_outcomes,
@@ -493,3 +499,126 @@ def test_an_oracle_that_cannot_learn_from_given_examples_fails():
     kit(OracleContract, PairsOwnTraining).test_flip_probability({})
     with np.errstate(divide="ignore"), pytest.raises(AssertionError):
         kit(OracleContract, PairsOwnTraining).test_learns_where_nobody_is_in_two_parts({})
+
+
+class AskOptions(PromptOptions):
+    candidates: int = Field(0, ge=0, description="How many titles are listed.")
+
+
+class Ask(ListTemplate):
+    """A correct template, for the incorrect ones to break."""
+
+    Options = AskOptions
+
+    @property
+    def candidates(self):
+        return self.options.candidates
+
+    def wording(self, history, candidates):
+        return f"Liked:\n{history}Of these:\n{candidates}Next: " if candidates else f"Liked:\n{history}Next: "
+
+
+class EndsEarly(Ask):
+    """Ends a response with a token that titles hold, too."""
+
+    @property
+    def terminator(self):
+        return self.encode(self.texts[0])[0]
+
+
+class Miscounts(Ask):
+    def fixed_cost(self, candidates):
+        return super().fixed_cost(candidates) - 1
+
+
+class ShowsAll(Ask):
+    def starts(self, places, *, shared=False, candidates=None):
+        return np.zeros(len(places), dtype=np.int64)
+
+
+class ShowsTooFew(Ask):
+    def starts(self, places, *, shared=False, candidates=None):
+        starts = super().starts(places, shared=shared, candidates=candidates)
+        return np.minimum(starts + 1, places.position)
+
+
+class ShowsTheTarget(Ask):
+    def prompts(self, places, *, shared=False, candidates=None):
+        starts = self.starts(places, candidates=candidates)
+        return [
+            self.prompt(places.sequences[user][start : position + 1], None if candidates is None else candidates[row])
+            for row, (user, start, position) in enumerate(zip(places.user, starts, places.position, strict=True))
+        ]
+
+
+class LooksAside(Ask):
+    """Shows as much of all histories as of the shortest."""
+
+    def starts(self, places, *, shared=False, candidates=None):
+        starts = super().starts(places, shared=shared, candidates=candidates)
+        return places.position - (places.position - starts).min(initial=99)
+
+
+class LaysOutLess(Ask):
+    def groups(self, places, *, shared=False, candidates=None, kept=None):
+        groups = super().groups(places, shared=shared, candidates=candidates, kept=kept)
+        return [replace(group, visible=group.visible - 1) for group in groups]
+
+
+class Foresees(Ask):
+    def groups(self, places, *, shared=False, candidates=None, kept=None):
+        groups = super().groups(places, shared=shared, candidates=candidates, kept=kept)
+        return [replace(group, continued=~group.continued) for group in groups]
+
+
+class TrainsOnPrompts(Ask):
+    def sft_sequences(self, sequences, *, candidates=None):
+        return [(ids, np.full(len(ids), True)) for ids, _ in super().sft_sequences(sequences, candidates=candidates)]
+
+
+class TrainsTwice(Ask):
+    def sft_sequences(self, sequences, *, candidates=None):
+        return super().sft_sequences(sequences, candidates=candidates) * 2
+
+
+class TakesTitlesForControl(Ask):
+    def prepare(self):
+        super().prepare()
+        self._lines = Ragged([self.encode(f"- {text}\n") for text in self.texts])
+
+
+class SortsCandidates(Ask):
+    def prompt(self, history, candidates):
+        return super().prompt(history, None if candidates is None else np.sort(candidates))
+
+
+PROMPT_TESTS = [name for name in vars(PromptContract) if name.startswith("test_") and "saved" not in name]
+
+
+@pytest.mark.parametrize("candidates", [0, 5])
+@pytest.mark.parametrize("test", PROMPT_TESTS)
+def test_a_correct_template_passes(test, candidates):
+    getattr(kit(PromptContract, Ask), test)({"candidates": candidates})
+
+
+@pytest.mark.parametrize(
+    ("template", "test"),
+    [
+        (EndsEarly, "test_a_response_is_its_title_and_ends_once"),
+        (Miscounts, "test_costs_are_the_tokens_of_a_prompt"),
+        (ShowsAll, "test_a_prompt_shows_the_last_items_and_nothing_after_them"),
+        (ShowsTooFew, "test_a_prompt_shows_the_last_items_and_nothing_after_them"),
+        (ShowsTooFew, "test_a_long_history_loses_its_oldest_items"),
+        (ShowsTheTarget, "test_a_prompt_shows_the_last_items_and_nothing_after_them"),
+        (LooksAside, "test_a_prompt_is_its_examples_own"),
+        (LaysOutLess, "test_groups_lay_out_the_same_prompts"),
+        (Foresees, "test_groups_lay_out_the_same_prompts"),
+        (TrainsOnPrompts, "test_fine_tuning_marks_the_responses_and_nothing_else"),
+        (TrainsTwice, "test_fine_tuning_marks_the_responses_and_nothing_else"),
+        (TakesTitlesForControl, "test_titles_stay_text"),
+        (SortsCandidates, "test_candidates_are_listed_as_given"),
+    ],
+)
+def test_a_wrong_template_fails(template, test):
+    with pytest.raises(AssertionError):
+        getattr(kit(PromptContract, template), test)({"candidates": 5})

@@ -74,6 +74,7 @@ def test_wheel_holds_the_import_packages_and_nothing_else(installed):
         "rosepo_oracles",
         "rosepo_losses",
         "rosepo_metrics",
+        "rosepo_prompts",
         f"rosepo-{version}.dist-info",
     }
 
@@ -97,6 +98,7 @@ def test_wheel_has_entry_points_and_licence(installed):
         "losses = rosepo_losses",
         "metrics = rosepo_metrics",
         "oracles = rosepo_oracles",
+        "prompts = rosepo_prompts",
         "samplers = rosepo_samplers",
     ]
     assert any(name.endswith("/licenses/LICENSE") for name in names(installed.rosepo_wheel))

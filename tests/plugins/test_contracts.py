@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from rosepo_core.registry import load_plugins
-from rosepo_core.testing import DatasetContract, LossContract, MetricContract, OracleContract, SamplerContract
+from rosepo_core.testing import (
+    DatasetContract,
+    LossContract,
+    MetricContract,
+    OracleContract,
+    PromptContract,
+    SamplerContract,
+)
 
 
 class TestRosePO(LossContract):
@@ -50,6 +57,22 @@ class TestSASRec(OracleContract):
     @pytest.fixture
     def options(self):
         return {"layers": 1, "hidden_size": 16, "max_epochs": 2}
+
+
+class TestTimeline(PromptContract):
+    name = "rosepo/timeline"
+
+
+class TestChat(PromptContract):
+    name = "rosepo/chat"
+
+
+class TestChatWithCandidates(PromptContract):
+    name = "rosepo/chat"
+
+    @pytest.fixture
+    def options(self):
+        return {"candidates": 5}
 
 
 class TestTable(DatasetContract):

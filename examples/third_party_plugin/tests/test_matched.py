@@ -10,10 +10,12 @@ from rosepo_matched.loss import SquaredHinge, SquaredHingeOptions
 from rosepo_core.testing import (
     LossContract,
     MetricContract,
+    PromptContract,
     SamplerContract,
     random_log_probs,
     toy_outcomes,
     toy_split,
+    toy_tokenizer,
     train_examples,
 )
 
@@ -60,3 +62,14 @@ class TestSelfInformation(MetricContract):
         found = self.measure({"ks": [1, 2]}, lists)
         assert found["@1"].tolist() == pytest.approx([1, 2, np.nan], nan_ok=True)
         assert found["@2"].tolist() == pytest.approx([2, 2, np.nan], nan_ok=True)
+
+
+class TestAlpaca(PromptContract):
+    name = "alpaca"
+
+    def test_reads_as_it_should(self):
+        template = self.make({"instruction": "Go."}).bind(toy_tokenizer(), ["Alien", "Brazil", "Casablanca"], 5)
+        prompt = template.prompt(np.array([2, 0]), None)
+        assert toy_tokenizer().decode(prompt) == (
+            "### Instruction:\nGo.\n\n### Input:\n- Casablanca\n- Alien\n\n### Response:\n"
+        )

@@ -16,5 +16,10 @@ def rosepo_register_samplers(register: Register) -> None:
 
 
 @hookimpl
+def rosepo_register_prompts(register: Register) -> None:
+    register("alpaca", "rosepo_matched.prompt:Alpaca", summary="An instruction, the history as its input.")
+
+
+@hookimpl
 def rosepo_register_metrics(register: Register) -> None:
     register("self-information", "rosepo_matched.metric:SelfInformation", summary="How surprising the list is.")
