@@ -151,7 +151,7 @@ class EvaluationOptions(Options):
         ("uniform",),
         min_length=1,
         description="How the other candidates are chosen among items new to the user: at random ('uniform'), at "
-        "random in proportion to training popularity ('popularity'), or the titles nearest in meaning to the target's "
+        "random in proportion to training popularity ('popularity'), or the titles nearest in meaning to the target "
         "('semantic'). With several, each is a protocol of its own.",
     )
     decoding: Literal["beam", "exact"] = Field(
