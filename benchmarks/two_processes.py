@@ -103,9 +103,9 @@ def rates(processes: int, waiting: str, seconds: float, threads: int) -> list[fl
 
 
 def table(found: dict[tuple[str, int], list[float]]) -> str:
-    """Medians, and what each process of two has left of what one alone does."""
+    """Medians, and what each process of two has left of what one does without the other."""
     lines = [
-        "| threads wait | alone, tokens/s | each of two, tokens/s | share left |",
+        "| threads wait | one, tokens/s | each of two, tokens/s | share left |",
         "| --- | ---: | ---: | ---: |",
     ]
     for waiting in WAITING:
@@ -135,7 +135,7 @@ def main() -> None:
         for processes in (1, 2):
             for waiting in WAITING:
                 found[waiting, processes] += rates(processes, waiting, options.seconds, options.threads)
-    load = f"load of the machine over the last minute: {os.getloadavg()[0]:.1f}"
+    load = f"load of the machine over the last minute: {os.getloadavg()[0]:.1f} (about 2 is this benchmark's own)"
     command = shlex.join(["python", "-m", "benchmarks.two_processes", *sys.argv[1:]])
     text = (
         f"`{command}`, {date.today().isoformat()}, {os.cpu_count()} cores, {options.threads} threads a process, "
