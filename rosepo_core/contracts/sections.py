@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options
 
@@ -96,6 +96,14 @@ class SFTOptions(Options):
         description="Recompute activations to save memory, in SFT and in alignment.",
     )
     max_users: int | None = Field(None, ge=1, description="Train on this many users, drawn at random; all if unset.")
+
+    @field_validator("lora_rank", "lora_alpha", "lora_dropout", "target_modules")
+    @classmethod
+    def _of_adapters_alone(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        if info.data.get("method") == "full" and value != cls.model_fields[info.field_name].default:
+            raise ValueError("method = 'full' trains no adapter; leave it out")
+        return value
 
 
 class PreferenceOptions(Options):
