@@ -255,7 +255,7 @@ def test_a_wrong_request(train, tmp_path, arguments, said, dry):
 def test_a_wrong_request_leaves_earlier_seeds_as_they_were(train, runs):
     before = contents(runs)
     assert "set evaluation.candidates to at most" in fault(
-        train("--run", runs, "--seeds=3", "--evaluation.candidates=60")
+        train("--run", runs, "--seeds=3", "--evaluation.candidates=60", "--overwrite")
     )
     assert contents(runs) == before
 
