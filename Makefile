@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench study clean
+.PHONY: demo test test-ranges check bench study clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("rosepo needs Python 3.11 or newer, and this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -17,6 +17,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The oldest and the newest versions that pyproject.toml admits, each in a virtual environment of its own.
+test-ranges:
+	$(PYTHON) tests/packaging/ranges.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

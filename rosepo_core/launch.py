@@ -1,7 +1,7 @@
-"""What must be settled in a process before torch and the trainers are imported.
+"""Environment variables that must be set before torch and the trainers are imported.
 
-`rosepo_core` settles it when it is imported, for the command line and for other projects alike. So import rosepo_core
-before torch: libraries that are there already have read their settings.
+`rosepo_core` sets them when it is imported, on the command line and in other projects. Import rosepo_core before
+torch: a library that is already imported has already read its settings.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import sys
 FIXED = {
     # TRL reports every trainer that is made, and the hub's client every request; both read this variable.
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # datasets counts what is loaded.
+    # The package datasets counts every load of a dataset.
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
 }
-"""Nothing is reported to anyone, whatever was set before."""
+"""Switches off all telemetry, whatever was set before."""
 
 DEFAULTS = {
     # Idle OpenMP threads spin on their core while they wait for work. Two processes on one machine then take each
@@ -23,10 +23,10 @@ DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",
     # cuBLAS repeats its results bit for bit only with a workspace of fixed size (`RunConfig.deterministic`).
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    # Worker processes of the trainers would each warn of tokenizer threads.
+    # Otherwise each worker process of the trainers warns about tokenizer threads.
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""What holds where the user has not said otherwise."""
+"""Set only if the user has not set them."""
 
 
 def prepare() -> None:

@@ -9,6 +9,6 @@ def rosepo_register_prompts(register: Register) -> None:
     register(
         "timeline",
         "rosepo_prompts.timeline:Timeline",
-        summary="The history as one growing text, a title a line, in which every title is a target.",
+        summary="The history as one growing text with one title a line; every title is a target.",
     )
     register("chat", "rosepo_prompts.chat:Chat", summary="A question about the history in the model's chat format.")

@@ -18,12 +18,13 @@ class ChatOptions(PromptOptions):
         "Which title will this person choose next?", description="The last line of the user's message."
     )
     candidates: int = Field(
-        0, ge=0, description="Titles to choose from that a prompt lists, the next one among them; 0 lists none."
+        0, ge=0, description="Titles to choose from in the prompt, the next one among them; 0 means no list."
     )
 
 
 class Chat(ListTemplate):
-    """The model's own chat format: an instruction, the history and perhaps candidates as lists, a question."""
+    """The model's own chat format: an instruction, the history as a list, perhaps a list of candidates, a
+    question."""
 
     Options = ChatOptions
 
@@ -34,7 +35,7 @@ class Chat(ListTemplate):
         return count
 
     def lead(self) -> list[int]:
-        """Nothing: a chat template writes what begins a text itself."""
+        """No tokens: a chat template itself writes the tokens that begin a text."""
         return []
 
     def wording(self, history: str, candidates: str) -> str:
@@ -48,7 +49,7 @@ class Chat(ListTemplate):
             rendered = self._render(
                 [{"role": "system", "content": options.instruction}, {"role": "user", "content": user}]
             )
-        except Exception:  # a chat template raises what it likes when it has no system role
+        except Exception:  # chat templates without a system role raise different errors
             rendered = self._render([{"role": "user", "content": f"{options.instruction}\n\n{user}"}])
         if history not in rendered or candidates not in rendered:
             raise RequestError("the model's chat template does not show the user's message; use 'timeline'")

@@ -1,4 +1,4 @@
-"""The history as one growing text, a title a line."""
+"""The history as one growing text with one title a line."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ class TimelineOptions(PromptOptions):
 
 
 class Timeline(PromptTemplate):
-    """The history as one growing text, a title a line, in which every title is a response to what stands before it.
+    """The history as one growing text with one title a line. Every title is the response to the titles before it.
 
-    A user's sequence falls into windows of ``history_length + 1`` items (fewer where `max_length` asks for it), from
-    its end backward. Each begins with the item that the one before ends with: there it is a response, here it only
-    gives the next one a history. So every item but the user's first follows at least one.
+    A user's sequence is divided, from its end backward, into windows of ``history_length + 1`` items (fewer if
+    `max_length` requires it). The first item of a window is the last item of the window before. There it is a
+    response; here it is only history for the next item. So every item, except the user's first, has a history of at
+    least one item.
     """
 
     Options = TimelineOptions
@@ -51,7 +52,7 @@ class Timeline(PromptTemplate):
         return self._newline
 
     def read(self, ids: Sequence[int]) -> str:
-        """The first line of it: other tokens than the terminator may hold a line break, too."""
+        """The first line of the text, because tokens other than the terminator can contain a line break, too."""
         return super().read(ids).partition("\n")[0]
 
     @property
@@ -68,7 +69,7 @@ class Timeline(PromptTemplate):
         return np.concatenate([self._header, self.response_tokens(history)])
 
     def starts(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> Longs:
-        """Place of the first history item that each place's prompt shows: int64 [n], up to its position."""
+        """Position of the first history item in each prompt: int64 [n], at most the place's position."""
         if not shared:
             return self.fitted_starts(places, None)
         starts = np.zeros(len(places), dtype=np.int64)
@@ -81,7 +82,7 @@ class Timeline(PromptTemplate):
         return starts
 
     def _windows(self, items: Ints) -> list[tuple[int, int]]:
-        """First and last place of each window of one user's items, latest first."""
+        """First and last position of each window of one user's items, latest window first."""
         tokens = np.concatenate([[0], np.cumsum(self.response_lengths[items])])
         room = int(self.room(None)[0])
         windows = []
@@ -92,14 +93,14 @@ class Timeline(PromptTemplate):
             windows.append((first, last))
             if first == 0:
                 break
-            # Where not even one item fits before a response, the response has a window to itself.
+            # If not even one item fits before a response, the response alone is the window.
             last = first if first < last else last - 1
         return windows
 
     def groups(
         self, places: Places, *, shared: bool = False, candidates: Ints | None = None, kept: Longs | None = None
     ) -> list[PromptGroup]:
-        """One group for the places whose histories begin at the same item; see `PromptTemplate.groups`."""
+        """One group for all places whose histories begin with the same item; see `PromptTemplate.groups`."""
         starts = self.starts(places, shared=shared)
         kept = np.arange(len(places)) if kept is None else kept
         order = kept[np.lexsort((places.position[kept], starts[kept], places.user[kept]))]
@@ -114,7 +115,7 @@ class Timeline(PromptTemplate):
         return groups
 
     def sft_sequences(self, sequences: Sequences, *, candidates: Ints | None = None) -> list[tuple[Ints, Bools]]:
-        """One sequence a window; see `PromptTemplate.sft_sequences`."""
+        """One sequence for each window; see `PromptTemplate.sft_sequences`."""
         material = []
         for user in np.flatnonzero(sequences.lengths).tolist():
             items = sequences[user]

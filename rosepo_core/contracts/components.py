@@ -1,7 +1,10 @@
-"""The five contracts that plugins implement. Each works on whole arrays, never on one example at a time.
+"""The contracts that plugins implement. Each works on whole arrays, never on one example at a time.
 
-An implementation names its options model as `Options` and gets a validated instance in its constructor. The core
-checks what comes back (shapes, ranges, no target among the rejected) and names the plugin when it is wrong.
+An implementation sets its options model as the class attribute `Options`, and gets a validated instance in its
+constructor. The core checks the results (shapes, ranges, no target among the rejected items). An error names the
+plugin.
+
+The contract of prompt templates is in `rosepo_core.prompts.template`.
 """
 
 from __future__ import annotations
@@ -39,22 +42,22 @@ Need = Literal["language-model", "oracle", "title-embeddings"]
 
 
 class Reporter(Protocol):
-    """Where long work tells how far it is. Every method may be called from any stage; none may raise."""
+    """Receives the progress of long work. Any stage may call any method; no method may raise."""
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """`done` of `total` units of the running stage are finished."""
+        """Report that `done` of `total` units of the running stage are finished."""
 
     def note(self, message: str) -> None:
-        """One line that the user should see."""
+        """Show one line to the user."""
 
 
 class Component:
-    """What every implementation is: a class with options.
+    """The base of every plugin class: a class with options.
 
     Attributes:
-        options: the validated options that this instance was made with.
-        origin: which plugin this is, of which distribution and version; set by the registry.
-        summary: the one line that it was registered with; set by the registry.
+        options: the validated options of this instance.
+        origin: the plugin's name, its distribution and version; set by the registry.
+        summary: the line that the plugin was registered with; set by the registry.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -62,28 +65,28 @@ class Component:
     summary: str = ""
 
     def __init__(self, options: Any = None) -> None:
-        """`options` is an instance of the class's own `Options`; the defaults where none are given."""
+        """`options` is an instance of the class's `Options`; if it is `None`, the defaults are used."""
         self.options: Any = options if options is not None else type(self).Options()
 
     def files(self) -> Sequence[Path]:
-        """The files and folders whose content decides what this component does; those that options of the type `Path`
-        name, unless it says otherwise.
+        """The files and folders that this component reads. By default these are the values of all options of the type
+        `Path`.
 
-        A stage is made anew when their content changes. A component that reads others extends this:
-        ``[*super().files(), ...]``. One that does not exist is passed over.
+        A stage is made again if the content of one of them has changed. A component that reads other files returns
+        ``[*super().files(), ...]``. Paths that do not exist are ignored.
         """
         return [value for _, value in self.options if isinstance(value, Path)]
 
 
 class DatasetOptions(Options):
-    """Options of every dataset. They are about prompts: `Dataset.load` does not read them, and a log is not read anew
-    when they change."""
+    """Options of every dataset. They are about prompts: `Dataset.load` does not use them, so the log is not read
+    again when they change."""
 
     history_length: int = Field(30, ge=1, description="At most this many earlier items make a history.")
 
 
 class LogOptions(DatasetOptions):
-    """Options of a dataset that yields a log: filters, which the core applies after `load`."""
+    """Options of a dataset that gives a log: filters, which the core applies after `load`."""
 
     min_rating: float | None = Field(None, description="Drop interactions rated below this.")
     k_core: int = Field(
@@ -97,14 +100,17 @@ class LogOptions(DatasetOptions):
 
 
 class Dataset(Component, ABC):
-    """A source of interactions and titles. Its options extend `LogOptions` if it yields a log, and `DatasetOptions`
-    alone if it yields examples that come split already (`Corpus.of_examples`), which are not filtered."""
+    """A source of interactions and titles.
+
+    If it gives a log, its options extend `LogOptions`. If it gives examples that are already split
+    (`Corpus.of_examples`), its options extend `DatasetOptions` only: such examples are not filtered.
+    """
 
     Options: ClassVar[type[Options]] = DatasetOptions
 
     @abstractmethod
     def load(self, reporter: Reporter) -> Corpus:
-        """Read everything.
+        """Read the data.
 
         Raises:
             RequestError: a file, row or column is wrong; the message names it and the fix.
@@ -112,7 +118,8 @@ class Dataset(Component, ABC):
 
 
 class LanguageModel(Protocol):
-    """The SFT model as samplers see it: always over the catalogue's exact titles, terminator included."""
+    """The SFT model, for samplers. It generates and scores exact titles of the catalogue, including the token that
+    ends a title."""
 
     def generate(
         self,
@@ -123,18 +130,19 @@ class LanguageModel(Protocol):
         beams: int = 8,
         temperature: float = 0.0,
     ) -> Ints:
-        """What the model would recommend, by generation constrained to the catalogue, best first.
+        """The titles that the model recommends, best first. Generation is constrained to the catalogue.
 
         Args:
             places: n places.
             k: titles per place.
-            exclude: gives for rows of `places`, int64 [m], the items that must not come out, one array a row.
+            exclude: a function from rows of `places`, int64 [m], to the items that must not be generated, one array
+                for each row.
             beams: width of the search, at least `k`.
-            temperature: 0 searches for the most probable titles; above 0 draws titles without replacement from the
-                model's distribution at that temperature (stochastic beam search, Kool et al. 2019).
+            temperature: 0 searches for the most probable titles. Above 0, titles are drawn without replacement from
+                the model's distribution at that temperature (stochastic beam search, Kool et al. 2019).
 
         Returns:
-            int32 [n, k]; -1 where fewer titles are left.
+            items, int32 [n, k]; -1 fills rows with fewer titles.
         """
 
     def score(self, places: Places, items: Ints) -> Floats:
@@ -144,16 +152,16 @@ class LanguageModel(Protocol):
 
 @dataclass(frozen=True)
 class SamplerContext:
-    """What a sampler may use.
+    """The data and models that a sampler may use.
 
     Attributes:
         catalogue: titles and training popularity.
         seen: the users' training interactions.
-        rng: seeded; the only source of chance a sampler may use.
-        language_model: set if `needs` has "language-model".
-        oracle_scores: set if `needs` has "oracle"; the fitted oracle's scores, see `SmoothingOracle.score`.
-        title_embeddings: set if `needs` has "title-embeddings"; gives unit-length rows, float32 [items, d].
+        rng: a seeded generator, the only source of random numbers that a sampler may use.
         reporter: for progress.
+        language_model: set if `needs` has "language-model".
+        oracle_scores: set if `needs` has "oracle"; the scores of the fitted oracle, see `SmoothingOracle.score`.
+        title_embeddings: set if `needs` has "title-embeddings"; returns rows of unit length, float32 [items, d].
     """
 
     catalogue: Catalogue
@@ -172,10 +180,10 @@ class SamplerOptions(Options):
 
 
 class RejectedSampler(Component, ABC):
-    """Gives each example the items that lose against its target.
+    """Picks the rejected items of each example.
 
     Attributes:
-        needs: which costly parts of the context `sample` uses; the others are not made for it.
+        needs: which costly parts of the context `sample` uses. Only these are prepared.
     """
 
     Options: ClassVar[type[Options]] = SamplerOptions
@@ -183,17 +191,20 @@ class RejectedSampler(Component, ABC):
 
     @abstractmethod
     def sample(self, examples: Examples, k: int, context: SamplerContext) -> Ints:
-        """Rejected items: int32 [n, k], distinct within a row, never the target, never an item that the user has
-        interacted with (`context.seen`) unless ``options.allow_seen``; -1 where fewer are left."""
+        """Pick rejected items: int32 [n, k].
+
+        Items within a row are distinct. None is the target. None is an item that the user has interacted with
+        (`context.seen`), unless ``options.allow_seen`` is set. -1 fills rows with fewer items.
+        """
 
 
 @dataclass(frozen=True)
 class OracleContext:
-    """What an oracle may use.
+    """The context of an oracle's training.
 
     Attributes:
-        rng: seeded.
-        seed: the run's seed, for libraries with generators of their own.
+        rng: a seeded generator of random numbers.
+        seed: the run's seed, for libraries that have their own generators.
         reporter: for progress.
     """
 
@@ -203,23 +214,31 @@ class OracleContext:
 
 
 class SmoothingOracle(Component, ABC):
-    """Says how likely it is that a user prefers the rejected item after all."""
+    """Estimates how likely it is that a user prefers the rejected item to the chosen one."""
 
     def fit(self, split: Split, context: OracleContext) -> Mapping[str, float]:
-        """Learn from ``split.train``; ``split.validation`` may stop training and calibrate. ``split.test`` may not be
-        used. Returns what is worth showing, e.g. the validation NDCG@10."""
+        """Learn from ``split.train``.
+
+        ``split.validation`` may be used for early stopping and calibration. ``split.test`` must not be used.
+
+        Returns:
+            numbers to show to the user, e.g. the validation NDCG@10.
+        """
         return {}
 
     def state(self) -> Mapping[str, NDArray[Any]]:
-        """All that was learned, as arrays; saved as safetensors."""
+        """Everything that was learned, as arrays; it is saved as safetensors."""
         return {}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what `state` gave, in a new instance with the same options."""
+        """Load the result of `state` into a new instance with the same options."""
 
     def score(self, places: Places, items: Ints) -> Floats | None:
-        """Preference scores, higher is better, float32 [n, m] for items int32 [n, m]; `None` from an oracle that
-        ranks nothing, which is then left out of the table. A score of an item must not depend on the others."""
+        """Preference scores, higher is better: float32 [n, m] for items int32 [n, m].
+
+        The score of an item must not depend on the other items. An oracle that cannot rank returns `None`, and is
+        then left out of the table.
+        """
         return None
 
     @abstractmethod
@@ -229,11 +248,11 @@ class SmoothingOracle(Component, ABC):
         Args:
             places: n places.
             chosen: int32 [n].
-            rejected: int32 [n, k]; where it is -1, any value in the range does.
+            rejected: int32 [n, k]. Where it is -1, the result may be any value in the range.
         """
 
     def preference_probability(self, places: Places, chosen: Ints, rejected: Ints) -> Floats:
-        """The same before it is shaped for training, e.g. clipped: what calibration is measured by."""
+        """The same probability before it is changed for training, e.g. by clipping. Calibration is measured on it."""
         return self.flip_probability(places, chosen, rejected)
 
 
@@ -241,8 +260,9 @@ class PreferenceLoss(Component, ABC):
     """An objective over preference pairs.
 
     Attributes:
-        needs_reference: whether the reference's log-probabilities are read; if not, they are not computed and are 0.
-        needs_smoothing: whether `eps` is read; if not, the oracle is not asked for it and it is 0.
+        needs_reference: whether the loss uses the log-probabilities of the reference model. If not, they are not
+            computed, and are 0.
+        needs_smoothing: whether the loss uses `eps`. If not, the oracle is not asked for it, and it is 0.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -255,15 +275,15 @@ class PreferenceLoss(Component, ABC):
 
     @abstractmethod
     def __call__(self, log_probs: LogProbs) -> Tensor:
-        """Loss of each pair: float [n], differentiable in the policy's log-probabilities."""
+        """Loss of each pair: finite numbers, float [n], differentiable in the policy's log-probabilities."""
 
 
 class Metric(Component, ABC):
-    """Says one thing about what a model did. Its docstring has formula, range, direction and source.
+    """Measures one property of a model's results. Its docstring has formula, range, direction and source.
 
     Attributes:
-        about: how its numbers are to be read; all must lie within ``about.low`` and ``about.high``.
-        needs: what it cannot do without; where the outcome lacks it, the metric is left out and a note says so.
+        about: how to read the numbers. All must lie between ``about.low`` and ``about.high``.
+        needs: data that the metric requires. If the outcome does not have it, the metric is left out, with a note.
     """
 
     about: ClassVar[Measure]
@@ -271,15 +291,15 @@ class Metric(Component, ABC):
 
     @abstractmethod
     def measure(self, outcome: Outcome) -> Mapping[str, Doubles | float]:
-        """The values, keyed by what follows the metric's name in tables: ``"@10"``, or ``""`` without a cut-off.
+        """The values of the metric, by the suffix of its name in tables: ``"@10"``, or ``""`` without a cut-off.
 
-        A mean over users is given as its parts, float64 [n], NaN for users whom it does not apply to: they make
-        intervals and paired tests. What belongs to all lists together (a Gini coefficient) is one float, NaN where
-        there is nothing to measure.
+        If the metric is a mean over users, return the value of each user, float64 [n], with NaN for users that it
+        does not apply to. These values give intervals and paired tests. If the metric belongs to all lists together
+        (such as a Gini coefficient), return one float, or NaN if there is nothing to measure.
 
-        Where lower is better, to give no answer must not pay: a user whose list holds no item
-        (`Outcome.without_items`) gets ``about.high``, the worst value, or NaN where that is infinite; a number for
-        all lists is NaN where none of them holds an item. Tables say over how many users a mean is.
+        If lower is better, a model must not gain by giving no answer. A user whose list has no item
+        (`Outcome.without_items`) gets ``about.high``, the worst value, or NaN if that is infinite. A number for all
+        lists is NaN if no list has an item. Tables show how many users a mean covers.
         """
 
 
@@ -287,15 +307,16 @@ class CutOffOptions(Options):
     """Options of every metric with a cut-off."""
 
     ks: tuple[PositiveInt, ...] | None = Field(
-        None, min_length=1, description="Cut-offs; those of [evaluation] if unset."
+        None, min_length=1, description="Cut-offs; if unset, those of [evaluation]."
     )
 
 
 class CutOffMetric(Metric):
-    """A metric of the first k items.
+    """A metric of the first k items of a list.
 
     Attributes:
-        smallest_k: lower cut-offs are passed over, for the metric says nothing there, or nothing of its own.
+        smallest_k: the lowest useful cut-off. Lower ones are skipped, because the metric has no meaning there, or
+            only repeats another metric.
     """
 
     Options: ClassVar[type[Options]] = CutOffOptions

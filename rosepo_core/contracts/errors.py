@@ -1,7 +1,7 @@
-"""What can go wrong, sorted by whose move it is.
+"""The errors that rosepo raises.
 
-`RequestError` is a mistake in what was asked: the command line ends with exit code 2 and the one or two lines of
-its message. Any other `RosepoError` is a failure of the work itself: exit code 1.
+`RequestError` is a mistake in the request, which the user can fix: the command line shows the one or two lines of the
+message and ends with exit code 2. Any other `RosepoError` is a failure of the work itself: exit code 1.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 
 class RosepoError(Exception):
-    """Base of all errors that rosepo raises on purpose; its text is meant for the user as it stands."""
+    """Base of all errors that rosepo raises on purpose; users see its text unchanged."""
 
     exit_code = 1
 
@@ -23,14 +23,14 @@ class RequestError(RosepoError):
 
 
 class PluginError(RosepoError):
-    """A plugin broke its contract; the message names the plugin and what it returned."""
+    """A plugin broke its contract; the message names the plugin and the wrong result."""
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """A clause for an error message that offers the names most like `name`.
 
-    Returns e.g. ``"; did you mean 'self-hard' or 'uniform'?"``, or all the known names where none is near, or
-    an empty string where there are none at all.
+    Returns e.g. ``"; did you mean 'self-hard' or 'uniform'?"``. If no name is similar, it lists the known names; if
+    there are none, it is empty.
     """
     known = sorted(set(known))
     if not known:

@@ -1,6 +1,6 @@
-"""The hooks that a plugin module may implement, all of them optional.
+"""The hooks that a plugin module may implement. All are optional.
 
-A distribution names its module in the entry-point group ``rosepo``; the module marks its functions with
+A distribution names its module in the entry-point group ``rosepo``. The module marks its hooks with
 `rosepo_core.api.hookimpl`.
 """
 
@@ -20,12 +20,12 @@ hookimpl = pluggy.HookimplMarker("rosepo")
 
 
 class Register(Protocol):
-    """Takes one implementation; nothing is imported until it is asked for."""
+    """Registers one implementation, which is imported only when it is used."""
 
     def __call__(self, name: str, target: str, *, summary: str) -> None:
         """
         Args:
-            name: kebab-case, what users write.
+            name: the name that users write, in kebab-case.
             target: ``"package.module:Class"``.
             summary: one line for `rosepo plugins list`.
         """

@@ -1,4 +1,4 @@
-"""Options: one pydantic model an implementation, from which keys, flags, help and validation all come."""
+"""Options: each implementation has one pydantic model, which defines keys, flags, help and validation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from rosepo_core.contracts.errors import RequestError, nearest
 
 CHANGES_NO_RESULT: dict[str, JsonValue] = {"changes_no_result": True}
-"""For ``Field(..., json_schema_extra=CHANGES_NO_RESULT)``: an option that decides memory or speed alone. What was
-made under another value of it is reused."""
+"""For ``Field(..., json_schema_extra=CHANGES_NO_RESULT)``: an option that changes memory or speed only. Stages that
+were made with another value of it are reused."""
 
 
 class Options(BaseModel):
     """Base of every options model: unknown keys are errors, values are frozen, every field has a description."""
 
-    # A column or a title may be a number; on the command line nobody would quote it.
+    # The name of a column may be a number, and users do not put quotes around it on the command line.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
     def that_decide(self) -> dict[str, Any]:
-        """The options that can change a result, as JSON writes them: all but those marked `CHANGES_NO_RESULT`."""
+        """The options that can change a result, as JSON values: all except those marked `CHANGES_NO_RESULT`."""
         marked = {
             name for name, field in type(self).model_fields.items() if field.json_schema_extra == CHANGES_NO_RESULT
         }
@@ -37,8 +37,8 @@ def parse_options(model: type[OptionsT], values: Mapping[str, Any], where: str) 
     Args:
         model: the options model.
         values: keys as written by the user; `-` and `_` are the same in a key.
-        where: the section that the keys stand in, e.g. ``"sampler"``; errors then speak of ``sampler.temperature``.
-            Empty at the top of a configuration.
+        where: the section of the keys, e.g. ``"sampler"``; errors then name ``sampler.temperature``. Empty at the top
+            of a configuration.
 
     Raises:
         RequestError: an unknown key (with the nearest known ones), or a value of the wrong type or range.

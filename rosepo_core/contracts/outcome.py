@@ -1,4 +1,4 @@
-"""What a model did for the test users, as metrics see it, however the model was asked."""
+"""The results of one model for the test users: the input of metrics, the same for all protocols."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ MISSING = {
     "title-embeddings": "there are no title embeddings",
     "genres": "the catalogue has no column 'genres' of lists of text, or of text with '|' between",
 }
-"""Why an outcome lacks what a metric needs."""
+"""The reason why an outcome does not have the data that a metric needs."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a metric's numbers are to be read.
+    """How to read the numbers of a metric.
 
     Attributes:
-        title: how tables write it, without the cut-off.
-        direction: which way is better; of what tells about popularity, "better" means further from recommending only
-            what is popular, at equal accuracy.
-        group: the heading that it stands under.
-        low: the least value that it can have.
-        high: the greatest.
-        decimals: digits that tables show.
+        title: the metric's name in tables, without the cut-off.
+        direction: which direction is better. For metrics of popularity, "better" means less popularity bias at equal
+            accuracy.
+        group: the heading of its group in tables.
+        low: the lowest possible value.
+        high: the highest possible value.
+        decimals: number of decimals in tables.
     """
 
     title: str
@@ -49,22 +49,24 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model did for n test examples: it ranked candidates or the whole catalogue, or it wrote freely.
+    """The results of one model for n test examples. The model ranked candidates or the whole catalogue, or wrote
+    freely.
 
     Make one with `of_scores` or `of_lists`.
 
     Attributes:
         examples: the n test examples.
         catalogue: all items, with their popularity and attributes.
-        seen: every interaction of each user in the whole log, the held-out ones included.
+        seen: every interaction of each user in the whole log, including held-out interactions.
         ks: the cut-offs of metrics that name none.
-        targets: the items held out for each example, int32 [n, t], the next one first, -1 where there are fewer.
-        ranks: where they stand; arrays [n, t].
-        top: what is recommended, best first: int32 [n, k], k at least any cut-off; -1 for a place without an item.
-        items: what was ranked, int32 [n, m], -1 for a place without an item; `None` where nothing was.
-        scores: float [n, m], higher is better, -inf where there is no item; `None` where nothing was ranked.
-        answered: which places of `top` hold an answer, an item or not: bool [n, k]; `None` where nothing was written.
-        title_embeddings: gives unit-length rows, float32 [items, d]; `None` where no metric needs them.
+        targets: the items held out for each example, int32 [n, t], the next item first; -1 fills rows with fewer.
+        ranks: the ranks of the targets; arrays [n, t].
+        top: the recommended items, best first: int32 [n, k], k at least any cut-off; -1 for an empty position.
+        items: the ranked items, int32 [n, m], -1 for an empty position; `None` if the model did not rank.
+        scores: float [n, m], higher is better, -inf where there is no item; `None` if the model did not rank.
+        answered: which positions of `top` are an answer, even if it is no item: bool [n, k]; `None` if the model did
+            not write.
+        title_embeddings: returns rows of unit length, float32 [items, d]; `None` if no metric needs them.
     """
 
     examples: Examples
@@ -96,12 +98,14 @@ class Outcome:
         length: int | None = None,
         title_embeddings: Callable[[], Floats] | None = None,
     ) -> Outcome:
-        """From scores of candidates, or of the whole catalogue with -1 in place of what is not to be recommended.
+        """From scores of candidates, or of the whole catalogue, where -1 replaces items that must not be recommended.
+
+        Arguments that are not described here are as the attributes of this class.
 
         Args:
-            examples: as above, like all that is not named here.
-            target_column: int32 [n] or [n, t], where in `items` the targets are; -1 where there are fewer.
-            length: of the lists; the largest of `ks` if not given.
+            examples: the n test examples.
+            target_column: int32 [n] or [n, t], the columns of the targets in `items`; -1 fills rows with fewer.
+            length: length of the lists; by default the largest of `ks`.
 
         Raises:
             ValueError: as `rank_targets`.
@@ -133,12 +137,14 @@ class Outcome:
         targets: Ints | None = None,
         title_embeddings: Callable[[], Floats] | None = None,
     ) -> Outcome:
-        """From lists: a target that its list does not hold has no rank.
+        """From lists. A target that is not in its list has no rank.
+
+        Arguments that are not described here are as the attributes of this class.
 
         Args:
-            examples: as above, like all that is not named here.
-            answered: of a model that writes freely; an answer that is no title of the catalogue is -1 in `top`.
-            targets: each example's one target if not given.
+            examples: the n test examples.
+            answered: for a model that writes freely. An answer that is no title of the catalogue is -1 in `top`.
+            targets: by default the one target of each example.
         """
         targets = examples.target[:, None] if targets is None else targets
         return cls(
@@ -167,7 +173,7 @@ class Outcome:
         )
 
     def offers(self, need: OutcomeNeed) -> bool:
-        """Whether this outcome has what a metric needs."""
+        """Whether this outcome has the data that a metric needs."""
         return {
             "scores": self.scores is not None,
             "answers": self.answered is not None,
@@ -176,7 +182,7 @@ class Outcome:
         }[need]
 
     def without_items(self) -> Bools:
-        """Which users' lists hold no item at all, whatever was written: bool [n]."""
+        """Which users' lists have no item, even if the model wrote an answer: bool [n]."""
         silent: Bools = np.all(self.top < 0, axis=1)
         return silent
 
@@ -190,14 +196,14 @@ class Outcome:
         return means
 
     def list_counts(self, k: int) -> Longs:
-        """How often each item stands among the first k of a list: int64 [items]."""
+        """How many lists have each item among their first k: int64 [items]."""
         top = self.top[:, :k]
         return np.bincount(top[top >= 0], minlength=len(self.catalogue)).astype(np.int64)
 
     @cached_property
     def histories(self) -> tuple[Longs, Ints]:
-        """All that comes before each target, ragged: the example of each interaction, int64 [total], and its item,
-        int32 [total]."""
+        """The interactions before each target, in flat arrays: the example of each interaction, int64 [total], and
+        its item, int32 [total]."""
         examples = self.examples
         row = np.repeat(np.arange(len(examples)), examples.position)
         first = np.repeat(np.cumsum(examples.position) - examples.position, examples.position)
@@ -206,8 +212,8 @@ class Outcome:
 
     @cached_property
     def genres(self) -> Bools | None:
-        """Which item is of which genre: bool [items, genres]; `None` where the catalogue's attributes have no column
-        ``genres`` of lists of text, or of text with ``|`` between."""
+        """Which genres each item has: bool [items, genres]. `None` if the catalogue has no column ``genres`` with
+        lists of text, or text separated by ``|``."""
         if "genres" not in self.catalogue.attributes.columns:
             return None
         column = self.catalogue.attributes["genres"]

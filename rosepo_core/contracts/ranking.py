@@ -1,8 +1,8 @@
-"""Where targets stand, what tops a list, and which items are popular: what the stages and every metric build on.
+"""Ranks of targets, best items of a list, and popular items: the basis of the stages and of every metric.
 
-Tied scores get the expectation over all orders in which the tied items could stand (McSherry and Najork, "Computing
-information retrieval performance measures efficiently in the presence of tied scores", ECIR 2008). A model that
-gives every item the same score therefore gets exactly what random order would, wherever the target stands.
+Tied scores get the expectation over all orders of the tied items (McSherry and Najork, "Computing information
+retrieval performance measures efficiently in the presence of tied scores", ECIR 2008). So a model that gives every
+item the same score gets exactly the result of a random order, whatever the column of the target.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rosepo_core.contracts.records import Bools, Doubles, Ints, Longs
 Scores = NDArray[np.floating]
 
 UNRANKED = int(np.iinfo(np.int32).max)
-"""`Ranks.above` of a target that was neither offered nor listed: below everything that was."""
+"""`Ranks.above` of a target that has no rank, because it was neither a candidate nor in the list."""
 
 HEAD_SHARE = 0.2
 """Share of the catalogue that counts as popular (the head); the rest is the long tail."""
@@ -25,12 +25,12 @@ HEAD_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the targets stand among what was offered, or in the list that was given.
+    """Ranks of the targets among the candidates, or in a list.
 
     Attributes:
-        above: items with a higher score than the target, int64 [n] or, with several targets a row, [n, t]; `UNRANKED`
-            for a target without a rank, and for a place that holds no target.
-        tied: other items with the target's very score, int64 of the same shape.
+        above: number of items with a higher score than the target, int64 [n] or, with several targets a row, [n, t];
+            `UNRANKED` for a target without a rank, and for an empty slot.
+        tied: number of other items with the same score as the target, int64 of the same shape.
     """
 
     above: Longs
@@ -38,15 +38,15 @@ class Ranks:
 
     @property
     def expected(self) -> Doubles:
-        """The target's mean rank over the orders of the tied items: above + 1 + tied / 2; 1 is best, infinity is
-        unranked; float64 of the same shape."""
+        """Mean rank of the target over the orders of the tied items: above + 1 + tied / 2. 1 is best, infinity means
+        no rank; float64 of the same shape."""
         return np.where(self.above < UNRANKED, self.above + 1 + self.tied / 2, np.inf)
 
     def expectation(self, gains: Doubles) -> Doubles:
-        """What each target gains, in expectation over ties: float64 of the shape of `above`.
+        """Expected gain of each target over the orders of tied items: float64 of the shape of `above`.
 
         Args:
-            gains: float64 [m], the gain of rank 1, 2, ..., m; every later rank gains 0.
+            gains: float64 [m], the gain of rank 1, 2, ..., m; every later rank has gain 0.
         """
         sums = np.concatenate([[0.0], np.cumsum(gains)])
         low = np.minimum(self.above, len(gains))
@@ -55,10 +55,10 @@ class Ranks:
         return mean
 
     def first_expectation(self, gains: Doubles) -> Doubles:
-        """What each row's best-placed target gains, in expectation over ties: float64 [n].
+        """Expected gain of the best target of each row over the orders of tied items: float64 [n].
 
-        Where r of the T items that share the best target's score are targets themselves, the first of them stands at
-        place i of the T with probability C(T - i, r - 1) / C(T, r).
+        Suppose that T items share the score of the best target, and r of them are targets. Then the first target
+        among them is at position i of T with probability C(T - i, r - 1) / C(T, r).
         """
         if self.above.ndim == 1:
             return self.expectation(gains)
@@ -77,7 +77,7 @@ class Ranks:
         return gained
 
     def limit(self) -> int:
-        """The last rank that any target may have, at least 1."""
+        """The lowest rank that any target can have, at least 1."""
         ranked = self.above < UNRANKED
         return int((self.above + self.tied + 1)[ranked].max(initial=1))
 
@@ -88,8 +88,8 @@ def rank_targets(scores: Scores, target_column: NDArray[np.integer], offered: Bo
     Args:
         scores: float [n, c], higher is better. Minus infinity is allowed and ranks last, tied with the row's other
             minus infinities.
-        target_column: int [n], the column of the target, or [n, t] for several, -1 where there are fewer.
-        offered: bool [n, c], false for columns that hold no item; they neither rank above the target nor tie.
+        target_column: int [n], the column of the target, or [n, t] for several targets; -1 fills rows with fewer.
+        offered: bool [n, c], false for columns without an item. They rank neither above the target nor equal to it.
 
     Raises:
         ValueError: NaN among the offered scores, or a target that was not offered.
@@ -114,11 +114,11 @@ def rank_targets(scores: Scores, target_column: NDArray[np.integer], offered: Bo
 
 
 def rank_in_lists(top: NDArray[np.integer], targets: NDArray[np.integer]) -> Ranks:
-    """Where each target first stands in its row's list; `UNRANKED` where it does not.
+    """The first position of each target in the list of its row; `UNRANKED` if the list does not have it.
 
     Args:
-        top: int [n, k], best first, -1 for a place without an item.
-        targets: int [n, t], -1 where there are fewer.
+        top: int [n, k], best first, -1 for an empty position.
+        targets: int [n, t]; -1 fills rows with fewer.
     """
     there = (top[:, None, :] == targets[:, :, None]) & (targets >= 0)[:, :, None]
     above = np.where(there.any(axis=2), there.argmax(axis=2), UNRANKED).astype(np.int64)
@@ -128,8 +128,8 @@ def rank_in_lists(top: NDArray[np.integer], targets: NDArray[np.integer]) -> Ran
 def top_items(scores: Scores, items: NDArray[np.integer], k: int) -> Ints:
     """The k items of each row with the highest scores, best first: int32 [n, k].
 
-    Tied items stand in the order of their columns, which for candidates is random. -1 (no item) fills rows of fewer
-    than k items. Minus infinity ranks last but is still recommended where nothing better is left.
+    Tied items keep the order of their columns, which is random for candidates. -1 (no item) fills rows with fewer
+    than k items. An item with minus infinity ranks last, and is still recommended if no better item is left.
     """
     order = np.lexsort((-np.asarray(scores, dtype=np.float64), items < 0), axis=1)[:, :k]
     best = np.take_along_axis(items, order, axis=1)
@@ -137,11 +137,11 @@ def top_items(scores: Scores, items: NDArray[np.integer], k: int) -> Ints:
 
 
 def head_items(popularity: Longs, share: float = HEAD_SHARE) -> Bools:
-    """Which items are popular: the `share` (rounded up) of the catalogue with the most training interactions: bool
-    [items]. At the border the earlier of two equally popular items is in.
+    """Which items are popular: the `share` (rounded up) of the catalogue with the most training interactions, bool
+    [items]. If two items at the border are equally popular, the earlier one counts as popular.
 
-    Abdollahpouri et al., "The unfairness of popularity bias in recommendation", RMSE workshop at RecSys 2019. Others
-    let the head be the items that collect 80 % of the interactions; that head grows with how even the log is.
+    Abdollahpouri et al., "The unfairness of popularity bias in recommendation", RMSE workshop at RecSys 2019. Other
+    work defines the head as the items with 80 % of the interactions; that head is larger in a more even log.
     """
     count = int(np.ceil(round(share * len(popularity), 9)))
     head = np.zeros(len(popularity), dtype=np.bool_)

@@ -1,5 +1,7 @@
-"""Frozen records that pass between the stages. Item and user numbers are dense indices, 0-based, into the catalogue
-and the users of the split; `-1` means "no item". Arrays are not to be written to.
+"""Frozen records that pass between the stages.
+
+Item and user numbers are dense indices that start at 0: into the catalogue and into the users of the split. `-1`
+means "no item". Do not write to the arrays.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ Strategy = Literal["leave-one-out", "temporal", "given"]
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a dataset yields: a log of interactions and a catalogue, with the ids as the source has them.
+    """The result of a dataset: a log of interactions and a catalogue, with the ids of the source.
 
-    The log is cut into training, validation and test by the split, unless the dataset comes as examples that have
-    their parts already: then every example is a user of its own, who has its history and, as the latest item, its
-    target. `of_examples` makes such a corpus.
+    The split stage divides the log into training, validation and test. A dataset can also give examples that are
+    already divided into parts. Then every example is a user of its own: the user's items are the history and, as the
+    latest item, the target. `of_examples` makes such a corpus.
 
     Attributes:
         name: the dataset's name, for tables and reports.
@@ -41,10 +43,10 @@ class Corpus:
             breaks ties in time.
         catalogue: columns ``item`` (str, unique), ``title`` (str, never empty) and any attributes (e.g. ``year``,
             ``genres`` as list[str]).
-        notes: what a user should know (columns guessed, rows dropped), a line each.
-        examples: `None` for a log. Else one row a user of the log: columns ``user`` (str), ``part`` (str, a `Part`)
-            and, where the source has them, ``candidates`` (list[str], ids of the items to rank for a test example,
-            the target once among them; may be null elsewhere).
+        notes: messages for the user, one line each, such as guessed columns and dropped rows.
+        examples: `None` for a log. For given examples, one row for each user of the log: columns ``user`` (str),
+            ``part`` (str, a `Part`) and, where the source has them, ``candidates`` (list[str], ids of the items to
+            rank for a test example, exactly one of them the target; may be null for other parts).
     """
 
     name: str
@@ -60,9 +62,11 @@ class Corpus:
         """A corpus of given examples.
 
         Args:
-            name: as above, like all that is not named here.
+            name: the dataset's name.
             examples: columns ``user`` (str, unique: the example's name), ``part`` (str, a `Part`), ``history``
                 (list[str], item ids, oldest first, never empty), ``target`` (str) and perhaps ``candidates``.
+            catalogue: as the attribute of `Corpus`.
+            notes: as the attribute of `Corpus`.
         """
         import polars as pl
 
@@ -95,7 +99,8 @@ class Catalogue:
 
     @cached_property
     def title_numbers(self) -> Ints:
-        """int32 [items]: equal where titles are, after Unicode NFKC, case folding and collapsing of white space."""
+        """A number for each title, int32 [items]. Two items have the same number if their titles are equal after
+        Unicode NFKC, case folding and collapsing of white space."""
         numbers: dict[str, int] = {}
         normal = (" ".join(unicodedata.normalize("NFKC", title).casefold().split()) for title in self.titles)
         return np.array([numbers.setdefault(title, len(numbers)) for title in normal], dtype=np.int32)
@@ -103,7 +108,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Items of each user in order of time, ragged.
+    """Items of each user in order of time, in one flat array.
 
     Attributes:
         items: int32 [total], the users' items one user after another.
@@ -135,12 +140,12 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Places:
-    """Points in histories: what comes after each is asked for, and not told.
+    """Points in histories, without the item that comes next. Models are asked what comes next at these points.
 
     Attributes:
-        sequences: where the places are.
-        user: int32 [n], whose sequence.
-        position: int32 [n], how many of the user's items come before; at most the length of the sequence.
+        sequences: the sequences that the places are in.
+        user: the user of each place, int32 [n].
+        position: how many of the user's items come before the place, int32 [n]; at most the length of the sequence.
     """
 
     sequences: Sequences
@@ -159,13 +164,13 @@ class Places:
         return np.where(place >= 0, self.sequences.items[inside], -1).astype(np.int32)
 
     def take(self, rows: NDArray[np.integer]) -> Self:
-        """Those at `rows`, in that order."""
+        """The places at `rows`, in that order."""
         return replace(self, user=self.user[rows], position=self.position[rows])
 
 
 @dataclass(frozen=True)
 class Examples(Places):
-    """Places and an item each that is held to come next: what training learns from.
+    """Places with a target item for each: the item that should come next. Training learns from examples.
 
     Attributes:
         target: int32 [n].
@@ -175,17 +180,17 @@ class Examples(Places):
 
     @staticmethod
     def of(sequences: Sequences, user: Ints, position: Ints) -> Examples:
-        """The places whose targets are the items that stand there in the sequences.
+        """Examples whose targets are the items at these places in the sequences.
 
         Args:
-            sequences: where the places are.
+            sequences: the sequences that the places are in.
             user: int32 [n].
             position: int32 [n], below the length of each user's sequence.
         """
         return Examples(sequences, user, position, sequences.items[sequences.offsets[user] + position])
 
     def take(self, rows: NDArray[np.integer]) -> Self:
-        """Those at `rows`, in that order."""
+        """The examples at `rows`, in that order."""
         return replace(self, user=self.user[rows], position=self.position[rows], target=self.target[rows])
 
 
@@ -225,18 +230,21 @@ class SeenItems:
 
 @dataclass(frozen=True)
 class Split:
-    """The corpus in its parts. `train` holds only what training may see; histories of validation and test examples
-    hold everything before their target.
+    """The corpus, divided into its parts.
+
+    `train` holds only the interactions that training may see. The histories of validation and test examples hold all
+    interactions before their target.
 
     Attributes:
         users: the source's user ids in index order, [users].
         catalogue: the items, popularity counted over `train` alone.
-        train: each user's training interactions; of given examples, those of the training part, whole.
-        validation: one example a user that has one.
-        test: one example a user that has one.
-        seen: all interactions of each user in train, validation and test: what candidates for evaluation exclude.
-        strategy: how the parts came about.
-        given_candidates: what the dataset wants ranked for each test example; `None` where candidates are drawn.
+        train: each user's training interactions; for given examples, the whole examples of the training part.
+        validation: at most one example for each user.
+        test: at most one example for each user.
+        seen: all interactions of each user in train, validation and test. Candidates for evaluation exclude them.
+        strategy: how the corpus was divided.
+        given_candidates: the items that the dataset wants to be ranked for each test example; `None` where candidates
+            are drawn.
     """
 
     users: tuple[str, ...]
@@ -250,8 +258,8 @@ class Split:
 
     @cached_property
     def train_seen(self) -> SeenItems:
-        """What training may know of each user: training interactions, and those before a validation target; nothing
-        that is held out. The latter are the same, unless a given example is for validation alone."""
+        """The items that training may know of each user: training interactions and those before a validation target,
+        and nothing that is held out. The second kind adds items only where a given example is for validation only."""
         examples = self.validation
         before = np.zeros(len(examples.sequences), dtype=np.int64)
         before[examples.user] = examples.position
@@ -272,22 +280,24 @@ class Candidates:
     target_column: Ints
 
     def take(self, rows: NDArray[np.integer]) -> Candidates:
-        """Those of the examples at `rows`, in that order."""
+        """The candidates of the examples at `rows`, in that order."""
         return Candidates(self.items[rows], self.target_column[rows])
 
 
 @dataclass(frozen=True)
 class LogProbs:
-    """What a preference loss sees of a batch of n pairs with up to K rejected responses each.
+    """The input of a preference loss: a batch of n pairs with up to K rejected responses each.
+
+    Log-probabilities of a response are sums over its tokens.
 
     Attributes:
-        chosen: policy's log-probability of the chosen response, summed over its tokens, float [n].
-        rejected: policy's, of the rejected ones, float [n, K].
-        reference_chosen: the reference's, float [n].
-        reference_rejected: the reference's, float [n, K].
-        chosen_tokens: tokens of the chosen response, int64 [n].
-        rejected_tokens: tokens of the rejected ones, int64 [n, K].
-        eps: the smoothing factor, P(the user prefers the rejected one), float [n, K] in [0, 1).
+        chosen: log-probability of the chosen response under the policy, float [n].
+        rejected: log-probabilities of the rejected responses under the policy, float [n, K].
+        reference_chosen: log-probability of the chosen response under the reference model, float [n].
+        reference_rejected: log-probabilities of the rejected responses under the reference model, float [n, K].
+        chosen_tokens: number of tokens of the chosen response, int64 [n].
+        rejected_tokens: numbers of tokens of the rejected responses, int64 [n, K].
+        eps: the smoothing factor, P(the user prefers the rejected response), float [n, K] in [0, 1).
         valid: which rejected slots hold a response, bool [n, K]; at least one in each row.
     """
 
@@ -303,16 +313,17 @@ class LogProbs:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Preference pairs with all that alignment needs of them.
+    """Preference pairs, with everything that alignment needs.
 
     Attributes:
-        examples: n examples; the chosen response is each one's target.
-        rejected: int32 [n, K], -1 where there is none.
+        examples: n examples; the chosen response is the example's target.
+        rejected: the rejected items, int32 [n, K], -1 for an empty slot.
         eps: the smoothing factor, float32 [n, K] in [0, 1).
-        reference_chosen: the reference's log-probability of the target, float32 [n].
-        reference_rejected: float32 [n, K], 0 where there is none.
-        listed: the candidates that each prompt lists, int32 [n, c], the target and the rejected items among them;
-            `None` where prompts list none.
+        reference_chosen: log-probability of the target under the reference model, float32 [n].
+        reference_rejected: log-probabilities of the rejected items under the reference model, float32 [n, K], 0 for
+            an empty slot.
+        listed: the candidates in the list of each prompt, int32 [n, c], with the target and the rejected items among
+            them; `None` if prompts have no list.
     """
 
     examples: Examples

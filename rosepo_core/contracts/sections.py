@@ -1,10 +1,10 @@
-"""The core's own sections of a configuration: one options model each. Plugins bring theirs."""
+"""The sections of a configuration that belong to the core, with one options model each. Plugins have their own."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
 from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options
 
@@ -13,10 +13,10 @@ Negatives = Literal["uniform", "popularity", "semantic"]
 
 
 def _without_blanks(names: str) -> str:
-    """Names with commas between and nothing else.
+    """Names separated by commas, without blanks.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no name.
     """
     found = [name.strip() for name in names.split(",") if name.strip()]
     if not found:
@@ -41,25 +41,25 @@ class ModelOptions(Options):
     )
     dtype: Literal["bfloat16", "float32", "auto"] = Field(
         "auto",
-        description="Type that the model is computed in; 'auto' is bfloat16 for a model saved in 16 bits where "
-        "bfloat16 is the faster one (measured), else float32.",
+        description="Number type of the model's computations. 'auto' is bfloat16 for a model saved in 16 bits if "
+        "bfloat16 is faster here (this is measured), and float32 otherwise.",
     )
 
 
 class SplitOptions(Options):
-    """Section ``[split]``: what is held out."""
+    """Section ``[split]``: which interactions are held out."""
 
     strategy: Literal["auto", "leave-one-out", "temporal"] = Field(
         "auto",
-        description="'leave-one-out' holds out each user's last interaction (and the one before it for validation); "
-        "'temporal' cuts everyone at the same points in time; 'auto' keeps the parts of a dataset that comes split "
-        "already, and is 'leave-one-out' for any other.",
+        description="'leave-one-out' holds out each user's last interaction (and the one before it for validation). "
+        "'temporal' divides all users at the same two points in time. 'auto' keeps the parts of a dataset that is "
+        "already split, and is 'leave-one-out' otherwise.",
     )
     validation_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of all interactions between the two points in time ('temporal' only)."
+        0.1, gt=0, lt=1, description="Share of interactions between the two points in time ('temporal' only)."
     )
     test_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of all interactions after the last point in time ('temporal' only)."
+        0.1, gt=0, lt=1, description="Share of interactions after the second point in time ('temporal' only)."
     )
 
 
@@ -68,14 +68,14 @@ class SFTOptions(Options):
 
     method: Literal["lora", "full"] = Field(
         "lora",
-        description="Train a LoRA adapter or all the weights; all the weights are trained and saved in float32.",
+        description="'lora' trains an adapter; 'full' trains all weights, and keeps and saves them in float32.",
     )
     lora_rank: int = Field(16, ge=1, description="Rank of the adapter.")
     lora_alpha: float = Field(32.0, gt=0, description="Scale of the adapter, divided by the rank.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
     target_modules: Annotated[str, AfterValidator(_without_blanks)] = Field(
         "all-linear",
-        description="Linear layers that get an adapter: 'all-linear' or names with commas between.",
+        description="Linear layers that get an adapter: 'all-linear', or names separated by commas.",
     )
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
     steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
@@ -93,11 +93,17 @@ class SFTOptions(Options):
     gradient_checkpointing: bool = Field(
         False,
         json_schema_extra=CHANGES_NO_RESULT,
-        description="Recompute activations to save memory; alignment does, too.",
+        description="Recompute activations to save memory, in SFT and in alignment.",
     )
-    max_users: int | None = Field(
-        None, ge=1, description="Train on this many users, drawn by the seed; all if unset."
-    )
+    max_users: int | None = Field(None, ge=1, description="Train on this many users, drawn at random; all if unset.")
+
+    @field_validator("lora_rank", "lora_alpha", "lora_dropout", "target_modules")
+    @classmethod
+    def _of_adapters_alone(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        if info.data.get("method") == "full" and value != cls.model_fields[info.field_name].default:
+            raise ValueError("method = 'full' trains no adapter; leave it out")
+        return value
 
 
 class PreferenceOptions(Options):
@@ -107,15 +113,15 @@ class PreferenceOptions(Options):
     max_pairs: int | None = Field(
         None,
         ge=1,
-        description="Keep at most this many pairs, drawn by the seed: whole users first, and every target with all "
-        "its K rejected responses; all if unset.",
+        description="Keep at most this many pairs, drawn at random. Users are kept whole as far as possible, and a "
+        "target always keeps all its K rejected responses. If unset, keep all.",
     )
-    max_users: int | None = Field(None, ge=1, description="Make pairs of this many users, drawn by the seed.")
-    max_per_user: int | None = Field(None, ge=1, description="Make pairs of each user's latest targets, this many.")
+    max_users: int | None = Field(None, ge=1, description="Make pairs for this many users, drawn at random.")
+    max_per_user: int | None = Field(None, ge=1, description="Make pairs for this many latest targets of each user.")
 
 
 class AlignmentOptions(Options):
-    """Section ``[alignment]``: preference optimization; it goes on training what SFT trained (adapter or weights)."""
+    """Section ``[alignment]``: preference optimization. It continues to train the adapter or weights of SFT."""
 
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
     steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
@@ -139,32 +145,32 @@ class EvaluationOptions(Options):
     protocols: tuple[Protocol, ...] = Field(
         ("candidates",),
         min_length=1,
-        description="How models are asked: 'candidates' (rank the target among drawn items), 'catalogue' (list the "
-        "best of all unseen items), 'free' (write whatever title comes).",
+        description="Tasks for the models: 'candidates' (rank the target among random items), 'catalogue' (list the "
+        "best of all unseen items), 'free' (write a title without any constraint).",
     )
     part: Annotated[tuple[HeldOut, ...], BeforeValidator(_one_or_several)] = Field(
         ("test",),
         min_length=1,
-        description="Which held-out targets are asked for: 'validation' is for choosing settings, so that 'test' can "
-        "judge the choice; each of several has tables of its own.",
+        description="Held-out targets to predict: 'test', or 'validation' to choose settings without looking at the "
+        "test. With both, each part has its own tables.",
     )
     candidates: int = Field(20, ge=2, description="Items ranked per test example, the target among them.")
     negatives: Annotated[tuple[Negatives, ...], BeforeValidator(_one_or_several)] = Field(
         ("uniform",),
         min_length=1,
-        description="Where the other candidates come from, all of them new to the user: drawn uniformly, drawn in "
-        "proportion to training popularity ('popularity'), or the titles that mean the nearest to the target's "
-        "('semantic'); each of several is a protocol of its own.",
+        description="How the other candidates are chosen among items new to the user: at random ('uniform'), at "
+        "random in proportion to training popularity ('popularity'), or the titles nearest in meaning to the target "
+        "('semantic'). With several, each is a protocol of its own.",
     )
     decoding: Literal["beam", "exact"] = Field(
         "beam",
-        description="How 'catalogue' searches with a language model: by beams, or exactly, which takes longer.",
+        description="How a language model searches in 'catalogue': with beams, or exactly, which takes longer.",
     )
-    beams: int = Field(20, ge=1, description="Width of that search; an exact one uses it for speed alone.")
+    beams: int = Field(20, ge=1, description="Number of beams; for an exact search it affects speed only.")
     ground: bool = Field(
-        False, description="Beside 'free', also ground each answer to the nearest title: protocol 'free-grounded'."
+        False, description="Also replace each answer of 'free' by the nearest titles: protocol 'free-grounded'."
     )
-    max_users: int | None = Field(None, ge=1, description="Test on this many users, drawn by the seed; all if unset.")
+    max_users: int | None = Field(None, ge=1, description="Test on this many users, drawn at random; all if unset.")
     length_normalize: bool = Field(
         False, description="Rank candidates by the mean token log-probability instead of the sum."
     )

@@ -1,4 +1,4 @@
-"""What is worth knowing of a corpus before anything is trained on it."""
+"""A summary of a corpus, to look at before training."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What is worth knowing of a corpus before anything is trained on it.
+    """A summary of a corpus, to look at before training.
 
     Attributes:
         name: the dataset's name.
-        users: how many have an interaction; each given example is one.
-        items: how many are in the catalogue.
+        users: number of users with an interaction; each given example counts as one user.
+        items: number of items in the catalogue.
         interactions: rows of the log.
         density: share of all pairs of user and item that occur in the log.
         interactions_per_user: minimum, quartiles and maximum: keys "min", "25%", "50%", "75%", "max".
         interactions_per_item: the same over the items of the catalogue.
         duplicate_titles: titles that several items share, with the items' ids.
-        first: time of the first interaction: ISO 8601 in UTC where the timestamps look like a time, else the number.
-        last: time of the last one.
+        first: time of the first interaction, as ISO 8601 in UTC if the timestamps look like times, else as a number.
+        last: time of the last interaction.
         ratings: interactions per rating, ascending; empty without ratings or with more than 20 different ones.
         parts: examples per part; empty for a log.
-        candidates: minimum, quartiles and maximum of the candidates per test example; empty where none are given.
-        notes: the corpus's own.
-        warnings: what may spoil a result, a line each.
+        candidates: minimum, quartiles and maximum of the candidates per test example; empty if none are given.
+        notes: the notes of the corpus.
+        warnings: problems that may spoil a result, one line each.
     """
 
     name: str
@@ -59,7 +59,7 @@ class CorpusSummary:
 
 
 def check_corpus(corpus: Corpus) -> CorpusSummary:
-    """Sum a corpus up, filtered or not.
+    """Summarize a corpus, filtered or not.
 
     Raises:
         PluginError: the corpus is not as `Corpus` describes.
@@ -153,7 +153,7 @@ def _quantiles(counts: pl.Series) -> dict[str, int]:
 
 
 def _time(timestamp: int) -> str:
-    """Seconds, milliseconds or microseconds since 1970, told apart by size: each covers 1973 to about 5000."""
+    """Seconds, milliseconds or microseconds since 1970. The size tells which: each covers 1973 to about 5000."""
     for unit in (1, 1_000, 1_000_000):
         if 10**8 <= timestamp / unit < 10**11:
             return datetime.fromtimestamp(timestamp // unit, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""What a user says about how a table is written."""
+"""The user's settings for how a table is written."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Quoting = Literal["csv", "none"]
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is written, as far as somebody said so.
+    """How a table is written. Settings that the user did not make are `None`.
 
     Attributes:
-        separator: what stands between the cells; guessed if `None`.
-        encoding: of files that are not UTF-8, as Python calls it.
-        quoting: ``"csv"`` where quotes around a cell are no part of it, ``"none"`` where they are text as any other.
-        columns: names for a file whose first row is data.
-        options: what errors call the settings above, and the path: keys "path", "separator", "encoding", "quoting",
-            "columns".
+        separator: the text between cells; guessed if `None`.
+        encoding: the encoding of files that are not UTF-8, by its name in Python.
+        quoting: ``"csv"`` if quotes around a cell do not belong to it, ``"none"`` if a quote is a normal character.
+        columns: names for the columns of a file whose first row is data.
+        options: the names of these settings and of the path in error messages: keys "path", "separator", "encoding",
+            "quoting", "columns".
     """
 
     separator: str | None

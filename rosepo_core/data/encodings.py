@@ -1,4 +1,4 @@
-"""From the bytes of a file to its text: gzip, byte order marks, and encodings by name."""
+"""Reads the text of a file: gzip, byte order marks and encodings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARKS = (
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked if it is a gzip archive, whatever its name.
+    """The content of a file. A gzip archive is unpacked, even if its name does not end in .gz.
 
     Raises:
         RequestError: it cannot be read, or the archive is damaged.
@@ -33,18 +33,18 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, encoding: str | None, option: str) -> tuple[str, str]:
-    """The text of a file and the name of the encoding it was read by.
+    """The text of a file, and the name of its encoding.
 
-    A byte order mark decides first. UTF-16 without one is known by its zero bytes. Text that is valid UTF-8 and has
-    other letters than ASCII's is UTF-8. All else is of the encoding asked for, or of UTF-8.
+    A byte order mark decides first. UTF-16 without a mark is recognized by its zero bytes. Text that is valid UTF-8
+    and has characters outside ASCII is UTF-8. Other files have the encoding that the user named, or UTF-8.
 
     Args:
         path: the file.
-        encoding: what Python calls it, e.g. ``"latin-1"``; for files that are not UTF-8.
-        option: what errors call the setting of the encoding.
+        encoding: the encoding of files that are not UTF-8, by its name in Python, e.g. ``"latin-1"``.
+        option: the name of the encoding option in error messages.
 
     Raises:
-        RequestError: as `read_bytes`, or the text is not of this encoding; the message has the line.
+        RequestError: as `read_bytes`, or the text does not have this encoding; the message has the line.
     """
     content = read_bytes(path)
     name = next((name for mark, name in _MARKS if content.startswith(mark)), None) or _utf_16(content)
@@ -69,7 +69,7 @@ def read_text(path: Path, encoding: str | None, option: str) -> tuple[str, str]:
 
 
 def _utf_16(content: bytes) -> str | None:
-    """Tables begin with two characters of ASCII, of which UTF-16 leaves every other byte zero."""
+    """Recognize UTF-16 without a mark: tables begin with two ASCII characters, and then every second byte is zero."""
     start = content[:4]
     if len(start) == 4 and len(content) % 2 == 0:
         if start[1] == start[3] == 0 and start[0] and start[2]:

@@ -1,4 +1,4 @@
-"""A dataset's corpus made fit for a recommender that knows items by their titles: titles on one line, filters."""
+"""Prepares the corpus of a dataset for a recommender that knows items by their titles: clean titles, filters."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ _ROW = "__row"
 
 
 def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
-    """Make a dataset's corpus fit for a recommender that knows items by their titles.
+    """Prepare the corpus of a dataset for a recommender that knows items by their titles.
 
     In this order:
 
     1. Titles become one line each: Unicode NFC, runs of white space to one space.
     2. ``min_rating`` drops interactions rated lower, and those without a rating.
-    3. Items of the same title become one, under the id and attributes of the first in the catalogue: a model that
-       reads and writes titles cannot tell them apart.
+    3. Items with the same title become one item, with the id and attributes of the first in the catalogue, because a
+       model that reads and writes titles cannot tell them apart.
     4. ``duplicates`` keeps a user's first or last interaction with an item (by time, then by row), or all.
-    5. ``k_core`` drops users and items with fewer interactions, again and again until none is left to drop. Items
-       that nobody interacted with leave the catalogue here, too, unless it is 0.
+    5. ``k_core`` drops users and items with fewer interactions, repeatedly, until all have enough. Unless it is 0,
+       items without any interaction leave the catalogue, too.
 
-    The order of rows in both tables stays. What was merged or dropped is told in the notes.
+    The order of rows in both tables does not change. Notes say how much was merged or dropped.
 
-    Of given examples only titles are changed, by 1 and 3: an example is what its source says, and the catalogue stays
-    whole. The notes tell what leaks between their parts.
+    For given examples, only steps 1 and 3 apply: examples stay as the source has them, and the catalogue stays
+    complete. Notes say how many examples leak between the parts.
 
     Raises:
-        PluginError: the corpus is not as `Corpus` describes, or filters are offered where they do not apply.
-        RequestError: an item has no title, ratings are asked for and absent, or a filter leaves nothing.
+        PluginError: the corpus is not as `Corpus` describes, or the dataset has filter options that do not apply.
+        RequestError: an item has no title, ``min_rating`` is set and there are no ratings, or a filter leaves
+            nothing.
     """
     check_contract(corpus)
     is_log = corpus.examples is None

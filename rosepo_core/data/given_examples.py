@@ -1,4 +1,4 @@
-"""Examples that come split already: what must hold of them, what leaks between their parts, and their candidates."""
+"""Examples that are already split: their checks, leaks between their parts, and their candidates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rosepo_core.contracts.records import Candidates, Corpus, Ints, Part
 PARTS: tuple[str, ...] = get_args(Part)
 
 RUN = 5
-"""So many titles in a row, the target the last, are taken for one person's: rows of published files are often windows
-of one history that overlap, where the target of one stands in the next."""
+"""If this many titles in a row, ending with the target, are the same in two rows, the rows are taken to belong to one
+person. Rows of published files are often overlapping windows of one history, with the target of one in the next."""
 
 
 def check_examples(corpus: Corpus) -> None:
@@ -80,8 +80,8 @@ def _in_time(corpus: Corpus) -> pl.DataFrame:
 
 
 def merge_candidates(corpus: Corpus, merged: pl.DataFrame) -> pl.DataFrame | None:
-    """The examples with the items of `merged` (columns ``item``, ``kept``) replaced among their candidates, each of
-    which stays once."""
+    """The examples, with the items of `merged` (columns ``item``, ``kept``) replaced in their lists of candidates,
+    and without the duplicates that this makes."""
     if corpus.examples is None or not has_candidates(corpus):
         return corpus.examples
     replaced = pl.element().replace(merged["item"], merged["kept"]).unique(maintain_order=True)
@@ -89,11 +89,11 @@ def merge_candidates(corpus: Corpus, merged: pl.DataFrame) -> pl.DataFrame | Non
 
 
 def leaks(corpus: Corpus) -> Iterator[str]:
-    """Notes on validation and test examples that stand in an earlier part as well.
+    """Notes on validation and test examples that leak, because an earlier part contains them, too.
 
-    An example does if its target and the titles before it, `RUN` in all or the whole where there are fewer, stand in
-    this order in one example of training (or, for the test part, of validation), wherever in it; where the example is
-    shorter than `RUN`, at its beginning.
+    Compare the last `RUN` titles of an example, which end with its target. The example leaks if one example of the
+    training part (or, for the test part, of the validation part) has the same titles in the same order, at any
+    position. An example with fewer titles leaks if another example begins with all of them.
     """
     if corpus.examples is None:
         return
@@ -113,12 +113,12 @@ def leaks(corpus: Corpus) -> Iterator[str]:
 
 
 def index_candidates(corpus: Corpus, users: pl.Series, targets: Ints, places: pl.DataFrame) -> Candidates | None:
-    """The candidates that given examples bring; `None` where they bring none.
+    """The candidates of given examples; `None` if the corpus has none.
 
     Args:
-        corpus: any.
-        users: of the test part, [n].
-        targets: theirs, int32 [n].
+        corpus: any corpus.
+        users: the users of the test part, [n].
+        targets: their targets, int32 [n].
         places: columns ``item`` and ``place``, the number of each item of the catalogue.
     """
     if corpus.examples is None or not has_candidates(corpus):

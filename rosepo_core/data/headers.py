@@ -1,4 +1,4 @@
-"""The first row of a text table: names of columns, or data already."""
+"""The first row of a text table: is it the names of the columns, or data?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def require_distinct(names: Sequence[str], place: str) -> None:
 
 
 def header_names(first: Sequence[str]) -> list[str]:
-    """Names without blanks around them; a column without a name gets its number for one."""
+    """Names without blanks around them; a column without a name is named by its number."""
     return [cell.strip() or f"column {at}" for at, cell in enumerate(first, 1)]
 
 
@@ -52,7 +52,7 @@ def check_header(
         raise RequestError(f"{place} row {at} repeats row {row}, the names of the columns: take it out")
     if any(map(is_name, first)):
         return
-    numbered = [str(at) for at in range(len(first))]  # as pandas heads columns that have no names
+    numbered = [str(at) for at in range(len(first))]  # pandas names columns so that have no names
     if list(first) == numbered or list(first) == ["", *numbered[:-1]]:
         return
     again = (cell for cell, name in zip(first, frame.columns, strict=True) if cell and (frame[name] == cell).any())
@@ -67,7 +67,7 @@ def check_header(
 
 
 def _example(first: Sequence[str], option: str) -> str:
-    """Names that may fit the cells of the first row; of a log in both common orders."""
+    """Names that may fit the cells of the first row; for a log, in both common orders."""
     in_catalogue = "catalogue" in option
     leading = ["item", "title"] if in_catalogue else ["user", "item"]
     names: list[str] = []
@@ -107,5 +107,5 @@ def check_columns(
 
 
 def fields(number: int) -> str:
-    """So many fields, in words."""
+    """For example ``"1 field"`` or ``"3 fields"``."""
     return f"{number} field{'' if number == 1 else 's'}"

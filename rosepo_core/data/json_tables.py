@@ -1,4 +1,4 @@
-"""Tables as JSON: an object a line, or a list of them; also written as Python writes its dictionaries."""
+"""Tables as JSON: one object on each line, or one list of objects; also in the notation of Python dictionaries."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Records:
     """The rows of a JSON file.
 
     Attributes:
-        frame: a column a key, null where a row lacks it: numbers, booleans, text or lists of text; text where rows
-            disagree.
-        rows: uint32, each row's number in the file: of its line, or in the list, from 1.
-        nested: keys left out of the frame, whose values are objects or other lists.
+        frame: one column for each key, null where a row does not have it. Columns are numbers, booleans, text or
+            lists of text; text if the types of rows differ.
+        rows: uint32, the number of each row in the file: the line, or the position in the list, from 1.
+        nested: keys that are not in the frame, because their values are objects or other lists.
         notation: how the file was written, for notes.
     """
 
@@ -36,15 +36,15 @@ class Records:
 
 
 def parse_json_table(text: str, place: str, progress: Callable[[int, int], None]) -> Records:
-    """Read objects, one a row.
+    """Read objects, one for each row.
 
-    Python's notation (quotes of either kind, ``True``, ``None``) is parsed by `ast.literal_eval`: nothing in the file
-    is run.
+    Python's notation (single or double quotes, ``True``, ``None``) is parsed by `ast.literal_eval`: nothing in the
+    file is executed.
 
     Args:
         text: the whole file.
-        place: what errors call it.
-        progress: is told of rows done and their number.
+        place: the name of the file in error messages.
+        progress: called with the number of rows done and of all rows.
 
     Raises:
         RequestError: a row is no object; the message has its number.
@@ -71,7 +71,7 @@ def parse_json_table(text: str, place: str, progress: Callable[[int, int], None]
 
 
 class _Parser:
-    """Parses values, and remembers whether one was in Python's notation."""
+    """Parses values, and remembers whether one of them was in Python's notation."""
 
     def __init__(self, place: str) -> None:
         self._place = place
@@ -124,7 +124,7 @@ def _frame(rows: Sequence[dict[Any, Any]], nested: dict[str, None]) -> pl.DataFr
 
 
 def _column(name: str, values: list[Any]) -> pl.Series | None:
-    """`None` where they are nested."""
+    """The values as a column; `None` if they are nested."""
     kinds = set(map(type, values)) - {type(None)}
     if not kinds:
         return pl.Series(name, values, dtype=pl.Null)
@@ -152,8 +152,8 @@ def _text(name: str, values: list[str | None]) -> pl.Series:
 
 
 def stack(frames: Sequence[pl.DataFrame], place: str) -> pl.DataFrame:
-    """Frames one below the other. Columns that some lack are null there; numbers of several types become the widest,
-    and other types that differ text.
+    """Concatenate frames vertically. A column that a frame does not have is null there. Numbers of different types
+    become the widest type; columns of other different types become text.
 
     Raises:
         RequestError: a column is nested in one frame and not in another.

@@ -1,4 +1,4 @@
-"""The titles to choose from that a training prompt lists."""
+"""The lists of candidates in training prompts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ def draw_lists(
 ) -> Ints:
     """A list of candidates for the prompt of each example, in random order.
 
-    A list holds the example's target, its rejected items, and for the rest items that are drawn uniformly among those
-    that the user's sequence does not hold. So a model that only copies from the list finds the chosen and the
-    rejected title there, and neither its place nor its company tells which is which.
+    A list contains the target of the example and its rejected items. The other items are drawn uniformly among those
+    that are not in the user's sequence. So both the chosen and the rejected title are in the list, and neither the
+    position nor the other items of the list tell which is which. A model cannot learn to copy the chosen one.
 
-    A list follows from the seed, the user and the position alone (and from the rejected items); what other examples
-    there are does not matter.
+    A list depends only on the seed, the user, the position and the rejected items. It does not depend on other
+    examples.
 
     Args:
         examples: n examples.
-        count: items of a list, the target among them.
-        items: of the catalogue.
+        count: number of items in a list, including the target.
+        items: number of items in the catalogue.
         seed: non-negative integers.
-        rejected: int32 [n, k], -1 for none; k is below `count`. None are held if not given.
+        rejected: the rejected items that must be in the lists, int32 [n, k], -1 for an empty slot; k is below
+            `count`.
 
     Returns:
         int32 [n, count], distinct within a row.
@@ -41,7 +42,7 @@ def draw_lists(
     new_to: dict[int, Ints] = {}
     for row, (user, position) in enumerate(zip(examples.user.tolist(), examples.position.tolist(), strict=True)):
         if user not in new_to:
-            # Examples stand by user as a rule: the last user's items are all that is worth keeping.
+            # Examples are usually ordered by user, so it is enough to keep the items of the last user.
             new_to = {user: np.setdiff1d(np.arange(items, dtype=np.int32), examples.sequences[user])}
         others = new_to[user]
         if len(others) < count - 1:

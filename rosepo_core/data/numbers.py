@@ -9,16 +9,20 @@ import polars as pl
 Decimal = Literal[".", ","]
 
 MISSING = ("", "nan", "nat", "na", "n/a", "null", "none", r"\n")
-"""What stands for a missing number or time, in any case of its letters."""
+"""Texts that mean a missing number or time, in upper or lower case."""
 
 
 def read_numbers(cells: pl.Series, decimal: Decimal = ".") -> tuple[pl.Series, pl.Series]:
-    """Float64 numbers, null where a cell is missing or no finite number; and bool, where it is no number.
+    """Read numbers.
 
     Args:
         cells: text or numbers.
-        decimal: the sign before the fraction. With a comma, a cell with a point is no number: neither sign is ever
-            taken to group digits, so that ``4,5`` cannot become 45.
+        decimal: the decimal separator. If it is a comma, a cell with a point is no number. Neither sign is ever read
+            as a separator of thousands, so ``4,5`` cannot become 45.
+
+    Returns:
+        float64 numbers, null where a cell is missing or is no finite number; and a bool series, true where a cell is
+        filled but is no number.
     """
     if cells.dtype == pl.String:
         cells = filled(cells)
@@ -34,6 +38,6 @@ def read_numbers(cells: pl.Series, decimal: Decimal = ".") -> tuple[pl.Series, p
 
 
 def filled(cells: pl.Series) -> pl.Series:
-    """Text without blanks at its ends; null where nothing but a mark of a missing value stands."""
+    """Text without blanks at its ends; null where a cell is empty or has one of `MISSING`."""
     text = cells.str.strip_chars()
     return text.set(text.str.to_lowercase().is_in(MISSING), None)

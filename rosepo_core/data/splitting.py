@@ -1,7 +1,7 @@
-"""The corpus cut into training, validation and test.
+"""Divides a corpus into training, validation and test.
 
 Items are numbered in the order of the catalogue, users in the order in which they first appear in the log. A user's
-sequence is ordered by time; where timestamps are equal, by the order of rows in the source."""
+sequence is ordered by time; if timestamps are equal, by the order of rows in the source."""
 
 from __future__ import annotations
 
@@ -33,24 +33,25 @@ if TYPE_CHECKING:
 def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
     """Hold out the end of the log, or keep the parts of given examples.
 
-    ``leave-one-out`` looks at each user on their own: the last interaction is the test target, the one before it the
-    validation target, the rest is for training. Users with fewer than three interactions are for training alone.
-    Training on one user may see what happened after another user's test target.
+    ``leave-one-out`` divides each user separately: the last interaction is the test target, the one before it the
+    validation target, and the rest is for training. Users with fewer than three interactions are only for training.
+    Training on one user may use interactions that are later than another user's test target.
 
-    ``temporal`` cuts everyone at the same two points in time, so that nothing which is known only later can be
-    learned. The log in order of time is cut where ``1 - validation_fraction - test_fraction`` and
-    ``1 - test_fraction`` of it have passed; interactions with the timestamp of the first one behind a cut all stand
-    behind it. In the validation and the test window a user's first interaction is the target; users who have no
-    earlier one, so no history, give no example.
+    ``temporal`` divides all users at the same two points in time, so that training cannot learn from later
+    interactions. In order of time, the log is cut after the shares ``1 - validation_fraction - test_fraction`` and
+    ``1 - test_fraction``. If several interactions have the timestamp of a cut, all of them are after it. In the
+    validation and the test window, the target is a user's first interaction. Users without an earlier interaction
+    have no history, and give no example.
 
-    In both, a history is everything of the user before the target: in a test example that includes what was held out
-    for validation. The sequences of the validation and test examples end with the target.
+    In both strategies, a history is all interactions of the user before the target. So the history of a test example
+    includes the interactions held out for validation. The sequences of validation and test examples end with the
+    target.
 
-    Given examples have their parts, whatever the order of time: of the training part, history and target are for
-    training; of the others, nothing is, neither the target nor the history.
+    Given examples keep their parts, whatever their times. In the training part, history and target are used for
+    training. In the other parts, neither is.
 
     Raises:
-        RequestError: nothing is left to train on or to hold out, or given examples are to be cut otherwise.
+        RequestError: nothing is left to train on or to hold out, or an option asks to split given examples again.
     """
     if corpus.examples is not None:
         _check_uncut(corpus.name, options)
@@ -144,7 +145,7 @@ def count_split(split: Split) -> dict[str, int]:
 
 
 def _index(values: pl.Series, known: pl.Series) -> Ints:
-    """The place of each value in `known`, which holds each value once: int32 of the length of `values`."""
+    """The index of each value in `known`, which has each value once: int32 of the length of `values`."""
     joined = pl.DataFrame({"item": values}).join(_places(known), on="item", how="left", maintain_order="left")
     index: Ints = joined["place"].to_numpy()
     return index
@@ -180,8 +181,8 @@ def _cuts(time: Longs, name: str, options: SplitOptions) -> tuple[int, int]:
 
 
 def _examples(full: Sequences, train_lengths: Longs, place: Longs) -> Examples:
-    """One example for each user whose `place` is not -1. The sequences end with the target; those of other users hold
-    what is for training."""
+    """One example for each user whose `place` is not -1. The sequences of these users end with the target; those of
+    other users hold their training interactions."""
     user = np.flatnonzero(place >= 0).astype(np.int32)
     sequences = full.prefix(np.where(place >= 0, place + 1, train_lengths))
     return Examples.of(sequences, user, place[user].astype(np.int32))

@@ -1,4 +1,4 @@
-"""Tables in files and folders: which reader reads what, and where each row came from."""
+"""Tables in files and folders: the reader for each format, and the file and row that each row came from."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class TableContent:
     """A table, from one file or from several with the same columns.
 
     Attributes:
-        path: the file or folder that was named.
-        frame: the rows that hold anything. What comes from text tables is all text.
-        rows: uint32, each row's number in its file, from 1; in a text table the header counts.
+        path: the file or folder that the user named.
+        frame: the rows that are not empty. All columns of text tables are text.
+        rows: uint32, the number of each row in its file, from 1; in a text table the header counts.
         files: the files, each with the index of its first row in the frame.
-        nested: columns that were left out, because they hold objects or lists of them.
-        separators: what was between the cells of text tables.
-        notes: what a user should know, a line each.
+        nested: columns that were left out, because they contain objects or lists of objects.
+        separators: the separators of text tables.
+        notes: messages for the user, one line each.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class TableContent:
         return f"{self._file(index)} row {self.rows[index]}"
 
     def places(self, first: int, second: int) -> str:
-        """The same of two rows."""
+        """File and row of two rows, for messages."""
         if self._file(first) == self._file(second):
             return f"{self._file(first)} rows {self.rows[first]} and {self.rows[second]}"
         return f"{self.place(first)} and {self.place(second)}"
@@ -82,11 +82,12 @@ class _Part:
 
 
 def table_files(path: Path, dialect: Dialect) -> list[Path]:
-    """The files that a table consists of: the file itself; the shards that a folder holds, at any depth and in the
-    order of their numbers; or the data of a folder that ``save_to_disk`` of the package ``datasets`` wrote.
+    """The files of a table: the file itself; the shards in a folder, at any depth and in the order of their numbers;
+    or the data files of a folder that ``save_to_disk`` of the package ``datasets`` wrote.
 
     Raises:
-        RequestError: there is no such file, its name tells no format, or a folder holds tables of several formats.
+        RequestError: the file does not exist, its name does not tell the format, or a folder has tables of several
+            formats.
     """
     if path.is_dir():
         return _shards(path, dialect)
@@ -107,9 +108,9 @@ def read_table(
 
     Args:
         path: see `table_files`.
-        dialect: what the user says of it.
-        is_name: whether a cell is certainly the name of a column, and so no datum.
-        progress: is told of rows done and their number, where that takes long.
+        dialect: the user's settings.
+        is_name: whether a cell is certainly the name of a column, and not data.
+        progress: called with the number of rows done and of all rows, if reading takes long.
 
     Raises:
         RequestError: something cannot be read or does not fit; the message has file and row.
@@ -175,13 +176,13 @@ def _shards(folder: Path, dialect: Dialect) -> list[Path]:
 
 
 def _natural(file: Path) -> list[tuple[str, int]]:
-    """Numbers in names by their size: part-10 comes after part-9."""
+    """A key that sorts numbers in names by size: part-10 comes after part-9."""
     pieces = re.split(r"(\d+)", str(file))
     return [(text, int(number or 0)) for text, number in zip(pieces[::2], [*pieces[1::2], ""], strict=True)]
 
 
 def _saved(folder: Path, about: Path, dialect: Dialect) -> list[Path]:
-    """The Arrow files of a saved dataset; of all its splits where it has several."""
+    """The Arrow files of a saved dataset, with all its splits."""
     try:
         content = json.loads(about.read_text(encoding="utf-8"))
         if about.name == "dataset_dict.json":

@@ -1,4 +1,4 @@
-"""Tables as text with a separator between the cells: CSV and its relatives."""
+"""Tables as text with a separator between the cells, such as CSV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rosepo_core.data.dialects import Dialect, Quoting
 from rosepo_core.data.headers import check_columns, check_header, fields, header_names, require_distinct
 
 SEPARATORS = ("::", "\t", ";", "|", ",")
-"""What is tried where nobody says what stands between the cells."""
+"""The separators that are tried if the user names none."""
 
 _SAMPLE = 100
 _CHUNK = 100_000
@@ -26,11 +26,11 @@ class Cells:
     """The rows of a text table.
 
     Attributes:
-        frame: all text, null where a cell is empty; blank rows are still in it.
+        frame: all columns are text, null where a cell is empty; blank rows are included.
         first_row: the number of the frame's first row in the file, counted from 1.
-        separator: what was between the cells.
-        guessed: whether the separator is neither the one asked for nor the usual one.
-        notes: what a user should know, a line each, without the file's name.
+        separator: the separator that was used.
+        guessed: whether the separator is neither the user's nor the usual one of the format.
+        notes: messages for the user, one line each, without the file's name.
     """
 
     frame: pl.DataFrame
@@ -50,19 +50,21 @@ def parse_text_table(
 ) -> Cells:
     """Cut a text into cells.
 
-    With quotes this is RFC 4180, strictly: a cell that begins with a quote ends with one, and a quote in it is
-    doubled. Every row has as many cells as there are columns; blank lines are no rows, but they count.
+    With quoting, the text must follow RFC 4180 strictly: a cell that begins with a quote ends with one, and a quote
+    inside it is doubled. Every row has as many cells as there are columns. Blank lines are no rows, but they count
+    for the row numbers in messages.
 
     Args:
         text: the whole file.
-        place: what errors call it.
-        dialect: what the user says of it.
-        usual_separator: what such files mostly have; `None` where there is no custom.
-        usual_quoting: likewise.
+        place: the name of the file in error messages.
+        dialect: the user's settings.
+        usual_separator: the usual separator of the format; `None` if there is none.
+        usual_quoting: the usual quoting of the format.
         is_name: whether a cell is certainly the name of a column.
 
     Raises:
-        RequestError: a row does not fit, the header is none or has a name twice; the message has row or column.
+        RequestError: a row does not fit, the first row is no header, or two columns have the same name; the message
+            has row or column.
     """
     quoting = dialect.quoting or usual_quoting
     separator, guessed = _separator(text, place, dialect, usual_separator, quoting)
@@ -101,9 +103,12 @@ class _MisfitError(Exception):
 
 
 def _separator(text: str, place: str, dialect: Dialect, usual: str | None, quoting: Quoting) -> tuple[str, bool]:
-    """The separator, and whether it was guessed: the one asked for, else the usual one, as long as it splits the
-    first row; else the one that gives the most cells, the same number in every row of the beginning; else the one
-    that stands most often in the first row, whose misfits are then told."""
+    """The separator, and whether it was guessed.
+
+    It is the first of these: the user's, or the usual one, if it is in the first row; the one that gives the most
+    cells, with the same number in each of the first rows; the one that is most often in the first row (an error then
+    names the rows that do not fit).
+    """
     # A whole file may be one line, and a line at the end of the sample may be cut.
     sample = "\n".join(islice((line for line in _lines(text[: 2**20]) if line.strip()), _SAMPLE))
     first = sample.partition("\n")[0]
@@ -125,7 +130,7 @@ def _separator(text: str, place: str, dialect: Dialect, usual: str | None, quoti
 
 
 def _width(text: str, separator: str, quoting: Quoting) -> int:
-    """Cells in each row; 0 where rows differ, or cannot be cut."""
+    """Number of cells in each row; 0 if rows differ, or cannot be parsed."""
     try:
         widths = {len(record) for record in _records(text, separator, quoting, True) if _is_filled(record)}
     except csv.Error:
@@ -151,7 +156,7 @@ def _is_filled(record: Sequence[str]) -> bool:
 
 
 def _fast(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame, int] | None:
-    """What `_careful` gives, by Polars, where there can be no doubt about the cells."""
+    """The result of `_careful`, made by Polars, if there is no doubt about the cells; otherwise `None`."""
     if (quoting == "csv" and '"' in text) or text.count("\r") != text.count("\r\n"):
         return None
     character = separator
@@ -168,7 +173,7 @@ def _fast(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame, in
         return None
     if frame.is_empty() or frame.head(1).select(pl.all_horizontal(pl.all().is_null())).item():
         return None
-    # Polars refuses rows with too many cells and fills those with too few; the separators tell.
+    # Polars refuses rows with too many cells, but fills rows with too few. Counting separators finds these.
     rows = frame.height - frame.select(pl.all_horizontal(pl.all().is_null()).sum()).item()
     if text.count(character) != rows * (frame.width - 1):
         return None
@@ -176,7 +181,7 @@ def _fast(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame, in
 
 
 def _careful(text: str, separator: str, quoting: Quoting) -> tuple[pl.DataFrame, int]:
-    """All rows from the first that is filled, and how many blank ones come before it.
+    """All rows from the first filled one, and the number of blank rows before it.
 
     Raises:
         _MisfitError: a row does not fit.
@@ -226,7 +231,7 @@ def _reason(error: str, separator: str) -> str:
 
 
 def _advice(text: str, separator: str, quoting: Quoting, dialect: Dialect) -> str:
-    """How to read a file that did not fit; only what was tried and does."""
+    """How to read a file that did not fit. Only settings that were tried and work are offered."""
     other: Quoting = "none" if quoting == "csv" else "csv"
     # Without quoting, names in quotes would keep them and not be found.
     header = text.lstrip().partition("\n")[0]
@@ -240,7 +245,7 @@ def _advice(text: str, separator: str, quoting: Quoting, dialect: Dialect) -> st
 
 
 def _swallowed(text: str, frame: pl.DataFrame, first_row: int, separator: str, dialect: Dialect) -> tuple[str, ...]:
-    """Cells that hold several lines, and whether these look like rows of their own."""
+    """A note on cells that contain several lines, and whether these look like rows of their own."""
     lines = frame.select(pl.all().str.count_matches(r"\r\n|\n|\r"))
     count = lines.select(pl.sum_horizontal((pl.all() > 0).sum())).item()
     if not count:

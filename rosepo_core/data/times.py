@@ -17,7 +17,7 @@ KNOWN_FORMATS = (
     *("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT"),
     *("%Y/%m/%d %H:%M:%S%.f", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%B %d, %Y", "%d %B %Y"),
 )
-"""Read without being asked for, beside ISO 8601: nobody can take them for something else."""
+"""Formats that are recognized in addition to ISO 8601, because they can be read in one way only."""
 
 _DATES = (
     *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%m %d, %Y", "%d %m, %Y", "%d %B, %Y"),
@@ -25,10 +25,10 @@ _DATES = (
 )
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M", ", %H:%M:%S")
 ASKED_FORMATS = tuple(date + clock for date, clock in product(_DATES, _CLOCKS))
-"""Only offered: day and month could be exchanged."""
+"""Formats that the user must ask for, because day and month could be exchanged. Errors offer those that fit."""
 
 YEAR_1 = tuple(-62135596800 * unit for unit in (1, 10**3, 10**6))
-"""0001-01-01 in seconds, milliseconds and microseconds: what some systems write for "no time"."""
+"""0001-01-01 in seconds, milliseconds and microseconds, which some systems write for "no time"."""
 
 _MOST_WHOLE, _MOST_SECONDS = 9.2e18, 9.2e12
 
@@ -38,10 +38,10 @@ class Times:
     """Times that were read.
 
     Attributes:
-        values: int64, null where there is none.
-        unreadable: bool, where a cell holds something that is no time.
-        unit: ``"as given"`` for whole numbers, whatever they count; ``"seconds"`` or ``"microseconds"`` since 1970
-            (UTC) for dates and for numbers with fractions.
+        values: int64, null where there is no time.
+        unreadable: bool, true where a cell is filled but is no time.
+        unit: ``"as given"`` for whole numbers, which may count anything; ``"seconds"`` or ``"microseconds"`` since
+            1970 (UTC) for dates and for numbers with fractions.
     """
 
     values: pl.Series
@@ -56,11 +56,11 @@ def read_times(cells: pl.Series, time_format: str | None = None, decimal: Decima
 
     Args:
         cells: text, numbers, dates or times.
-        time_format: how the text is written, in the codes of `strptime`; nothing else is then tried.
-        decimal: the sign before a number's fraction.
+        time_format: the format of the text, in the codes of `strptime`; if given, no other format is tried.
+        decimal: the decimal separator of numbers.
 
     Raises:
-        TypeError: the column's type can hold no times.
+        TypeError: a column of this type cannot hold times.
     """
     if cells.dtype in (pl.Categorical, pl.Enum):
         cells = cells.cast(pl.String)
@@ -91,7 +91,7 @@ def formats_for(cells: pl.Series) -> list[str]:
 
 
 def _best(text: pl.Series, decimal: Decimal) -> pl.Series:
-    """The reading that makes sense of the most cells; the first of them where several do as well."""
+    """The reading that understands the most cells; the first one if several are equal."""
     best: pl.Series | None = None
     for reading in (_whole, lambda each: read_numbers(each, decimal)[0], _dates):
         read = reading(text)
@@ -118,7 +118,7 @@ def _dates(text: pl.Series) -> pl.Series:
 
 
 def _iso(text: pl.Series) -> pl.Series:
-    """ISO 8601 dates and times as Datetime in UTC; null where a cell is neither."""
+    """ISO 8601 dates and times as Datetime in UTC; null where a cell is neither a date nor a time."""
     normal = (
         text.str.replace(r"^(\d{4}-\d{2}-\d{2})\s+", "${1}T")
         .str.replace(r"^(\S{10}T\d{2}:\d{2})($|[+\-zZ])", "${1}:00$2")

@@ -22,6 +22,7 @@ from rosepo_core.engine.adapters import fuse_adapters
 from rosepo_core.engine.attention import KINDS, NAME
 from rosepo_core.engine.head import bare_model, decoder_of
 from rosepo_core.engine.prefixes import PrefixStates
+from rosepo_core.engine.rows import Rows, row_log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch, tree_log_probs
 
 _ATTRIBUTE = "_rosepo_execution"
@@ -33,8 +34,8 @@ _WINDOWS = ("sliding_window", "attention_chunk_size")
 """Where transformers' masks read the size of windows from a configuration."""
 
 _SHORT_WINDOW = 5
-_TRUNK, _ROW = 12, 16
-"""Tokens of the self-test's trunk, and of each of its sequences."""
+_TRUNK = 12
+"""Tokens of the self-test's trunk."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 """Most that a token's log-probability may be off, in nats, by the type of the weights."""
@@ -113,7 +114,7 @@ def _inexpressible(model: Any) -> str:
     windows = {
         name: size
         for name, size in decoder.config.to_dict().items()
-        if re.search(r"window_(size|len)$", name) and isinstance(size, int) and size > _ROW
+        if re.search(r"window_(size|len)$", name) and isinstance(size, int) and size >= _TRUNK
     }
     for name, size in windows.items():
         if size not in [getattr(decoder.config, known, None) for known in _WINDOWS]:
@@ -170,16 +171,14 @@ def _short_windows(config: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def _test(model: Any, own: str) -> str:
-    """What differs between trees and the model's own forward pass; empty if nothing does."""
+    """What differs between trees and rows, which are the model's own forward pass; empty if nothing does."""
     decoder, device = decoder_of(model), next(model.parameters()).device
-    vocabulary = model.get_input_embeddings().num_embeddings
-    ids = np.random.default_rng(0).integers(0, vocabulary, (4, _ROW), dtype=np.int32)
-    trunk: Ints = ids[0, :_TRUNK]
+    draw, vocabulary = np.random.default_rng(0), model.get_input_embeddings().num_embeddings
+    trunk: Ints = draw.integers(0, vocabulary, _TRUNK, dtype=np.int32)
     # Two branches leave the trunk's end, one leaves it before, and one response stands in the trunk.
     visible = np.array([_TRUNK, _TRUNK, _TRUNK - 4, 3])
-    rows = [np.concatenate([trunk[:seen], row[seen:]]) for seen, row in zip(visible, ids, strict=True)]
-    rows[3] = np.concatenate([trunk, ids[3, _TRUNK:]])
-    responses = [row[seen:] for seen, row in zip(visible[:3], rows, strict=False)] + [trunk[3:6]]
+    responses = [draw.integers(0, vocabulary, length, dtype=np.int32) for length in (4, 4, 6)]
+    responses.append(trunk[3:6])
     tree = TokenTree.grow(
         trunk,
         rows=np.arange(4),
@@ -189,20 +188,16 @@ def _test(model: Any, own: str) -> str:
         targets=np.concatenate(responses),
         in_trunk=np.array([False, False, False, True]),
     )
-    own_log_probs = []
+    batch = TreeBatch.of([tree], pad_token_id=0).to(device)
+    rows = Rows.of(batch)
     with _short_windows(decoder.config):
-        logits = model(input_ids=torch.from_numpy(np.stack(rows)).long().to(device), use_cache=False).logits
-        steps = logits.float().log_softmax(-1)
-        for index, (seen, response) in enumerate(zip(visible.tolist(), responses, strict=True)):
-            after = steps[index, seen - 1 : seen - 1 + len(response)]
-            own_log_probs.append(after.gather(1, torch.from_numpy(response).long().to(device)[:, None])[:, 0])
-        expected = torch.cat(own_log_probs)
+        expected = row_log_probs(model, rows.input_ids, rows.row, rows.column, batch.targets, rows.input_ids.numel())
         if not expected.isfinite().all():
             return ""
         try:
             _choose_attention(decoder, own, NAME)
             found = {
-                "a tree's": tree_log_probs(model, TreeBatch.of([tree], pad_token_id=0).to(device)),
+                "a tree's": tree_log_probs(model, batch),
                 "a search's": _searched(model, trunk, visible[:3], responses[:3]).to(device),
             }
         except Exception as error:

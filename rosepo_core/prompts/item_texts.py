@@ -1,4 +1,4 @@
-"""What stands for each item in a prompt: its title on one line, with or without its year."""
+"""The text of each item in a prompt: its title on one line, with or without its year."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ _YEAR = re.compile(r"\s*\(\d{4}\)$")
 
 
 def item_texts(catalogue: Catalogue, *, short: bool) -> list[str]:
-    """The titles on one line each, [items]; `short` without a trailing year where no other item's title, with or
-    without its year, reads the same.
+    """The titles, each on one line, [items].
+
+    With `short`, a title loses the year at its end if then no other title is the same, with or without its own year.
 
     Raises:
         RequestError: a title is blank.

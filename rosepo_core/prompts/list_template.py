@@ -1,4 +1,4 @@
-"""Prompts that are text around a list of titles: what most instruction formats are."""
+"""Prompts that are text around a list of titles, as in most instruction formats."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.prompts.token_ids import Ragged, leading_ids, newline_id, plain_ids
 
 HISTORY, CANDIDATES = "\ue000history\ue001\n", "\ue000candidates\ue001\n"
-"""What stands for the lists while the text around them is tokenized; no text of a user holds such characters."""
+"""Placeholders for the lists while the text around them is tokenized. No text of a user has these characters."""
 
 
 class ListTemplate(PromptTemplate):
-    """Text around the history as a list, ``- title`` a line, oldest first, and perhaps around a list of candidates.
+    """Text around the history as a list with lines ``- title``, oldest first, and perhaps around a list of
+    candidates.
 
-    Extend it and give `wording`. A response is a title and the tokenizer's end of sequence.
+    Extend this class and implement `wording`. A response is a title and the tokenizer's end-of-sequence token.
     """
 
     @abstractmethod
     def wording(self, history: str, candidates: str) -> str:
-        """A whole prompt, up to where the response begins.
+        """The whole prompt, up to the beginning of the response.
 
         Args:
-            history: stands for the list of the history, its last line break included. Put it at the beginning of a
-                line.
-            candidates: stands for the list of candidates, likewise; empty where the prompts list none.
+            history: a placeholder for the list of the history, which includes its last line break. Put it at the
+                beginning of a line.
+            candidates: a placeholder for the list of candidates, with the same rules; empty if the prompts have none.
 
         Raises:
-            RequestError: the tokenizer does not do for the template.
+            RequestError: the template cannot use the tokenizer.
         """
 
     def lead(self) -> list[int]:
         """Token ids before the text: those that the tokenizer puts before any text, such as begin-of-sequence.
-        Override it where `wording` writes them itself."""
+        Override this if `wording` writes them itself."""
         return leading_ids(self.tokenizer)
 
     def prepare(self) -> None:

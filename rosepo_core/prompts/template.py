@@ -1,7 +1,7 @@
-"""What a prompt template is: it writes histories as token ids, and items as responses to them.
+"""The base class of prompt templates, which write histories and items as token ids.
 
-A prompt is put together from ids of its parts, the fixed text and the titles, so the ids of a title never depend on
-what stands beside it, and a response follows its prompt as ids.
+A prompt is joined from the token ids of its parts: the fixed text and the titles. So the ids of a title never depend
+on the text around it, and a response is appended to its prompt as ids.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ class PromptOptions(Options):
     """Options of every prompt template."""
 
     titles: Literal["short", "full"] = Field(
-        "full", description="'short' drops a trailing year such as ' (1995)' where the title stays unique without it."
+        "full",
+        description="'short' drops a year at the end, such as ' (1995)', if the title stays unique without it.",
     )
     max_length: int = Field(
         1024,
         ge=16,
-        description="Longest prompt with its response, in tokens; a longer history loses its oldest items.",
+        description="Most tokens of a prompt and its response together. A longer history loses its oldest items.",
     )
 
 
 @dataclass(frozen=True)
 class CutCount:
-    """What `max_length` took from histories.
+    """How much of the histories `max_length` cut off.
 
     Attributes:
-        examples: whose history lost items.
-        items: lost, in all.
+        examples: number of examples whose history lost items.
+        items: number of items lost in total.
     """
 
     examples: int
@@ -50,14 +51,14 @@ class CutCount:
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Places whose prompts begin alike and are laid out on one trunk.
+    """Places whose prompts begin with the same tokens and share one trunk of a token tree.
 
     Attributes:
-        rows: which places, int64 [k].
+        rows: the places of the group, int64 [k].
         tokens: ids of the longest prompt, int32 [t].
-        visible: how many of these tokens each place's prompt has, int64 [k].
-        continued: whether the item that each place's user chose next stands in the trunk, right after the prompt;
-            bool [k].
+        visible: how many of these tokens belong to the prompt of each place, int64 [k].
+        continued: whether the trunk goes on, directly after the prompt of a place, with the item that the user chose
+            next; bool [k].
     """
 
     rows: Longs
@@ -69,34 +70,36 @@ class PromptGroup:
 class PromptTemplate(Component, ABC):
     """Writes histories as prompts, and items as responses to them.
 
-    A run makes a template with its options and binds it to a tokenizer and a catalogue, see `bind`. From then on
+    A run makes a template with its options and then binds it to a tokenizer and a catalogue, see `bind`. After that,
     items are numbers, and prompts are arrays of token ids.
 
-    To write a template of text around a list of titles, extend `rosepo_core.prompts.list_template.ListTemplate`: it
-    asks for one method. To write any other, extend this class and give
+    To write a template of text around a list of titles, extend `rosepo_core.prompts.list_template.ListTemplate`,
+    which needs one method. For any other template, extend this class and implement
 
-    - `prepare`: tokenize what is the same in all prompts, once;
+    - `prepare`: tokenize, once, the text that is the same in all prompts;
     - `prompt`: the token ids of one prompt;
-    - `fixed_cost` and `item_costs`: how many tokens a prompt has, without writing it;
-    - `terminator`, if a response does not end with the tokenizer's end of sequence.
+    - `fixed_cost` and `item_costs`: the number of tokens of a prompt, without writing it;
+    - `terminator`, if a response does not end with the tokenizer's end-of-sequence token.
 
-    The rest has defaults: which part of a history is shown, what is cut, what supervised fine-tuning trains on. One
-    example is one prompt; a template whose prompts begin alike can share them, see `groups` and `starts`.
+    Everything else has defaults: the part of a history that is shown, the items that are cut off, and the sequences
+    of supervised fine-tuning. By default each example has its own prompt. A template whose prompts begin with the
+    same tokens can share them, see `groups` and `starts`.
 
-    How much of its history an example's prompt shows depends on `shared`:
+    The argument `shared` decides how much of the history a prompt shows:
 
-    - not shared: the last `history_length` items before the target. Recommending and evaluation ask for this;
-    - shared: what stands before the target in its window, see `rosepo_prompts.timeline.Timeline`. Training asks for
-      this, for all examples of a window cost about as much as one. Where a template shares nothing, the two are the
-      same.
+    - not shared: the last `history_length` items before the target. Recommendation and evaluation use this.
+    - shared: the items before the target in its window, see `rosepo_prompts.timeline.Timeline`. Training uses this,
+      because all examples of a window together cost about as much as one. For a template that shares nothing, both
+      are the same.
 
-    Either way a prompt that would exceed ``options.max_length`` tokens together with the catalogue's longest response
-    loses its oldest items. What an example shows depends on its user's sequence alone, not on the other examples.
+    In both cases a prompt loses its oldest items if, together with the longest response of the catalogue, it would
+    have more than ``options.max_length`` tokens. The prompt of an example depends on the sequence of its user only,
+    and not on other examples.
 
     Attributes:
-        tokenizer: of transformers.
-        texts: what stands for each item, [items].
-        history_length: at most this many items make a history.
+        tokenizer: a tokenizer of transformers.
+        texts: the text of each item, [items].
+        history_length: the most items of a history.
     """
 
     Options: ClassVar[type[Options]] = PromptOptions
@@ -111,20 +114,21 @@ class PromptTemplate(Component, ABC):
         history_length: int,
         responses: Sequence[Ints] | None = None,
     ) -> Self:
-        """Make this template write the items of a catalogue.
+        """Prepare this template for a tokenizer and the items of a catalogue.
 
         Args:
-            tokenizer: the language model's, of transformers.
-            texts: what stands for each item, one line each, none empty; whatever they hold stays text.
-            history_length: at most this many items make a history.
-            responses: token ids of each item as a response, where they are known; spares tokenizing the texts.
+            tokenizer: the language model's tokenizer, of transformers.
+            texts: the text of each item, one line each, none empty. Parts that look like control tokens are treated
+                as plain text.
+            history_length: the most items of a history.
+            responses: token ids of each item as a response, if they are known. Then the texts need not be tokenized.
 
         Returns:
             this template.
 
         Raises:
-            RequestError: the tokenizer does not do for the template, `max_length` leaves no room for the longest
-                title, or more candidates are to be listed than there are items.
+            RequestError: the template cannot use the tokenizer, `max_length` leaves no room for the longest title, or
+                a prompt should list more candidates than there are items.
         """
         self.tokenizer = tokenizer
         self.texts = tuple(texts)
@@ -144,14 +148,16 @@ class PromptTemplate(Component, ABC):
 
     @property
     def candidates(self) -> int:
-        """How many titles to choose from a prompt lists, the next one among them; 0 lists none."""
+        """How many candidates a prompt lists, with the next title among them; 0 means no list."""
         return 0
 
     def prepare(self) -> None:
-        """Tokenize what is the same in all prompts. `tokenizer`, `texts` and `history_length` are set, and no more.
+        """Tokenize the text that is the same in all prompts.
+
+        `tokenizer`, `texts` and `history_length` are already set when this is called, and nothing else.
 
         Raises:
-            RequestError: the tokenizer does not do for the template.
+            RequestError: the template cannot use the tokenizer.
         """
 
     @property
@@ -173,20 +179,20 @@ class PromptTemplate(Component, ABC):
 
     @abstractmethod
     def fixed_cost(self, candidates: Ints | None) -> Longs:
-        """Tokens of prompts without any history: int64 [n], or [1] where all are the same.
+        """Number of tokens of prompts without any history: int64 [n], or [1] if it is the same for all.
 
         Args:
-            candidates: the items that each prompt lists, int32 [n, c], -1 for none; `None` for no list. `bind` asks
-                with `None`, whatever the template lists.
+            candidates: the items that each prompt lists, int32 [n, c], -1 for an empty slot; `None` for no list.
+                `bind` always passes `None`.
         """
 
     @abstractmethod
     def prompt(self, history: Ints, candidates: Ints | None) -> Ints:
-        """Token ids of one prompt, int32: ``fixed_cost`` and the ``item_costs`` of its history.
+        """Token ids of one prompt, int32. Their number is the ``fixed_cost`` plus the ``item_costs`` of the history.
 
         Args:
-            history: the items that it shows, oldest first, int32 [h]; there may be none.
-            candidates: the items that it lists, int32 [c], -1 for none; `None` for no list.
+            history: the items of the history, oldest first, int32 [h]; may be empty.
+            candidates: the items that the prompt lists, int32 [c], -1 for an empty slot; `None` for no list.
         """
 
     @cached_property
@@ -205,15 +211,15 @@ class PromptTemplate(Component, ABC):
 
     @cached_property
     def response_texts(self) -> list[str]:
-        """What `response_ids` decode to, [items]."""
+        """The text of each item's `response_ids`, [items]."""
         return [self._decode(ids) for ids in self.response_ids]
 
     def read(self, ids: Sequence[int]) -> str:
-        """What a model wrote as a response, given the token ids before its end."""
+        """The text of a response that a model wrote, from its token ids without the terminator."""
         return self._decode(np.array(ids, dtype=np.int32))
 
     def starts(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> Longs:
-        """Place of the first history item that each example's prompt shows: int64 [n], up to its position."""
+        """Position of the first history item in each prompt: int64 [n], at most the place's position."""
         return self.fitted_starts(places, self._listed(places, candidates))
 
     def prompts(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> list[Ints]:
@@ -222,11 +228,11 @@ class PromptTemplate(Component, ABC):
         Args:
             places: n places.
             shared: how much history is shown, see the class.
-            candidates: the items that each prompt lists, int32 [n, c], -1 for none; read, and needed, if `candidates`
-                of the template is not 0.
+            candidates: the items that each prompt lists, int32 [n, c], -1 for an empty slot. Required if the
+                template's property `candidates` is not 0, and ignored otherwise.
 
         Raises:
-            RequestError: lists are needed and not given.
+            RequestError: lists are required and not given.
         """
         candidates = self._listed(places, candidates)
         starts = self.starts(places, shared=shared, candidates=candidates)
@@ -238,19 +244,19 @@ class PromptTemplate(Component, ABC):
         ]
 
     def prompt_texts(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> list[str]:
-        """What `prompts` decode to, [n]."""
+        """The texts of `prompts`, [n]."""
         return [self._decode(ids) for ids in self.prompts(places, shared=shared, candidates=candidates)]
 
     def groups(
         self, places: Places, *, shared: bool = False, candidates: Ints | None = None, kept: Longs | None = None
     ) -> list[PromptGroup]:
-        """The prompts of `prompts`, those that begin alike laid out on one trunk.
+        """The prompts of `prompts`, in groups whose prompts share one trunk.
 
         Args:
             places: n places.
             shared: how much history is shown, see the class.
             candidates: as in `prompts`.
-            kept: the rows of `places` to lay out, int64 [m]; all if not given.
+            kept: the rows of `places` to include, int64 [m]; by default all.
         """
         kept = np.arange(len(places)) if kept is None else kept
         some = None if candidates is None else candidates[kept]
@@ -261,9 +267,10 @@ class PromptTemplate(Component, ABC):
         ]
 
     def sft_sequences(self, sequences: Sequences, *, candidates: Ints | None = None) -> list[tuple[Ints, Bools]]:
-        """What supervised fine-tuning trains on: token ids int32 [t] and which of them are responses, bool [t].
+        """The sequences of supervised fine-tuning: token ids int32 [t], and which of them belong to responses, bool
+        [t].
 
-        Every item of `sft_examples` is a response once, after the prompt that `prompts` gives it.
+        Every target of `sft_examples` is a response exactly once, after its prompt from `prompts`.
 
         Args:
             sequences: the users' training items.
@@ -279,19 +286,19 @@ class PromptTemplate(Component, ABC):
         return material
 
     def sft_examples(self, sequences: Sequences) -> Examples:
-        """The examples of `sft_sequences`: every place of a user but the first."""
+        """The examples of `sft_sequences`: every place of a user except the first."""
         users = np.repeat(np.arange(len(sequences), dtype=np.int32), sequences.lengths)
         places = (np.arange(len(users)) - np.repeat(sequences.offsets[:-1], sequences.lengths)).astype(np.int32)
         return Examples.of(sequences, users[places > 0], places[places > 0])
 
     def cut(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> CutCount:
-        """What `max_length` takes from the histories of `examples`; items before a shared window do not count."""
+        """How much `max_length` cuts off the histories; items before a shared window do not count."""
         starts = self.fitted_starts(places, self._listed(places, candidates))
         lost = starts - np.maximum(places.position - self.history_length, 0)
         return CutCount(int((lost > 0).sum()), int(lost.sum()))
 
     def fitted_starts(self, places: Places, candidates: Ints | None) -> Longs:
-        """Place of the first of the last `history_length` history items that fit into `max_length`: int64 [n]."""
+        """Position of the first item of each history, limited by `history_length` and `max_length`: int64 [n]."""
         sequences = places.sequences
         tokens = np.concatenate([[0], np.cumsum(self.item_costs[sequences.items])])
         first = sequences.offsets[places.user]
@@ -301,7 +308,7 @@ class PromptTemplate(Component, ABC):
         return starts
 
     def room(self, candidates: Ints | None) -> Longs:
-        """Tokens that a history may have, int64 [n] or [1]."""
+        """How many tokens a history may have, int64 [n] or [1]."""
         needed = self.fixed_cost(candidates) + self.response_lengths.max()
         if needed.max(initial=0) > self.options.max_length:
             raise RequestError(
@@ -312,7 +319,7 @@ class PromptTemplate(Component, ABC):
         return room
 
     def _listed(self, places: Places, candidates: Ints | None) -> Ints | None:
-        """The items that each prompt lists, int32 [n, c]; `None` where it lists none."""
+        """The items that each prompt lists, int32 [n, c]; `None` if the template lists none."""
         if not self.candidates:
             return None
         if candidates is None:
@@ -321,7 +328,7 @@ class PromptTemplate(Component, ABC):
         return candidates
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text of the template's own."""
+        """Token ids of fixed text of the template."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 

@@ -1,4 +1,4 @@
-"""Token ids of single texts: of titles in which nothing is a control token, of line breaks, of what begins a text."""
+"""Token ids of single texts: titles without control tokens, line breaks, and the tokens that begin every text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rosepo_core.contracts.records import Ints, Longs
 
 
 class Ragged:
-    """Arrays of token ids one after another, to gather many at once."""
+    """Many arrays of token ids in one flat array, so that many can be read at once."""
 
     def __init__(self, arrays: Sequence[Sequence[int]] | Sequence[Ints]) -> None:
         self.lengths: Longs = np.array([len(array) for array in arrays], dtype=np.int64)
@@ -29,12 +29,12 @@ class Ragged:
         return taken
 
     def split(self) -> list[Ints]:
-        """One view an array."""
+        """The arrays, as views."""
         return np.split(self._flat, self._starts[1:])
 
 
 def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts in which nothing is a special or added token, whatever they say.
+    """Token ids of texts, without any special or added token, even if a text contains the name of one.
 
     Raises:
         RequestError: a text cannot be written without such a token.
@@ -50,7 +50,7 @@ def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _broken_ids(tokenizer: Any, text: str, control: dict[int, str]) -> list[int]:
-    """Ids of the pieces of a text that is broken after the first character of whatever looks like an added token."""
+    """Token ids of a text that is cut after the first character of each part that looks like an added token."""
     looks_added = "|".join(re.escape(content) for content in sorted(control.values(), key=len, reverse=True))
     borders = [match.start() + 1 for match in re.finditer(f"(?=(?:{looks_added}))", text)]
     pieces = [text[start:end] for start, end in zip([0, *borders], [*borders, None], strict=True)]
@@ -78,7 +78,7 @@ def newline_id(tokenizer: Any) -> int:
 
 
 def leading_ids(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before a text of its own accord, such as a begin-of-sequence token."""
+    """Token ids that the tokenizer puts before every text, such as a begin-of-sequence token."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full: list[int] = tokenizer("a")["input_ids"]
     places = [place for place in range(len(full)) if full[place : place + len(bare)] == bare]

@@ -207,7 +207,8 @@ def test_a_metric_that_applies_to_nobody_in_some_seeds(train, runs):
 
 def test_each_protocol_has_its_own_table(train, runs, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    done = train("--run", runs, "--seeds=2", "--protocol=candidates", "--protocol=catalogue", "--metric=mrr")
+    asked = ("--protocol=candidates", "--protocol=catalogue", "--metric=mrr", "--overwrite")
+    done = train("--run", runs, "--seeds=2", *asked)
     assert done.code == 0, done.err
     protocols = read(runs / "seeds.json")["protocols"]
     assert list(protocols) == ["candidates-5", "catalogue"]
@@ -254,7 +255,7 @@ def test_a_wrong_request(train, tmp_path, arguments, said, dry):
 def test_a_wrong_request_leaves_earlier_seeds_as_they_were(train, runs):
     before = contents(runs)
     assert "set evaluation.candidates to at most" in fault(
-        train("--run", runs, "--seeds=3", "--evaluation.candidates=60")
+        train("--run", runs, "--seeds=3", "--evaluation.candidates=60", "--overwrite")
     )
     assert contents(runs) == before
 

@@ -211,8 +211,16 @@ def test_a_module_that_cannot_have_an_adapter_is_refused(saved, names, message):
         slot.check_targets(SFTOptions(target_modules=names))
     assert str(raised.value).startswith(f"option 'sft.target_modules': {message}")
     assert "lm_head" not in str(raised.value).partition("known")[2]
-    slot.check_targets(SFTOptions(target_modules=names, method="full"))
     assert slot._model is None
+
+
+@pytest.mark.parametrize("option", [{"lora_rank": 8}, {"target_modules": "q_proj"}, {"lora_dropout": 0.1}])
+def test_options_of_adapters_are_refused_where_there_is_none(option):
+    with pytest.raises(ValueError, match="method = 'full' trains no adapter; leave it out"):
+        SFTOptions(method="full", **option)
+    # As a run's config.toml has them.
+    whole = SFTOptions(method="full")
+    assert SFTOptions(**whole.model_dump()) == whole
 
 
 def test_prompts_longer_than_what_the_model_reads_are_refused(saved):
