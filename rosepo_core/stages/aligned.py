@@ -1,4 +1,4 @@
-"""Preference optimization of the SFT model on token trees."""
+"""The stage `aligned`: preference optimization of the SFT model, on token trees."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rosepo_core.stages.sft import LOG, load_log
 def stage(
     session: Session, split: Handle[Split], sft: Handle[LogHistory], pairs: Handle[Pairs]
 ) -> Handle[LogHistory]:
-    """RUN/aligned: like RUN/sft, after alignment."""
+    """RUN/aligned: the same files as RUN/sft, after alignment."""
     options = session.config.alignment
     settings = {
         **session.prompt_settings(),
@@ -65,7 +65,7 @@ def stage(
 
 
 def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[PreferenceTree]:
-    """The pairs as trees, each with the smoothing factors and reference log-probabilities of its own pairs."""
+    """The pairs as token trees, each with the smoothing factors and reference log-probabilities of its pairs."""
     responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
     reference = np.concatenate([pairs.reference_chosen[:, None], pairs.reference_rejected], axis=1)
     trees = prompt_trees(template, pairs.examples, responses, shared=True, candidates=pairs.listed)

@@ -1,4 +1,4 @@
-"""The corpus between a dataset plugin and the split: titles made one line, filters applied, saved and summed up."""
+"""The stage `dataset`: reads the corpus with the dataset plugin, cleans titles, applies filters and saves it."""
 
 from __future__ import annotations
 

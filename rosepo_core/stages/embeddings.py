@@ -1,4 +1,5 @@
-"""Title embeddings of the whole catalogue: what metrics, semantic candidates and grounding measure nearness by."""
+"""Title embeddings of the whole catalogue. Metrics, semantic candidates and grounding use them to find near
+titles."""
 
 from __future__ import annotations
 
@@ -15,9 +16,12 @@ EMBEDDINGS = "embeddings.safetensors"
 
 
 def stage(session: Session, split: Handle[Split]) -> Handle[Floats]:
-    """RUN/embeddings: one row a title, by the base model where no sentence encoder is installed: what fine-tuning did
-    to a model must not move the yardstick that it is measured with."""
-    # Candidates may have needed them long before the metrics do.
+    """RUN/embeddings: one row for each title.
+
+    If no sentence encoder is installed, the base model makes them, and not the fine-tuned one: fine-tuning must not
+    change the measure that judges its result.
+    """
+    # Candidates may have needed them before the metrics do.
     if "embeddings" in session.artifacts:
         return Handle(session.artifacts["embeddings"], load)
     encoder = choose_encoder()

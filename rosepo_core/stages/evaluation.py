@@ -1,5 +1,7 @@
-"""All models of a run under each of its protocols. What a model gave is an artifact of its own for each protocol, so
-that only what changed is asked again, and a further protocol asks nothing of the earlier ones again.
+"""The stage `evaluation`: all models of a run under each of its protocols.
+
+The answers of each model under each protocol are an artifact of their own. So only answers that may have changed are
+computed again, and a new protocol does not repeat the earlier ones.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ FLIPS = "flips.safetensors"
 
 
 def draw_candidates(session: Session, split: Handle[Split]) -> DrawnCandidates:
-    """RUN/candidates of each part and kind of negatives, if a protocol ranks them.
+    """RUN/candidates of each part and kind of negatives, if a protocol ranks candidates.
 
     Raises:
-        RequestError: a protocol cannot be followed: there is nobody to test on, too little to draw from, or prompts
-            list candidates where a model shall recommend without any.
+        RequestError: a protocol is impossible: there is no user to test, there are too few items to draw from, or
+            prompts list candidates although the protocol asks for a title without a list.
     """
     asked = parts(session.config.evaluation)
     for part in asked:
@@ -61,19 +63,19 @@ def stage(
     ranked_models: Sequence[RankedModel],
     oracle: Handle[SmoothingOracle] | None = None,
 ) -> tuple[Evaluation, ...]:
-    """RUN/scores-MODEL, RUN/lists-MODEL or RUN/answers-MODEL of each model, as the protocols ask for them, and
-    RUN/evaluation: ``per_user.parquet``, and ``oracle_quality.json`` where an oracle was asked about candidates.
+    """RUN/scores-MODEL, RUN/lists-MODEL or RUN/answers-MODEL of each model, depending on the protocols, and
+    RUN/evaluation: ``per_user.parquet``, and ``oracle_quality.json`` if an oracle was asked about candidates.
 
     Args:
         session: the run.
         split: RUN/split.
-        drawn: of `draw_candidates`.
+        drawn: the result of `draw_candidates`.
         ranked_models: the models.
-        oracle: RUN/oracle, if there is one whose quality is to be measured.
+        oracle: RUN/oracle, if the quality of an oracle should be measured.
 
     Returns:
-        one evaluation a protocol, those of the test before those of the validation part; of ``candidates`` one a
-        kind of negatives, of ``free`` two with grounded answers.
+        one evaluation for each protocol, first for the test and then for the validation part. ``candidates`` gives
+        one for each kind of negatives; ``free`` gives two if answers are grounded.
     """
     contexts = EvaluationContext.of_each_part(session, split)
     evaluations: list[Evaluation] = []
@@ -103,7 +105,7 @@ def _of_part(
     ranked_models: Sequence[RankedModel],
     oracle: Handle[SmoothingOracle] | None,
 ) -> tuple[list[Evaluation], list[Handle[Any]]]:
-    """All protocols on one part, and what the models gave."""
+    """All protocols on one part, and the artifacts with the models' answers."""
     evaluations: list[Evaluation] = []
     inputs: list[Handle[Any]] = []
     for protocol in dict.fromkeys(context.options.protocols):
@@ -131,8 +133,8 @@ def _candidates(
     ranked_models: Sequence[RankedModel],
     oracle: Handle[SmoothingOracle] | None,
 ) -> tuple[Evaluation, list[Handle[Any]]]:
-    """The protocol ``candidates`` with one kind of negatives, from RUN/scores-MODEL of each model; of the oracle's
-    flips also its quality."""
+    """The protocol ``candidates`` with one kind of negatives, from RUN/scores-MODEL of each model; also the quality
+    of the oracle's flip probabilities."""
     scored = {each.name: _scores(context, negatives, drawn, each, oracle) for each in ranked_models}
     evaluation = summarize(
         {name: each.content for name, each in scored.items() if each.content is not None},
@@ -159,8 +161,8 @@ def _scores(
     ranked_model: RankedModel,
     oracle: Handle[SmoothingOracle] | None,
 ) -> Handle[Floats | None]:
-    """RUN/scores-MODEL, or RUN/scores-MODEL-NEGATIVES where these are not uniform; the oracle also leaves its flip
-    probabilities there. `None` of what ranks nothing."""
+    """RUN/scores-MODEL, or RUN/scores-MODEL-NEGATIVES if the negatives are not uniform. For the oracle, its flip
+    probabilities are saved there, too. The content is `None` for a model that cannot rank."""
     session = context.session
     measured = oracle if ranked_model.name == "oracle" else None
 

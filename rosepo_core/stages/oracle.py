@@ -1,4 +1,4 @@
-"""The preference oracle: fitted on the training interactions, kept as plain arrays."""
+"""The stage `oracle`: trains the preference oracle on the training interactions, and saves it as plain arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATE = "state.safetensors"
 
 
 def stage(session: Session, split: Handle[Split]) -> Handle[SmoothingOracle]:
-    """RUN/oracle: ``state.safetensors`` and ``fit.json``, what the oracle says of its own quality."""
+    """RUN/oracle: ``state.safetensors`` and ``fit.json``, the numbers that the oracle reports about its training."""
     settings = {"oracle": session.plugin_settings("oracle"), "seed": session.config.seed}
 
     def build(folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""Preference pairs: rejected items with their smoothing factors and the reference's log-probabilities.
+"""The stage `preferences`: rejected items with their smoothing factors and reference log-probabilities.
 
-``pairs.parquet`` has one row a pair and is also what plain TRL reads: ``prompt``, ``chosen``, ``rejected`` are text.
+``pairs.parquet`` has one row for each pair. TRL can read it, because ``prompt``, ``chosen`` and ``rejected`` are
+text.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ def stage(
 ) -> Handle[Pairs]:
     """RUN/preferences: ``pairs.parquet``.
 
-    Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected), ``chosen_item``,
-    ``rejected_item`` (catalogue indices), ``sampler``, ``eps`` (the smoothing factor, 0 where the loss reads none),
-    ``reference_chosen`` and ``reference_rejected`` (log-probabilities under the SFT model, 0 where the loss reads
-    none), ``prompt``, ``chosen``, ``rejected`` (text); where prompts list candidates also ``listed`` (their catalogue
-    indices, in the order of the prompt).
+    Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected items),
+    ``chosen_item``, ``rejected_item`` (catalogue indices), ``sampler``, ``eps`` (the smoothing factor, 0 if the loss
+    does not use it), ``reference_chosen`` and ``reference_rejected`` (log-probabilities under the SFT model, 0 if the
+    loss does not use them), ``prompt``, ``chosen``, ``rejected`` (text); if prompts list candidates, also ``listed``
+    (their catalogue indices, in the order of the prompt).
     """
 
     loss: PreferenceLoss = session.component("loss")
@@ -78,7 +79,7 @@ def stage(
 
 
 def load_pairs(folder: Path, split: Split) -> Pairs:
-    """The pairs that `stage` left in `folder`, as arrays."""
+    """The pairs that `stage` wrote into `folder`, as arrays."""
     table = pl.read_parquet(folder / PAIRS)
     first_rows = table.unique(["user", "position"], keep="first", maintain_order=True)
     first = first_rows.select("user", "position")
@@ -106,7 +107,8 @@ def load_pairs(folder: Path, split: Split) -> Pairs:
 def flip_probabilities(
     oracle: SmoothingOracle, places: Places, chosen: Ints, rejected: np.ndarray, *, shaped: bool = True
 ) -> np.ndarray:
-    """The oracle's flip probabilities, or as they are before it shapes them for training, checked: float32 [n, K].
+    """The oracle's flip probabilities, checked: float32 [n, K]. Without `shaped`, the probabilities before the oracle
+    changes them for training.
 
     Raises:
         PluginError: the oracle broke its contract.

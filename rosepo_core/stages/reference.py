@@ -1,4 +1,5 @@
-"""The reference's log-probabilities of the pairs, once: they know of neither the oracle nor the loss."""
+"""The stage `reference`: the log-probabilities of the pairs under the SFT model. They depend neither on the oracle
+nor on the loss, so they are computed once."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class ReferenceLogProbs:
     """Log-probabilities under the SFT model, for the examples of `sampling.RejectedItems`.
 
     Attributes:
-        chosen: of the targets, float32 [n].
-        rejected: of the rejected items, float32 [n, K], -inf where there is none.
+        chosen: log-probabilities of the targets, float32 [n].
+        rejected: log-probabilities of the rejected items, float32 [n, K], -inf for an empty slot.
     """
 
     chosen: Floats
@@ -34,10 +35,11 @@ class ReferenceLogProbs:
 def stage(
     session: Session, split: Handle[Split], sft: Handle[LogHistory], rejected: Handle[RejectedItems]
 ) -> Handle[ReferenceLogProbs]:
-    """RUN/reference: ``reference.safetensors`` with the arrays of `ReferenceLogProbs`; 0 where the loss reads none.
+    """RUN/reference: ``reference.safetensors`` with the arrays of `ReferenceLogProbs`; 0 if the loss does not use
+    them.
 
-    They are the same for all losses that read them. Where none are read, the rewards that alignment logs are those of
-    the policy alone.
+    They are the same for all losses that use them. If the loss does not use them, the rewards in the training log are
+    those of the policy alone.
     """
     loss: PreferenceLoss = session.component("loss")
     needed = loss.needs_reference

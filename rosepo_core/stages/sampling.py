@@ -1,4 +1,4 @@
-"""Rejected sampling: which items lose against each target, by one sampler or a weighted mixture."""
+"""The stage `sampling`: picks the rejected items of each target, by one sampler or a weighted mixture."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ REJECTED = "rejected.safetensors"
 
 
 def choose_examples(split: Split, options: PreferenceOptions, rng: np.random.Generator) -> Examples:
-    """The training examples that become pairs: every place with at least one item before it, the latest
-    `max_per_user` of each of at most `max_users` users. Each makes `negatives` pairs, so `max_pairs` keeps
-    ``max_pairs // negatives`` examples at most: whole users first, and the latest places of the last user.
+    """The training examples that become pairs.
+
+    These are the places with at least one earlier item: the latest `max_per_user` of each user, for at most
+    `max_users` users. Each example makes `negatives` pairs, so `max_pairs` keeps at most ``max_pairs // negatives``
+    examples. Users are kept whole, except the last one, of whom the latest places are kept.
 
     Returns:
         examples over ``split.train``, ordered by user and position; at least one.
 
     Raises:
-        RequestError: there is none.
+        RequestError: there is no such place.
     """
     lengths = split.train.lengths
     counts = np.maximum(lengths - 1, 0)
@@ -43,28 +45,28 @@ def choose_examples(split: Split, options: PreferenceOptions, rng: np.random.Gen
         counts = np.minimum(counts, options.max_per_user)
     users = rng.permutation(np.flatnonzero(counts))[: options.max_users]
     if options.max_pairs is not None:
-        # Whole users keep the trees full.
+        # Whole users make full trees.
         most = options.max_pairs // options.negatives
         before = np.cumsum(counts[users]) - counts[users]
         users = users[before < most]
         counts[users[-1:]] = np.minimum(counts[users[-1:]], most - before[len(users) - 1 : len(users)])
     users = np.sort(users)
     user = np.repeat(users, counts[users])
-    # The place of each pair among its user's, counted from the end of the user's sequence.
+    # The position of each pair, counted from the end of its user's sequence.
     back = np.repeat(np.cumsum(counts[users]), counts[users]) - np.arange(len(user))
     return Examples.of(split.train, user.astype(np.int32), (lengths[user] - back).astype(np.int32))
 
 
 def assign_slots(n: int, k: int, weights: np.ndarray[Any, Any], rng: np.random.Generator) -> Ints:
-    """Which sampler fills each slot, drawn by weight: int32 [n, k]."""
+    """The sampler of each slot, drawn by weight: int32 [n, k]."""
     return rng.choice(len(weights), size=(n, k), p=weights / weights.sum()).astype(np.int32)
 
 
 def check(sampler: RejectedSampler, rejected: Any, examples: Examples, k: int, context: SamplerContext) -> Ints:
-    """What the sampler returned, if it keeps its contract.
+    """Check the result of a sampler against its contract, and return it.
 
     Raises:
-        PluginError: it does not; the message names the sampler and the first wrong row.
+        PluginError: the result is wrong; the message names the sampler and the first wrong row.
     """
     name = sampler.origin or type(sampler).__qualname__
     items = np.asarray(rejected)
@@ -89,14 +91,14 @@ def check(sampler: RejectedSampler, rejected: Any, examples: Examples, k: int, c
 
 @dataclass(frozen=True)
 class RejectedItems:
-    """What was sampled, of the examples that got something.
+    """The rejected items of the examples that have at least one.
 
     Attributes:
         examples: n examples.
-        items: int32 [n, K], -1 where a slot is empty; at least one item in each row.
-        sampler: which sampler gave each, by its place in the configuration; int32 [n, K], -1 where a slot is empty.
-        listed: the candidates that each example's prompt lists, int32 [n, c], the target and the rejected items among
-            them; `None` where prompts list none.
+        items: int32 [n, K], -1 for an empty slot; at least one item in each row.
+        sampler: the sampler of each item, by its position in the configuration; int32 [n, K], -1 for an empty slot.
+        listed: the candidates in the list of each prompt, int32 [n, c], with the target and the rejected items among
+            them; `None` if prompts have no list.
     """
 
     examples: Examples
@@ -108,13 +110,13 @@ class RejectedItems:
 def stage(
     session: Session, split: Handle[Split], sft: Handle[LogHistory], oracle: Handle[SmoothingOracle]
 ) -> Handle[RejectedItems]:
-    """RUN/sampling: the examples with their rejected items and which sampler gave each.
+    """RUN/sampling: the examples with their rejected items, and the sampler of each item.
 
-    Each slot belongs to one sampler, drawn by weight. Where that sampler has no more items for an example, the others
-    fill the slot, in the order of the configuration.
+    Each slot belongs to one sampler, drawn by weight. If that sampler has no more items for an example, the other
+    samplers fill the slot, in the order of the configuration.
 
-    Prompts that list candidates are drawn anew around the rejected items, and the lists are saved with them: samplers
-    that ask the language model see the lists of SFT, and all the later stages those of the pairs.
+    If prompts list candidates, new lists are drawn that contain the rejected items, and are saved with them. Samplers
+    that use the language model see the lists of SFT. All later stages see the new lists.
     """
     samplers: list[RejectedSampler] = [
         session.component("sampler", index) for index in range(len(session.config.sampler))
@@ -176,17 +178,19 @@ def _load(folder: Path, split: Split) -> RejectedItems:
 
 
 def fill_slots(slots: Ints, samplers: int, ask: Callable[[int, Longs], Ints]) -> tuple[Ints, Ints]:
-    """Fill each slot from its own sampler, and where that one has no more items, from the others in their order. An
-    item stands in a row once, and a sampler's items come in its own order, best first.
+    """Fill each slot from its own sampler. If that one has no more items, fill the slot from the others, in their
+    order.
+
+    No item is twice in a row. The items of a sampler are used in its own order, best first.
 
     Args:
-        slots: which sampler each slot belongs to, int32 [n, K].
-        samplers: how many there are.
-        ask: gives for a sampler and some rows, int64 [m], its items: int32 [m, K], distinct within a row, -1 where it
-            has fewer. It is asked once about a row, and never about one that it is not needed for.
+        slots: the sampler that each slot belongs to, int32 [n, K].
+        samplers: number of samplers.
+        ask: a function from a sampler and rows, int64 [m], to the sampler's items: int32 [m, K], distinct within a
+            row, -1 fills rows with fewer. It is called at most once for each sampler and row, and only when needed.
 
     Returns:
-        the items and which sampler gave each, both int32 [n, K], -1 where none had another one.
+        the items, and the sampler of each; both int32 [n, K], -1 for slots that no sampler could fill.
     """
     rejected, source = np.full_like(slots, -1), np.full_like(slots, -1)
     offered = np.full((samplers, *slots.shape), -1, dtype=np.int32)
@@ -204,7 +208,7 @@ def fill_slots(slots: Ints, samplers: int, ask: Callable[[int, Longs], Ints]) ->
 
 
 def _place(rejected: Ints, source: Ints, open_slots: Bools, rows: Longs, index: int, given: Ints) -> None:
-    """Put a sampler's items into open slots; an item that the row has is passed over."""
+    """Put a sampler's items into open slots; items that are already in the row are skipped."""
     for column in range(given.shape[1]):
         item = given[:, column]
         free = open_slots[rows] & (rejected[rows] < 0)
@@ -214,7 +218,7 @@ def _place(rejected: Ints, source: Ints, open_slots: Bools, rows: Longs, index: 
 
 
 def _note_filled(session: Session, slots: Ints, sampler: Ints) -> None:
-    """Say how many slots the sampler that they belong to could not fill; of the examples that got something."""
+    """Show how many slots their own sampler could not fill, for examples with at least one rejected item."""
     some = (sampler >= 0).any(1)
     slots, sampler = slots[some], sampler[some]
     refilled, empty = int(((sampler >= 0) & (sampler != slots)).sum()), int((sampler < 0).sum())
@@ -239,7 +243,7 @@ def _context(
 ) -> SamplerContext:
     @cache
     def embeddings() -> Floats:
-        # The sentence encoder is slow to import, and most samplers do without.
+        # The sentence encoder is slow to import, and most samplers do not need it.
         from rosepo_core.engine.title_embeddings import title_embeddings
 
         return title_embeddings(
@@ -261,11 +265,11 @@ def _context(
 
 
 def check_request(session: Session) -> None:
-    """See before any work that pairs can be made as the run asks.
+    """Check, before any work, that pairs can be made with the settings of the run.
 
     Raises:
-        RequestError: fewer pairs are asked for than one example makes, or prompts list too few candidates to hold an
-            example's rejected items, or a sampler asks an oracle that ranks nothing.
+        RequestError: `max_pairs` is lower than the pairs of one example, prompts list too few candidates to contain
+            the rejected items, or a sampler needs an oracle that can rank, and this one cannot.
     """
     negatives, most = session.config.preferences.negatives, session.config.preferences.max_pairs
     if most is not None and most < negatives:
@@ -309,7 +313,7 @@ def _oracle_scores(
 
 
 def title_model(session: Session, split: Handle[Split], weights: Handle[LogHistory]) -> TitleModel:
-    """The language model over the catalogue's titles, as the stage of `weights` left it."""
+    """The language model over the catalogue's titles, with the weights that a stage saved."""
     return TitleModel(
         session.policy.trained(weights.folder),
         session.template(split),
@@ -320,8 +324,8 @@ def title_model(session: Session, split: Handle[Split], weights: Handle[LogHisto
 
 
 def lists_for_samplers(session: Session, split: Handle[Split]) -> Callable[[Places], Ints | None]:
-    """Gives the lists of candidates that samplers see, which are those of SFT; `None` where prompts list none, and
-    for places without a target, which no list can be drawn for."""
+    """A function that returns the lists of candidates for samplers, which are those of SFT. It returns `None` if
+    prompts have no list, and for places without a target, because a list needs one."""
 
     def lists(places: Places) -> Ints | None:
         return session.lists(places, len(split.content.catalogue)) if isinstance(places, Examples) else None

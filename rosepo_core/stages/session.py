@@ -1,4 +1,4 @@
-"""What all stages of a run share: the configuration, the store, the plugins, one language model, and who listens."""
+"""The session of a run, which all its stages share: configuration, store, plugins, language model and reporter."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from rosepo_core.store import Artifact, RunStore, content_sums, fingerprint
 
 
 class RunReporter(Reporter, Protocol):
-    """A reporter that also hears of stages."""
+    """A reporter that also receives the beginning and end of stages."""
 
     def stage_started(self, stage: str) -> None:
-        """`stage` begins."""
+        """Report that `stage` begins."""
 
     def stage_finished(self, artifact: Artifact) -> None:
-        """The stage of `artifact` is done; ``artifact.reused`` says whether it had been before."""
+        """Report that the stage of `artifact` is done. ``artifact.reused`` says whether it was taken from before."""
 
 
 class QuietReporter:
@@ -54,13 +54,13 @@ class QuietReporter:
 ContentT = TypeVar("ContentT")
 
 Settings = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
-"""All that a stage depends on beside its inputs; a function where finding out reads files that a finished run may
-lack."""
+"""Everything that a stage depends on, except its inputs. A function if computing it reads files that may be missing
+after a run is finished."""
 
 
 @dataclass(frozen=True)
 class Handle(Generic[ContentT]):
-    """What a stage made, for the stages after it.
+    """The result of a stage, for the stages after it.
 
     Attributes:
         artifact: the folder in the run, and its fingerprint.
@@ -77,16 +77,16 @@ class Handle(Generic[ContentT]):
 
     @cached_property
     def content(self) -> ContentT:
-        """What is in the artifact; read when it is first asked for, once."""
+        """The content of the artifact. It is read once, when it is first needed."""
         return self.load(self.folder)
 
 
 class UntilReached(Exception):  # noqa: N818 (no error: the run ends where the user wants it to)
-    """The stage that a run was to end with is done."""
+    """The last stage that the user asked for is done."""
 
 
 class Session:
-    """One run while it lasts."""
+    """One run, while its stages are made or read."""
 
     def __init__(
         self,
@@ -102,12 +102,13 @@ class Session:
         """
         Args:
             config: the configuration.
-            store: of the run's folder.
+            store: the store of the run folder.
             registry: the plugins.
-            reporter: hears how far the work is.
-            base: the language model to load, if not the one that the configuration names.
+            reporter: receives the progress.
+            base: the language model to load, if it is not the one in the configuration.
             until: the last stage to do; `artifact` then raises `UntilReached`.
-            forced: whether a stage is to be made anew though there is its artifact; so is then what is made of it.
+            forced: whether to make a stage again although its artifact exists. The stages that depend on it are then
+                made again, too.
         """
         self.config = config
         self._base = base or config.model.name
@@ -132,20 +133,20 @@ class Session:
 
     @cached_property
     def policy(self) -> PolicySlot:
-        """The run's language model; nothing is loaded before it is used."""
+        """The run's language model. It is loaded when it is first used."""
         return PolicySlot(self._base, self.config.model.dtype, self.reporter)
 
     @property
     def history_length(self) -> int:
-        """At most this many earlier items make a history."""
+        """The most items of a history."""
         length: int = self.resolved["dataset"]["history_length"]
         return length
 
     def template(self, split: Handle[Split]) -> PromptTemplate:
-        """The prompt template over the split's catalogue; the catalogue is tokenized once a run.
+        """The prompt template for the catalogue of the split. The catalogue is tokenized once in a run.
 
         Raises:
-            RequestError: as `PromptTemplate.bind`, or the model does not read prompts as long as they may be.
+            RequestError: as `PromptTemplate.bind`, or the model cannot read prompts of the allowed length.
         """
         fingerprint = split.artifact.fingerprint
         if fingerprint not in self._templates:
@@ -156,13 +157,14 @@ class Session:
         return self._templates[fingerprint]
 
     def lists(self, examples: Examples, items: int, rejected: Ints | None = None) -> Ints | None:
-        """The candidates that the prompts of training examples list, drawn by the run's seed: int32 [n, c]. `None`
-        where prompts list none.
+        """The lists of candidates in the prompts of training examples, drawn by the run's seed: int32 [n, c]. `None`
+        if prompts have no list.
 
         Args:
             examples: n examples.
-            items: of the catalogue.
-            rejected: items that the lists must hold beside the targets, int32 [n, K], -1 for none.
+            items: number of items in the catalogue.
+            rejected: items that the lists must contain in addition to the targets, int32 [n, K], -1 for an empty
+                slot.
 
         Raises:
             RequestError: as `draw_lists`.
@@ -175,12 +177,12 @@ class Session:
 
     @property
     def listed_count(self) -> int:
-        """How many candidates a prompt lists; 0 where it lists none."""
+        """How many candidates a prompt lists; 0 if it has no list."""
         template: PromptTemplate = self.component("prompt")
         return template.candidates
 
     def prompt_settings(self) -> Mapping[str, Any]:
-        """All that decides the token ids of a prompt, for fingerprints."""
+        """Everything that the token ids of a prompt depend on, for fingerprints."""
         return {
             "model": self.policy.fingerprint,
             "dtype": self.policy.dtype,
@@ -189,18 +191,18 @@ class Session:
         }
 
     def component(self, section: str, index: int | None = None) -> Any:
-        """A fresh instance of the plugin that a section names."""
+        """A new instance of the plugin that a section names."""
         choices = getattr(self.config, section)
         choice = choices if index is None else choices[index]
         return self.registry.make(section, choice.name, choice.options)
 
     def plugin_settings(self, section: str, without: Container[str] = ()) -> list[Mapping[str, Any]]:
-        """All that decides what the plugins of a section do, for fingerprints: names, versions, source code, options,
-        and the content of the files that they read.
+        """Everything that the work of a section's plugins depends on, for fingerprints: names, versions, source code,
+        options, and the content of the files that they read.
 
         Args:
-            section: one that names a plugin, or several.
-            without: options that the stage does not read.
+            section: a section that names one or more plugins.
+            without: options that the stage does not use.
         """
         choices, tables = self.config.choices(section), self.that_decides[section]
         listed = tables if isinstance(tables, list) else [tables]
@@ -221,18 +223,18 @@ class Session:
         return found
 
     def rng(self, purpose: str) -> np.random.Generator:
-        """A generator for one purpose, independent of all the others."""
+        """A generator of random numbers for one purpose, independent of all others."""
         return np.random.default_rng([self.config.seed, *purpose.encode()])
 
     def fingerprint(self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]]) -> str:
-        """Of a stage's artifact: equal where everything that it depends on is. The core's own code is known by its
-        version."""
+        """The fingerprint of a stage's artifact: equal if everything that the artifact depends on is equal. For code
+        of the core, the version counts."""
         known = settings() if callable(settings) else settings
         repeated = {"deterministic": True} if self.config.deterministic else {}
         return fingerprint(__version__, stage, {**known, **repeated}, [each.artifact.fingerprint for each in inputs])
 
     def is_forced(self, stage: str, inputs: Sequence[Handle[Any]]) -> bool:
-        """Whether a stage is made anew because the user says so, of it or of what it is made from."""
+        """Whether a stage is made again because the user forces it, or a stage that it depends on."""
         if self._forced(stage) or any(each.artifact.stage in self._made_anew for each in inputs):
             self._made_anew.add(stage)
         return stage in self._made_anew
@@ -245,14 +247,14 @@ class Session:
         build: Callable[[Path], None],
         load: Callable[[Path], ContentT],
     ) -> Handle[ContentT]:
-        """The artifact of a stage: found by its fingerprint, or made by `build` in the folder that it is given.
+        """The artifact of a stage: found by its fingerprint, or made by `build`.
 
         Args:
             stage: its name.
-            settings: all that the stage depends on beside its inputs.
-            inputs: what earlier stages made and this one reads.
-            build: makes it.
-            load: reads what `build` made.
+            settings: everything that the stage depends on, except its inputs.
+            inputs: the results of earlier stages that this stage reads.
+            build: makes the artifact in the folder that it gets.
+            load: reads the artifact from its folder.
 
         Raises:
             UntilReached: this is the last stage to do.
@@ -265,7 +267,7 @@ class Session:
     def provide(
         self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
     ) -> Artifact:
-        """What `artifact` gives a handle of."""
+        """The artifact for the handle that `artifact` returns."""
         wanted = self.fingerprint(stage, settings, inputs)
         self.reporter.stage_started(stage)
 
@@ -287,12 +289,13 @@ class Session:
 
 
 class FinishedSession(Session):
-    """A session on a run that has trained: its stages are taken as they are, whatever they were made from."""
+    """A session on a run that has trained. Its finished stages are taken as they are, even if their inputs
+    changed."""
 
     def __init__(
         self, config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter, kept: Sequence[str]
     ) -> None:
-        """`kept` names the stages that are taken as they are; the others are found or made as in any session."""
+        """`kept` names the stages that are taken as they are; other stages are found or made as in any session."""
         super().__init__(config, store, registry, reporter)
         self._kept = kept
 
@@ -302,6 +305,6 @@ class FinishedSession(Session):
         """The finished artifact of a kept stage.
 
         Raises:
-            RequestError: the run has not come that far.
+            RequestError: the run has not finished this stage.
         """
         return self.store.artifact(stage) if stage in self._kept else super().provide(stage, settings, inputs, build)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: from histories to the next title."""
+"""The stage `sft`, supervised fine-tuning: the model learns to write the next title after a history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG = "log.json"
 
 
 def training_users(split: Split, most: int | None, rng: np.random.Generator) -> Sequences:
-    """The training sequences, of at most `most` users drawn by `rng`; the others' are empty."""
+    """The training sequences of at most `most` users, drawn by `rng`; the sequences of other users are empty."""
     lengths = split.train.lengths
     if most is None or most >= np.count_nonzero(lengths):
         return split.train
@@ -26,17 +26,19 @@ def training_users(split: Split, most: int | None, rng: np.random.Generator) -> 
 
 
 def check(session: Session) -> None:
-    """See before any work that the model can be trained as the run asks.
+    """Check, before any work, that the model can be trained with the settings of the run.
 
     Raises:
-        RequestError: it does not read prompts as long as they may be, or has no module of a name to adapt.
+        RequestError: the model cannot read prompts of the allowed length, or has no layer with a name in
+            `target_modules`.
     """
     session.policy.check_prompts(session.component("prompt").options.max_length)
     session.policy.check_targets(session.config.sft)
 
 
 def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
-    """RUN/sft: the adapter or the model, the tokenizer, the prompt template and ``log.json``, one entry a step."""
+    """RUN/sft: the adapter or the model, the tokenizer, the prompt template and ``log.json`` with one entry for each
+    step."""
     options = session.config.sft
     settings = {**session.prompt_settings(), "sft": session.that_decides["sft"], "seed": session.config.seed}
 
@@ -74,6 +76,6 @@ def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
 
 
 def load_log(folder: Path) -> LogHistory:
-    """The training log that `stage` left in `folder`: one entry a step."""
+    """The training log that `stage` wrote into `folder`: one entry for each step."""
     log: LogHistory = json.loads((folder / LOG).read_text(encoding="utf-8"))
     return log

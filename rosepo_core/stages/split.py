@@ -1,8 +1,4 @@
-"""The corpus cut into training, validation and test.
-
-Items are numbered in the order of the catalogue, users in the order in which they first appear in the log. A user's
-sequence is ordered by time; where timestamps are equal, by the order of rows in the source.
-"""
+"""The stage `split`: divides the corpus into training, validation and test. `rosepo_core.data.splitting` says how."""
 
 from __future__ import annotations
 
@@ -38,7 +34,7 @@ ABOUT = "split.json"
 
 
 def stage(session: Session, corpus: Handle[Corpus]) -> Handle[Split]:
-    """RUN/split: who has which interactions for training, validation and test."""
+    """RUN/split: the interactions of each user for training, validation and test."""
 
     def build(folder: Path) -> None:
         save_split(split_corpus(corpus.content, session.config.split), folder)
@@ -47,10 +43,10 @@ def stage(session: Session, corpus: Handle[Corpus]) -> Handle[Split]:
 
 
 def held_out_examples(session: Session, split: Split, part: HeldOut) -> Examples:
-    """The examples of a part, or as many of them as `evaluation.max_users` says, drawn by the seed.
+    """The examples of a part; if there are more than `evaluation.max_users`, that many, drawn by the seed.
 
     Raises:
-        RequestError: there is none.
+        RequestError: the part has no example.
     """
     examples = split.validation if part == "validation" else split.test
     most = session.config.evaluation.max_users

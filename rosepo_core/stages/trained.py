@@ -1,4 +1,4 @@
-"""What the stages before evaluation leave, for those who evaluate and report."""
+"""The results of the stages before evaluation, for evaluation and report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rosepo_core.engine.training import LogHistory
 from rosepo_core.stages.session import Handle
 
 DrawnCandidates = Mapping[tuple[HeldOut, Negatives], Handle[Candidates]]
-"""What is ranked, by the held-out part and the kind of negatives."""
+"""The candidates to rank, by held-out part and kind of negatives."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Trained:
 
     Attributes:
         split: RUN/split.
-        candidates: RUN/candidates, by part and kind of negatives; empty where no protocol ranks candidates.
+        candidates: RUN/candidates, by part and kind of negatives; empty if no protocol ranks candidates.
         sft: RUN/sft.
         oracle: RUN/oracle.
         pairs: RUN/preferences.
