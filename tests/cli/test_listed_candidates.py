@@ -92,15 +92,20 @@ def test_each_title_is_tokenized_once_as_a_line_and_once_as_a_response(chat_run,
     assert counted.tries == 1
 
 
-@pytest.mark.parametrize("dry", [True, False])
-def test_timelines_tokenize_each_title_once(train, tmp_path, catalogue, dry):
-    arguments = ("--sampler=self-hard", "--metric=hr", "--protocol=candidates", "--protocol=catalogue")
-    with pytest.MonkeyPatch.context() as patch:
-        counted = Counted(patch)
-        done = train("--run", tmp_path / "run", *arguments, *(["--dry-run"] if dry else []))
-    assert done.code == 0, done.err
-    assert {counted.texts[title] for title in catalogue.titles} == {1}
-    assert counted.tries == 1
+def test_planning_training_and_evaluating_tokenize_each_title_once(train, rosepo, tmp_path, catalogue):
+    run = tmp_path / "run"
+    arguments = ("--run", run, "--sampler=self-hard", "--metric=hr")
+    for command in (
+        lambda: train(*arguments, "--dry-run"),
+        lambda: train(*arguments),
+        lambda: rosepo("evaluate", run, "--protocol=catalogue"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            counted = Counted(patch)
+            done = command()
+        assert done.code == 0, done.err
+        assert {counted.texts[title] for title in catalogue.titles} == {1}
+        assert counted.tries <= 1
 
 
 def test_a_plan_counts_the_tokens_of_lists(train, chat_run, tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Examples, Ints, Sequences
 from rosepo_core.data.listed_candidates import draw_lists
+from rosepo_core.stages.session import Session
 
 ITEMS = 40
 
@@ -108,3 +112,19 @@ def test_a_user_who_knows_nearly_all_is_refused() -> None:
         RequestError, match=r"'prompt\.candidates' = 40: set it lower, only 38 items are new to user 0"
     ):
         draw_lists(examples, 40, ITEMS, [0])
+
+
+def test_a_run_draws_its_lists_by_its_own_seed() -> None:
+    examples = many(users=50)
+    rejected = losing(examples, 2)
+
+    def lists(seed: int, around: Ints | None, count: int = 5) -> Any:
+        session: Any = SimpleNamespace(config=SimpleNamespace(seed=seed), listed_count=count)
+        return Session.lists(session, examples, ITEMS, around)
+
+    for around in (None, rejected):
+        assert lists(3, around).tolist() == lists(3, around).tolist()
+        assert (lists(3, around) != lists(4, around)).any(axis=1).mean() > 0.9
+    # What stands where in the list that a sampler saw says nothing of the list of the pair.
+    assert (lists(3, None) != lists(3, np.full((100, 1), -1))).any(axis=1).mean() > 0.9
+    assert lists(3, rejected, count=0) is None
