@@ -37,16 +37,16 @@ def align(
     """Turn a log of interactions and a language model into an aligned recommender.
 
     Args:
-        config: a configuration, or the tables of one as they stand in a file:
-            ``{"dataset": {"name": "table", "path": "log.csv"}, "loss": "dpo"}``. What is not there has its default.
+        config: a configuration, or its tables as they are in a file:
+            ``{"dataset": {"name": "table", "path": "log.csv"}, "loss": "dpo"}``. Missing keys get their defaults.
         run: the run folder; finished stages in it, or in runs beside it, are reused.
-        reporter: hears how far the work is; silent if not given.
-        until: the last stage to do, of `rosepo_core.pipeline.STAGES`; all if not given.
-        force: stages to make anew with all that is made of them, though nothing has changed.
-        overwrite: a finished run of another configuration may be replaced.
+        reporter: receives the progress; nothing is shown by default.
+        until: the last stage to do, one of `rosepo_core.pipeline.STAGES`; by default all stages are done.
+        force: stages to make again although nothing has changed, with all stages that depend on them.
+        overwrite: whether a finished run of another configuration may be replaced.
 
     Returns:
-        The run: its folder, and its evaluation if it came that far.
+        The run: its folder, and its evaluations if it has got that far.
 
     Raises:
         RequestError: something in the request or the data is wrong; the message names it and the fix.

@@ -1,6 +1,6 @@
-"""The configuration of a run: defaults, overlaid by a TOML file, overlaid by the command line.
+"""The configuration of a run: defaults, then a TOML file, then the command line. Later values replace earlier ones.
 
-A plugin's options stand flat beside its name::
+A plugin's options are in the same table as its name::
 
     [loss]
     name = "rosepo"
@@ -10,8 +10,8 @@ A plugin's options stand flat beside its name::
     name = "self-hard"
     weight = 0.5
 
-Options belong to the name beside them: where the command line names another plugin than the file does, the file's
-options for that section are dropped, for they were meant for the other one.
+Options belong to the plugin in their table. If the command line names another plugin than the file, the file's
+options of that section are not used, because they are for the other plugin.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class PluginChoice(Options):
     options: SerializeAsAny[Options] = Field(description="An instance of the plugin's options model.")
 
     def table(self, keys: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
-        """The choice as it stands in a file, with the options that `keys` gives."""
+        """The table of this choice in a file, with the options that `keys` returns."""
         return self.model_dump(mode="json", exclude={"options"}) | keys(self.options)
 
 
@@ -61,29 +61,29 @@ DEFAULT_METRICS = (
     *("arp", "popularity-lift", "aplt", "popularity-confusion", "popularity-correlation"),
     *("coverage", "gini", "or-ratio", "div-ratio", "mgu", "dgu", "intra-list-distance"),
 )
-"""What is measured if nothing else is said; of those that the catalogue has no genres for, a note says so."""
+"""The metrics that are used by default. If the catalogue has no genres, a note names the metrics that need them."""
 
 
 class RunConfig(Options):
-    """All that determines a run. Make one with `read_config` or `load_config`, which know the plugins."""
+    """Everything that determines a run. Make one with `read_config` or `load_config`, which know the plugins."""
 
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is drawn.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
     deterministic: bool = Field(
         False,
-        description="Repeat a run bit for bit on a GPU, by slower algorithms; on a CPU it does so anyway.",
+        description="Repeat a run bit for bit on a GPU, with slower algorithms. On a CPU runs always repeat so.",
     )
-    dataset: PluginChoice = Field(description="Where interactions come from.")
-    split: SplitOptions = Field(SplitOptions(), description="What is held out.")
+    dataset: PluginChoice = Field(description="The source of interactions and titles.")
+    split: SplitOptions = Field(SplitOptions(), description="Which interactions are held out.")
     model: ModelOptions = Field(ModelOptions(), description="The language model to start from.")
-    prompt: PluginChoice = Field(description="How a history becomes text.")
+    prompt: PluginChoice = Field(description="How a history is written as text.")
     sft: SFTOptions = Field(SFTOptions(), description="Supervised fine-tuning.")
-    oracle: PluginChoice = Field(description="What gives the smoothing factors.")
-    sampler: tuple[SamplerChoice, ...] = Field(min_length=1, description="What picks the rejected items.")
+    oracle: PluginChoice = Field(description="The oracle, which gives the smoothing factors.")
+    sampler: tuple[SamplerChoice, ...] = Field(min_length=1, description="The samplers, which pick rejected items.")
     preferences: PreferenceOptions = Field(PreferenceOptions(), description="How many pairs are made.")
     loss: PluginChoice = Field(description="The objective over the pairs.")
     alignment: AlignmentOptions = Field(AlignmentOptions(), description="Preference optimization.")
-    evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How models are compared.")
-    metric: tuple[PluginChoice, ...] = Field(min_length=1, description="What is measured.")
+    evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How models are evaluated.")
+    metric: tuple[PluginChoice, ...] = Field(min_length=1, description="The metrics.")
 
     def choices(self, section: str) -> tuple[PluginChoice, ...]:
         """The plugins that a section names."""
@@ -91,12 +91,12 @@ class RunConfig(Options):
         return value if isinstance(value, tuple) else (value,)
 
     def resolved(self) -> dict[str, Any]:
-        """Every key with its value, the plugins' defaults included, in the layout of the file; unset ones are
+        """Every key with its value, also the defaults of plugins, in the layout of the file; unset keys are
         `None`."""
         return self._tables(lambda options: options.model_dump(mode="json"))
 
     def that_decides(self) -> dict[str, Any]:
-        """`resolved` without the keys that cannot change a result, see `Options.that_decide`."""
+        """`resolved` without the keys that never change a result, see `Options.that_decide`."""
         return self._tables(lambda options: options.that_decide())
 
     def _tables(self, keys: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
@@ -114,8 +114,8 @@ class RunConfig(Options):
         return whole
 
     def to_toml(self) -> str:
-        """`resolved` as a file that `load_config` reads back to the same; TOML has no null, so unset keys are left
-        out."""
+        """`resolved` as the text of a file, which `load_config` reads back to the same configuration. TOML has no
+        null, so unset keys are left out."""
         return tomli_w.dumps(_without_none(self.resolved()))
 
 
@@ -130,7 +130,7 @@ SECTIONS: Mapping[str, type[Options]] = {
     "alignment": AlignmentOptions,
     "evaluation": EvaluationOptions,
 }
-"""The sections with options of the core's own."""
+"""The sections whose options belong to the core."""
 
 PLUGIN_SECTIONS = ("dataset", "prompt", "oracle", "loss")
 """The sections that name one plugin."""
@@ -146,7 +146,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "loss": ("rosepo",),
     "metric": DEFAULT_METRICS,
 }
-"""The plugins that a section names if nobody names one."""
+"""The default plugins of each section."""
 
 
 def load_config(
@@ -155,13 +155,13 @@ def load_config(
     """Read a configuration. Precedence: defaults < file < overrides.
 
     Args:
-        file: TOML, or `None` for the defaults. Keys may be written with `-` or `_`.
-        overrides: what the command line says, in its order: ``("sft.steps", "80")``, ``("loss", "ipo")`` (the same as
-            ``loss.name``), ``("sampler", "self-hard=0.5")``, ``("metric", "hr")``; naming samplers or metrics
-            replaces the file's list of them. A string value is read as TOML where that gives a number, a boolean, a
-            quoted string, an array or a table, else as it stands. An option of ``sampler`` or ``metric`` goes to
-            every one of them that has it.
-        registry: the plugins whose options are checked; those that are installed if not given.
+        file: a TOML file, or `None` for the defaults. Keys may be written with `-` or `_`.
+        overrides: keys and values from the command line, in its order: ``("sft.steps", "80")``, ``("loss", "ipo")``
+            (the same as ``loss.name``), ``("sampler", "self-hard=0.5")``, ``("metric", "hr")``. Named samplers or
+            metrics replace the list in the file. A string value is read as TOML if this gives a number, a boolean, a
+            quoted string, an array or a table; otherwise it is used unchanged. An option of ``sampler`` or ``metric``
+            is set for each of them that has it.
+        registry: the plugins; by default those that are installed.
 
     Raises:
         RequestError: the file cannot be read, or a key or value is wrong; the message names file and key.
@@ -182,11 +182,11 @@ def load_config(
 
 
 def added_to(before: RunConfig, asked: RunConfig) -> RunConfig:
-    """The configuration `asked` with all that `before` measures beside what it measures itself: protocols, held-out
-    parts, metrics and their cut-offs.
+    """The configuration `asked`, with the protocols, held-out parts, metrics and cut-offs of `before` added to its
+    own.
 
     Raises:
-        RequestError: both have a metric, with options that differ beyond its cut-offs.
+        RequestError: both have a metric with different options (other than cut-offs).
     """
     old, new = before.evaluation, asked.evaluation
     evaluation = new.model_copy(
@@ -207,7 +207,7 @@ def added_to(before: RunConfig, asked: RunConfig) -> RunConfig:
 def _with_more_cut_offs(
     old: PluginChoice, new: PluginChoice, old_ks: tuple[int, ...], new_ks: tuple[int, ...]
 ) -> PluginChoice:
-    """One metric at the cut-offs of both; those of ``[evaluation]`` where it names none."""
+    """One metric with the cut-offs of both; if it names none, those of ``[evaluation]``."""
     before, now = old.options.model_dump(), new.options.model_dump()
     if type(old.options) is type(new.options) and before == now:
         return old
@@ -223,7 +223,7 @@ def _with_more_cut_offs(
 
 
 def read_config(tables: Mapping[str, Any], registry: Registry | None = None) -> RunConfig:
-    """A configuration from tables as they stand in a file, e.g. ``{"loss": {"name": "rosepo", "beta": 0.2}}``.
+    """A configuration from tables as they are in a file, e.g. ``{"loss": {"name": "rosepo", "beta": 0.2}}``.
 
     Raises:
         RequestError: a key or value is wrong; the message names the key.
@@ -232,7 +232,7 @@ def read_config(tables: Mapping[str, Any], registry: Registry | None = None) -> 
 
 
 def _fault(layer: Mapping[str, Any], registry: Registry) -> str | None:
-    """What is wrong with the file by itself."""
+    """The error of the file alone, without overrides; `None` if it has none."""
     try:
         _validate(layer, registry)
     except RequestError as error:
@@ -252,7 +252,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def as_written(value: Any) -> Any:
-    """A value such that an override gives it back as it is: text in quotes, lest ``"5"`` become a number."""
+    """A value in the form that an override needs to give the same value. Text is put in quotes, because otherwise
+    ``"5"`` would become a number."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else value
 
 
@@ -263,14 +264,14 @@ def _read_value(value: Any) -> Any:
         parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return value
-    # A value with a line break could smuggle in further keys, and a date is more likely a name.
+    # A value with a line break could add more keys, and a date is more likely a name.
     if len(parsed) > 1 or isinstance(parsed["value"], date | datetime | time):
         return value
     return parsed["value"]
 
 
 def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The file's tables with `_` in their keys, samplers and metrics always in a list, a bare name made a table."""
+    """The file's tables in one form: keys with `_`, samplers and metrics always as lists, a plain name as a table."""
     tables = _normal_keys(raw, "")
     for section, value in tables.items():
         _check_section(section)
@@ -315,14 +316,14 @@ def _check_section(section: str) -> None:
 
 
 def _core_keys(section: str) -> Iterable[str]:
-    """The keys of a section that are the core's own."""
+    """The keys of a section that belong to the core."""
     if section in SECTIONS:
         return SECTIONS[section].model_fields
     return LIST_SECTIONS.get(section, PluginChoice).model_fields.keys() - {"options"}
 
 
 def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], registry: Registry) -> dict[str, Any]:
-    """The file's tables with the overrides put in: first all names, then the options that belong to them."""
+    """The file's tables with the overrides applied: first all names, then the options that belong to them."""
     merged = {section: value if section in PLAIN_KEYS else _copy(value) for section, value in layers.items()}
     options: list[tuple[str, str, Any]] = []
     named: dict[str, list[dict[str, Any]]] = {section: [] for section in LIST_SECTIONS}
@@ -408,17 +409,18 @@ ChoiceT = TypeVar("ChoiceT", bound=PluginChoice)
 
 
 def _choice(kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: str, registry: Registry) -> ChoiceT:
-    """A plugin with its options: the core's keys are parted from the plugin's."""
+    """A plugin with its options: separates the keys of the core from those of the plugin."""
     own = model.model_fields.keys() - {"options"}
     values: dict[str, Any] = {key: value for key, value in table.items() if key in own}
     rest = {key: value for key, value in table.items() if key not in own}
-    # The name and the weight are checked before the plugin is looked for.
+    # Check the name and the weight before looking for the plugin.
     checked = parse_options(model, {**values, "options": Options()}, where)
     return checked.model_copy(update={"options": registry.parse(kind, checked.name, rest, where)})
 
 
 def _check_columns(section: str, listed: Sequence[PluginChoice]) -> None:
-    """Two metrics cannot share a column of the table; two samplers of one name may differ in their options."""
+    """Refuse two metrics with one column of the table. Two samplers with one name are allowed: their options may
+    differ."""
     names = [metric_column(choice.name) for choice in listed] if section == "metric" else []
     for name in names:
         if names.count(name) > 1:
@@ -426,12 +428,12 @@ def _check_columns(section: str, listed: Sequence[PluginChoice]) -> None:
 
 
 def metric_column(name: str) -> str:
-    """What a metric's columns are called: its name without the distribution's."""
+    """The name of a metric's columns: its own name without that of the distribution."""
     return name.rpartition("/")[2]
 
 
 def _where(section: str, listed: Sequence[Any], index: int) -> str:
-    """What errors call a section that is one of a list: as the user wrote it."""
+    """The name of a section in error messages, as the user wrote it; with an index if there are several."""
     return section if len(listed) == 1 else f"{section}[{index}]"
 
 

@@ -1,4 +1,4 @@
-"""What `rosepo doctor` looks at: whether this machine and what is installed on it can do the work, and how fast."""
+"""The checks of `rosepo doctor`: whether this machine and the installed packages can do the work, and how fast."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _DISK = 2 * _GIB
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        name: what was looked at.
-        status: ``warn`` where the work will be slower or poorer, ``fail`` where it cannot be done.
-        detail: what was found.
-        fix: what to do about it; empty where all is well.
+        name: the name of the check.
+        status: ``warn`` if the work will be slower or worse, ``fail`` if it is impossible.
+        detail: the finding.
+        fix: the remedy; empty if there is no problem.
     """
 
     name: str
@@ -44,7 +44,8 @@ class Check:
 
 
 def diagnose() -> list[Check]:
-    """All checks, in a few seconds. Nothing is written except a probe in the cache folder, or where that would be."""
+    """Run all checks, in a few seconds. Only a test file is written, in the cache folder or the nearest folder above
+    that exists."""
     checks = [
         Check("rosepo", "ok", f"{__version__} on Python {platform.python_version()}, {platform.platform()}"),
         *_libraries(),
@@ -60,7 +61,7 @@ def diagnose() -> list[Check]:
 
 
 def _libraries() -> Iterator[Check]:
-    # What huggingface_hub depends on is always here, and pip's own copy might not be.
+    # huggingface_hub depends on the package packaging, so it is always installed. pip's own copy may be missing.
     from packaging.requirements import Requirement
 
     try:

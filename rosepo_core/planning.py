@@ -1,8 +1,8 @@
-"""What a run would do and cost, without doing it.
+"""The plan of a run: its work and its cost, without running it.
 
-Dataset, split and candidates are made for real, in a temporary folder, so that examples and tokens are counted, not
-guessed. Time comes from a few real forward and backward passes of the run's own model on this machine. Memory is
-computed from the model's size and from what those passes kept.
+Dataset, split and candidates are really made, in a temporary folder, so that examples and tokens are counted and not
+guessed. Times come from a few real forward and backward passes of the run's own model on this machine. Memory is
+computed from the model's size and from the tensors that these passes kept.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ from rosepo_core.stages.trained import DrawnCandidates
 from rosepo_core.store import Artifact, RunStore
 
 MEASURED_TOKENS = 512
-"""About the tokens of the batches that are timed on a CPU; on a GPU they have the run's own size."""
+"""Approximate tokens of the batches that are timed on a CPU. On a GPU they have the size of the run's own batches."""
 
 MEASURED_EXAMPLES = 16
-"""Examples that a sampler which generates is timed on."""
+"""Number of examples that generating samplers are timed with."""
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one stage would do.
+    """The planned work of one stage.
 
     Attributes:
-        stage: its name; ``"scores"``, ``"lists"``, ``"answers"`` and ``"grounded"`` are those of the three language
-            models together.
-        examples: what it goes through: interactions, training sequences, pairs, titles to score...
-        unit: what `examples` counts.
-        tokens: that pass through the model, each as often as it does, padding left out; 0 where there are none.
-        longest: tokens of the longest sequence or tree, 0 where there are none.
-        seconds: how long it would take, `None` where that is not known beforehand, 0 where it is nothing to speak of.
-        reused: the run folder that it would be taken from.
+        stage: its name. ``"scores"``, ``"lists"``, ``"answers"`` and ``"grounded"`` are totals over the three
+            language models.
+        examples: amount of work: number of interactions, training sequences, pairs, titles to score...
+        unit: the unit of `examples`.
+        tokens: tokens that pass through the model, counted each time, without padding; 0 if there are none.
+        longest: tokens of the longest sequence or tree, 0 if there are none.
+        seconds: expected time; `None` if it is unknown, 0 if it is negligible.
+        reused: the run folder that the stage would be taken from.
     """
 
     stage: str
@@ -76,15 +76,15 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do.
+    """The planned work of a run.
 
     Attributes:
-        stages: in their order.
-        pairs: preference pairs.
+        stages: the stages, in their order.
+        pairs: number of preference pairs.
         train_rate: tokens per second in training, forward and backward.
         score_rate: tokens per second in scoring.
-        memory: bytes at the costliest moment, by what takes them.
-        notes: what else to know, a line each.
+        memory: bytes at the moment of highest use, by purpose.
+        notes: more information, one line each.
     """
 
     stages: tuple[StagePlan, ...]
@@ -96,16 +96,16 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of all stages whose time is known and that are not reused."""
+        """Total time of the stages that are not reused and whose time is known."""
         return sum(stage.seconds or 0.0 for stage in self.stages if stage.reused is None)
 
     def document(self) -> dict[str, Any]:
-        """The plan as JSON writes it."""
+        """The plan as values for JSON."""
         return {**asdict(self), "seconds": self.seconds, "memory_total": sum(self.memory.values())}
 
 
 class _Rehearsal(Session):
-    """A session that makes what is made in a moment, in a temporary folder, and only looks for the rest."""
+    """A session that makes the quick stages, in a temporary folder, and only looks for artifacts of the others."""
 
     made = frozenset({"dataset", "split", "candidates", "candidates-popularity", "candidates-semantic"})
 
@@ -124,10 +124,10 @@ class _Rehearsal(Session):
     def provide(
         self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
     ) -> Artifact:
-        """What there is, or what is made in a moment, or a folder that is only planned."""
+        """An existing artifact, a new one of a quick stage, or a planned one whose folder does not exist."""
         wanted = self.fingerprint(stage, settings, inputs)
         found = None if self.is_forced(stage, inputs) else self.store.find(stage, wanted)
-        # What is made of something that is only planned cannot be made.
+        # A stage cannot be made from inputs that are only planned.
         if found is None and stage in self.made and all(each.folder.exists() for each in inputs):
 
             def untimed(folder: Path) -> float:
@@ -147,10 +147,10 @@ def plan(
     force: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Plan:
-    """What `rosepo_core.pipeline.run` would do with the same arguments; nothing is written in `folder`.
+    """The plan of `rosepo_core.pipeline.run` with the same arguments. Nothing is written into `folder`.
 
     Raises:
-        RequestError: the run would end with it before anything is trained.
+        RequestError: the run would end with this error before anything is trained.
     """
     registry = registry or load_plugins()
     forced = forced_stages(force)
@@ -208,7 +208,7 @@ def _plan(session: _Rehearsal) -> Plan:
     language_models = 3
     asked = sum(len(each.examples) for each in contexts)
     users = language_models * asked
-    # Models that are asked for a title out of all see no list.
+    # Prompts of `catalogue` and `free` have no list of candidates.
     prompts = [
         len(prompt) for each in contexts if not template.candidates for prompt in template.prompts(each.examples)
     ]
@@ -222,7 +222,7 @@ def _plan(session: _Rehearsal) -> Plan:
         answered = [length + longest_answer(template) for length in prompts]
         row("answers", users, "users", language_models * sum(answered), answered, users * speed.writing)
         if options.evaluation.ground and context.embedded is not None:
-            # The catalogue is read again beside each model's answers.
+            # The catalogue is embedded again together with each model's answers.
             again = language_models * (read + asked * longest_answer(template)) if read else 0
             row("grounded", users, "answers", again, [], again / speed.score if again else None)
     return Plan(
@@ -238,15 +238,15 @@ def _plan(session: _Rehearsal) -> Plan:
 
 
 def sft_lengths(session: Session, template: PromptTemplate, data: Split) -> list[int]:
-    """Tokens of every sequence that supervised fine-tuning would train on."""
+    """Number of tokens of each sequence of supervised fine-tuning."""
     users = sft.training_users(data, session.config.sft.max_users, session.rng("sft users"))
     lists = session.lists(template.sft_examples(users), len(data.catalogue))
     return [len(ids) for ids, _ in template.sft_sequences(users, candidates=lists)]
 
 
 def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
-    """The very examples that pairs would be made of, with items drawn uniformly in place of the rejected ones, which
-    are not known yet: int32 [n, K]."""
+    """The examples of the pairs, and items drawn uniformly instead of the rejected items, which are not known yet:
+    int32 [n, K]."""
     options = session.config.preferences
     examples = sampling.choose_examples(data, options, session.rng("sampling"))
     drawn = np.random.default_rng(0).integers(len(data.catalogue), size=(len(examples), options.negatives))
@@ -254,8 +254,8 @@ def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
 
 
 def _stand_in_candidates(context: EvaluationContext, drawn: DrawnCandidates) -> Iterator[Ints]:
-    """The candidates of each kind, or as many drawn uniformly where title embeddings must be made first; the target
-    alone where none are asked for: int32 [n, c]."""
+    """The candidates of each kind: int32 [n, c]. If title embeddings must be made first, the same number of items
+    drawn uniformly. If no candidates are needed, only the target."""
     count, seed = context.options.candidates, context.session.config.seed
     for (part, _), each in drawn.items():
         if part != context.part:
@@ -283,24 +283,24 @@ def _trained_tokens(lengths: Sequence[int], options: SFTOptions | AlignmentOptio
 
 
 def _largest_pass(lengths: Sequence[int], options: SFTOptions | AlignmentOptions) -> int:
-    """Most tokens that a forward pass of training may have, padding included."""
+    """The most tokens of a forward pass in training, padding included."""
     longest = max(lengths)
     return max(longest, min(options.token_budget, longest * options.batch_size))
 
 
 @dataclass(frozen=True)
 class _Speed:
-    """What was measured.
+    """Measured speeds and sizes.
 
     Attributes:
         train: tokens per second, forward and backward.
         score: tokens per second without gradients.
         sampling: seconds of the whole stage.
-        listing: seconds for a user's best titles of the whole catalogue, 0 where nobody asks for them.
-        writing: seconds for a user's answer, likewise.
+        listing: seconds for the list of one user under the protocol `catalogue`; 0 if it is not used.
+        writing: seconds for the answer of one user under the protocol `free`; 0 if it is not used.
         kept: bytes that a training step keeps for its backward pass, per token.
         weights: bytes of the model.
-        trained: bytes of the parameters that are trained.
+        trained: bytes of the trained parameters.
     """
 
     train: float
@@ -358,8 +358,8 @@ def _measure(
 
 
 def _asking_seconds(context: EvaluationContext, template: PromptTemplate, model: Any) -> tuple[float, float]:
-    """Seconds for a user's list and for a user's answer, from a few users asked of the untrained model; 0 of what no
-    protocol asks for."""
+    """Seconds for one user's list and for one user's answer, measured with the untrained model and a few users; 0 for
+    protocols that are not used."""
     options, session = context.options, context.session
     few = context.examples.take(np.arange(min(MEASURED_EXAMPLES, len(context.examples))))
     listing = writing = 0.0
@@ -388,7 +388,7 @@ def _train_step(model: Any, batch: TreeBatch, products: torch.dtype | None) -> N
 
 
 def _kept_bytes(model: Any, batch: TreeBatch, products: torch.dtype | None) -> float:
-    """Memory of all that the backward pass of a training step needs, beside the weights."""
+    """Bytes of the tensors that the backward pass of a training step needs, without the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -415,8 +415,8 @@ def _timed(work: Callable[[], object], on_gpu: bool) -> float:
 def _sampling_seconds(
     session: Session, template: PromptTemplate, data: Split, examples: Examples, titles: TitleModel, score_rate: float
 ) -> float:
-    """What samplers that ask the language model would take, from a few examples answered by the untrained one, and
-    what reading the catalogue once would; the rest is nothing beside it."""
+    """Expected time of samplers: of those that use the language model, measured with the untrained model and a few
+    examples, and of embedding the catalogue once. The time of other samplers is negligible."""
     options = session.config
     weights = np.array([choice.weight for choice in options.sampler])
     shares = 1 - (1 - weights / weights.sum()) ** options.preferences.negatives
@@ -442,10 +442,10 @@ def _sampling_seconds(
 
 
 def _memory(speed: _Speed, tokens: int) -> dict[str, int]:
-    """Bytes at the costliest moment of training, which is the costliest of all: a pass of so many tokens."""
+    """Bytes at the moment of highest use: a training pass with this number of tokens."""
     return {
         "weights": speed.weights,
-        # A gradient and Adam's two moments, all of the parameters' own type.
+        # A gradient and Adam's two moments, all in the type of the parameters.
         "gradients and optimizer": 3 * speed.trained,
         "activations": round(speed.kept * tokens),
         "logits": LOGIT_BYTES,
@@ -453,7 +453,7 @@ def _memory(speed: _Speed, tokens: int) -> dict[str, int]:
 
 
 def _notes(template: PromptTemplate, data: Split, context: EvaluationContext, offered: Ints) -> Iterator[str]:
-    """What else to know. `offered` are the candidates that prompts of evaluation list."""
+    """More information, one line each. `offered` are the candidates that prompts of evaluation list."""
     session, config = context.session, context.session.config
     lengths = data.train.lengths
     users = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
@@ -470,10 +470,11 @@ def _notes(template: PromptTemplate, data: Split, context: EvaluationContext, of
             )
     titles = template.response_lengths
     yield f"titles have {titles.mean():.1f} tokens on average and {titles.max()} at most, their end included"
-    yield "rejected titles are not known yet; their tokens are those of titles drawn uniformly"
+    yield "rejected titles are not known yet; their tokens are estimated from titles drawn uniformly"
     if session.artifacts["oracle"].reused is None:
-        yield f"the time that oracle '{config.oracle.name}' takes to learn is not known beforehand and not counted"
+        yield f"the training time of oracle '{config.oracle.name}' is unknown and not counted"
     yield (
-        "memory is the weights, a gradient and two moments of each trained number, what a training step keeps per "
-        "token (measured) times the tokens of the largest pass, and logits; Python and its libraries come on top"
+        "memory is the sum of the weights, a gradient and two optimizer moments of each trained number, the bytes "
+        "that a training step keeps per token (measured) times the tokens of the largest pass, and logits; Python "
+        "and its libraries need more"
     )

@@ -1,7 +1,7 @@
-"""Plugins: who offers what under which name, and the way from a name to a working component.
+"""The registry of plugins: finds the plugin of a name, and makes a component of it.
 
-Every distribution, rosepo's own included, names modules in the entry-point group ``rosepo``. These modules are
-imported to ask them what they register; the implementations behind the names are imported when they are asked for.
+Every distribution, also rosepo itself, names modules in the entry-point group ``rosepo``. The registry imports these
+modules to learn which plugins they register. The implementation of a plugin is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ KINDS: Mapping[str, type[Component]] = {
     "loss": PreferenceLoss,
     "metric": Metric,
 }
-"""The kinds of plugin and the contract of each; hooks are named ``rosepo_register_<kind>s`` (losses: ``_losses``)."""
+"""The kinds of plugin and the base class of each. Their hooks are ``rosepo_register_<kind>s`` (losses:
+``_losses``)."""
 
 KEBAB_CASE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -54,21 +55,21 @@ REGISTER_HOOKS = {
 
 
 class PluginWarning(UserWarning):
-    """A plugin does not work as it should; everything else goes on."""
+    """A plugin does not work; everything else continues."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the listing: an implementation, or what is wrong with a plugin module.
+    """One line of the list of plugins: an implementation, or a plugin module with an error.
 
     Attributes:
-        kind: a key of `KINDS`, or ``"plugin"`` for a module that has an error.
-        name: what users write; the entry point's name for a module.
-        distribution: the distribution that brings it.
+        kind: a key of `KINDS`, or ``"plugin"`` for a module with an error.
+        name: the name that users write; for a module, the name of the entry point.
+        distribution: the distribution that contains it.
         version: that distribution's version.
-        target: ``"package.module:Class"``; of a module, its name.
+        target: ``"package.module:Class"``; for a module, its name.
         summary: one line.
-        error: what is wrong, one line; `None` where nothing is known to be.
+        error: the error, in one line; `None` if there is none.
     """
 
     kind: str
@@ -81,7 +82,7 @@ class Entry:
 
     @property
     def qualified_name(self) -> str:
-        """``distribution/name``: the name that has only one owner."""
+        """``distribution/name``, which is unique."""
         return f"{self.distribution}/{self.name}"
 
     def __str__(self) -> str:
@@ -90,9 +91,9 @@ class Entry:
 
 @contextmanager
 def running(component: Component) -> Iterator[None]:
-    """While `component` runs, add to any exception a note that names it with its distribution and version.
+    """While `component` runs, add a note to any exception that names the component, its distribution and version.
 
-    The exception keeps its own type and traceback. Also works as a decorator.
+    The exception keeps its type and traceback. This also works as a decorator.
     """
     try:
         yield
@@ -107,12 +108,11 @@ class Registry:
     """All plugins of one set of entry points.
 
     Attributes:
-        problems: what is wrong with the plugins that were found, one line each. Each is also issued once as a
-            `PluginWarning`.
+        problems: the errors of plugins, one line each. Each is also issued once as a `PluginWarning`.
     """
 
     def __init__(self, points: Iterable[EntryPoint]) -> None:
-        """Import the modules behind `points` and ask them what they register; none can make this fail."""
+        """Import the modules of `points` and call their register hooks. An error in a module does not stop this."""
         self._manager = pluggy.PluginManager("rosepo")
         self._manager.add_hookspecs(hookspecs)
         self._hooks = [name for name in vars(hookspecs) if name.startswith("rosepo_")]
@@ -123,7 +123,7 @@ class Registry:
 
     @classmethod
     def discover(cls) -> Registry:
-        """From all installed distributions. `load_plugins` does this once and remembers it."""
+        """The plugins of all installed distributions. `load_plugins` does this once and keeps the result."""
         return cls(entry_points(group=hookspecs.ENTRY_POINT_GROUP))
 
     @property
@@ -132,7 +132,8 @@ class Registry:
         return tuple(f"{entry}: {entry.error}" for entry in self._entries if entry.error)
 
     def entries(self, kind: str | None = None) -> list[Entry]:
-        """The listing, by kind and name: of one kind, or of all with the erroneous plugin modules last.
+        """The list of plugins, by kind and name: of one kind, or of all kinds, with the modules that have errors
+        last.
 
         No implementation is imported.
         """
@@ -141,14 +142,14 @@ class Registry:
         return sorted(chosen, key=lambda entry: (order.index(entry.kind), entry.name, entry.distribution))
 
     def entry(self, kind: str, name: str) -> Entry:
-        """The owner of a name.
+        """The plugin with a name.
 
         Args:
             kind: a key of `KINDS`.
-            name: a bare name, or ``distribution/name``.
+            name: a plain name, or ``distribution/name``.
 
         Raises:
-            RequestError: nobody has this name, or several have.
+            RequestError: no plugin has this name, or several have it.
         """
         owners = [entry for entry in self.entries(kind) if _matches(entry, name)]
         if len(owners) == 1:
@@ -187,13 +188,13 @@ class Registry:
         return component
 
     def create(self, kind: str, name: str, options: Mapping[str, Any], where: str | None = None) -> Any:
-        """A component with validated options; `running` can then tell where it came from.
+        """A component with validated options. `running` can then name its plugin in errors.
 
         Args:
             kind: a key of `KINDS`.
-            name: a bare name, or ``distribution/name``.
+            name: a plain name, or ``distribution/name``.
             options: keys as written by the user.
-            where: what errors call the section of the keys; the kind if not given.
+            where: the name of the section in error messages; by default the kind.
 
         Raises:
             RequestError: as for `entry`, or an option is unknown, missing or wrong.
@@ -202,11 +203,11 @@ class Registry:
         return self.make(kind, name, self.parse(kind, name, options, where))
 
     def parse(self, kind: str, name: str, options: Mapping[str, Any], where: str | None = None) -> Options:
-        """The validated options of a plugin; arguments and errors as of `create`."""
+        """The validated options of a plugin; arguments and errors are as in `create`."""
         return parse_options(self.get(kind, name).Options, options, where or kind)
 
     def make(self, kind: str, name: str, options: Options) -> Any:
-        """A component with options that `parse` gave; `running` can then tell where it came from."""
+        """A component with options from `parse`. `running` can then name its plugin in errors."""
         component_class = self.get(kind, name)
         entry = self.entry(kind, name)
         origin = str(entry)
@@ -219,16 +220,19 @@ class Registry:
         return component
 
     def register_commands(self, app: Typer) -> None:
-        """Let every plugin add its commands to the command line; one that fails is a `PluginWarning`."""
+        """Let every plugin add its commands to the command line; a failure is a `PluginWarning`."""
         self._call_each("rosepo_register_commands", app=app)
 
     def stage_finished(self, run: Path, stage: str, artifact: Path, reused: bool) -> None:
-        """Tell every observer that a stage is finished; one that fails is a `PluginWarning`."""
+        """Call the hook `rosepo_stage_finished` of every plugin; a failure is a `PluginWarning`."""
         self._call_each("rosepo_stage_finished", run=run, stage=stage, artifact=artifact, reused=reused)
 
     def _load(self, point: EntryPoint) -> None:
-        """Pluggy's own loader is not used: it skips a second distribution with the same entry-point name, and one
-        module that fails to import ends it."""
+        """Import one module and register its plugins.
+
+        This does not use pluggy's loader, which skips a second distribution with the same entry-point name, and stops
+        at the first module that cannot be imported.
+        """
         version = point.dist.version if point.dist else ""
         plugin = Entry("plugin", point.name, _distribution(point), version, point.value)
         found: list[Entry] = []
@@ -297,7 +301,8 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def _matches(entry: Entry, name: str) -> bool:
-    """Distribution names are compared as package indexes do: case, `-`, `_` and `.` make no difference."""
+    """Whether an entry has a name. Distribution names are compared as in package indexes: case, `-`, `_` and `.` do
+    not matter."""
     distribution, _, bare = name.rpartition("/")
     return entry.name == bare and (not distribution or _canonical(distribution) == _canonical(entry.distribution))
 
@@ -307,7 +312,7 @@ def _canonical(distribution: str) -> str:
 
 
 def _describe(error: BaseException) -> str:
-    """The exception on one line."""
+    """The exception in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, RosepoError):
         return text

@@ -1,5 +1,5 @@
-"""The source code of a component, for fingerprints: a plugin that was edited is another plugin, whatever its version
-says."""
+"""The source code of a component, for fingerprints. An edited plugin counts as changed, even with the same
+version."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ CORE = "rosepo_core"
 
 @cache
 def source_hash(component: type) -> str:
-    """SHA-256 (hex, 16 digits) of the code of a class; empty where it has no file.
+    """SHA-256 (hex, 16 digits) of the code of a class; empty if the class has no file.
 
-    It covers the modules of the class and of its bases, and what these import, wherever in the file that is done, and
-    so on: of the same top-level packages, and of any code that is not installed but lies somewhere on the path, as a
-    module of helpers beside a plugin does. Other libraries are left out, for they are what their version says, and
-    the core, whose version stands in every fingerprint: who edits the core makes a stage anew with ``--force``. What
-    is imported by a name that is computed is not found; data files are for `Component.files` to name.
+    It covers the modules of the class and of its base classes, and, recursively, the modules that these import,
+    anywhere in a file. Included are modules of the same top-level packages, and code on the path that is not
+    installed, such as a module of helpers beside a plugin. Not included are
 
-    The modules are found and read, never imported.
+    - other libraries, because their version identifies them;
+    - the core, because its version is in every fingerprint (after editing the core, use ``--force``);
+    - modules that are imported by a computed name;
+    - data files, which `Component.files` names.
+
+    The modules are found and read, but not imported.
     """
     modules = [each.__module__ for each in component.__mro__ if not _is_core(each.__module__)]
     own = {module.partition(".")[0] for module in modules if _location(module.partition(".")[0])}
@@ -51,7 +54,7 @@ def _is_core(module: str) -> bool:
 
 
 def _is_local(path: Path) -> bool:
-    """Whether code lies on the path without being installed."""
+    """Whether code is on the path without being installed."""
     standard = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     return not installed and not any(path.is_relative_to(folder) for folder in standard)
