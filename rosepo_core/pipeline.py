@@ -1,4 +1,4 @@
-"""The whole flow: dataset, split, SFT, oracle, rejected sampling, reference, preferences, alignment,
+"""The whole pipeline: dataset, split, SFT, oracle, rejected sampling, reference, preferences, alignment,
 evaluation."""
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from rosepo_core.stages.trained import Trained
 from rosepo_core.store import CONFIG, UNFINISHED, RunStore, check_artifact, fingerprint, read_manifest
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
-"""The stages in their order, as `until` names them."""
+"""The names of the stages, in their order."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left.
+    """The result of a run.
 
     Attributes:
         folder: the run folder.
-        evaluations: the tables, one a protocol, where the run went so far; else empty.
+        evaluations: the tables, one for each protocol; empty if the run ended before evaluation.
     """
 
     folder: Path
@@ -42,9 +42,9 @@ class Run:
 
 
 def default_folder(config: RunConfig, registry: Registry, *, trained: bool = True) -> Path:
-    """``runs/DATASET-LOSS-FINGERPRINT``, or ``runs/DATASET-MODEL-FINGERPRINT`` where nothing is `trained`: one folder
-    for each resolved configuration."""
-    # A plugin may be named as DISTRIBUTION/NAME.
+    """``runs/DATASET-LOSS-FINGERPRINT``, or ``runs/DATASET-MODEL-FINGERPRINT`` if nothing is `trained`. Each resolved
+    configuration has its own folder."""
+    # The name of a plugin may be DISTRIBUTION/NAME.
     dataset_name, loss = (name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name))
     what = loss if trained else ranked_models.model_name(config.model.name)
     return Path("runs") / "-".join([dataset_name, what, fingerprint(config.that_decides())[:8]])
@@ -60,24 +60,24 @@ def run(
     force: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Run:
-    """Run every stage up to `until` in `folder`, reusing what this run or one beside it has made before.
+    """Run every stage up to `until` in `folder`. Finished stages of this run, or of runs beside it, are reused.
 
-    What replaces artifacts of the run waits in RUN/unfinished until the run is done again; until then the folder is
-    that of the run which was there.
+    New artifacts that will replace artifacts of the run wait in RUN/unfinished until all are done. Until then, the
+    folder holds the old run.
 
     Args:
         config: the configuration.
         folder: the run folder.
-        reporter: hears how far the work is.
-        registry: the plugins, those that are installed if not given.
-        until: the last stage to do; all if not given.
-        force: stages to make anew with all that is made of them, though nothing has changed; ``"evaluation"`` asks
-            all models again.
-        overwrite: a finished run of another configuration may be replaced.
+        reporter: receives the progress.
+        registry: the plugins; by default those that are installed.
+        until: the last stage to do; by default all stages are done.
+        force: stages to make again although nothing has changed, with all stages that depend on them. With
+            ``"evaluation"``, all models are asked again.
+        overwrite: whether a finished run of another configuration may be replaced.
 
     Raises:
-        RequestError: something in the request or the data is wrong. Where this is found before fine-tuning is done,
-            the folder is left as it was; later, the finished stages are kept.
+        RequestError: something in the request or the data is wrong. If this is found before fine-tuning is done, the
+            folder stays as it was; later, the finished stages are kept.
     """
     registry = registry or load_plugins()
     if until is not None:
@@ -87,7 +87,7 @@ def run(
     if not overwrite:
         check_not_finished_otherwise(config, folder, registry)
     tables: tuple[Evaluation, ...] = ()
-    # The last stage is followed by what is written about the run.
+    # After the last stage, the report and other files about the run are written, so it must not end the session.
     until = None if until == STAGES[-1] else until
     with _opened(config, store, registry, reporter, until=until, forced=forced) as session:
         trained = train(session)
@@ -103,10 +103,11 @@ def _check_stage(stage: str) -> None:
 
 
 def forced_stages(names: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a stage, or what evaluation asks of a model, is one that `names` say to make anew.
+    """A function that says whether a stage must be made again because of `names`. The answers of models in evaluation
+    are artifacts of their own, and belong to the name ``"evaluation"``.
 
     Raises:
-        RequestError: there is no such stage.
+        RequestError: there is no stage with such a name.
     """
     for name in names:
         _check_stage(name)
@@ -114,10 +115,10 @@ def forced_stages(names: Sequence[str]) -> Callable[[str], bool]:
 
 
 def check_not_finished_otherwise(config: RunConfig, folder: Path, registry: Registry) -> None:
-    """See that `folder` holds no finished run of another configuration; keys that change no result do not count.
+    """Check that `folder` has no finished run of another configuration. Keys that never change a result do not count.
 
     Raises:
-        RequestError: it does.
+        RequestError: it has one.
     """
     if not read_manifest(folder / STAGES[-1]):
         return
@@ -136,19 +137,19 @@ def check_not_finished_otherwise(config: RunConfig, folder: Path, registry: Regi
 
 
 def _differing(section: str, before: Any, now: Any) -> list[str]:
-    """The keys of a section that differ; the section where it is no table, or a list of them."""
+    """The keys of a section that differ; the name of the section if it is not a table."""
     if not isinstance(before, dict) or not isinstance(now, dict):
         return [] if before == now else [section]
     return [f"{section}.{key}" for key in {**now, **before} if before.get(key) != now.get(key)]
 
 
 def train(session: Session) -> Trained:
-    """The stages before evaluation, in their order."""
+    """Run the stages before evaluation, in their order."""
     sft.check(session)
     sampling.check_request(session)
     corpus = dataset.stage(session)
     held_out = split.stage(session, corpus)
-    # Before anything costly, so that what cannot be drawn or asked is turned down at once.
+    # Before any expensive work, so that impossible requests fail at once.
     candidates = evaluation.draw_candidates(session, held_out)
     fine_tuned = sft.stage(session, held_out)
     session.store.commit()
@@ -168,22 +169,22 @@ def evaluate(
     protocols: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> Run:
-    """The tables of a finished run, made anew where `overrides` change the section ``[evaluation]`` or the metrics;
-    nothing is trained.
+    """Evaluate a finished run again, with changes in the section ``[evaluation]`` or in the metrics. Nothing is
+    trained.
 
-    Protocols, metrics, their cut-offs and the held-out part are added to those that the run has: its tables grow, and
-    what was asked before is not asked again.
+    Protocols, metrics, cut-offs and held-out parts are added to those of the run, so its tables grow. Earlier answers
+    of the models are reused.
 
     Args:
-        folder: the run.
-        overrides: as `load_config` takes them.
-        reporter: hears how far the work is.
-        protocols: further ones.
-        registry: the plugins.
+        folder: the run folder.
+        overrides: as in `load_config`.
+        reporter: receives the progress.
+        protocols: additional protocols.
+        registry: the plugins; by default those that are installed.
 
     Raises:
-        RequestError: there is no run or it is not finished; another section is to be changed; or a metric that the
-            run has is to be measured with other options. The run is left as it was.
+        RequestError: there is no run, or it is not finished; the overrides change another section; or they change the
+            options of a metric that the run already has. The run stays as it was.
     """
     for key, _ in overrides:
         if key.partition(".")[0] not in ("evaluation", "metric"):
@@ -205,15 +206,15 @@ def evaluate(
 
 
 EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "evaluation", "metric")
-"""The sections of a configuration that say something of a model which is only evaluated."""
+"""The sections of a configuration that matter for a model that is only evaluated."""
 
 
 def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], registry: Registry) -> RunConfig:
-    """As `load_config`, for `evaluate_model`: a model that brings its prompt template is asked with that, in place of
-    what the file or the defaults say; an override of the prompt stands above it.
+    """As `load_config`, for `evaluate_model`. If the model has its own prompt template, it is used instead of the one
+    in the file or the defaults. Overrides of the prompt come before both.
 
     Raises:
-        RequestError: also where an override is of another section than `EVALUATED`, or the model's prompt template
+        RequestError: as `load_config`; an override is not in a section of `EVALUATED`; or the model's prompt template
             cannot be read.
     """
     for key, _ in overrides:
@@ -226,7 +227,7 @@ def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], r
     if saved is None:
         return config
     own: list[tuple[str, Any]] = [("dataset.history_length", saved.history_length)]
-    # Options belong to the name beside them: those of another template than the one that is asked for say nothing.
+    # Options belong to their template. If the user names another template, the saved options do not apply.
     if config.prompt.name == saved.name or not any(key in ("prompt", "prompt.name") for key, _ in overrides):
         own += [("prompt", saved.name), *((f"prompt.{key}", value) for key, value in saved.options.items())]
     return load_config(file, [*((key, as_written(value)) for key, value in own), *overrides], registry)
@@ -235,14 +236,14 @@ def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], r
 def evaluate_model(
     config: RunConfig, folder: Path, reporter: RunReporter, *, registry: Registry | None = None
 ) -> Run:
-    """Evaluate the model that ``[model]`` names, beside popularity, in a run folder of its own; nothing is trained.
+    """Evaluate the model in ``[model]``, beside popularity, in a run folder of its own. Nothing is trained.
 
-    The model may be anything that a run can start from, or a folder with a PEFT adapter, which names its base model
-    in ``adapter_config.json``; prompts are made by the base model's tokenizer. Sections beside `EVALUATED` are not
-    used.
+    The model may be any model that a run can start from, or a folder with a PEFT adapter, whose
+    ``adapter_config.json`` names the base model. Prompts are made with the base model's tokenizer. Sections that are
+    not in `EVALUATED` are not used.
 
     Raises:
-        RequestError: something in the request, the data or the model is wrong; the folder is left as it was.
+        RequestError: something in the request, the data or the model is wrong; the folder stays as it was.
     """
     registry = registry or load_plugins()
     store = RunStore(folder)
@@ -272,7 +273,8 @@ def report_data(
     labels: Sequence[str] | None = None,
     registry: Registry | None = None,
 ) -> dict[str, ReportData]:
-    """What a report shows of finished runs, by their labels: what tells their folders apart if none are given.
+    """The data of a report on finished runs, by label. By default the labels are the distinct parts of the folders'
+    names.
 
     Raises:
         RequestError: there is no such run, or it is not finished.
@@ -291,21 +293,23 @@ def compare(
     labels: Sequence[str] | None = None,
     registry: Registry | None = None,
 ) -> list[Evaluation]:
-    """One evaluation a protocol of all models of finished runs, with what each later run is about, its aligned model
-    or the one that it only evaluates, compared with the first's.
+    """One evaluation for each protocol, with all models of finished runs, and with comparisons to the first run.
+
+    The main model of a run is its aligned model, or the only model of an evaluation. The main model of each later run
+    is compared with that of the first run.
 
     Args:
-        folders: of `run` or `evaluate_model`.
+        folders: run folders of `run` or `evaluate_model`.
         metric: the column that is compared.
-        reporter: hears how far the work is.
-        labels: of the runs; what tells their folders apart if not given.
-        registry: of plugins, those that are installed if not given.
+        reporter: receives the progress.
+        labels: labels of the runs; by default the distinct parts of the folders' names.
+        registry: the plugins; by default those that are installed.
 
     Raises:
-        RequestError: as `report`; or there is no such metric for single users.
+        RequestError: as `report`; or the metric does not exist for single users.
     """
     registry = registry or load_plugins()
-    # All are opened before any is worked on: a mistyped one must not cost the time of the others.
+    # Open all runs first, so that a wrong name fails before any work is done.
     stores = [RunStore.open(folder) for folder in folders]
     found: dict[str, side_by_side.RunEvaluation] = {}
     for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
@@ -328,8 +332,7 @@ def compare(
 def _finished(
     folders: Sequence[Path], labels: Sequence[str] | None, reporter: RunReporter, registry: Registry | None
 ) -> Iterator[tuple[str, Session, Trained, tuple[Evaluation, ...]]]:
-    """Finished runs with their labels. Their files stay as they are, unless something that they were made with has
-    changed since."""
+    """Finished runs with their labels. Their files change only if something that they depend on has changed."""
     registry = registry or load_plugins()
     stores = [RunStore.open(folder) for folder in folders]
     for folder in filter(_only_evaluates, folders):
@@ -376,7 +379,7 @@ def _opened(
     finished: bool = False,
     forced: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[Session]:
-    """A session on a folder that is left as it was if the request turns out wrong before `RunStore.commit`."""
+    """A session on a folder. If the request fails before `RunStore.commit`, the folder stays as it was."""
     session = (
         FinishedSession(config, store, registry, reporter, STAGES[:-1])
         if finished

@@ -1,4 +1,4 @@
-"""`rosepo compare` and `rosepo report`: finished runs, side by side."""
+"""`rosepo compare` and `rosepo report`: finished runs side by side."""
 
 from __future__ import annotations
 
