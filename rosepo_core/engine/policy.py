@@ -173,7 +173,7 @@ class PolicySlot:
         reason = prepared(self._model).reason
         if reason and reason not in self._noted:
             self._noted.add(reason)
-            self._reporter.note(f"the model reads one response at a time, which is slower but as exact: {reason}")
+            self._reporter.note(f"the model reads one response at a time, slower, with the same results: {reason}")
 
     def save(self, folder: Path) -> None:
         """Save the model in training and the tokenizer, in the form that PEFT or transformers load."""
