@@ -1,4 +1,4 @@
-"""The report's figures: what each is made of, and what its caption says."""
+"""The figures of the report: their data and captions."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rosepo_core.report.charts import Chart, number
 from rosepo_core.report.display import model_styles, model_title, signed
 
 Log = Sequence[Mapping[str, float]]
-"""A trainer's log, one mapping an entry, as the Hugging Face Trainer keeps it."""
+"""The log of a Hugging Face trainer, one mapping for each entry."""
 
 
 def popularity_of_targets(evaluation: Evaluation, popularity: Longs, column: str) -> Chart:
-    """One column of all users, and of those whose targets are about equally popular; `popularity` by item."""
+    """One column for all users, and for users whose targets have a similar popularity; `popularity` is by item."""
     found = by_popularity(evaluation, popularity, column)
     styles = {model_title(name): style for name, style in model_styles(evaluation.models).items()}
     groups = {
@@ -43,8 +43,8 @@ def popularity_of_targets(evaluation: Evaluation, popularity: Longs, column: str
 
 
 def popularity_bias(evaluation: Evaluation, x_name: str, y_name: str) -> Chart | None:
-    """One column against another that measures popularity, of the models that both were measured of: one that wrote
-    no title has no popularity."""
+    """One column against a column that measures popularity, for models that have both. A model that wrote no title
+    has no popularity."""
     styles = model_styles(evaluation.models)
     points = [
         charts.Point(
@@ -64,11 +64,11 @@ def popularity_bias(evaluation: Evaluation, x_name: str, y_name: str) -> Chart |
 
 
 def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart | None:
-    """Accuracy against the tokens trained on, where runs trained on different numbers of them.
+    """Accuracy against the number of training tokens, if runs differ in this number.
 
     Args:
-        evaluation: of all runs together.
-        logs: by the run's label: of SFT and of alignment.
+        evaluation: the evaluation of all runs together.
+        logs: by the run's label: the logs of SFT and of alignment.
     """
     column = headline(evaluation.columns)
     if column is None:
@@ -96,12 +96,12 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
     title = f"{evaluation.columns[column].title} against training"
     return replace(
         charts.growth(title, list(points.values()), levels, "tokens trained on, SFT and alignment", legend),
-        caption="95\N{NO-BREAK SPACE}% intervals over users, each model by itself.",
+        caption="95\N{NO-BREAK SPACE}% intervals over users, for each model separately.",
     )
 
 
 def training(sft: Log, alignment: Log, style: str) -> list[Chart]:
-    """The curves of both; `style` is the colour of the aligned model."""
+    """The training curves of SFT and alignment; `style` is the colour of the aligned model."""
     wanted = [
         charts.curves("SFT: loss", sft, {"loss": ("loss", "teal")}),
         charts.curves("Alignment: loss", alignment, {"loss": ("loss", style)}),
@@ -120,12 +120,12 @@ def training(sft: Log, alignment: Log, style: str) -> list[Chart]:
 
 
 FEWEST_STEPS = 8
-"""With fewer, a quarter of the steps has no two of them."""
+"""With fewer steps, a quarter of them has less than two."""
 
 
 def _log_prob_caption(log: Log) -> str:
-    """What is clear about how the log-probabilities moved: steps see different pairs, so that two steps differ
-    without any change in the model."""
+    """The clear changes of the log-probabilities. Single steps are not compared: they see different pairs, so their
+    values differ even if the model does not change."""
     moved = {}
     for name in ("chosen", "rejected"):
         values = np.array([entry[f"logps/{name}"] for entry in log if f"logps/{name}" in entry], dtype=np.float64)
@@ -138,7 +138,7 @@ def _log_prob_caption(log: Log) -> str:
         + (", no clear change)" if low <= 0 <= high else ")")
         for name, (mean, low, high) in moved.items()
     ]
-    text = f"From the first to the last quarter of the steps, in the mean: {', '.join(parts)}."
+    text = f"Change of the mean from the first to the last quarter of the steps: {', '.join(parts)}."
     if all(high < 0 for _, _, high in moved.values()):
         text += " Both fell: the margin can widen while the chosen titles become less likely, too."
     return text
@@ -147,12 +147,12 @@ def _log_prob_caption(log: Log) -> str:
 def preferences(
     pairs: Pairs, quality: OracleQuality | None, popularity: Longs | None, similarity: tuple[Floats, Floats] | None
 ) -> list[Chart]:
-    """What the pairs are made of: smoothing factors and how good their oracle is, how popular the rejected items are,
-    and how alike to the targets.
+    """Charts about the pairs: smoothing factors, the oracle's quality, the popularity of rejected items and their
+    similarity to the targets.
 
     Args:
-        pairs: the run's.
-        quality: of its oracle.
+        pairs: the run's pairs.
+        quality: the quality of its oracle.
         popularity: training interactions, int64 [items].
         similarity: as in `ReportData`.
     """
@@ -160,7 +160,7 @@ def preferences(
     eps = pairs.eps[held]
     if not len(eps):
         return []
-    # A loss without smoothing has no factors to show.
+    # Without smoothing there are no factors to show.
     shown = (
         []
         if not eps.any()
@@ -206,7 +206,7 @@ def preferences(
 
 
 def calibration(quality: OracleQuality | None) -> list[Chart]:
-    """The reliability curve; none where no oracle was judged."""
+    """The reliability curve; empty if no oracle was measured."""
     if quality is None or not quality.reliability:
         return []
     bins = [

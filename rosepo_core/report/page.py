@@ -1,7 +1,7 @@
-"""The report: one HTML file that shows runs to a reader, runs no script and asks the network for nothing.
+"""The report: one HTML file about one or more runs. It runs no script and loads nothing from the network.
 
-`ReportData` is plain data and every part of it is optional; a section whose data is missing is left out. Charts are
-static SVG: they print, open anywhere, follow the reader's light or dark, and leave a hostile title nothing to run in.
+`ReportData` is plain data, and every part of it is optional; sections without data are left out. Charts are static
+SVG: they can be printed, open everywhere, follow the reader's light or dark mode, and cannot run code from a title.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ SHOWN_ITEMS = 5
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report shows.
+    """The data of a report on one run.
 
     Attributes:
         title: the headline, e.g. ``"movielens-100k, smollm2-135m, rosepo"``.
         command: the command line that made the run.
-        summary: what was run in a few words each, label -> value.
+        summary: the settings of the run in a few words, label -> value.
         config: the resolved configuration as TOML.
-        evaluations: one a protocol.
-        split: needed for the users' lists and for the pairs' popularity.
-        sft_log: the SFT trainer's log.
-        alignment_log: likewise, of alignment.
+        evaluations: one for each protocol.
+        split: needed for the users' lists and for the popularity of pairs.
+        sft_log: the log of the SFT trainer.
+        alignment_log: the log of the alignment trainer.
         pairs: the preference pairs.
-        similarity: cosine of the titles' embeddings, of each target and its rejected item, and of as many targets
-            and items drawn at random; float32 [m] each.
+        similarity: cosines of title embeddings, float32 [m] each: of each target and its rejected item, and of the
+            same number of targets and random items.
         history_length: how many items of a user's history are shown.
-        seconds: what each stage took, by stage in order.
+        seconds: the time of each stage, in order.
         environment: versions, by name.
-        notes: what a reader should know, a sentence each.
+        notes: notes for the reader, one sentence each.
     """
 
     title: str
@@ -80,14 +80,14 @@ class ShownItem:
 
 @dataclass(frozen=True)
 class ShownUser:
-    """One user's test example: the end of the history, the target, and what each model would recommend.
+    """One user's test example: the end of the history, the target, and the recommendations of each model.
 
     Attributes:
         user: the source's id.
-        earlier: items of the history before those shown.
-        history: oldest first.
+        earlier: number of history items before those shown.
+        history: the shown items, oldest first.
         target: the held-out item.
-        models: display title, CSS class, where the target stands in words, top items; one a model.
+        models: for each model: title, CSS class, the target's rank in words, top items.
     """
 
     user: str
@@ -99,7 +99,8 @@ class ShownUser:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A number, its interval, and over how many users it is a mean where not over all; both may be empty."""
+    """A number, its interval, and the number of users if it is not a mean over all users; the last two may be
+    empty."""
 
     value: str
     interval: str
@@ -131,15 +132,14 @@ class _Protocol:
 
 
 INTERVALS_OVER_USERS = (
-    "Below each mean over users stands its 95\N{NO-BREAK SPACE}% interval (BCa bootstrap over users), each model by "
-    "itself, and the number of users where the metric does not apply to all. To compare two models, look at the "
-    "paired difference at the top, and at the tests in metrics.json. Ties in rank count as the mean over all their "
-    "orders."
+    "Below each mean over users is its 95\N{NO-BREAK SPACE}% interval (BCa bootstrap over users) for this model "
+    "only, and the number of users if the metric does not apply to all. To compare two models, look at the paired "
+    "difference at the top, and at the tests in metrics.json. Ties in rank count as the mean over all their orders."
 )
 INTERVALS_OVER_SEEDS = (
-    "Each number is a mean over the seeds; below it stands its 95\N{NO-BREAK SPACE}% interval over them (Student), "
-    "each model by itself. To compare two models, look at the paired difference at the top, which is tested over "
-    "seeds and users."
+    "Each number is a mean over the seeds; below it is its 95\N{NO-BREAK SPACE}% interval over seeds (Student) for "
+    "this model only. To compare two models, look at the paired difference at the top, which is tested over seeds "
+    "and users."
 )
 
 
@@ -152,8 +152,8 @@ class _Stage:
 
 @dataclass(frozen=True)
 class _Run:
-    """What belongs to one run alone; its label and the suffix of its ids are empty where there is no other. `own` are
-    the settings that others have differently."""
+    """The part of the report about one run. Its label and the suffix of its ids are empty if there is only one run.
+    `own` are the settings that differ from other runs."""
 
     label: str
     own: Mapping[str, str]
@@ -167,19 +167,20 @@ class _Run:
 
 
 def render(data: ReportData) -> str:
-    """The report of a run as HTML. Every text in `data` is shown as text, whatever it holds."""
+    """The report of a run as HTML. Every text in `data` is shown as plain text and never interpreted."""
     run = _run("", {}, "", data, RUN_MODELS["aligned"].style)
     protocols = _protocols(data.evaluations, data.split)
     return _page(data.title, protocols, data, [run], users=_users(data.evaluations, data))
 
 
 def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
-    """The report of several runs as HTML: one table of all their models, then what belongs to each.
+    """The report of several runs as HTML: one table with all their models, then a part for each run.
 
     Args:
         title: the headline.
-        evaluations: of all runs together, one a protocol (`rosepo_core.evaluation.side_by_side.side_by_side`).
-        runs: by label, at least one.
+        evaluations: evaluations of all runs together, one for each protocol
+            (`rosepo_core.evaluation.side_by_side.side_by_side`).
+        runs: runs by label, at least one.
     """
     first = next(iter(runs.values()))
     styles = model_styles(evaluations[0].models) if evaluations else {}
@@ -201,13 +202,13 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
 
 
 def render_seeds(title: str, tables: Sequence[Mapping[int, Evaluation]], runs: Mapping[str, ReportData]) -> str:
-    """The report of runs that differ in their seed alone as HTML: tables of means over the seeds, then what belongs
-    to each run.
+    """The report of runs that differ in their seed only, as HTML: tables with means over seeds, then a part for each
+    run.
 
     Args:
         title: the headline.
-        tables: one a protocol: its evaluation under each seed.
-        runs: by label, at least one.
+        tables: for each protocol, its evaluation under each seed.
+        runs: runs by label, at least one.
     """
     own = differing({label: data.config for label, data in runs.items()})
     parts = [
@@ -218,7 +219,7 @@ def render_seeds(title: str, tables: Sequence[Mapping[int, Evaluation]], runs: M
 
 
 def _run(label: str, own: Mapping[str, str], suffix: str, data: ReportData, style: str) -> _Run:
-    """`style` is the colour of the run's aligned model, in its curves as in the table."""
+    """The part about one run. `style` is the colour of the run's aligned model, in its curves and in the table."""
     longest = max(data.seconds.values(), default=0.0) or 1.0
     training = figures.training(data.sft_log, data.alignment_log, style)
     return _Run(
@@ -347,7 +348,8 @@ def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
 
 
 def _seed_protocol(by_seed: Mapping[int, Evaluation]) -> _Protocol:
-    """One protocol over seeds: means with Student's intervals, and what is clear over seeds and users."""
+    """One protocol over seeds: means with Student's intervals, and the differences that are clear over seeds and
+    users."""
     evaluations = [by_seed[seed] for seed in sorted(by_seed)]
     first = evaluations[0]
     names = [name for name in first.models if all(name in each.models for each in evaluations)]
@@ -381,7 +383,7 @@ def _seed_protocol(by_seed: Mapping[int, Evaluation]) -> _Protocol:
 
 
 def _cells_of(evaluation: Evaluation, name: str) -> list[tuple[float, tuple[float, ...], str]]:
-    """Of each model: the value, the ends of its interval, and the users where they are not all."""
+    """For each model: the value, the ends of its interval, and the number of users if it is not all."""
     found = []
     for result in evaluation.models.values():
         measured = result.users(name) or 0
@@ -393,7 +395,7 @@ def _cells_of(evaluation: Evaluation, name: str) -> list[tuple[float, tuple[floa
 def _row(column: Column, name: str, found: Sequence[tuple[float, tuple[float, ...], str]]) -> _Row:
     decimals, direction = column.about.decimals, column.about.direction
     shown = [round(value, decimals) for value, _, _ in found if math.isfinite(value)]
-    # A value that all models have tells nothing, and where neither direction is better none is the best.
+    # There is no best value if all models have the same, or if neither direction is better.
     told = direction != "neither" and len(set(shown)) > 1
     best = (max(shown) if direction == "higher" else min(shown)) if told else math.nan
     cells = []

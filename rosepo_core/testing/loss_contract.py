@@ -126,7 +126,7 @@ def gradients(loss: PreferenceLoss, log_probs: LogProbs) -> Sequence[Tensor]:
 
 
 def assert_equal(actual: Tensor, expected: Tensor) -> None:
-    """Whether two tensors are equal up to float32 rounding."""
+    """Check that two tensors are equal up to float32 rounding."""
     import torch
 
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)

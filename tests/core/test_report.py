@@ -222,8 +222,8 @@ def test_falling_log_probabilities_are_said_aloud(full):
     # the root of 2 * 9.1667 / 10.
     text = Page(render(full)).text
     assert (
-        "From the first to the last quarter of the steps, in the mean: chosen \N{MINUS SIGN}30.00 (95 % interval "
-        "\N{MINUS SIGN}32.84 to \N{MINUS SIGN}27.16), rejected \N{MINUS SIGN}60.00 (95 % interval "
+        "Change of the mean from the first to the last quarter of the steps: chosen \N{MINUS SIGN}30.00 (95 % "
+        "interval \N{MINUS SIGN}32.84 to \N{MINUS SIGN}27.16), rejected \N{MINUS SIGN}60.00 (95 % interval "
         "\N{MINUS SIGN}65.69 to \N{MINUS SIGN}54.31). Both fell" in text
     )
 
