@@ -64,10 +64,21 @@ def test_a_further_protocol_asks_nothing_of_the_earlier_ones_again(rosepo, finis
     again = rosepo("evaluate", run, "--protocol=free", "--protocol=free")
     assert again.made == ANSWERS | {"evaluation"}
     assert list(metrics_of(run)["protocols"]) == ["candidates-5", "catalogue", "free"]
-    # The evaluation alone is left to do where one of them goes.
+    # Naming one of them takes none of the others away.
     fewer = rosepo("evaluate", run, '--set=evaluation.protocols=["free"]')
-    assert fewer.made == {"evaluation"}
-    assert list(metrics_of(run)["protocols"]) == ["free"]
+    assert fewer.made == set()
+    assert list(metrics_of(run)["protocols"]) == ["candidates-5", "catalogue", "free"]
+
+
+def test_further_cut_offs_stand_beside_the_earlier_ones(rosepo, finished, run):
+    before = metrics_of(finished)["protocols"]["candidates-5"]["aligned"]
+    done = rosepo("evaluate", run, "--evaluation.ks=[3]")
+    assert done.code == 0, done.err
+    assert done.made == {"evaluation"}
+    after = metrics_of(run)["protocols"]["candidates-5"]["aligned"]
+    assert {name for name in after if name.startswith("ndcg")} == {"ndcg@3", "ndcg@5", "ndcg@10"}
+    assert {name: after[name] for name in before} == before
+    assert tomllib.loads((run / "config.toml").read_text())["evaluation"]["ks"] == [1, 3, 5, 10]
 
 
 def test_what_each_protocol_measures(asked):
@@ -190,11 +201,13 @@ def test_all_tables_are_shown_and_fit_80_columns(asked, rosepo, monkeypatch):
 
 
 @pytest.mark.parametrize("negatives", ["popularity", "semantic"])
-def test_other_negatives_are_another_protocol(rosepo, run, negatives):
+def test_other_negatives_are_another_protocol_beside_the_first(rosepo, finished, run, negatives):
+    before = metrics_of(finished)["protocols"]["candidates-5"]
     done = rosepo("evaluate", run, "--evaluation.negatives", negatives)
     assert done.code == 0, done.err
     name = f"candidates-5-{negatives}"
-    assert list(metrics_of(run)["protocols"]) == [name]
+    assert list(metrics_of(run)["protocols"]) == ["candidates-5", name]
+    assert metrics_of(run)["protocols"]["candidates-5"] == before
     split, drawn = load_split(run / "split"), load_candidates(run / f"candidates-{negatives}").items
     uniform = users_of(run, protocol=name)
     assert uniform.height == 4 * 24
