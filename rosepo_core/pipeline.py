@@ -18,6 +18,7 @@ from rosepo_core.evaluation import ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
+from rosepo_core.report.page import ReportData
 from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
 from rosepo_core.stages.session import FinishedSession, Handle, RunReporter, Session, UntilReached
 from rosepo_core.stages.trained import Trained
@@ -261,15 +262,34 @@ def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registr
         RequestError: there is no such run or it is not finished; several did not rank the same candidates for the
             same users; or `out` cannot be written.
     """
-    reports = {
+    outputs.write_report(report_data(folders, reporter, registry=registry), out)
+
+
+def report_data(
+    folders: Sequence[Path],
+    reporter: RunReporter,
+    *,
+    labels: Sequence[str] | None = None,
+    registry: Registry | None = None,
+) -> dict[str, ReportData]:
+    """What a report shows of finished runs, by their labels: what tells their folders apart if none are given.
+
+    Raises:
+        RequestError: there is no such run, or it is not finished.
+    """
+    return {
         label: outputs.report_data(session, trained, tables)
-        for label, session, trained, tables in _finished(folders, reporter, registry)
+        for label, session, trained, tables in _finished(folders, labels, reporter, registry)
     }
-    outputs.write_report(reports, out)
 
 
 def compare(
-    folders: Sequence[Path], metric: str, reporter: RunReporter, *, registry: Registry | None = None
+    folders: Sequence[Path],
+    metric: str,
+    reporter: RunReporter,
+    *,
+    labels: Sequence[str] | None = None,
+    registry: Registry | None = None,
 ) -> list[Evaluation]:
     """One evaluation a protocol of all models of finished runs, with what each later run is about, its aligned model
     or the one that it only evaluates, compared with the first's.
@@ -278,6 +298,7 @@ def compare(
         folders: of `run` or `evaluate_model`.
         metric: the column that is compared.
         reporter: hears how far the work is.
+        labels: of the runs; what tells their folders apart if not given.
         registry: of plugins, those that are installed if not given.
 
     Raises:
@@ -287,7 +308,7 @@ def compare(
     # All are opened before any is worked on: a mistyped one must not cost the time of the others.
     stores = [RunStore.open(folder) for folder in folders]
     found: dict[str, side_by_side.RunEvaluation] = {}
-    for label, store in zip(side_by_side.labels(folders), stores, strict=True):
+    for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
         config = load_config(store.folder / CONFIG, [], registry)
         with store.working(store.config, STAGES, reading=True):
             if _only_evaluates(store.folder):
@@ -305,7 +326,7 @@ def compare(
 
 
 def _finished(
-    folders: Sequence[Path], reporter: RunReporter, registry: Registry | None
+    folders: Sequence[Path], labels: Sequence[str] | None, reporter: RunReporter, registry: Registry | None
 ) -> Iterator[tuple[str, Session, Trained, tuple[Evaluation, ...]]]:
     """Finished runs with their labels. Their files stay as they are, unless something that they were made with has
     changed since."""
@@ -316,7 +337,7 @@ def _finished(
             f"{folder} only evaluates a model (`rosepo evaluate --model`): a report is of runs that trained; `rosepo "
             "compare` takes it"
         )
-    for label, store in zip(side_by_side.labels(folders), stores, strict=True):
+    for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
         with store.working(store.config, STAGES, reading=True):
             config = load_config(store.folder / CONFIG, [], registry)
             session = FinishedSession(config, store, registry, reporter, STAGES[:-1])

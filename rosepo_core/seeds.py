@@ -17,9 +17,13 @@ from typing import Any
 from rosepo_core import pipeline
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.errors import RequestError
+from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.measurement import Column, Metrics
+from rosepo_core.evaluation.over_seeds import ComparedModels, compare_over_seeds
+from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.statistics import OverSeeds, over_seeds
 from rosepo_core.registry import Registry
+from rosepo_core.report import outputs
 from rosepo_core.stages.session import RunReporter
 from rosepo_core.store import MARKER, is_run, write_text
 
@@ -155,9 +159,114 @@ def run_seeds(
         # It is there once all seeds are done, and then is about them.
         (folder / SEEDS).unlink(missing_ok=True)
         measured.append(_measured(done))
-    found = SeedRuns(
-        folder, runs, {protocol: _table([each[protocol] for each in measured]) for protocol in measured[0]}
+    return _written(folder, runs, measured)
+
+
+def is_seeds(folder: Path) -> bool:
+    """Whether `folder` holds runs under seeds, and is no run itself."""
+    return not is_run(folder) and any(is_run(each) for each in folder.glob("seed-*"))
+
+
+def seed_runs(folder: Path) -> dict[int, Path]:
+    """The runs of a folder of seeds, by seed, ascending.
+
+    Raises:
+        RequestError: there is none.
+    """
+    found = {
+        int(each.name.removeprefix("seed-")): each
+        for each in folder.glob("seed-*")
+        if each.name.removeprefix("seed-").isdecimal() and is_run(each)
+    }
+    if not found:
+        raise RequestError(f"{folder} holds no runs under seeds (seed-*/{MARKER}): name what `--seeds` made")
+    return dict(sorted(found.items()))
+
+
+def evaluate(
+    folder: Path,
+    overrides: Sequence[tuple[str, Any]],
+    reporter: RunReporter,
+    *,
+    protocols: Sequence[str] = (),
+    registry: Registry | None = None,
+) -> SeedRuns:
+    """`pipeline.evaluate` for each run of a folder of seeds, and seeds.json anew.
+
+    Raises:
+        RequestError: as there.
+    """
+    runs = seed_runs(folder)
+    measured = []
+    for place, (seed, run_folder) in enumerate(runs.items(), 1):
+        reporter.note(f"seed {seed} ({place} of {len(runs)}): {run_folder}")
+        done = pipeline.evaluate(run_folder, overrides, reporter, protocols=protocols, registry=registry)
+        measured.append(_measured(done))
+    return _written(folder, runs, measured)
+
+
+def compare(
+    folders: Sequence[Path], metric: str, reporter: RunReporter, *, registry: Registry | None = None
+) -> list[ComparedModels]:
+    """`pipeline.compare` for the runs of each seed, and what it says over all seeds, one a protocol.
+
+    Args:
+        folders: each holds runs under the same seeds.
+        metric: the column that is compared.
+        reporter: hears how far the work is.
+        registry: of plugins, those that are installed if not given.
+
+    Raises:
+        RequestError: as there; or the folders are not of the same seeds.
+    """
+    by_seed = _runs_by_seed(folders)
+    labels = side_by_side.labels(folders)
+    found: dict[str, dict[int, Evaluation]] = {}
+    for seed, runs in by_seed.items():
+        for evaluation in pipeline.compare(runs, metric, reporter, labels=labels, registry=registry):
+            found.setdefault(evaluation.protocol, {})[seed] = evaluation
+    return [compare_over_seeds(each, metric) for each in found.values() if each.keys() == by_seed.keys()]
+
+
+def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registry: Registry | None = None) -> None:
+    """`pipeline.report` for one folder of seeds or several, with means over the seeds and tests over seeds and users.
+
+    Raises:
+        RequestError: as there; or the folders are not of the same seeds.
+    """
+    labels = side_by_side.labels(folders)
+    seeds = {
+        seed: pipeline.report_data(runs, reporter, labels=labels, registry=registry)
+        for seed, runs in _runs_by_seed(folders).items()
+    }
+    first = next(iter(next(iter(seeds.values())).values()))
+    title = (
+        f"{first.title}, {len(seeds)} seeds" if len(folders) == 1 else f"{' and '.join(labels)}, {len(seeds)} seeds"
     )
+    outputs.write_seed_report(title, seeds, out)
+
+
+def _runs_by_seed(folders: Sequence[Path]) -> dict[int, list[Path]]:
+    """The run of each folder under each seed.
+
+    Raises:
+        RequestError: the folders are not of the same seeds.
+    """
+    runs = [seed_runs(folder) for folder in folders]
+    for folder, of_folder in zip(folders, runs, strict=True):
+        if of_folder.keys() != runs[0].keys():
+            raise RequestError(
+                f"{folders[0]} has the seeds {', '.join(map(str, runs[0]))} and {folder} "
+                f"{', '.join(map(str, of_folder))}: run both under the same, for they are compared seed by seed"
+            )
+    return {seed: [of_folder[seed] for of_folder in runs] for seed in runs[0]}
+
+
+def _written(folder: Path, runs: Mapping[int, Path], measured: Sequence[Mapping[str, _Measured]]) -> SeedRuns:
+    """The tables of protocols that all seeds have, after seeds.json is written."""
+    shared = [protocol for protocol in measured[0] if all(protocol in each for each in measured)]
+    tables = {protocol: _table([each[protocol] for each in measured]) for protocol in shared}
+    found = SeedRuns(folder, runs, tables)
     write_text(folder / SEEDS, json.dumps(found.document(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
     return found
 

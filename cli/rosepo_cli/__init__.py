@@ -1,4 +1,4 @@
-"""The command line: arguments in, pictures out, no logic."""
+"""The command line: it reads arguments and shows results, and has no logic of its own."""
 
 from __future__ import annotations
 

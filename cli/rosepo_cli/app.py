@@ -1,4 +1,4 @@
-"""The Typer app: its commands, and how errors become exit codes. Nothing here imports torch before it is needed."""
+"""The Typer app: its commands, and exit codes for errors. torch is not imported before it is needed."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def _root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and give its exit code; errors are one or two lines on stderr."""
+    """Run one command line and return its exit code. Errors are one or two lines on stderr."""
     debug = "--debug" in arguments
-    # --debug may stand anywhere, so that it can be added to the end of a command that failed.
+    # --debug is allowed anywhere, so that users can add it to the end of a command that failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
     with warnings.catch_warnings():
         warnings.simplefilter("always", PluginWarning)
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
         try:
             load_plugins().register_commands(app)
             command = get_command(app)
-            # Typer's own way to run a command has its own ideas of interruptions and of readers that go away.
+            # Typer's own runner handles interruptions and closed pipes in another way, so it is not used.
             with command.make_context("rosepo", list(arguments)) as context:
                 command.invoke(context)
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Options that several commands share, and those that come from the options models of plugins and sections."""
+"""Options that several commands share, and the options ``--SECTION.KEY`` of the configuration."""
 
 from __future__ import annotations
 
@@ -11,50 +11,53 @@ import typer
 
 from rosepo_core.contracts.errors import RequestError
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE.toml", help="Read the configuration from this file.")
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any key, e.g. loss.beta=0.2; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key, e.g. loss.beta=0.2. You can repeat this."),
 ]
 Metric = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME", help="What is measured, in place of the usual; may be repeated.", show_default=False
+        metavar="NAME", help="A metric, instead of the default ones. You can repeat this.", show_default=False
     ),
 ]
 Protocol = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="How models are asked: candidates, catalogue or free; may be repeated.",
+        help="How models are evaluated: candidates, catalogue or free. You can repeat this.",
         show_default=False,
     ),
 ]
-Dataset = Annotated[str | None, typer.Option(help="Where interactions come from.", show_default=False)]
-Prompt = Annotated[str | None, typer.Option(help="How a history becomes text.", show_default=False)]
-Model = Annotated[str | None, typer.Option(help="Alias, hub id, folder or GGUF file.", show_default=False)]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", show_default=False)]
+Dataset = Annotated[str | None, typer.Option(help="The source of interactions and titles.", show_default=False)]
+Prompt = Annotated[str | None, typer.Option(help="How a history is written as text.", show_default=False)]
+Model = Annotated[
+    str | None, typer.Option(help="The language model: alias, hub id, folder or GGUF file.", show_default=False)
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything that is random.", show_default=False)]
 NewRun = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="The run folder; by default a new one under runs/.")
 ]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `rosepo train` printed it.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as printed by `rosepo train`.")]
 
-# Keys with a dot (--sampler.temperature 0.7) are too many, and too dependent on plugins, to be declared one by one.
+# Keys with a dot (--sampler.temperature 0.7) are not declared one by one: there are many, and plugins add more.
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def bare_argument(first: str | None, context: typer.Context) -> str | None:
-    """The one argument that is no option and no option's value, taken out of what the command did not know.
+    """The one argument that is neither an option nor the value of an option. It is removed from the unknown arguments
+    of the command.
 
     Args:
-        first: what the parser took for it, which may be a ``--SECTION.KEY``.
-        context: of the command.
+        first: the argument that the parser found, which may be a ``--SECTION.KEY``.
+        context: the context of the command.
 
     Raises:
-        RequestError: there are several.
+        RequestError: there are several such arguments.
     """
     rest = [*([] if first is None else [first]), *context.args]
     found: list[str] = []
@@ -74,11 +77,11 @@ def bare_argument(first: str | None, context: typer.Context) -> str | None:
 
 
 def overrides(settings: Iterable[str], context: typer.Context) -> list[tuple[str, Any]]:
-    """Key and value of every ``--set KEY=VALUE`` and, of what the command did not know, of every
-    ``--SECTION.KEY VALUE`` or ``--SECTION.KEY=VALUE``.
+    """Keys and values of every ``--set KEY=VALUE``, and of every ``--SECTION.KEY VALUE`` or ``--SECTION.KEY=VALUE``
+    among the unknown arguments of the command.
 
     Raises:
-        RequestError: an argument is neither.
+        RequestError: an argument is none of these.
     """
     found: list[tuple[str, Any]] = []
     for setting in settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,7 +55,7 @@ def evaluate(
 
     With RUN: show its tables; or add to them by --protocol, --metric or --evaluation.part validation; or make them
     anew with other keys of [evaluation], e.g. --evaluation.max_users 500. Nothing is trained, and nothing is asked
-    twice.
+    twice. A folder of runs under seeds is evaluated seed by seed.
 
     With --model: the same tables of any PEFT adapter or full model beside popularity, in a run folder of its own;
     data, split, prompt and evaluation are chosen as in `rosepo train`. A model that rosepo trained is asked with its
@@ -78,12 +79,21 @@ def evaluate(
                 raise RequestError(f"{flag} goes with --model; a finished run has its own")
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_evaluations, to_json
+    from rosepo_cli.tables import show_evaluations, show_seeds, to_json
     from rosepo_core import pipeline
+    from rosepo_core import seeds as over
     from rosepo_core.registry import load_plugins
 
     registry = load_plugins()
     reporter = ConsoleReporter()
+    if finished is not None and over.is_seeds(Path(finished)):
+        with reporter.live():
+            found = over.evaluate(Path(finished), given, reporter, protocols=protocol or (), registry=registry)
+        if json_:
+            print(json.dumps({"run": finished, "seeds": found.document()}, ensure_ascii=False))
+        else:
+            show_seeds(found)
+        return
     if finished is not None:
         with reporter.live():
             done = pipeline.evaluate(Path(finished), given, reporter, protocols=protocol or (), registry=registry)

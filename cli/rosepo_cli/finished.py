@@ -24,38 +24,50 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Set the models of finished runs side by side, and test which aligned ones differ from the first run's; a run
-    that only evaluates a model stands for that model.
+    that only evaluates a model stands for that model. Folders of runs under the same seeds are compared seed by seed,
+    and tested over seeds and users.
 
     The runs must have ranked the same candidates for the same users: equal dataset, split, seed and [evaluation].
     """
     import json
-    from dataclasses import asdict
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_comparison
+    from rosepo_cli.tables import comparison_document, show_comparison
     from rosepo_core import pipeline
+    from rosepo_core import seeds as over
     from rosepo_core.contracts.errors import RequestError
+    from rosepo_core.evaluation.side_by_side import compared
 
     if len(runs) < 2:
         raise RequestError(f"name at least two runs; `rosepo evaluate {runs[0]}` shows one")
+    of_seeds = _are_of_seeds(runs)
     reporter = ConsoleReporter()
     with reporter.live():
-        evaluations = pipeline.compare(runs, metric, reporter)
-    if not json_:
-        for evaluation in evaluations:
-            show_comparison(evaluation, metric)
-        return
-    document = {
-        evaluation.protocol: {
-            "models": {
-                name: {"value": result.metrics[metric], "interval": result.intervals.get(metric)}
-                for name, result in evaluation.models.items()
-            },
-            "comparisons": [asdict(each) for each in evaluation.comparisons],
-        }
-        for evaluation in evaluations
-    }
-    print(json.dumps({"metric": metric, "protocols": document}, ensure_ascii=False))
+        if of_seeds:
+            found = over.compare(runs, metric, reporter)
+        else:
+            found = [compared(evaluation, metric) for evaluation in pipeline.compare(runs, metric, reporter)]
+    if json_:
+        print(json.dumps(comparison_document(metric, found), ensure_ascii=False))
+    else:
+        for each in found:
+            show_comparison(each)
+
+
+def _are_of_seeds(folders: list[Path]) -> bool:
+    """Whether the folders hold runs under seeds.
+
+    Raises:
+        RequestError: some do and some do not.
+    """
+    from rosepo_core.contracts.errors import RequestError
+    from rosepo_core.seeds import is_seeds
+
+    of_seeds = [folder for folder in folders if is_seeds(folder)]
+    if of_seeds and len(of_seeds) < len(folders):
+        other = next(folder for folder in folders if folder not in of_seeds)
+        raise RequestError(f"{of_seeds[0]} holds runs under seeds and {other} does not: name folders of one kind")
+    return bool(of_seeds)
 
 
 def report(
@@ -65,15 +77,17 @@ def report(
         typer.Option("--out", metavar="FILE.html", help="Where to; by default the run's own report.html."),
     ] = None,
 ) -> None:
-    """Write the report of a finished run, or of several in one page."""
+    """Write the report of a finished run, or of several in one page; of folders of runs under seeds, with means over
+    the seeds."""
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core import pipeline
+    from rosepo_core import seeds as over
     from rosepo_core.contracts.errors import RequestError
 
     if out is None and len(runs) > 1:
         raise RequestError("several runs in one report need a place: add --out FILE.html")
     file = out or runs[0] / "report.html"
-    reporter = ConsoleReporter()
+    of_seeds, reporter = _are_of_seeds(runs), ConsoleReporter()
     with reporter.live():
-        pipeline.report(runs, file, reporter)
+        (over if of_seeds else pipeline).report(runs, file, reporter)
     typer.echo(f"report  {file}")

@@ -1,4 +1,4 @@
-"""`rosepo plugins`, `rosepo data` and `rosepo doctor`: what is there, and whether it is well."""
+"""`rosepo plugins`, `rosepo data` and `rosepo doctor`: show plugins, check data and the machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rosepo_core.registry import KINDS
 
 def add(app: typer.Typer) -> None:
     """Add the commands."""
-    plugins = typer.Typer(no_args_is_help=True, help="What plugins there are.")
+    plugins = typer.Typer(no_args_is_help=True, help="List and describe plugins.")
     plugins.command("list")(list_plugins)
     plugins.command("show")(show_plugin)
-    data = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+    data = typer.Typer(no_args_is_help=True, help="Check data before training.")
     data.command("check", context_settings=DOTTED)(check_data)
     app.add_typer(plugins, name="plugins")
     app.add_typer(data, name="data")
@@ -27,10 +27,10 @@ def add(app: typer.Typer) -> None:
 
 
 def list_plugins(
-    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; all if not given.")] = None,
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; by default all.")] = None,
     json_: Json = False,
 ) -> None:
-    """List all plugins with where they come from."""
+    """List plugins and the distributions that contain them."""
     from rosepo_core.contracts.errors import RequestError, nearest
     from rosepo_core.registry import load_plugins
 
@@ -80,12 +80,12 @@ def show_plugin(
 def check_data(
     context: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="PATH", help="What the dataset reads, e.g. a log as CSV or Parquet.")
+        Path, typer.Argument(metavar="PATH", help="The file or folder to read, e.g. a log as CSV or Parquet.")
     ],
     dataset: Annotated[str, typer.Option(help="The dataset plugin that reads it.")] = "table",
     json_: Json = False,
 ) -> None:
-    """Read data as training would, and sum them up. Options of the dataset are --dataset.KEY VALUE."""
+    """Read data exactly as training does, and show a summary. Options of the dataset are --dataset.KEY VALUE."""
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core.contracts.errors import RequestError
     from rosepo_core.data.corpus_summary import check_corpus
@@ -112,7 +112,7 @@ def check_data(
 
 
 def doctor(json_: Json = False) -> None:
-    """Check this machine and what is installed."""
+    """Check this machine and the installed packages."""
     from rosepo_core.diagnostics import diagnose
 
     checks = diagnose()

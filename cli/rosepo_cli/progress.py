@@ -1,4 +1,4 @@
-"""How a run tells how far it is: a live line on a terminal, plain lines elsewhere. All of it on stderr."""
+"""Shows the progress of a run on stderr: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from rosepo_core.store import Artifact
 
 PLAIN_EVERY = 20.0
-"""Seconds between two lines about the same stage where there is no terminal."""
+"""Seconds between two lines about the same stage, if there is no terminal."""
 
 
 class ConsoleReporter:
-    """Shows stages as they come and go, and the progress of the one that runs."""
+    """Shows finished stages, and the progress of the running stage."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -30,7 +30,7 @@ class ConsoleReporter:
 
     @contextmanager
     def live(self) -> Iterator[ConsoleReporter]:
-        """Keep the live line while the work goes on."""
+        """Show the live line during the work."""
         if not self._console.is_terminal:
             yield self
             return
@@ -51,7 +51,7 @@ class ConsoleReporter:
         self._stage, self._started, self._told = stage, time.monotonic(), time.monotonic()
 
     def stage_finished(self, artifact: Artifact) -> None:
-        """One line that stays."""
+        """Print one line for the finished stage."""
         self._drop()
         if artifact.reused is None:
             self._line(f"{artifact.stage:<17} {artifact.seconds:6.1f} s")
@@ -61,7 +61,7 @@ class ConsoleReporter:
             self._line(f"{artifact.stage:<17} reused from {source}")
 
     def progress(self, done: int, total: int, unit: str) -> None:
-        """Move the bar, or now and then print a line."""
+        """Move the bar; without a terminal, print a line from time to time."""
         elapsed = time.monotonic() - self._started
         rate = f"{done / elapsed:,.1f}/s" if elapsed > 0 else ""
         if self._bar is not None:
@@ -75,11 +75,11 @@ class ConsoleReporter:
             self._line(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}")
 
     def note(self, message: str) -> None:
-        """A line that stays."""
+        """Print the note."""
         self._line(f"  {message}")
 
     def _line(self, text: str) -> None:
-        # Where there is no terminal, lines are for programs to read.
+        # Without a terminal, programs read the lines, so they must not be wrapped.
         self._console.print(text, markup=False, soft_wrap=not self._console.is_terminal)
 
     def _drop(self) -> None:

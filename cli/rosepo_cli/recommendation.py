@@ -27,10 +27,11 @@ def recommend(
     """Recommend what to choose next: titles of the run's catalogue and no others."""
     import json
 
+    from rosepo_cli.progress import ConsoleReporter
     from rosepo_cli.tables import show_recommendations
     from rosepo_core.serving.recommender import Recommender
 
-    found = Recommender.from_run(run, stage).recommend(history, k)
+    found = Recommender.from_run(run, stage, ConsoleReporter()).recommend(history, k)
     if json_:
         print(json.dumps([{"title": title, "log_probability": score} for title, score in found], ensure_ascii=False))
     else:

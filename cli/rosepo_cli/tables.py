@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rosepo_core.data.corpus_summary import CorpusSummary
     from rosepo_core.diagnostics import Check
     from rosepo_core.evaluation.measurement import Column, Comparison
+    from rosepo_core.evaluation.over_seeds import ComparedModels
     from rosepo_core.evaluation.results import Evaluation
     from rosepo_core.pipeline import Run
     from rosepo_core.planning import Plan
@@ -94,28 +96,54 @@ def _over_fewer_users(evaluation: Evaluation) -> Iterator[str]:
         yield f"over {users:,} of them: {title} of {', '.join(models)}"
 
 
-def show_comparison(evaluation: Evaluation, metric: str) -> None:
+def show_comparison(compared: ComparedModels) -> None:
     """One column of all models with intervals, then the differences and whether they hold."""
-    tested = evaluation.comparisons
+    tested, column = compared.comparisons, compared.column
     console = _console()
-    column = evaluation.columns[metric]
-    _heading(console, evaluation.protocol)
+    _heading(console, compared.protocol)
     table = _table("", f"{column.title} {SIGNS[column.about.direction]}", "95 % interval")
-    for model, result in evaluation.models.items():
-        ends = result.intervals.get(metric, ())
-        interval = " to ".join(_value(evaluation, metric, end) for end in ends)
-        table.add_row(Text(model), _value(evaluation, metric, result.metrics[metric]), interval)
+    for model, (mean, *ends) in compared.models.items():
+        known = [end for end in ends if math.isfinite(end)]
+        table.add_row(Text(model), _number(column, mean), " to ".join(_number(column, end) for end in known))
     console.print(table)
     if not tested:
         return
     console.print()
     table = _table(f"less {tested[0].baseline}", "difference", "95 % interval", "p, Holm", "holds")
     for each in tested:
-        mean, low, high = (f"{value:+.3f}" for value in (each.difference, each.low, each.high))
-        table.add_row(Text(each.model), mean, f"{low} to {high}", _p(each.p_holm), _holds(each))
+        shown, low, high = (f"{value:+.3f}" for value in (each.difference, each.low, each.high))
+        table.add_row(Text(each.model), shown, f"{low} to {high}", _p(each.p_holm), _holds(each))
     console.print(table)
     corrected = f", corrected for {len(tested)} comparisons" if len(tested) > 1 else ""
-    console.print(f"\n{tested[0].users:,} users; p by the paired bootstrap{corrected}", markup=False)
+    if compared.seeds:
+        foot = f"seeds {', '.join(map(str, compared.seeds))}, {tested[0].users:,} users; p by drawing seeds and users"
+    else:
+        foot = f"{tested[0].users:,} users; p by the paired bootstrap"
+    console.print(f"\n{foot}{corrected}", markup=False)
+
+
+def comparison_document(metric: str, compared: Sequence[ComparedModels]) -> dict[str, Any]:
+    """What `rosepo compare --json` prints; a number that does not exist is null."""
+
+    def known(value: Any) -> Any:
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    document: dict[str, Any] = {"metric": metric}
+    if compared and compared[0].seeds:
+        document["seeds"] = list(compared[0].seeds)
+    document["protocols"] = {
+        each.protocol: {
+            "models": {
+                name: {"value": known(mean), "interval": None if math.isnan(low) else [low, high]}
+                for name, (mean, low, high) in each.models.items()
+            },
+            "comparisons": [
+                {key: known(value) for key, value in asdict(tested).items()} for tested in each.comparisons
+            ],
+        }
+        for each in compared
+    }
+    return document
 
 
 def _heading(console: Console, text: str) -> None:
@@ -191,7 +219,11 @@ def _over_fewer(table: SeedTable) -> Iterator[str]:
 
 
 def _value(evaluation: Evaluation, name: str, value: float) -> str:
-    return f"{value:.{evaluation.columns[name].about.decimals}f}" if math.isfinite(value) else "-"
+    return _number(evaluation.columns[name], value)
+
+
+def _number(column: Column, value: float) -> str:
+    return f"{value:.{column.about.decimals}f}" if math.isfinite(value) else "-"
 
 
 def show_recommendations(found: Sequence[tuple[str, float]]) -> None:

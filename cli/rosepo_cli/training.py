@@ -35,9 +35,11 @@ def train(
     prompt: Prompt = None,
     sampler: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=WEIGHT]", help="What picks rejected items; may be repeated.", show_default=False),
+        typer.Option(
+            metavar="NAME[=WEIGHT]", help="Picks the rejected items. You can repeat this.", show_default=False
+        ),
     ] = None,
-    oracle: Annotated[str | None, typer.Option(help="What gives the smoothing factors.", show_default=False)] = None,
+    oracle: Annotated[str | None, typer.Option(help="Gives the smoothing factors.", show_default=False)] = None,
     loss: Annotated[str | None, typer.Option(help="The preference objective.", show_default=False)] = None,
     protocol: Protocol = None,
     metric: Metric = None,
@@ -49,7 +51,7 @@ def train(
         int | None,
         typer.Option(
             metavar="N",
-            help="Run N seeds from the configured one on, and show mean and deviation over them.",
+            help="Run N seeds, starting with the configured one, and show mean and standard deviation.",
             show_default=False,
         ),
     ] = None,
@@ -58,26 +60,28 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="STAGE",
-            help="Make this stage and all that is made of it anew; may be repeated.",
+            help="Make this stage again, and all stages that depend on it. You can repeat this.",
             show_default=False,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a finished run of another configuration in DIR.")
+        bool, typer.Option("--overwrite", help="Allow to replace a finished run of another configuration in DIR.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, and do nothing.")] = False,
     json_: Json = False,
 ) -> None:
     """Turn a log of interactions and a language model into an aligned recommender.
 
-    Options of plugins and of the configuration's sections are --SECTION.KEY VALUE, e.g. --loss.beta 0.2,
-    --sft.steps 80; `rosepo plugins show NAME` lists a plugin's. Precedence: defaults, --config, command line.
+    Write options of plugins and of the configuration's sections as --SECTION.KEY VALUE, e.g. --loss.beta 0.2 or
+    --sft.steps 80. `rosepo plugins show NAME` lists the options of a plugin. The command line wins over --config, and
+    --config over the defaults.
 
-    What replaces stages of a run waits in DIR/unfinished until the run is done again.
+    The same command continues an interrupted run. New stages that will replace stages of a finished run wait in
+    DIR/unfinished until all are done.
 
-    With --seeds, each seed S is a complete run in DIR/seed-S, and DIR/seeds.json has the numbers over all of them.
-    What is drawn differs between seeds: the first adapter, the order of batches, the oracle's training, rejected
-    items, test users and candidates. The log and its split do not. The same command again continues.
+    With --seeds, each seed S is a complete run in DIR/seed-S, and DIR/seeds.json has the numbers over all seeds.
+    Everything random differs between seeds: the first adapter, the order of batches, the oracle's training, rejected
+    items, test users and candidates. The log and its split are the same. The same command again continues.
     """
     from rosepo_core.config import load_config
     from rosepo_core.contracts.errors import RequestError

@@ -24,5 +24,5 @@ def rosepo_register_datasets(register: Register) -> None:
     register(
         "s-dpo",
         "rosepo_datasets.s_dpo:SDPO",
-        summary="examples as S-DPO publishes them: histories, candidates to rank, the one that was chosen",
+        summary="examples as S-DPO publishes them: histories, candidates to rank, the chosen title",
     )

@@ -1,4 +1,4 @@
-"""The titles of a log's items and what else is known of them: from the log itself, or from a table of items."""
+"""Titles and attributes of the items of a log: from the log itself, or from a table of items."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from rosepo_core.api import RequestError, TableContent
 from rosepo_datasets.columns import TYPED_NAME, find_column, normal, note_guessed, review_column
 
 ROW = "__row"
-"""Column with each row's place in the table that was read."""
+"""Column with the index of each row in the table."""
 
 NO_GENRE = "(no genres listed)"
-"""What MovieLens writes for an item without one."""
+"""MovieLens writes this for an item without genres."""
 
 
 def as_text(table: TableContent, column: str) -> pl.Series:
-    """A column of ids or titles as text without blanks at the ends; empty cells are null."""
+    """A column of ids or titles, as text without blanks at the ends; empty cells are null."""
     values = table.frame[column]
     if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Object):
         raise RequestError(f"{table.path}: column '{column}' holds {values.dtype}, not text or numbers: name another")
@@ -42,11 +42,11 @@ def require_filled(values: pl.Series, table: TableContent, column: str, role: st
 def titles_in_log(
     interactions: pl.DataFrame, log: TableContent, column: str, guessed: bool, notes: list[str]
 ) -> pl.DataFrame:
-    """The catalogue of a log that has the titles in it: each item's first title, in order of appearance.
+    """The catalogue of a log that contains the titles: the first title of each item, in order of appearance.
 
     Raises:
-        RequestError: the column was guessed, and looks like headlines of reviews: it stands beside the text of one,
-            or most items have several titles.
+        RequestError: the column was guessed, and looks like headlines of reviews: the log also has the text of
+            reviews, or most items have several titles.
     """
     advice = (
         "name a file that has the items' titles with dataset.catalogue, or set "
@@ -81,17 +81,17 @@ def titles_in_log(
 def read_catalogue(
     table: TableContent, item_asked: str | None, item_in_log: str, title_asked: str | None, notes: list[str]
 ) -> pl.DataFrame:
-    """Columns ``item``, ``title`` and what else the table has.
+    """Columns ``item``, ``title`` and the other columns of the table.
 
     Args:
-        table: of items.
-        item_asked: the column of the item, as an option names it.
-        item_in_log: what that column is called in the log; sought here first where no option names one.
-        title_asked: the column of the title, as an option names it.
-        notes: is told what was guessed and what was left out.
+        table: the table of items.
+        item_asked: the column of the item, if an option names it.
+        item_in_log: the name of that column in the log, which is tried first if no option names one.
+        title_asked: the column of the title, if an option names it.
+        notes: receives notes on guesses and on rows that were left out.
 
     Raises:
-        RequestError: as for `find_column`; an item has two titles.
+        RequestError: as for `find_column`, or an item has two titles.
     """
     notes += table.notes
     path, frame = table.path, table.frame
@@ -137,7 +137,7 @@ def _attributes(frame: pl.DataFrame, used: tuple[str, ...]) -> list[pl.Series]:
 
 
 def as_genres(values: pl.Series, separator: str) -> pl.Series:
-    """Lists of genres, from lists or from text with a separator between; an item may have none."""
+    """Lists of genres, from lists or from text with a separator; an item may have none."""
     if values.dtype == pl.String:
         values = values.str.split(separator)
     if values.dtype != pl.List(pl.String):
@@ -148,10 +148,10 @@ def as_genres(values: pl.Series, separator: str) -> pl.Series:
 
 
 def counted(number: int, what: str) -> str:
-    """Such as ``3 items``."""
+    """For example ``3 items``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def first_true(mask: pl.Series) -> int:
-    """Its index; 0 if there is none."""
+    """The index of the first true value; 0 if there is none."""
     return int(mask.arg_max() or 0)

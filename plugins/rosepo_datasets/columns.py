@@ -1,4 +1,4 @@
-"""Which column of a table plays which part, by its name."""
+"""Finds the columns of a table (user, item, time, ...) by their names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USUAL_NAMES = {
         "trackname appname name caption"
     ),
 }
-"""Names that a column is guessed by, the surest first; case, `_`, `-`, blanks and RecBole's ``:type`` don't count."""
+"""Usual names of columns, the most certain first. Case, `_`, `-`, blanks and RecBole's ``:type`` do not matter."""
 
 _NAMES = frozenset(name for names in USUAL_NAMES.values() for name in names.split())
 _REVIEW_NAMES = ("text", "reviewtext", "review", "reviewbody", "comment", "comments", "feedback")
@@ -34,28 +34,28 @@ TYPED_NAME = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 
 
 def normal(name: str) -> str:
-    """What names are compared by."""
+    """The form of a name that is compared."""
     typed = TYPED_NAME.fullmatch(name.strip())
     return re.sub(r"[^a-z0-9]", "", (typed[1] if typed else name).lower())
 
 
 def is_usual_name(cell: str) -> bool:
-    """Whether a cell would be guessed to be the name of a column."""
+    """Whether a cell is a usual name of a column."""
     return normal(cell) in _NAMES
 
 
 def find_column(role: str, asked: str | None, table: TableContent, guessed: dict[str, str], remedy: str = "") -> str:
-    """As `find_optional_column`, but there must be one.
+    """As `find_optional_column`, but the column must exist.
 
     Args:
-        role: as there, like all that is not named here.
+        role: a key of `USUAL_NAMES`.
         asked: the option's value.
-        table: where it is looked for.
-        guessed: gets the column if it was guessed.
-        remedy: what else can be done where there is none.
+        table: the table to search.
+        guessed: receives the column if it was guessed.
+        remedy: another way to solve the problem, for the error message.
 
     Raises:
-        RequestError: there is none.
+        RequestError: as `find_optional_column`, or there is no such column.
     """
     column = find_optional_column(role, asked, table, guessed)
     if column is None:
@@ -68,16 +68,16 @@ def find_column(role: str, asked: str | None, table: TableContent, guessed: dict
 
 
 def find_optional_column(role: str, asked: str | None, table: TableContent, guessed: dict[str, str]) -> str | None:
-    """The column that plays a role: the one asked for, else the one with the surest of the usual names, if any.
+    """The column with a role: the one that the user named, or the one with the most certain usual name, if any.
 
     Args:
         role: a key of `USUAL_NAMES`.
         asked: the option's value.
-        table: where it is looked for.
-        guessed: gets the column if it was guessed.
+        table: the table to search.
+        guessed: receives the column if it was guessed.
 
     Raises:
-        RequestError: the column asked for does not exist, or holds no cells of text or numbers.
+        RequestError: the named column does not exist, or contains no text or numbers.
     """
     columns = table.frame.columns
     if asked is not None:
@@ -103,12 +103,12 @@ def review_column(table: TableContent) -> str | None:
 
 
 def like_times(table: TableContent) -> list[str]:
-    """Columns whose names speak of a time."""
+    """Columns whose names contain "date" or "time"."""
     return [name for name in table.frame.columns if re.search("date|time", normal(name))]
 
 
 def note_guessed(notes: list[str], table: TableContent, guessed: dict[str, str]) -> None:
-    """Show what was guessed."""
+    """Add a note with the guessed columns."""
     if guessed:
         shown = ", ".join(f"{role}='{column}'" for role, column in guessed.items())
         notes.append(f"{table.path.name}: guessed {shown}")

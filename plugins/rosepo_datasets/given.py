@@ -1,4 +1,4 @@
-"""JSON files of examples, as papers publish them: finding and reading them, and drawing parts that have no file."""
+"""JSON files of examples, as papers publish them: finds and reads them, and draws the parts that have no file."""
 
 from __future__ import annotations
 
@@ -27,26 +27,29 @@ _PARTS: Mapping[str, Part] = {
 }
 
 RUN = 5
-"""Rows that have so many titles in a row in common are taken for one person's; the core counts leaks by as many."""
+"""Rows that share this many titles in a row are taken to belong to one person. The core counts leaks with the same
+number."""
 
 
 class GivenOptions(DatasetOptions):
     """Options of datasets that come as rows of JSON."""
 
     path: Path = Field(
-        description="The file to train on; or a folder with it, named train.json or ...-train.json, and perhaps the "
-        "other parts, named likewise (val, valid, validation; test)."
+        description="The training file; or a folder with train.json or ...-train.json, and perhaps the other "
+        "parts with similar names (val, valid, validation; test)."
     )
     validation: Path | None = Field(None, description="The file of the validation part; drawn from 'path' if unset.")
     test: Path | None = Field(None, description="The file of the test part; drawn from 'path' if unset.")
     validation_fraction: float = Field(
-        0.1, ge=0, lt=1, description="Share of the rows of 'path' for validation, where it has no file."
+        0.1, ge=0, lt=1, description="Share of the rows of 'path' for validation, if it has no file."
     )
     test_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of the rows of 'path' for the test, where it has no file."
+        0.1, gt=0, lt=1, description="Share of the rows of 'path' for the test, if it has no file."
     )
     split_seed: int = Field(
-        0, ge=0, description="Seed of that draw; apart from the run's, which may vary on one split."
+        0,
+        ge=0,
+        description="Seed for drawing these rows. It is separate, so that runs with other seeds share a split.",
     )
 
 
@@ -55,9 +58,9 @@ class Row:
     """One row of a file.
 
     Attributes:
-        file: where it is.
-        number: its place in the file's list, from 1.
-        values: by key.
+        file: the file of the row.
+        number: its position in the file's list, from 1.
+        values: the values by key.
     """
 
     file: Path
@@ -203,14 +206,14 @@ def require_titles(row: Row, titles: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Example:
-    """What a row says, in ids of items.
+    """The content of a row, as ids of items.
 
     Attributes:
-        row: where it says so.
-        part: of its file.
-        history: oldest first.
-        target: what comes next.
-        candidates: to rank, the target among them; `None` where they are to be drawn.
+        row: the row.
+        part: the part of its file.
+        history: the items of the history, oldest first.
+        target: the next item.
+        candidates: the items to rank, the target among them; `None` if candidates will be drawn.
     """
 
     row: Row
@@ -221,12 +224,12 @@ class Example:
 
 
 def table_of(examples: Sequence[Example], options: GivenOptions, notes: list[str]) -> pl.DataFrame:
-    """What `Corpus.of_examples` takes; parts that have no file are drawn from the one to train on.
+    """The table for `Corpus.of_examples`. Parts without a file are drawn from the training file.
 
     Args:
-        examples: of all files.
-        options: what is to be drawn.
-        notes: is told what was drawn.
+        examples: the examples of all files.
+        options: the files, and the shares to draw.
+        notes: receives a note about drawn parts.
 
     Raises:
         RequestError: as `find_files` and `draw_parts`, or there is nothing to train on.
@@ -265,17 +268,18 @@ def table_of(examples: Sequence[Example], options: GivenOptions, notes: list[str
 
 
 def draw_parts(rows: Sequence[Sequence[str]], shares: Mapping[Part, float], seed: int) -> list[Part]:
-    """The part of each row, so that rows of one person stay together.
+    """Draw the part of each row, so that rows of one person stay together.
 
-    Rows of published files are often windows of one history that overlap, where the target of one stands among the
-    titles of the next; cut at random, most of what is tested on would be trained on. Rows that have `RUN` titles in a
-    row in common, and rows that are equal, are therefore one group, as are those that are linked by others. Groups in
-    random order go to a part as long as they fit into its share, and else to training.
+    Rows of published files are often overlapping windows of one history, with the target of one among the titles of
+    the next. If single rows were drawn at random, training would see most of the test targets. Therefore rows that
+    share `RUN` titles in a row, and equal rows, form one group; so do rows that are connected through other rows.
+    Groups are taken in random order. A group goes to a part if it fits into the part's share, and otherwise to
+    training.
 
     Args:
-        rows: each one's titles, the target last.
-        shares: of the rows, for each part that is drawn.
-        seed: of the order.
+        rows: the titles of each row, the target last.
+        shares: share of the rows for each part that is drawn.
+        seed: seed of the random order.
 
     Raises:
         RequestError: the shares leave nothing to train on, or a part gets no row.
@@ -323,7 +327,8 @@ def _groups(rows: Sequence[Sequence[str]]) -> Ints:
 
 
 def _runs(titles: Sequence[str], short: set[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """What links a row to others: every `RUN` titles in a row, and what it begins with where that is a whole row."""
+    """The titles that connect a row to others: every `RUN` titles in a row, and its beginnings that are whole
+    rows."""
     yield from (tuple(titles[at : at + RUN]) for at in range(len(titles) - RUN + 1))
     beginnings = (tuple(titles[:length]) for length in range(2, min(len(titles), RUN - 1) + 1))
     yield from (beginning for beginning in beginnings if beginning in short)

@@ -1,4 +1,4 @@
-"""MovieLens 100K, as RecBole ships it inside its wheel or as GroupLens ships it."""
+"""MovieLens 100K, from RecBole's wheel or from the files of GroupLens."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class MovieLensOptions(LogOptions):
 class MovieLens100K(Dataset):
     """MovieLens 100K (Harper and Konstan 2015): ratings from 1 to 5, of users with at least 20 of them.
 
-    Both sources give the same corpus: interactions in GroupLens's order of rows, items in the order of their ids,
-    titles as one reads them, with the year: "The Usual Suspects (1995)". Attributes: ``year`` (missing for item 267,
-    titled "unknown" by GroupLens) and ``genres`` (empty where unknown). The 18 films that stand under two ids each
-    are left to the core to merge.
+    Both sources give the same corpus: interactions in GroupLens's order of rows, items in the order of their ids, and
+    titles in normal word order with the year, such as "The Usual Suspects (1995)". Attributes: ``year`` (missing for
+    item 267, which GroupLens calls "unknown") and ``genres`` (empty if unknown). 18 films have two ids each; the core
+    merges them.
     """
 
     Options = MovieLensOptions
@@ -77,18 +77,18 @@ class MovieLens100K(Dataset):
         return Corpus("movielens-100k", interactions, catalogue)
 
     def files(self) -> Sequence[Path]:
-        """See `Dataset.files`; the wheel is known by its sum."""
+        """See `Dataset.files`. The wheel is not listed, because its hash is fixed."""
         path: Path | None = self.options.path
         return [] if path is None else [path.expanduser() / name for name in (LOG, FILMS)]
 
 
 def readable_title(title: str) -> tuple[str, int | None]:
-    """A title as GroupLens files it, as one reads it, and its year if it has one.
+    """A title of GroupLens in normal word order, and its year if it has one.
 
-    Articles come back to the front, in alternative titles as well:
+    Articles move to the front, also in alternative titles:
     "Horseman on the Roof, The (Hussard sur le toit, Le) (1995)" becomes
-    "The Horseman on the Roof (Le Hussard sur le toit) (1995)". A mark of a video or television release behind the
-    year goes.
+    "The Horseman on the Roof (Le Hussard sur le toit) (1995)". A mark of a video or television release after the year
+    is removed.
     """
     title = " ".join(title.split())
     found = _WITH_YEAR.fullmatch(title)
@@ -102,7 +102,7 @@ def _article_first(match: re.Match[str]) -> str:
 
 
 def _from_wheel(wheel: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """RecBole's atomic files: tab-separated with a header, UTF-8; the year stands in a column of its own."""
+    """RecBole's atomic files: tab-separated with a header, UTF-8; the year has its own column."""
     with zipfile.ZipFile(wheel) as archive:
         log, films = (
             pl.read_csv(
@@ -119,7 +119,7 @@ def _from_wheel(wheel: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     name, year = pl.col("movie_title:token_seq"), pl.col("release_year:token")
     catalogue = films.select(
         pl.col("item_id:token").alias("item"),
-        # RecBole misspells "unknown", and takes the "(V)" behind item 1412's year for the year.
+        # RecBole misspells "unknown", and takes the "(V)" after item 1412's year for the year.
         pl.when(year == "unkonwn").then(pl.lit(UNKNOWN)).otherwise(pl.format("{} ({})", name, year)).alias("title"),
         pl.col("class:token_seq")
         .str.split(" ")
@@ -130,7 +130,7 @@ def _from_wheel(wheel: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _from_folder(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """GroupLens's files: no header, latin-1; genres are flags, the first of them says that none is known."""
+    """GroupLens's files: no header, latin-1; genres are flags, and the first flag means that no genre is known."""
     log = _read(folder / LOG, "\t", ["user", "item", "rating", "timestamp"])
     columns = ["item", "title", "release_date", "video_release_date", "imdb_url", UNKNOWN, *GENRES]
     films = _read(folder / FILMS, "|", columns)
@@ -146,7 +146,7 @@ def _from_folder(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _read(path: Path, separator: str, columns: list[str]) -> pl.DataFrame:
-    """All columns as text; every line has each of them."""
+    """All columns as text. A line with another number of fields is an error."""
     try:
         text = path.read_bytes().decode("latin-1")
     except OSError as error:

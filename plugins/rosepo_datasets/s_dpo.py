@@ -1,4 +1,4 @@
-"""The files of S-DPO: histories, candidates and the one that was chosen."""
+"""The files of S-DPO: histories, candidates and the chosen title."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SEPARATOR = "::"
 class SDPOOptions(GivenOptions):
     """Options of `s-dpo`."""
 
-    candidates: bool = Field(True, description="Rank each row's own candidates; if false, they are drawn.")
+    candidates: bool = Field(True, description="Rank the candidates in each row. If false, draw candidates instead.")
 
 
 class SDPO(Dataset):
     """Examples in the format of S-DPO's repository (Chen et al., "On Softmax Direct Preference Optimization for
     Recommendation", NeurIPS 2024).
 
-    A row has ``historyList`` (titles with ``::`` between, oldest first; or a list of them), ``itemList`` (the
-    candidates) and ``trueSelection`` (the target, one of the candidates). Titles are compared whole; each is its own
-    id, and the catalogue is all that are named anywhere, in order of appearance.
+    A row has ``historyList`` (titles separated by ``::``, oldest first; or a list of titles), ``itemList`` (the
+    candidates) and ``trueSelection`` (the target, one of the candidates). Titles are compared whole. A title is also
+    the id of its item. The catalogue contains all titles of all rows, in order of appearance.
     """
 
     Options = SDPOOptions

@@ -31,13 +31,14 @@ class SPRecOptions(GivenOptions):
     """Options of `sprec`."""
 
     id2name: Path | None = Field(
-        None, description="The catalogue, id to title; if unset, id2name.json beside 'path', else all titles named."
+        None,
+        description="The catalogue, id to title. If unset, id2name.json beside 'path', or all titles in the rows.",
     )
     name2genre: Path | None = Field(
-        None, description="Title to genres; if unset, name2genre.json beside 'path', else there are no genres."
+        None, description="From title to genres. If unset, name2genre.json beside 'path', or no genres."
     )
     unknown_titles: Literal["error", "drop"] = Field(
-        "error", description="What to do with rows that name a title which the catalogue does not have."
+        "error", description="What to do with rows that contain a title which is not in the catalogue."
     )
 
 
@@ -45,9 +46,9 @@ class SPRec(Dataset):
     """Examples in the format of SPRec's repository (Gao et al., "SPRec: Self-Play to Debias LLM-based
     Recommendation", WWW 2025).
 
-    A row has ``input`` (a sentence with the history's titles, oldest first, each in quotes, with commas between) and
-    ``output`` (the target in quotes). Quotes and commas may belong to titles: a history is read as the one sequence
-    of titles of the catalogue that gives exactly its text. Without a catalogue it is split at every ``", "``.
+    A row has ``input`` (a sentence with the titles of the history, oldest first, each in quotes, separated by commas)
+    and ``output`` (the target in quotes). Titles may contain quotes and commas. So a history is read as the sequence
+    of catalogue titles that gives exactly its text. Without a catalogue it is split at every ``", "``.
     """
 
     Options = SPRecOptions
@@ -88,7 +89,7 @@ class SPRec(Dataset):
         return [*find_files(self.options).values(), *(file for file in beside if file)]
 
     def _file(self, option: str) -> Path | None:
-        """The file that an option names, else the one of its name beside the rows, if there is one."""
+        """The file that an option names, or the file with the option's name beside the rows, if it exists."""
         named: Path | None = getattr(self.options, option)
         if named:
             return named.expanduser()
@@ -127,7 +128,7 @@ class SPRec(Dataset):
 
 
 def readings(text: str, titles: Container[str]) -> list[list[str]]:
-    """The ways to read a text as titles with ``", "`` between them, each one of `titles`; two of them at most."""
+    """The ways to read a text as titles separated by ``", "``, each of them in `titles`; at most two ways."""
     ends = [match.start() for match in re.finditer(f"(?={SEPARATOR})", text)] + [len(text)]
     starts = [0, *(end + len(SEPARATOR) for end in ends[:-1])]
     from_here: dict[int, list[list[str]]] = {len(text) + len(SEPARATOR): [[]]}
@@ -142,7 +143,7 @@ def readings(text: str, titles: Container[str]) -> list[list[str]]:
 
 
 def _read_titles(row: Row, text: str, titles: Container[str]) -> list[str]:
-    """The titles of a history; split at every separator where it cannot be read as titles of the catalogue."""
+    """The titles of a history; if it cannot be read as titles of the catalogue, it is split at every separator."""
     found = readings(text, titles)
     if len(found) > 1:
         raise RequestError(f"{row}: '{HISTORY}' can be read as {found[0]} and as {found[1]}: take the row out")
@@ -150,7 +151,7 @@ def _read_titles(row: Row, text: str, titles: Container[str]) -> list[str]:
 
 
 def _quoted(row: Row, key: str) -> str:
-    """What stands between the first quote and the last."""
+    """The text between the first quote and the last."""
     text = row.text(key)
     first, last = text.find('"'), text.rfind('"')
     if last <= first + 1:

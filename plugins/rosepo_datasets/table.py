@@ -68,38 +68,39 @@ class TableOptions(LogOptions):
     """Options of `table`."""
 
     path: Path = Field(
-        description="Interactions, one a row: a file of text with separators, JSON, Parquet or Arrow; or a folder of "
-        "such files."
+        description="Interactions, one in each row: a text file with separators, JSON, Parquet or Arrow; or a folder "
+        "of such files."
     )
     catalogue: Path | None = Field(
         None,
-        description="Items, in any of the same formats: item, title and further columns. Unset: titles in 'path'.",
+        description="Items, in any of these formats: item, title and more columns. If unset, titles are in 'path'.",
     )
     user: str | None = Field(None, description="Column of the user; guessed by its name if unset.")
     item: str | None = Field(None, description="Column of the item; guessed by its name if unset.")
     catalogue_item: str | None = Field(
-        None, description="Column of the item in the catalogue; called as in 'path', or guessed, if unset."
+        None, description="Column of the item in the catalogue; if unset, the same name as in 'path', or guessed."
     )
     timestamp: str | None = Field(
-        None, description="Column of the time; guessed, else the order of rows is the order of time."
+        None, description="Column of the time; guessed if unset. Without one, the order of rows is the order of time."
     )
-    rating: str | None = Field(None, description="Column of the rating; guessed, else there are no ratings.")
+    rating: str | None = Field(None, description="Column of the rating; guessed if unset. There may be none.")
     title: str | None = Field(None, description="Column of the title; guessed by its name if unset.")
     separator: Separator | None = Field(
-        None, description="What stands between cells of 'path' and of 'catalogue'; guessed where unset or absent."
+        None, description="The text between the cells of 'path' and 'catalogue'; guessed if unset or not in a file."
     )
     encoding: Encoding | None = Field(
         None, description="Encoding of files that are neither UTF-8 nor UTF-16, e.g. latin-1."
     )
     columns: Names | None = Field(
-        None, description="Names of the columns of 'path', with commas between, where its first row is data."
+        None, description="Names of the columns of 'path', separated by commas, if its first row is data."
     )
     catalogue_columns: Names | None = Field(None, description="The same for 'catalogue'.")
     quoting: Literal["csv", "none"] | None = Field(
-        None, description="With 'none', quotes in 'path' are text; with 'csv' they enclose cells. By format if unset."
+        None,
+        description="'none': quotes in 'path' are text. 'csv': they enclose cells. If unset, the format decides.",
     )
     catalogue_quoting: Literal["csv", "none"] | None = Field(None, description="The same for 'catalogue'.")
-    decimal: Literal[".", ","] = Field(".", description="The sign before the fraction of ratings and times.")
+    decimal: Literal[".", ","] = Field(".", description="Decimal separator of ratings and times.")
     time_format: str | None = Field(
         None, description="How times are written, in the codes of strptime, e.g. '%d.%m.%Y %H:%M'."
     )
@@ -112,12 +113,12 @@ class TableOptions(LogOptions):
 class Table(Dataset):
     """A log and its catalogue in files.
 
-    It reads text (.csv, .tsv, .txt, .dat; RecBole's .inter, .item and .user), JSON (an object a line, or a list of
-    objects; also in Python's notation), Parquet and Arrow, folders of such files, and saved Hugging Face datasets.
-    Text and JSON may be gzipped. docs/data-formats.md lists what publishers use.
+    It reads text (.csv, .tsv, .txt, .dat; RecBole's .inter, .item and .user), JSON (one object on each line, or a
+    list of objects; also in Python's notation), Parquet and Arrow, folders of such files, and saved Hugging Face
+    datasets. Text and JSON may be gzipped. docs/data-formats.md lists the formats of publishers.
 
-    Times: whole numbers are taken as they are, whatever their unit; fractions of seconds make the whole column
-    microseconds; times without a zone are UTC. Errors count rows from 1, the header included.
+    Times: whole numbers stay unchanged, whatever their unit. If one time has a fraction of a second, the whole column
+    becomes microseconds. Times without a zone are UTC. Row numbers in errors start at 1 and include the header.
     """
 
     Options = TableOptions
@@ -201,7 +202,7 @@ class Table(Dataset):
             raise RequestError(f"dataset.separator={asked!r} does not part the cells of {both}: leave it unset")
 
     def _times(self, log: TableContent, column: str, notes: list[str]) -> pl.Series | None:
-        """Int64 times, null where an interaction is to be left out; `None` if the guessed column is all empty.
+        """Int64 times, null for interactions to leave out; `None` if the column was guessed and is empty.
 
         Raises:
             RequestError: a cell is empty or no time; the message has its row.
@@ -241,7 +242,7 @@ class Table(Dataset):
         return values
 
     def _reading(self, cells: pl.Series) -> str:
-        """Why a column of times could not be read, and the option that reads it if there is one."""
+        """The reason why a column of times cannot be read, and the option that reads it, if there is one."""
         options: TableOptions = self.options
         asked, text = options.time_format, cells.dtype == pl.String
         reason = f"is not written as dataset.time_format='{asked}' says" if asked else f"is not {_TIMES}"

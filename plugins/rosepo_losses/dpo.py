@@ -13,15 +13,15 @@ from rosepo_losses.pairwise import log_ratios, mean_over_valid
 class DPOOptions(Options):
     """Options of `dpo`."""
 
-    beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference.")
+    beta: float = Field(0.1, gt=0, description="Higher values keep the policy closer to the reference.")
 
 
 class DPO(PreferenceLoss):
     """-log sigmoid(Delta), Delta = beta [(log pi(y_w) - log ref(y_w)) - (log pi(y_l) - log ref(y_l))].
 
     Rafailov et al., Direct Preference Optimization (arXiv 2305.18290), equation 7; with one rejected response it is
-    TRL's ``loss_type="sigmoid"``. Several rejected responses make as many pairs with the same chosen one; the loss of
-    a row is the mean over its valid pairs. For conservative DPO take the loss `rosepo` with the oracle `constant`.
+    TRL's ``loss_type="sigmoid"``. Each rejected response makes a pair with the chosen one; the loss of a row is the
+    mean over its valid pairs. For conservative DPO, use the loss `rosepo` with the oracle `constant`.
     """
 
     Options = DPOOptions

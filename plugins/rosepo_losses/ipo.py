@@ -12,17 +12,18 @@ from rosepo_losses.pairwise import log_ratios, mean_over_valid
 class IPOOptions(Options):
     """Options of `ipo`."""
 
-    beta: float = Field(0.1, gt=0, description="The paper's tau: the margin aimed at is 1 / (2 beta) nats per token.")
+    beta: float = Field(0.1, gt=0, description="The paper's tau: the target margin is 1 / (2 beta) nats per token.")
 
 
 class IPO(PreferenceLoss):
-    """(h - 1 / (2 beta))^2, h the margin of the log-ratios, each averaged over its response's tokens.
+    """(h - 1 / (2 beta))^2, where h is the difference of the two log-ratios, each averaged over its response's
+    tokens.
 
     Azar et al., A General Theoretical Paradigm to Understand Learning from Human Preferences (arXiv 2310.12036),
-    equation 17, beta being the paper's tau. The paper's h sums over tokens; as in TRL's ``loss_type="ipo"`` each
-    log-ratio is divided by the number of its response's tokens, so that beta means the same for short titles and long
-    ones. Several rejected responses make as many pairs with the same chosen one; a row's loss is the mean over its
-    valid pairs.
+    equation 17; beta is the paper's tau. The paper's h sums over tokens. As in TRL's ``loss_type="ipo"``, each
+    log-ratio is divided by the number of tokens of its response, so that beta has the same meaning for short and long
+    titles. Each rejected response makes a pair with the chosen one; the loss of a row is the mean over its valid
+    pairs.
     """
 
     Options = IPOOptions

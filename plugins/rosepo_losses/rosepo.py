@@ -14,17 +14,18 @@ from rosepo_losses.pairwise import log_ratios, mean_over_valid
 class RosePOOptions(Options):
     """Options of `rosepo`."""
 
-    beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference.")
+    beta: float = Field(0.1, gt=0, description="Higher values keep the policy closer to the reference.")
 
 
 class RosePO(PreferenceLoss):
-    """-(1 - eps) log sigmoid(Delta) - eps log sigmoid(-Delta), with Delta as in DPO and eps the pair's own.
+    """-(1 - eps) log sigmoid(Delta) - eps log sigmoid(-Delta), with Delta as in DPO and a different eps for each
+    pair.
 
-    RosePO (arXiv 2410.12519): eps is the probability that this user likes the rejected item better after all. The
-    derivative in Delta is eps - sigmoid(-Delta), so each pair comes to rest at Delta = log((1 - eps) / eps). With
-    eps = 0 throughout it is `dpo`, value for value; with one eps for all pairs it is conservative DPO. Several
-    rejected responses make as many pairs with the same chosen one; the loss of a row is the mean over its valid
-    pairs.
+    RosePO (arXiv 2410.12519), as far as its abstract tells: eps is the probability that this user prefers the
+    rejected item to the chosen one. The derivative with respect to Delta is eps - sigmoid(-Delta), so each pair
+    settles at Delta = log((1 - eps) / eps). If eps is 0 for all pairs, the values are exactly those of `dpo`; with
+    the same eps for all pairs it is conservative DPO. Each rejected response makes a pair with the chosen one; the
+    loss of a row is the mean over its valid pairs.
     """
 
     Options = RosePOOptions
@@ -35,5 +36,5 @@ class RosePO(PreferenceLoss):
         chosen, rejected = log_ratios(log_probs)
         delta = self.beta * (chosen - rejected)
         eps = torch.where(log_probs.valid, log_probs.eps, 0.0)
-        # log sigmoid(-Delta) = log sigmoid(Delta) - Delta turns the two terms into one that cannot overflow.
+        # With log sigmoid(-Delta) = log sigmoid(Delta) - Delta, the sum becomes a term that cannot overflow.
         return mean_over_valid(eps * delta - logsigmoid(delta), log_probs.valid)

@@ -8,14 +8,12 @@ def rosepo_register_metrics(register: Register) -> None:
     """Register metrics of accuracy, hallucination, popularity bias, concentration and genres."""
     register("hr", "rosepo_metrics.accuracy:HitRate", summary="Whether a held-out item is among the first k.")
     register(
-        "hr-valid", "rosepo_metrics.accuracy:HitRateOfValid", summary="HR over users whose answer is an item, alone."
+        "hr-valid", "rosepo_metrics.accuracy:HitRateOfValid", summary="HR over the users whose answer is an item."
     )
-    register(
-        "ndcg", "rosepo_metrics.accuracy:NDCG", summary="Held-out items in the first k, worth less further down."
-    )
+    register("ndcg", "rosepo_metrics.accuracy:NDCG", summary="Held-out items in the first k; lower ranks count less.")
     register("mrr", "rosepo_metrics.accuracy:MRR", summary="One over the rank of the first held-out item.")
     register("recall", "rosepo_metrics.accuracy:Recall", summary="Share of several held-out items in the first k.")
-    register("auc", "rosepo_metrics.accuracy:AUC", summary="Pairs of a held-out and another item in the right order.")
+    register("auc", "rosepo_metrics.accuracy:AUC", summary="Share of pairs with the held-out item ranked higher.")
 
     register(
         "semantic-hallucination",
@@ -32,16 +30,18 @@ def rosepo_register_metrics(register: Register) -> None:
         "rosepo_metrics.hallucination:OutOfCatalogue",
         summary="Share of the answers that are no item.",
     )
-    register("repeated", "rosepo_metrics.hallucination:Repeated", summary="Share of the list that is there twice.")
+    register("repeated", "rosepo_metrics.hallucination:Repeated", summary="Share of the list that is repeated.")
     register(
-        "already-seen", "rosepo_metrics.hallucination:AlreadySeen", summary="Share of the list that the user had."
+        "already-seen",
+        "rosepo_metrics.hallucination:AlreadySeen",
+        summary="Share of the list that is in the user's history.",
     )
 
-    register("arp", "rosepo_metrics.popularity:ARP", summary="Mean training interactions of what is recommended.")
+    register("arp", "rosepo_metrics.popularity:ARP", summary="Mean training interactions of the recommended items.")
     register(
         "popularity-lift",
         "rosepo_metrics.popularity:PopularityLift",
-        summary="How much more popular than the user's own history the list is.",
+        summary="How much more popular the list is than the user's history.",
     )
     register("aplt", "rosepo_metrics.popularity:APLT", summary="Share of long-tail items in the list.")
     register(
@@ -59,13 +59,15 @@ def rosepo_register_metrics(register: Register) -> None:
     register("gini", "rosepo_metrics.concentration:Gini", summary="How unevenly items are recommended.")
     register("or-ratio", "rosepo_metrics.concentration:ORRatio", summary="Share of the three most recommended items.")
     register(
-        "div-ratio", "rosepo_metrics.concentration:DivRatio", summary="Different items in all lists, as a share."
+        "div-ratio", "rosepo_metrics.concentration:DivRatio", summary="Number of different items as a share of all."
     )
 
-    register("mgu", "rosepo_metrics.genres:MGU", summary="Mean distance of genre shares from the histories'.")
-    register("dgu", "rosepo_metrics.genres:DGU", summary="The most favoured genre against the least.")
+    register(
+        "mgu", "rosepo_metrics.genres:MGU", summary="Mean difference of genre shares between lists and histories."
+    )
+    register("dgu", "rosepo_metrics.genres:DGU", summary="Gap between the most and the least favoured genre.")
     register(
         "intra-list-distance",
         "rosepo_metrics.genres:IntraListDistance",
-        summary="How different in genre the items of one list are.",
+        summary="How different the genres within one list are.",
     )

@@ -1,5 +1,7 @@
-"""Whether the held-out items are found. Ties count as the expectation over their orders, as in
-`rosepo_core.contracts.ranking`; a held-out item without a rank gains nothing.
+"""Metrics of accuracy: whether the held-out items are found.
+
+Ties count as the expectation over their orders, as in `rosepo_core.contracts.ranking`. A held-out item without a rank
+counts 0.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ def discounts(k: int) -> Doubles:
 class HitRate(CutOffMetric):
     """HR@k = 1 if any held-out item has rank <= k, else 0; the mean over users.
 
-    Range 0 to 1, higher is better. With one held-out item it is Recall@k, and Success@k in any case. Deshpande and
-    Karypis, "Item-based top-N recommendation algorithms", ACM TOIS 2004. It is 1 for all where k reaches the number
-    of candidates.
+    Range 0 to 1, higher is better. It is the same as Success@k and, with one held-out item, as Recall@k. Deshpande
+    and Karypis, "Item-based top-N recommendation algorithms", ACM TOIS 2004. If k is at least the number of
+    candidates, it is 1 for all models.
     """
 
     about = Measure("HR", "higher", "Accuracy")
@@ -40,10 +42,10 @@ class HitRate(CutOffMetric):
 
 
 class NDCG(CutOffMetric):
-    """NDCG@k = DCG / IDCG: DCG sums 1 / log2(rank + 1) over the held-out items with rank <= k, and IDCG is the DCG of
-    as many of them as fit on the first k ranks; the mean over users.
+    """NDCG@k = DCG / IDCG; the mean over users. DCG is the sum of 1 / log2(rank + 1) over the held-out items with
+    rank <= k. IDCG is the highest possible DCG, with the held-out items on the first ranks.
 
-    Range 0 to 1, higher is better. With one held-out item IDCG is 1. NDCG@1 is left out where it could only repeat
+    Range 0 to 1, higher is better. With one held-out item IDCG is 1. NDCG@1 is left out, because it only repeats
     HR@1. Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", ACM TOIS 2002, with the
     discount from rank 1 on and gains of 0 and 1.
     """
@@ -60,13 +62,13 @@ class NDCG(CutOffMetric):
 
 
 class HitRateOfValid(CutOffMetric):
-    """HR@k over valid answers: `hr` of the users with an item of the catalogue among their first k answers; the mean
-    over them alone.
+    """HR@k over valid answers: the mean of `hr` over the users with an item of the catalogue among their first k
+    answers.
 
-    Range 0 to 1, higher is better. It applies to models that write freely, and not to a user without a valid answer.
-    A model that seldom writes a title can score high here: read it beside `valid-ratio`, and compare models by `hr`,
-    which counts every user. The name is rosepo's own, so that this number is not taken for HR; the valid ratio is of
-    Liao et al., "LLaRA", SIGIR 2024.
+    Range 0 to 1, higher is better. It applies to models that write freely, and only to users with a valid answer. A
+    model that rarely writes a title can have a high value here. So read it together with `valid-ratio`, and compare
+    models by `hr`, which counts every user. The name is rosepo's own, so that this number is not confused with HR.
+    The valid ratio is from Liao et al., "LLaRA", SIGIR 2024.
     """
 
     about = Measure("HR of valid", "higher", "Accuracy")
@@ -78,12 +80,13 @@ class HitRateOfValid(CutOffMetric):
 
 
 class MRR(Metric):
-    """MRR = 1 / rank of the first held-out item, no cut-off; the mean over users.
+    """MRR = 1 / rank of the first held-out item, without a cut-off; the mean over users.
 
-    In lists without scores nothing is known behind the end, so that 1 / rank is 0 there and the column is called
-    MRR@L after the length L of the lists. Of lists of one it is left out, where it could only repeat HR@1.
+    For lists without scores, ranks after the end of the list are unknown. There 1 / rank counts as 0, and the column
+    is called MRR@L, where L is the length of the lists. For lists of one item it is left out, because it only repeats
+    HR@1.
 
-    Range 0 (exclusive where all is ranked) to 1, higher is better. Voorhees, "The TREC-8 question answering track
+    Range 0 to 1, higher is better; above 0 if all items are ranked. Voorhees, "The TREC-8 question answering track
     report", 1999.
     """
 
@@ -99,9 +102,9 @@ class MRR(Metric):
 
 
 class Recall(CutOffMetric):
-    """Recall@k = the held-out items with rank <= k / the held-out items; the mean over users.
+    """Recall@k = held-out items with rank <= k / all held-out items; the mean over users.
 
-    Range 0 to 1, higher is better. With one held-out item it is HR@k; it tells more where several are held out.
+    Range 0 to 1, higher is better. With one held-out item it is the same as HR@k.
     Herlocker et al., "Evaluating collaborative filtering recommender systems", ACM TOIS 2004.
     """
 
@@ -114,12 +117,12 @@ class Recall(CutOffMetric):
 
 
 class AUC(Metric):
-    """AUC = the pairs of a held-out and another ranked item in which the held-out one has the higher score, ties
-    counting half, / all such pairs of the user; the mean over users.
+    """AUC: of all pairs of a held-out item and another ranked item of the user, the share in which the held-out item
+    has the higher score; ties count half. The mean over users.
 
-    Range 0 to 1, 1/2 is chance, higher is better. With one held-out item and drawn candidates it is the accuracy on
+    Range 0 to 1, higher is better; 1/2 is chance. With one held-out item and random candidates it is the accuracy on
     held-out preference pairs (target preferred over candidate). Rendle et al., "BPR: Bayesian personalized ranking
-    from implicit feedback", UAI 2009, section 4.1.1. It does not apply to a user with nothing else to rank.
+    from implicit feedback", UAI 2009, section 4.1.1. It does not apply to a user without other ranked items.
     """
 
     about = Measure("AUC", "higher", "Accuracy")
@@ -129,7 +132,7 @@ class AUC(Metric):
         """Of each user: float64 [n]."""
         assert outcome.items is not None  # granted by `needs`
         ranks = outcome.ranks
-        # A target's rivals of its own kind make no pairs: they are taken out of what stands above or beside it.
+        # Two targets make no pair: other targets are not counted above a target or tied with it.
         order = ranks.above[:, :, None] - ranks.above[:, None, :]
         held = np.isfinite(ranks.expected)
         both = held[:, :, None] & held[:, None, :]

@@ -1,5 +1,7 @@
-"""How many items all lists together share. Each is one number for all users, so none has an interval or a paired
-test: resampled users repeat, and would make any list look more concentrated than it is.
+"""Metrics of concentration: how evenly all lists together use the catalogue.
+
+Each is one number for all users, without interval or paired test: resampling repeats users, and repeated lists would
+look more concentrated than they are.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ class Coverage(CutOffMetric):
     """Coverage@k = |union over users of the first k items| / items of the catalogue.
 
     Range 0 to 1, higher is better. Catalogue coverage of Ge et al., "Beyond accuracy: evaluating recommender systems
-    by coverage and serendipity", RecSys 2010. No model can exceed the share of the catalogue that is offered among
-    all candidates, nor n k / items; with drawn candidates compare models under one protocol only.
+    by coverage and serendipity", RecSys 2010. No model can exceed n k / items, or the share of the catalogue that is
+    among the candidates of any user. So compare models under the same protocol only.
     """
 
     about = Measure("Coverage", "higher", "Concentration")
@@ -26,11 +28,12 @@ class Coverage(CutOffMetric):
 
 
 class Gini(CutOffMetric):
-    """G@k = sum_{j=1..m} (2j - m - 1) x_j / (m sum_j x_j), with x_j the ascending counts of how often each of the m
-    items of the catalogue stands among the first k of a list, never-recommended items included.
+    """G@k = sum_{j=1..m} (2j - m - 1) x_j / (m sum_j x_j). For each of the m items of the catalogue, count how many
+    lists have it among their first k (0 for items that are never recommended); x_j are these counts in ascending
+    order.
 
-    Range 0 (all equally often) to 1 - 1/m (always the same one); lower is more even. Fleder and Hosanagar,
-    "Blockbuster culture's next rise or fall", Management Science 2009. NaN where nothing is recommended.
+    Range 0 (all items equally often) to 1 - 1/m (always the same item); lower is more even. Fleder and Hosanagar,
+    "Blockbuster culture's next rise or fall", Management Science 2009. NaN if nothing is recommended.
     """
 
     about = Measure("Gini", "lower", "Concentration")
@@ -46,16 +49,17 @@ class Gini(CutOffMetric):
 class ORRatioOptions(CutOffOptions):
     """Options of `or-ratio`."""
 
-    items: int = Field(3, ge=1, description="How many of the most recommended items count as over-recommended.")
+    items: int = Field(3, ge=1, description="Number of most recommended items that count as over-recommended.")
 
 
 class ORRatio(CutOffMetric):
-    """ORRatio@k = how often the three most recommended items stand among the first k of a list / all places that hold
-    an item among the first k.
+    """ORRatio@k = recommendations of the three most recommended items / all recommendations, counted among the first
+    k items of all lists.
 
     Range above 0 to 1, lower is better. Over-recommendation ratio of Gao et al., "SPRec: Self-Play to Debias
-    LLM-based Recommendation", WWW 2025 (arXiv 2412.09243), as its evaluation script computes it (top three of the
-    counts over k times the number of users); `items` replaces the three. NaN where nothing is recommended.
+    LLM-based Recommendation", WWW 2025 (arXiv 2412.09243), as its evaluation script computes it (sum of the three
+    highest counts over k times the number of users). The option `items` replaces the number three. NaN if nothing is
+    recommended.
     """
 
     Options = ORRatioOptions
@@ -68,11 +72,12 @@ class ORRatio(CutOffMetric):
 
 
 class DivRatio(CutOffMetric):
-    """DivRatio@k = different items among the first k of all lists / all places that hold an item among the first k.
+    """DivRatio@k = number of different items / number of all recommendations, counted among the first k items of all
+    lists.
 
     Range above 0 to 1, higher is better. Diversity ratio of SPRec (arXiv 2412.09243), as its evaluation script
-    computes it (size of the union over k times the number of users). It falls as users are added, so compare over
-    equally many. NaN where nothing is recommended.
+    computes it (size of the union over k times the number of users). It falls with more users, so compare models with
+    the same number of users. NaN if nothing is recommended.
     """
 
     about = Measure("DivRatio", "higher", "Concentration")

@@ -1,5 +1,5 @@
-"""Fairness and diversity in genres, for catalogues whose attributes have a column ``genres``: lists of text, or text
-with ``|`` between.
+"""Fairness and diversity in genres. The catalogue needs a column ``genres``: lists of text, or text separated by
+``|``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from rosepo_core.api import CutOffMetric, Doubles, Longs, Measure, Outcome
 
 
 def unfairness(outcome: Outcome, k: int) -> Doubles:
-    """GU(g) = GP(g) - GH(g) of each genre: float64 [genres]; NaN where lists or histories hold no genre.
+    """GU(g) = GP(g) - GH(g) of each genre: float64 [genres]; NaN if the lists or the histories have no genre at all.
 
-    GP(g) is the share of genre g in the first k items of all lists, and GH(g) its share in all histories. An item of
-    several genres counts for each of them with one over their number.
+    GP(g) is the share of genre g in the first k items of all lists, and GH(g) its share in all histories. An item
+    with m genres counts 1/m for each of them.
     """
     given = _shares(outcome, outcome.list_counts(k))
     had = _shares(outcome, np.bincount(outcome.histories[1], minlength=len(outcome.catalogue)))
@@ -30,12 +30,12 @@ def _shares(outcome: Outcome, counts: Longs) -> Doubles:
 
 
 class MGU(CutOffMetric):
-    """MGU@k = 1/|G| sum_{g in G} |GU(g)|, GU(g) = GP(g) - GH(g): the share of genre g among the first k items of all
-    lists less its share in all histories, an item of several genres counting for each with one over their number.
+    """MGU@k = 1/|G| sum_{g in G} |GU(g)|, with GU(g) = GP(g) - GH(g): the share of genre g among the first k items of
+    all lists, minus its share in all histories. An item with m genres counts 1/m for each of them.
 
     Range 0 to 2/|G|, lower is fairer. Jiang et al., "Item-side fairness of large language model-based recommendation
-    system", WWW 2024 (arXiv 2402.15215); the splitting of items over their genres is that of SPRec's evaluation
-    script (Gao et al., arXiv 2412.09243). G holds the genres of the catalogue. One number for all users.
+    system", WWW 2024 (arXiv 2402.15215). The weight 1/m is that of SPRec's evaluation script (Gao et al., arXiv
+    2412.09243). G is the set of genres of the catalogue. One number for all users.
     """
 
     about = Measure("MGU", "lower", "Genres")
@@ -49,8 +49,8 @@ class MGU(CutOffMetric):
 class DGU(CutOffMetric):
     """DGU@k = max_{g in G} GU(g) - min_{g in G} GU(g), with GU as in `mgu`.
 
-    Range 0 to 2, lower is fairer: how far apart the most over-recommended and the most under-recommended genre are.
-    Sources as for `mgu`. One number for all users.
+    Range 0 to 2, lower is fairer: the distance between the most over-recommended and the most under-recommended
+    genre. Sources are those of `mgu`. One number for all users.
     """
 
     about = Measure("DGU", "lower", "Genres", high=2.0)
@@ -62,12 +62,12 @@ class DGU(CutOffMetric):
 
 
 class IntraListDistance(CutOffMetric):
-    """ILD@k = mean over all pairs {i, j} of the user's first k items of 1 - |G_i and G_j| / |G_i or G_j|, G_i the
-    genres of item i (Jaccard distance); the mean over users.
+    """ILD@k = mean of 1 - |G_i and G_j| / |G_i or G_j| over all pairs {i, j} of the user's first k items, where G_i
+    are the genres of item i (Jaccard distance); the mean over users.
 
     Range 0 to 1, higher is more diverse. Zhang and Hurley, "Avoiding monotony: improving the diversity of
     recommendation lists", RecSys 2008, after the intra-list similarity of Ziegler et al., WWW 2005. Items without a
-    genre are left out, and it does not apply to a list with fewer than two items that have one.
+    genre are left out. It does not apply to a list with fewer than two items that have genres.
     """
 
     about = Measure("Intra-list distance", "higher", "Genres")

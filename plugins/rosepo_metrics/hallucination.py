@@ -1,4 +1,4 @@
-"""What only sounds right, what does not exist, and what nobody wants twice."""
+"""Metrics of hallucination: items with similar titles, titles that do not exist, repeated and known items."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rosepo_core.api import Bools, CutOffMetric, Doubles, Longs, Measure, Metric
 
 # Cells of the largest temporary array.
 BLOCK_CELLS = 1 << 22
-# A cosine above this is one but for rounding in float32.
+# A cosine above this is 1, apart from rounding in float32.
 SAME = 1 - 1e-5
 
 
@@ -17,22 +17,23 @@ class SemanticHallucinationOptions(Options):
     """Options of `semantic-hallucination`."""
 
     neighbours: int = Field(
-        10, ge=1, description="How many items nearest to the target by title count as neighbours."
+        10, ge=1, description="Number of items with the nearest titles that count as neighbours of the target."
     )
 
 
 class SemanticHallucination(Metric):
-    """1 if a semantic neighbour of the target outranks it, else 0; the mean over users, a share.
+    """1 if a semantic neighbour of the target outranks it, else 0; the mean over users, which is a share of users.
 
-    Neighbours are the items nearest to the target by the cosine of title embeddings, as many as `neighbours`, that
-    the user never interacts with (held-out items included); an item of the very same embedding is the same title and
-    no neighbour. Of t neighbours that tie with the target and none above it, one outranks it with probability
-    t / (t + 1). In a list without scores, a neighbour outranks the target if it comes first or the target does not
-    come, and a list without a neighbour counts 0. A list that holds no item at all counts 1, the worst value.
+    The neighbours are the `neighbours` items nearest to the target by the cosine of title embeddings, among the items
+    that the user never interacts with (not even in held-out parts). An item with exactly the same embedding has the
+    same title, and is no neighbour. If t neighbours tie with the target and none is above it, one of them outranks it
+    with probability t / (t + 1). In a list without scores, a neighbour outranks the target if it comes before the
+    target, or if the target is not in the list. A list without neighbours counts 0. A list without any item counts 1,
+    the worst value.
 
-    Range 0 to 1, lower is better. It does not apply to a user of whose neighbours none was scored; among few drawn
-    candidates that is nearly everyone, so take many candidates or the whole catalogue. The measure is rosepo's own,
-    for the semantic hallucination that RosePO (arXiv 2410.12519) trains against.
+    Range 0 to 1, lower is better. It does not apply to a user if none of the neighbours was scored. With few random
+    candidates this holds for nearly all users, so use many candidates or the whole catalogue. The metric is rosepo's
+    own, for the semantic hallucination that RosePO (arXiv 2410.12519) trains against.
     """
 
     Options = SemanticHallucinationOptions
@@ -61,7 +62,7 @@ class SemanticHallucination(Metric):
         return {"": value}
 
     def _neighbours(self, outcome: Outcome) -> list[Longs]:
-        """Of each example's target, in no order; one array an example."""
+        """The neighbours of each example's target, in no special order; one array for each example."""
         assert outcome.title_embeddings is not None  # granted by `needs`
         embeddings = outcome.title_embeddings()
         count = min(self.options.neighbours, len(embeddings))
@@ -81,9 +82,9 @@ class SemanticHallucination(Metric):
 class OutOfCatalogue(CutOffMetric):
     """Answers among the first k that are no item of the catalogue / answers among the first k; the mean over users.
 
-    Range 0 to 1, lower is better. One minus the valid ratio of generative recommenders (e.g. Liao et al., "LLaRA",
-    SIGIR 2024). It applies to models that write freely; constrained to the catalogue it is 0. A user without an
-    answer counts 1, the worst value.
+    Range 0 to 1, lower is better. It is one minus the valid ratio of generative recommenders (e.g. Liao et al.,
+    "LLaRA", SIGIR 2024). It applies to models that write freely; with generation constrained to the catalogue it
+    would be 0. A user without an answer counts 1, the worst value.
     """
 
     about = Measure("Out of catalogue", "lower", "Hallucination")
@@ -97,12 +98,13 @@ class OutOfCatalogue(CutOffMetric):
 
 
 class ValidRatio(CutOffMetric):
-    """Answers among the first k that are items of the catalogue / answers among the first k; the mean over users, a
-    user without an answer counting 0.
+    """Answers among the first k that are items of the catalogue / answers among the first k; the mean over users. A
+    user without an answer counts 0.
 
-    Range 0 to 1, higher is better. It applies to models that write freely; constrained to the catalogue it is 1. Liao
-    et al., "LLaRA: Large language-recommendation assistant", SIGIR 2024, where valid is what stands in the prompt's
-    list of candidates; here, as nothing is listed, any item of the catalogue is.
+    Range 0 to 1, higher is better. It applies to models that write freely; with generation constrained to the
+    catalogue it would be 1. Liao et al., "LLaRA: Large language-recommendation assistant", SIGIR 2024. There an
+    answer is valid if it is in the prompt's list of candidates; here prompts have no list, and every item of the
+    catalogue is valid.
     """
 
     about = Measure("Valid ratio", "higher", "Hallucination")
@@ -116,11 +118,11 @@ class ValidRatio(CutOffMetric):
 
 
 class Repeated(CutOffMetric):
-    """Items among the first k that stand further up in the same list already / items among the first k; the mean over
+    """Items among the first k that are already higher in the same list / items among the first k; the mean over
     users.
 
-    Range 0 to (k - 1) / k, lower is better, and 1, the worst value, for a list that holds no item. A plain count,
-    without a source.
+    Range 0 to (k - 1) / k, lower is better. A list without any item counts 1, the worst value. This is a plain count
+    and needs no source.
     """
 
     about = Measure("Repeated", "lower", "Hallucination")
@@ -140,8 +142,8 @@ class AlreadySeen(CutOffMetric):
     """Items among the first k that the user interacted with before the target / items among the first k; the mean
     over users.
 
-    Range 0 to 1, lower is better where nobody wants the same thing twice. A list that holds no item counts 1, the
-    worst value. A plain count, without a source.
+    Range 0 to 1. Lower is better if users do not want the same item again. A list without any item counts 1, the
+    worst value. This is a plain count and needs no source.
     """
 
     about = Measure("Already seen", "lower", "Hallucination")
@@ -156,6 +158,6 @@ class AlreadySeen(CutOffMetric):
 
 
 def _share(counted: Bools, held: Bools, otherwise: float) -> Doubles:
-    """Row sums of one over the other: float64 [n], `otherwise` where there is nothing to count."""
+    """Row sums of `counted` divided by row sums of `held`: float64 [n], `otherwise` where the divisor is 0."""
     of = held.sum(axis=1)
     return np.where(of > 0, counted.sum(axis=1) / np.maximum(of, 1), otherwise)

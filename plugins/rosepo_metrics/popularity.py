@@ -1,4 +1,4 @@
-"""Popularity bias of what each user gets. An item's popularity is the number of its training interactions."""
+"""Metrics of popularity bias. An item's popularity is the number of its training interactions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rosepo_core.api import (
 
 
 class ARP(CutOffMetric):
-    """ARP@k = 1/|L| sum_{i in L} phi(i), phi the popularity and L the user's first k items; the mean over users.
+    """ARP@k = 1/|L| sum_{i in L} phi(i), with the popularity phi and the user's first k items L; the mean over users.
 
     Range 0 to the largest popularity; lower is less popular. Average recommendation popularity of Yin et al.,
-    "Challenging the long tail recommendation", VLDB 2012; named so by Abdollahpouri et al., arXiv 1901.07555. It does
-    not apply to a list that holds no item, for there is no worst value; tables say how many users are left.
+    "Challenging the long tail recommendation", VLDB 2012; the name is from Abdollahpouri et al., arXiv 1901.07555. It
+    does not apply to a list without any item, because there is no worst value. Tables say how many users are left.
     """
 
     about = Measure("ARP", "lower", "Popularity bias", high=np.inf, decimals=1)
@@ -37,10 +37,10 @@ class PopularityLift(CutOffMetric):
     """Lift@k = (ARP of the user's first k items - ARP of the user's history) / ARP of the user's history; the mean
     over users.
 
-    Range -1 upwards, 0 is as popular as what the user chose before; nearer to 0 is better calibrated, so neither
-    direction is better by itself. Abdollahpouri et al., "The unfairness of popularity bias in recommendation" (RMSE
-    workshop, RecSys 2019), take means over a group of users before they divide; this is their lift for groups of one
-    user, so that users can be paired. It does not apply to an empty list, nor to a history without popularity.
+    Range from -1 upwards. 0 means that the list is as popular as the user's history. Values near 0 are better, so
+    neither direction is better by itself. Abdollahpouri et al., "The unfairness of popularity bias in recommendation"
+    (RMSE workshop, RecSys 2019), take means over a group of users before they divide. This is their lift for groups
+    of one user, so that users can be paired. It does not apply to an empty list, or to a history without popularity.
     """
 
     about = Measure("Popularity lift", "neither", "Popularity bias", low=-1.0, high=np.inf)
@@ -59,16 +59,16 @@ class APLTOptions(CutOffOptions):
     """Options of `aplt`."""
 
     head: float = Field(
-        HEAD_SHARE, gt=0, lt=1, description="Share of the catalogue, the most popular, that is no tail."
+        HEAD_SHARE, gt=0, lt=1, description="Share of the catalogue that counts as popular and not as long tail."
     )
 
 
 class APLT(CutOffMetric):
-    """APLT@k = the long-tail items among the user's first k / the user's first k items; the mean over users.
+    """APLT@k = long-tail items among the user's first k items / the user's first k items; the mean over users.
 
-    The tail is all but the most popular `head` of the catalogue. Range 0 to 1; higher is less popular. Average
-    percentage of long-tail items of Abdollahpouri et al., "Managing popularity bias in recommender systems with
-    personalized re-ranking", FLAIRS 2019 (arXiv 1901.07555). It does not apply to an empty list.
+    The long tail is the catalogue without its most popular share `head`. Range 0 to 1; higher is less popular.
+    Average percentage of long-tail items of Abdollahpouri et al., "Managing popularity bias in recommender systems
+    with personalized re-ranking", FLAIRS 2019 (arXiv 1901.07555). It does not apply to an empty list.
     """
 
     Options = APLTOptions
@@ -81,12 +81,12 @@ class APLT(CutOffMetric):
 
 
 class PopularityConfusion(Metric):
-    """Ranked items that are more popular than the target and have a higher score, ties counting half, / ranked items
-    that are more popular than the target; the mean over users.
+    """Of the ranked items that are more popular than the target, the share with a higher score than the target; ties
+    count half. The mean over users.
 
-    Range 0 to 1, lower is better; ranking by popularity gives 1 and random order 1/2. It does not apply to a user of
-    whose ranked items none is more popular than the target; other held-out items do not count. The measure is
-    rosepo's own, for what popularity-aware rejection in RosePO (arXiv 2410.12519) trains against.
+    Range 0 to 1, lower is better. Ranking by popularity gives 1, random order 1/2. It does not apply to a user if no
+    ranked item is more popular than the target. Other held-out items do not count. The metric is rosepo's own, for
+    the popularity bias that popularity-aware rejection in RosePO (arXiv 2410.12519) trains against.
     """
 
     about = Measure("Popularity confusion", "lower", "Popularity bias")
@@ -111,12 +111,12 @@ class PopularityConfusion(Metric):
 
 
 class PopularityCorrelation(Metric):
-    """Pearson's correlation, over the items ranked for a user, of the score with log(1 + popularity); the mean over
+    """Pearson's correlation of the score with log(1 + popularity), over the items ranked for a user; the mean over
     users.
 
-    Range -1 to 1; neither direction is better by itself, for popular items are indeed chosen more often: compare it
-    with the target's, or between models. A score of minus infinity is left out. It does not apply where fewer than
-    three scores are left, or all of them or of the popularities are the same. The measure is rosepo's own.
+    Range -1 to 1. Neither direction is better by itself, because popular items are in fact chosen more often; compare
+    models with each other. Scores of minus infinity are left out. It does not apply to a user with fewer than three
+    scores, or if all scores or all popularities are equal. The metric is rosepo's own.
     """
 
     about = Measure("Popularity correlation", "neither", "Popularity bias", low=-1.0)
@@ -134,7 +134,8 @@ class PopularityCorrelation(Metric):
 
 
 def _standardized(values: Doubles, held: Bools) -> Doubles:
-    """Each row less its mean over the held places, of length 1, and 0 elsewhere; NaN for a row of one value."""
+    """Each row, minus its mean over the filled positions and scaled to length 1; 0 in other positions. A row whose
+    values are all equal becomes NaN."""
     present = np.where(held, values, 0.0)
     mean = present.sum(axis=1, keepdims=True) / np.maximum(held.sum(axis=1, keepdims=True), 1)
     centred = np.where(held, present - mean, 0.0)
@@ -142,5 +143,5 @@ def _standardized(values: Doubles, held: Bools) -> Doubles:
     high = np.where(held, values, -np.inf).max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    # A row of one value may be off its mean by rounding.
+    # Equal values may differ from their mean by rounding.
     return np.where(high > low, unit, np.nan)

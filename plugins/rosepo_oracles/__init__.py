@@ -9,6 +9,6 @@ def rosepo_register_oracles(register: Register) -> None:
     register(
         "sasrec",
         "rosepo_oracles.sasrec:SASRec",
-        summary="Self-attention over the user's items, trained on the same log; its margins, calibrated.",
+        summary="Self-attention over the user's items, trained on the same log; its score margins are calibrated.",
     )
     register("constant", "rosepo_oracles.constant:Constant", summary="One smoothing factor for every pair.")

@@ -1,8 +1,8 @@
-"""From margins between scores to probabilities: a temperature, and how good the probabilities are.
+"""Turns margins between scores into probabilities with a temperature, and measures how good the probabilities are.
 
-A margin is the score of the item that the user went for less the score of another. With temperature T it stands for
-the probability sigmoid(margin / T) that the user prefers the former. Each pair is known in one order only (the item
-that was chosen comes first), and by symmetry the probability of the other order is the complement.
+A margin is the score of the item that the user chose, minus the score of another item. With temperature T it means
+that the user prefers the chosen item with probability sigmoid(margin / T). Each pair is known in one order only (the
+chosen item first). By symmetry, the probability of the other order is one minus this.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Doubles = NDArray[np.float64]
 
 LARGEST_RATIO = 1e3
-"""A temperature lies within this factor of the mean absolute margin: the optimum is infinite where margins point the
-wrong way on average and zero where none does."""
+"""The temperature is within this factor of the mean absolute margin. Without this limit it would be infinite if the
+margins are negative on average, and zero if none is negative."""
 
 
 def sigmoid(x: NDArray[np.floating]) -> Doubles:
@@ -34,22 +34,25 @@ def fit_temperature(margins: NDArray[np.floating]) -> float:
     """The temperature T > 0 that minimizes the negative log-likelihood of the pairs (Guo et al., "On Calibration of
     Modern Neural Networks", 2017, section 4.2, in its two-class form).
 
-    The likelihood is concave in 1 / T, so its slope, the mean of margin * sigmoid(-margin / T), changes sign once:
-    found by bisection of log T. It is logistic regression on the margins, in both orders, without an intercept.
+    The log-likelihood is concave in 1 / T, so its slope, the mean of margin * sigmoid(-margin / T), changes sign
+    once. The place is found by bisection of log T. This is logistic regression on the margins, in both orders,
+    without an intercept.
     """
     margins = np.asarray(margins, dtype=np.float64)
     return _bisect(margins, lambda temperature: float((margins * sigmoid(-margins / temperature)).mean()) < 0)
 
 
 def temperature_for_mean_flip(margins: NDArray[np.floating], flip: float) -> float:
-    """The temperature T at which sigmoid(-margin / T), the flip probability, has the mean `flip`, between the share
-    of margins below zero (T near zero) and 1/2 (T without bound)."""
+    """The temperature T at which the flip probability, sigmoid(-margin / T), has the mean `flip`.
+
+    The mean can lie between the share of margins below zero (T near zero) and 1/2 (very large T).
+    """
     margins = np.asarray(margins, dtype=np.float64)
     return _bisect(margins, lambda temperature: float(sigmoid(-margins / temperature).mean()) < flip)
 
 
 def _bisect(margins: Doubles, too_low: Callable[[float], bool]) -> float:
-    """Where `too_low` turns from true to false, as a temperature within the bounds; one if all margins are zero."""
+    """The temperature, within the bounds, where `too_low` changes from true to false; 1 if all margins are zero."""
     scale = float(np.abs(margins).mean()) if margins.size else 0.0
     if scale == 0.0:
         return 1.0
@@ -61,8 +64,8 @@ def _bisect(margins: Doubles, too_low: Callable[[float], bool]) -> float:
 
 
 def pairwise_auc(margins: NDArray[np.floating]) -> float:
-    """Share of the pairs in the right order, ties counting half: the mean of the users' AUCs where each user has the
-    same number of pairs. No temperature changes it."""
+    """Share of the pairs in the right order; ties count half. It is the mean of the users' AUCs if each user has the
+    same number of pairs. It does not depend on the temperature."""
     margins = np.asarray(margins)
     return float((margins > 0).mean() + 0.5 * (margins == 0).mean())
 

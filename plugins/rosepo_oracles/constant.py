@@ -17,13 +17,13 @@ class ConstantOptions(Options):
         0.1,
         ge=0,
         lt=0.5,
-        description="Probability that a label is wrong, the same for every pair; 0 makes the loss 'rosepo' DPO.",
+        description="Probability that a label is wrong, the same for every pair. With 0, the loss 'rosepo' is DPO.",
     )
 
 
 class Constant(SmoothingOracle):
     """The same flip probability for every pair, as in conservative DPO (Mitchell, "A note on DPO with noisy
-    preferences and relationship to IPO", 2023). It learns nothing and ranks nothing."""
+    preferences and relationship to IPO", 2023). It does not learn, and cannot rank."""
 
     Options: ClassVar[type[Options]] = ConstantOptions
 

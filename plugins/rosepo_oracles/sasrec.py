@@ -1,14 +1,16 @@
 """SASRec, self-attentive sequential recommendation (Kang and McAuley, ICDM 2018, arXiv 1808.09781), as an oracle.
 
-What follows the paper: item embeddings shared by input and output, learned positions, causal self-attention blocks
-with layer normalization before and residual connections around each part, and a next item predicted at every
-position in one pass. What differs: the objective is the softmax cross-entropy over the whole catalogue instead of one
-sampled negative, which ranks much better (Klenitskiy and Vasilev, RecSys 2023; Petrov and Macdonald, RecSys 2023);
-each item has an output bias that starts at the logarithm of its popularity; and long sequences are cut into windows,
-so that all of a user's interactions are learned from, not only the latest.
+As in the paper: input and output share the item embeddings; positions are learned; causal self-attention blocks have
+layer normalization before each part and residual connections around it; one pass predicts the next item at every
+position.
 
-A sequence enters as a start marker and its items, so a target without any history is predicted from the marker alone.
-Windows are padded on the right, where causal attention makes padding harmless.
+Different from the paper: the objective is the softmax cross-entropy over the whole catalogue instead of one sampled
+negative, which ranks much better (Klenitskiy and Vasilev, RecSys 2023; Petrov and Macdonald, RecSys 2023); each item
+has an output bias that starts at the logarithm of its popularity; long sequences are divided into windows, so that
+the model learns from all interactions of a user and not only the latest.
+
+The input is a start marker and the items of a sequence, so a target without history is predicted from the marker
+only. Windows are padded on the right, where causal attention never sees the padding.
 """
 
 from __future__ import annotations
@@ -44,10 +46,10 @@ LOGITS_PER_CHUNK = 2**22
 """Logits held at once in training, at most (16 MiB)."""
 
 LOGITS_IN_CACHE = 2**18
-"""Logits held at once where the catalogue is small enough (1 MiB): they are gone over five times."""
+"""Logits held at once if the catalogue is small (1 MiB, so that they stay in the cache: they are read five times)."""
 
 ROWS_PER_CHUNK = 128
-"""Rows that a chunk has where the catalogue is not: with fewer, matrix products are slow."""
+"""Rows of a chunk if the catalogue is large: with fewer rows, matrix products are slow."""
 
 SCORES_PER_CHUNK = 2**22
 """Numbers held at once in scoring."""
@@ -56,7 +58,7 @@ WINDOWS_PER_PASS = 64
 """Windows per forward pass in scoring."""
 
 CALIBRATION_ITEMS = 100
-"""Unseen items drawn for each validation target to calibrate on."""
+"""Number of unseen items drawn for each validation target, for calibration."""
 
 
 class SASRecOptions(Options):
@@ -65,7 +67,7 @@ class SASRecOptions(Options):
     layers: int = Field(2, ge=1, description="Self-attention blocks.")
     heads: int = Field(2, ge=1, description="Attention heads per block; must divide hidden_size.")
     hidden_size: int = Field(64, ge=1, description="Size of the item embeddings and of every layer.")
-    max_history: int = Field(50, ge=1, description="At most this many earlier items are attended to.")
+    max_history: int = Field(50, ge=1, description="The most earlier items that a prediction uses.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the embeddings and in the blocks.")
     learning_rate: float = Field(8e-3, gt=0, description="Peak learning rate; falls to zero along a half cosine.")
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
@@ -82,8 +84,8 @@ class SASRecOptions(Options):
         0.45,
         ge=0,
         lt=1,
-        description="Largest flip probability: below one half margins settle above zero; above, the model is taught "
-        "to prefer what the oracle does, even to the log.",
+        description="Largest flip probability. Below one half, training always prefers the item in the log. Above, "
+        "it may prefer the oracle's item instead.",
     )
 
     @field_validator("hidden_size")
@@ -97,7 +99,7 @@ class SASRecOptions(Options):
 
 @dataclass(frozen=True)
 class Windows:
-    """Stretches of users' sequences, each a sequence of its own that starts with the marker.
+    """Parts of users' sequences. Each is a separate sequence that starts with the marker.
 
     Attributes:
         user: int64 [w].
@@ -125,8 +127,8 @@ class Windows:
 
 
 def training_windows(lengths: Longs, size: int, rng: np.random.Generator) -> Windows:
-    """Windows of at most `size` targets that cover each position of each user once. Where a sequence is cut is drawn
-    anew at each call, so that in time every position is seen with histories of every length."""
+    """Windows of at most `size` targets that cover each position of each user once. The borders are random at each
+    call, so that over the epochs every position is seen with histories of all lengths."""
     users = np.flatnonzero(lengths)
     lengths = lengths[users]
     first = np.where(lengths > size, rng.integers(1, size + 1, size=len(users)), lengths)
@@ -146,7 +148,7 @@ def batches(windows: Windows, size: int, rng: np.random.Generator) -> Iterator[W
 
 
 class Dropout(nn.Module):
-    """`torch.nn.Dropout`, several times as fast on a CPU, where drawing Bernoulli variables is slow."""
+    """`torch.nn.Dropout`, but several times as fast on a CPU, where drawing Bernoulli variables is slow."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -216,8 +218,8 @@ class Network(nn.Module):
 
 
 class CatalogueCrossEntropy(torch.autograd.Function):
-    """Mean of -log softmax(hidden @ weight.T + bias)[target] with the gradient worked out along the way, a chunk of
-    rows at a time: logits for a whole batch never exist."""
+    """Mean of -log softmax(hidden @ weight.T + bias)[target]. The gradient is computed in the same pass, one chunk of
+    rows at a time, so that the logits of a whole batch never exist at once."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
@@ -249,17 +251,19 @@ class CatalogueCrossEntropy(torch.autograd.Function):
 class SASRec(SmoothingOracle):
     """P(the user prefers the rejected item) = sigmoid((s(rejected) - s(target)) / T), at most `max_flip`.
 
-    T is fitted on pairs of a validation target and items drawn uniformly from those that the user has not seen. With
-    uniform draws, and only with them, the odds that of two items the one is the target are those of the two items'
-    probabilities of coming next, which is what scores trained by cross-entropy estimate (Luce's choice rule, T near
-    one). Popular or hard negatives would put the odds of having been drawn into the probability; drawn from the model
-    itself, they would make every pair an even bet.
+    The calibration of T and the limit `max_flip` are rosepo's own choices.
 
-    Preference pairs, however, stand at positions that the network was trained on, and there its margins are too wide:
-    it has seen those targets win. T is therefore raised until the mean flip probability at the users' last training
-    positions equals the mean at their validation positions, the next ones; where no user has both, since examples
-    were given in parts, at everyone's last training positions. On MovieLens-100K that gives the mean flip
-    probability of users kept out of training altogether (`benchmarks/sasrec_quality.py --gap`).
+    First, T is fitted on pairs of a validation target and items drawn uniformly from those that the user has not
+    seen. The items must be drawn uniformly. Only then are the odds that one item of a pair is the target equal to the
+    ratio of the two items' probabilities to come next, which scores trained by cross-entropy estimate (Luce's choice
+    rule, T near one). With popular or hard negatives, the probability would also contain the odds of being drawn.
+    With negatives drawn from the model itself, the odds of every pair would be even.
+
+    Second, T is raised. Preference pairs are at positions that the network was trained on, where its margins are too
+    large, because it has seen the targets. So T is raised until the mean flip probability at the users' last training
+    positions equals the mean at their validation positions, which come next. If no user has both (given examples),
+    the last training positions of all users are used. On MovieLens-100K this gives the mean flip probability of users
+    that were not in the training data at all (`benchmarks/sasrec_quality.py --gap`).
     """
 
     Options: ClassVar[type[Options]] = SASRecOptions
@@ -273,12 +277,13 @@ class SASRec(SmoothingOracle):
         """Train, stop early, calibrate.
 
         Returns:
-            ``ndcg@10``, ``hr@10`` (validation targets among all unseen items), ``epochs`` (until the best one);
-            ``temperature`` as used, ``temperature_held_out`` as fitted on the validation pairs; ``mean_flip``,
-            ``mean_flip_trained`` of validation pairs and of pairs at the last training positions, both at the latter
-            temperature and not clipped; and ``auc``, ``nll``, ``ece`` and, at temperature one, ``nll_uncalibrated``,
-            ``ece_uncalibrated`` of the pairs of every second validation example, the temperature here fitted on the
-            pairs of the others. Without validation examples only ``epochs`` and ``temperature``.
+            ``ndcg@10``, ``hr@10`` (validation targets among all unseen items), ``epochs`` (until the best epoch);
+            ``temperature`` (the one that is used), ``temperature_held_out`` (fitted on the validation pairs);
+            ``mean_flip`` of validation pairs and ``mean_flip_trained`` of pairs at the last training positions, both
+            with ``temperature_held_out`` and not clipped; ``auc``, ``nll``, ``ece`` and, with temperature 1,
+            ``nll_uncalibrated``, ``ece_uncalibrated``, all on the pairs of every second validation example, with the
+            temperature fitted on the pairs of the others. Without validation examples, only ``epochs`` and
+            ``temperature``.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
@@ -294,7 +299,7 @@ class SASRec(SmoothingOracle):
         return state | {"temperature": np.array(self.temperature, dtype=np.float64)}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what `state` gave."""
+        """Load the result of `state`."""
         arrays = dict(state)
         self.temperature = float(arrays.pop("temperature"))
         self.network = Network(len(arrays["bias"]), self.options).eval()
@@ -302,7 +307,7 @@ class SASRec(SmoothingOracle):
 
     def score(self, places: Places, items: Ints) -> Floats:
         """Logits of the next item, float32 [n, m]; -inf where the item is -1. Their softmax over the catalogue is the
-        probability of each item coming next."""
+        probability of each item to come next."""
         network = self._fitted
         hidden = self._hidden(places)
         scores = np.empty(items.shape, dtype=np.float32)
@@ -416,7 +421,7 @@ class SASRec(SmoothingOracle):
         return shown
 
     def _margins(self, split: Split, examples: Examples, rng: np.random.Generator) -> tuple[Floats, Longs]:
-        """Scores of the targets less those of unseen items drawn uniformly: float32 [pairs], and the example of each
+        """Scores of the targets minus those of unseen items drawn uniformly: float32 [pairs], and the example of each
         pair, int64 [pairs]."""
         drawn = rng.integers(0, len(split.catalogue), size=(len(examples), CALIBRATION_ITEMS), dtype=np.int32)
         unseen = ~split.train_seen.contains(examples.user, drawn) & (drawn != examples.target[:, None])
@@ -448,10 +453,10 @@ class SASRec(SmoothingOracle):
     def _hidden(self, places: Places) -> Tensor:
         """The state that predicts each example's target: float [n, size].
 
-        The history is all that comes before the target, up to `max_history` items. Of longer ones, a window starts at
-        every `max_history` / 4th position, and an example is answered by the earliest window that reaches it: so it
-        sees at least three quarters of `max_history` items, and the many examples of one window cost one pass. Which
-        items it sees depends on its position alone.
+        The history is all items before the target, up to `max_history` items. In longer sequences, a window starts at
+        every (`max_history` / 4)th position, and the earliest window that reaches an example is used for it. So an
+        example sees at least three quarters of `max_history` items, and the many examples of one window cost one
+        pass. The items that an example sees depend on its position only.
         """
         longest: int = self.options.max_history
         stride = max(1, longest // 4)

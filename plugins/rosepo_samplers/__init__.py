@@ -9,7 +9,7 @@ def rosepo_register_samplers(register: Register) -> None:
     register(
         "self-hard",
         "rosepo_samplers.self_hard:SelfHard",
-        summary="The SFT model's own wrong answers: what it would have recommended instead.",
+        summary="The SFT model's own wrong answers: titles that it would recommend instead of the target.",
     )
     register(
         "semantic-similar",
@@ -26,4 +26,4 @@ def rosepo_register_samplers(register: Register) -> None:
         "rosepo_samplers.oracle_hard:OracleHard",
         summary="Items that the preference oracle ranks highest for the user.",
     )
-    register("uniform", "rosepo_samplers.uniform:Uniform", summary="Any item, each as likely as the next.")
+    register("uniform", "rosepo_samplers.uniform:Uniform", summary="Any item, all with the same probability.")

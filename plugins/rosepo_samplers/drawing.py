@@ -1,4 +1,4 @@
-"""Which items may be rejected, and exact random draws among them for many examples at once."""
+"""Decides which items may be rejected, and draws exactly among them for many examples at once."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from rosepo_core.api import Bools, Catalogue, Examples, Ints, SamplerContext
 
-# Cells of the largest temporary array; a handful of such arrays of 8 bytes a cell live at once.
+# Cells of the largest temporary array, 8 bytes each; a few such arrays exist at once.
 BLOCK_CELLS = 1 << 22
-# Rounds of rejection before the rows still short of items are drawn from the whole catalogue instead.
+# Rounds of rejection sampling. Rows that then still have too few items are drawn from the whole catalogue.
 ROUNDS = 4
 
 
 class Eligibility:
-    """Which items may stand against an example's target.
+    """Which items may be rejected for an example.
 
-    Never the target, nor an item of the same title: to a language model the two are one response. Titles are the same
-    if equal after Unicode NFKC, case folding and collapsing of white space. A year is part of the title: a remake is
-    another item of nearly the same title, which is just what `semantic-similar` looks for. Never an item that the
-    user has interacted with, unless `allow_seen`.
+    - Not the target, and no item with the same title, because a language model cannot tell them apart. Two titles are
+      the same if they are equal after Unicode NFKC, case folding and collapsing of white space. A year is part of the
+      title, so a remake is another item, of the kind that `semantic-similar` looks for.
+    - No item that the user has interacted with, unless `allow_seen` is set.
     """
 
     def __init__(self, context: SamplerContext, allow_seen: bool) -> None:
@@ -33,14 +33,15 @@ class Eligibility:
         self._seen = None if allow_seen else context.seen
 
     def mask(self, examples: Examples, items: NDArray[np.integer]) -> Bools:
-        """Whether items[i, j] may be rejected for example i: bool [n, m]; False where the item is -1."""
+        """Whether items[i, j] may be rejected for example i: bool [n, m]; false where the item is -1."""
         good: Bools = (items >= 0) & (self.title[items] != self.title[examples.target][:, None])
         if self._seen is not None:
             good &= ~self._seen.contains(examples.user, items)
         return good
 
     def excluded(self, examples: Examples) -> list[NDArray[np.integer]]:
-        """The items that may not be rejected, the target among them: one array an example, repetitions possible."""
+        """The items that must not be rejected, including the target: one array for each example, perhaps with
+        duplicates."""
         same_title = [
             self._by_title[self._bounds[title] : self._bounds[title + 1]] for title in self.title[examples.target]
         ]
@@ -53,7 +54,7 @@ class Eligibility:
         ]
 
     def blank(self, keys: NDArray[np.floating], examples: Examples) -> None:
-        """Set keys[i, j], float [n, items], to -inf in place where item j may not be rejected for example i."""
+        """Set keys[i, j], float [n, items], to -inf if item j must not be rejected for example i. Changes `keys`."""
         excluded = self.excluded(examples)
         rows = np.repeat(np.arange(len(excluded)), [len(items) for items in excluded])
         keys[rows, np.concatenate(excluded)] = -np.inf
@@ -66,7 +67,7 @@ def blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def first_kept(items: Ints, kept: Bools, k: int) -> Ints:
-    """The first `k` kept items of each row, in order: int32 [n, k], -1 where fewer are kept."""
+    """The first `k` kept items of each row, in order: int32 [n, k]; -1 fills rows with fewer."""
     place = np.cumsum(kept, axis=1) - 1
     rows, columns = np.nonzero(kept & (place < k))
     out = np.full((len(items), k), -1, dtype=np.int32)
@@ -75,9 +76,9 @@ def first_kept(items: Ints, kept: Bools, k: int) -> Ints:
 
 
 def largest(keys: NDArray[np.floating], k: int) -> Ints:
-    """Columns of the `k` largest keys of each row, largest first: int32 [n, k], -1 for keys of -inf and where there
-    are fewer columns."""
-    # Not numpy's argpartition: it takes ten times as long where most keys are the same, as -inf is.
+    """Columns of the `k` largest keys of each row, largest first: int32 [n, k]; -1 for keys of -inf, and if there are
+    fewer columns."""
+    # numpy's argpartition takes ten times as long if most keys are equal, as with -inf.
     values, columns = torch.from_numpy(keys).topk(min(k, keys.shape[1]), dim=1)
     out = np.full((len(keys), k), -1, dtype=np.int32)
     out[:, : columns.shape[1]] = columns.masked_fill(values == -np.inf, -1).numpy()
@@ -92,8 +93,8 @@ def uniformly(pool: Ints, k: int, rng: np.random.Generator) -> Ints:
 
 
 def popularity_log_weights(catalogue: Catalogue, power: float) -> NDArray[np.float64]:
-    """power * log popularity, shifted to a maximum of 0: float64 [items], -inf for items of no popularity unless
-    `power` is 0."""
+    """power * log popularity, shifted so that the maximum is 0: float64 [items]. Items without training interactions
+    have -inf, unless `power` is 0."""
     if power == 0:
         return np.zeros(len(catalogue))
     with np.errstate(divide="ignore"):
@@ -109,20 +110,20 @@ def draw(
     eligibility: Eligibility,
     rng: np.random.Generator,
 ) -> Ints:
-    """Items drawn one after another without replacement, each with a probability proportional to its weight among the
-    eligible items that are left (successive sampling, the Plackett-Luce distribution).
+    """Draw items one after another without replacement. The probability of an item is proportional to its weight
+    among the eligible items that are left (successive sampling, the Plackett-Luce distribution).
 
-    Rejection first: the distinct eligible items in a stream of independent draws, in order of appearance, are such a
-    sample. The few rows that stay short, of users who have seen most of the weight, continue exactly over the whole
-    catalogue with Gumbel-top-k (Kool et al. 2019, arXiv 1903.06059). Items of weight 0 come only after all the
-    others, uniformly.
+    First by rejection sampling: in a stream of independent draws, the distinct eligible items, in order of
+    appearance, have this distribution. A few rows may then have too few items, because their users have seen most of
+    the weight. These rows are completed with Gumbel-top-k over the whole catalogue (Kool et al. 2019, arXiv
+    1903.06059), which is exact, too. Items with weight 0 come after all others, uniformly.
 
     Args:
         examples: n examples.
         k: items per example.
         log_weights: float64 [items], at most 0; -inf for weight 0.
         eligibility: which items may be drawn.
-        rng: the source of chance.
+        rng: the generator of random numbers.
 
     Returns:
         int32 [n, k]; -1 where fewer than `k` items are eligible.
@@ -136,7 +137,7 @@ def draw(
         width = (k + 4) << round_number
         for block in blocks(len(short), k + width):
             rows = short[block]
-            # `right` keeps items of weight 0 from being hit; the largest product may round up to the total itself.
+            # `right` never selects items with weight 0; the largest product may round up to the total itself.
             points = rng.random((len(rows), width)) * cumulative[-1]
             stream = np.minimum(
                 np.searchsorted(cumulative, points, side="right"), np.searchsorted(cumulative, cumulative[-1])
@@ -162,7 +163,7 @@ def _draw_exactly(
 ) -> Ints:
     """`drawn`, int32 [n, k] with -1 at the end of rows, completed by Gumbel-top-k over the whole catalogue."""
     weighty = log_weights > -np.inf
-    # Far enough below that no Gumbel noise lifts an item without weight over one with.
+    # So low that Gumbel noise never lifts an item without weight above an item with weight.
     floor = log_weights[weighty].min(initial=0.0) - 1000.0
     keys_without_noise = np.where(weighty, log_weights, floor)
     out = drawn.copy()
@@ -178,7 +179,7 @@ def _draw_exactly(
 
 
 def _first_occurrence(items: Ints) -> Bools:
-    """Whether items[i, j], which is at least -1, stands in row i for the first time: bool of the same shape."""
+    """Whether items[i, j], which is at least -1, is the first of its value in row i: bool of the same shape."""
     width = items.shape[1]
     tagged = np.sort((items.astype(np.int64) + 1) * width + np.arange(width), axis=1)
     item, column = np.divmod(tagged, width)

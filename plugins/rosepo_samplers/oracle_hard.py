@@ -1,4 +1,4 @@
-"""Rejected items from the top of the preference oracle's ranking: hard ones, whose smoothing factors say how hard."""
+"""Rejected items from the top of the preference oracle's ranking."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ class OracleHardOptions(SamplerOptions):
     """Options of `oracle-hard`."""
 
     pool: int = Field(
-        10, ge=1, description="Draw uniformly from this many items that the oracle ranks highest; 1 takes the first."
+        10, ge=1, description="Draw uniformly from this many items with the highest oracle scores; 1 takes the best."
     )
 
 
 class OracleHard(RejectedSampler):
     """Items drawn uniformly, without replacement, from the `pool` eligible items with the highest oracle scores.
 
-    They are what dynamic negative sampling takes for hard (Zhang et al., "Optimizing top-N collaborative filtering
-    via dynamic negative item sampling", SIGIR 2013), ranked by another model than the one that is trained. Such an
-    item is likely enough to be liked; the oracle's own flip probability, which the loss `rosepo` reads, says so.
-    Where more items are asked for than `pool`, the pool grows to as many. Cost: a score of every item for every
-    example.
+    Dynamic negative sampling takes such items as hard negatives (Zhang et al., "Optimizing top-N collaborative
+    filtering via dynamic negative item sampling", SIGIR 2013); here another model than the trained one ranks them.
+    The user may well like such an item. The oracle's flip probability, which the loss `rosepo` uses, takes this into
+    account. If more than `pool` items are needed, the pool grows to that number. Cost: a score of every item for
+    every example.
+
+    This sampler is rosepo's own addition to RosePO.
     """
 
     Options = OracleHardOptions
     needs = frozenset({"oracle"})
 
     def sample(self, examples: Examples, k: int, context: SamplerContext) -> Ints:
-        """Rejected items: int32 [n, k], -1 where fewer are eligible."""
+        """Rejected items: int32 [n, k]; -1 fills rows with fewer."""
         assert context.oracle_scores is not None  # granted by `needs`
         eligibility = Eligibility(context, self.options.allow_seen)
         every = np.arange(eligibility.items, dtype=np.int32)

@@ -16,33 +16,33 @@ class SelfHardOptions(SamplerOptions):
 
     mode: Literal["generate", "pool"] = Field(
         "generate",
-        description="`generate` searches the whole catalogue; `pool` scores a few drawn items, which is cheaper.",
+        description="`generate` searches the whole catalogue; `pool` scores a few random items, which is cheaper.",
     )
     temperature: float = Field(
         0.0, ge=0, description="0 takes the most probable titles; above 0 draws them from the model's distribution."
     )
     beams: int = Field(
-        8, ge=1, description="Width of the search in mode `generate`; never less than the items wanted."
+        8, ge=1, description="Number of beams in mode `generate`; at least the number of items wanted is used."
     )
-    pool: int = Field(30, ge=1, description="Items drawn and scored per example in mode `pool`.")
+    pool: int = Field(30, ge=1, description="Random items per example that are scored in mode `pool`.")
     power: float = Field(
-        0.5, ge=0, description="The pool is drawn in proportion to popularity to this power; 0 draws it uniformly."
+        0.5, ge=0, description="The pool is drawn in proportion to popularity ** power; 0 draws it uniformly."
     )
 
 
 class SelfHard(RejectedSampler):
-    """What the SFT model would recommend instead of the target.
+    """Items that the SFT model would recommend instead of the target.
 
-    RosePO (arXiv 2410.12519), self-hard rejected sampling: where the model's answer is not the target, that answer is
-    the rejected response. Here the target is ruled out before generation rather than after, so that every example
-    gets its hardest wrong answers and none is lost.
+    RosePO (arXiv 2410.12519), self-hard rejected sampling: the model's answer is the rejected response if it is not
+    the target. rosepo's own choice: the target is excluded before generation and not afterwards, so every example
+    gets its hardest wrong answers, and no example is lost.
     """
 
     Options = SelfHardOptions
     needs = frozenset({"language-model"})
 
     def sample(self, examples: Examples, k: int, context: SamplerContext) -> Ints:
-        """Rejected items: int32 [n, k], -1 where fewer are eligible; most probable first at temperature 0."""
+        """Rejected items: int32 [n, k]; -1 fills rows with fewer. At temperature 0 the most probable come first."""
         assert context.language_model is not None  # granted by `needs`
         options: SelfHardOptions = self.options
         eligibility = Eligibility(context, options.allow_seen)

@@ -8,8 +8,8 @@ from pydantic import Field
 from rosepo_core.api import Examples, Floats, Ints, RejectedSampler, SamplerContext, SamplerOptions
 from rosepo_samplers.drawing import Eligibility, blocks, first_kept, largest, uniformly
 
-# Neighbours kept per target beyond the pool, to make up for those that a user has seen; a row in which even these
-# do not suffice is ranked over the whole catalogue.
+# Extra neighbours per target, to replace those that a user has seen. If they are still too few for a row, the row is
+# ranked over the whole catalogue.
 SPARE_NEIGHBOURS = 50
 
 
@@ -17,24 +17,24 @@ class SemanticSimilarOptions(SamplerOptions):
     """Options of `semantic-similar`."""
 
     pool: int = Field(
-        10, ge=1, description="Draw uniformly from this many nearest eligible titles; 1 takes the nearest itself."
+        10, ge=1, description="Draw uniformly from this many nearest eligible titles; 1 takes the nearest."
     )
 
 
 class SemanticSimilar(RejectedSampler):
     """Items drawn uniformly, without replacement, from the `pool` eligible items nearest to the target by cosine.
 
-    RosePO (arXiv 2410.12519), semantic-similar rejected sampling: the model shall not recommend what only sounds
-    right. Where more items are asked for than `pool`, the pool grows to as many. A duplicate of the target's title is
-    never drawn (titles equal up to case, white space and Unicode form), but a remake is: its title has another year,
-    and two films that differ in little else are the very confusion that these pairs are for.
+    RosePO (arXiv 2410.12519), semantic-similar rejected sampling: the model should not recommend an item only because
+    its title is similar. If more than `pool` items are needed, the pool grows to that number. An item with the
+    target's own title is never drawn (equal up to case, white space and Unicode form). A remake may be drawn, because
+    its title has another year: these pairs teach the model to tell such items apart.
     """
 
     Options = SemanticSimilarOptions
     needs = frozenset({"title-embeddings"})
 
     def sample(self, examples: Examples, k: int, context: SamplerContext) -> Ints:
-        """Rejected items: int32 [n, k], -1 where fewer are eligible."""
+        """Rejected items: int32 [n, k]; -1 fills rows with fewer."""
         assert context.title_embeddings is not None  # granted by `needs`
         embeddings = context.title_embeddings()
         eligibility = Eligibility(context, self.options.allow_seen)
@@ -60,7 +60,7 @@ class SemanticSimilar(RejectedSampler):
 
 
 def _similarities(embeddings: Floats, items: Ints) -> Floats:
-    """Cosines of `items` with all items, from unit-length rows: float32 [m, items]."""
+    """Cosines of `items` with all items, from rows of unit length: float32 [m, items]."""
     similarities: Floats = embeddings[items] @ embeddings.T
     return similarities
 

@@ -9,9 +9,9 @@ from rosepo_samplers.drawing import Eligibility, draw
 
 
 class Uniform(RejectedSampler):
-    """Every eligible item is as likely as the next, without replacement within a row."""
+    """All eligible items have the same probability; they are drawn without replacement within a row."""
 
     def sample(self, examples: Examples, k: int, context: SamplerContext) -> Ints:
-        """Rejected items: int32 [n, k], -1 where fewer are eligible."""
+        """Rejected items: int32 [n, k]; -1 fills rows with fewer."""
         eligibility = Eligibility(context, self.options.allow_seen)
         return draw(examples, k, np.zeros(len(context.catalogue)), eligibility, context.rng)

@@ -63,7 +63,23 @@ class SplitOptions(Options):
     )
 
 
-class SFTOptions(Options):
+class TrainingOptions(Options):
+    """What both trainings have: how long, how fast and in what memory."""
+
+    steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
+    epochs: float = Field(1.0, gt=0, description="Passes over what is trained on.")
+    token_budget: int = Field(
+        1024,
+        ge=1,
+        json_schema_extra=CHANGES_NO_RESULT,
+        description="Most tokens of a forward pass, padding included; decides memory and speed, never a result. "
+        "1024 suits a CPU; a GPU wants some 16 times as many.",
+    )
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+
+
+class SFTOptions(TrainingOptions):
     """Section ``[sft]``: supervised fine-tuning on the next title."""
 
     method: Literal["lora", "full"] = Field(
@@ -78,18 +94,7 @@ class SFTOptions(Options):
         description="Linear layers that get an adapter: 'all-linear', or names separated by commas.",
     )
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
-    steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
-    epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
     batch_size: int = Field(8, ge=1, description="Windows (timeline) or examples (chat) per optimizer step.")
-    token_budget: int = Field(
-        1024,
-        ge=1,
-        json_schema_extra=CHANGES_NO_RESULT,
-        description="Most tokens of a forward pass, padding included; decides memory and speed, never a result. "
-        "1024 suits a CPU; a GPU wants some 16 times as many.",
-    )
-    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     gradient_checkpointing: bool = Field(
         False,
         json_schema_extra=CHANGES_NO_RESULT,
@@ -120,22 +125,11 @@ class PreferenceOptions(Options):
     max_per_user: int | None = Field(None, ge=1, description="Make pairs for this many latest targets of each user.")
 
 
-class AlignmentOptions(Options):
+class AlignmentOptions(TrainingOptions):
     """Section ``[alignment]``: preference optimization. It continues to train the adapter or weights of SFT."""
 
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
-    steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
-    epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
     batch_size: int = Field(8, ge=1, description="Token trees per optimizer step.")
-    token_budget: int = Field(
-        1024,
-        ge=1,
-        json_schema_extra=CHANGES_NO_RESULT,
-        description="Most tokens of a forward pass, padding included; decides memory and speed, never a result. "
-        "1024 suits a CPU; a GPU wants some 16 times as many.",
-    )
-    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Clip the gradient to this norm.")
 
 

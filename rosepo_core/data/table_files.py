@@ -79,6 +79,7 @@ class _Part:
     nested: tuple[str, ...] = ()
     separator: str | None = None
     notes: tuple[str, ...] = ()
+    encoding: str | None = None
 
 
 def table_files(path: Path, dialect: Dialect) -> list[Path]:
@@ -118,7 +119,8 @@ def read_table(
     parts = [_read(file, dialect, is_name, progress) for file in table_files(path, dialect)]
     parts = [part for part in parts if part.frame.height] or parts[:1]
     if not parts[0].frame.height:
-        raise RequestError(f"{path} ({dialect.options['path']}) has no rows")
+        read_as = f" (read as {parts[0].encoding})" if parts[0].encoding else ""
+        raise RequestError(f"{path} ({dialect.options['path']}) has no rows{read_as}")
     if parts[0].kind != "json":  # where a key that has no value may be left out
         _require_same_columns(parts)
     frame = stack([part.frame for part in parts], str(path))
@@ -215,7 +217,7 @@ def _read(
         records = parse_json_table(text, str(file), progress)
         notation = ", ".join([records.notation, *([encoding] if encoding != "UTF-8" else [])])
         frame = _stripped(records.frame, file)
-        return _Part(file, kind, frame, records.rows, notation, records.nested)
+        return _Part(file, kind, frame, records.rows, notation, records.nested, encoding=encoding)
     frame = _stripped(_read_columnar(file, kind), file)
     return _without_blank(_Part(file, kind, frame, _numbers(1, frame.height), kind.title()))
 
@@ -228,7 +230,7 @@ def _read_text_table(file: Path, dialect: Dialect, is_name: Callable[[str], bool
     rows = _numbers(cells.first_row, cells.frame.height)
     notation = [f"separator {cells.separator!r}{' guessed' if cells.guessed else ''}"]
     notation += [encoding] * (encoding != "UTF-8") + ["no header"] * (dialect.columns is not None)
-    part = _Part(file, "text", cells.frame, rows, ", ".join(notation), (), cells.separator, cells.notes)
+    part = _Part(file, "text", cells.frame, rows, ", ".join(notation), (), cells.separator, cells.notes, encoding)
     return _without_blank(part)
 
 

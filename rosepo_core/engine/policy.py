@@ -90,16 +90,18 @@ class PolicySlot:
         """See that an adapter can be put on every module that the options name.
 
         Raises:
-            RequestError: a name matches no module, or one that is no linear layer, or the model's output layer.
+            RequestError: a name matches no module, or one that is no linear layer, or the model's output layer; or
+                PEFT puts no adapter on one of them.
         """
-        if options.method != "lora" or options.target_modules == "all-linear":
+        if options.method != "lora":
             return
         model = outline(resolve_model(self._spec, self._reporter))
         head = model.get_output_embeddings()
         modules = dict(model.named_modules())
         linear = {name for name, each in modules.items() if isinstance(each, (torch.nn.Linear, Conv1D))}
         known = {name.rpartition(".")[2] for name in linear if modules[name] is not head}
-        for target in options.target_modules.split(","):
+        targets = [] if options.target_modules == "all-linear" else options.target_modules.split(",")
+        for target in targets:
             # As PEFT matches: the whole name, or its end behind a dot.
             found = [name for name in modules if name == target or name.endswith(f".{target}")]
             where = f"option 'sft.target_modules': '{target}'"
@@ -116,6 +118,13 @@ class PolicySlot:
                     f"{where} is of type {type(modules[other]).__name__}, and adapters go on linear layers"
                     f"{nearest(target, known)}"
                 )
+        try:
+            get_peft_model(model, _lora_config(options))
+        except ValueError as error:
+            raise RequestError(
+                f"option 'sft.target_modules' = '{options.target_modules}': PEFT puts no such adapter on this model "
+                f"({next(iter(str(error).strip().splitlines()), '')}); name some of {', '.join(sorted(known))}"
+            ) from None
 
     def autocast(self, options: SFTOptions) -> torch.dtype | None:
         """The type that products of weights are computed in while training, where it is not the weights' own."""
@@ -153,17 +162,7 @@ class PolicySlot:
             base = self._bare_base()
             self._state = None
             torch.manual_seed(seed)
-            modules = options.target_modules
-            self._model = get_peft_model(
-                base,
-                LoraConfig(
-                    r=options.lora_rank,
-                    lora_alpha=options.lora_alpha,
-                    lora_dropout=options.lora_dropout,
-                    target_modules=modules if modules == "all-linear" else modules.split(","),
-                    task_type="CAUSAL_LM",
-                ),
-            )
+            self._model = get_peft_model(base, _lora_config(options))
             # PEFT writes where the base was loaded from, a folder that other machines do not have.
             self._model.active_peft_config.base_model_name_or_path = published_name(self._spec)
         self._prepare()
@@ -220,6 +219,17 @@ class PolicySlot:
         model, _ = load_model(self._spec, self.dtype, self._reporter)
         self._holds_base = True
         return model
+
+
+def _lora_config(options: SFTOptions) -> LoraConfig:
+    modules = options.target_modules
+    return LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=modules if modules == "all-linear" else modules.split(","),
+        task_type="CAUSAL_LM",
+    )
 
 
 def _sort_sets(file: Path, config: PeftConfig) -> None:

@@ -110,7 +110,7 @@ def _inexpressible(model: Any) -> str:
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
         return "it counts positions along the sequence"
     if not model._can_set_attn_implementation():
-        return "its attention takes no kernel from outside"
+        return "its attention code takes no masks of trees"
     windows = {
         name: size
         for name, size in decoder.config.to_dict().items()

@@ -383,7 +383,7 @@ def _train(
         if weight.requires_grad and not weight.isfinite().all():
             raise _broken(f"not all of {name} are numbers")
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    if all(entry["learning_rate"] == 0 for entry in log):
+    if log and all(entry["learning_rate"] == 0 for entry in log):
         reporter.note("the learning rate was 0 in every step, so nothing was learned: set warmup_ratio to 0")
     return log
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.evaluation import statistics
 from rosepo_core.evaluation.measurement import Comparison, headline
+from rosepo_core.evaluation.over_seeds import ComparedModels
 from rosepo_core.evaluation.results import Evaluation, ModelResult
 from rosepo_core.evaluation.run_models import in_order
 
@@ -80,6 +82,20 @@ def side_by_side(runs: Mapping[str, RunEvaluation], column: str | None = None) -
         replace(evaluation, comparisons=_compare(evaluation, of, subjects) if of else ())
         for evaluation, of in zip(evaluations, compared, strict=True)
     ]
+
+
+def compared(evaluation: Evaluation, column: str) -> ComparedModels:
+    """One column of one evaluation, with the comparisons in it."""
+    return ComparedModels(
+        protocol=evaluation.protocol,
+        column=evaluation.columns[column],
+        seeds=(),
+        models={
+            name: (result.metrics[column], *result.intervals.get(column, (math.nan, math.nan)))
+            for name, result in evaluation.models.items()
+        },
+        comparisons=tuple(each for each in evaluation.comparisons if each.column == column),
+    )
 
 
 def _by_protocol(run: RunEvaluation) -> Mapping[str, Evaluation]:

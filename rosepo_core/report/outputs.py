@@ -20,7 +20,7 @@ from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
-from rosepo_core.report.page import ReportData, render, render_several
+from rosepo_core.report.page import ReportData, render, render_seeds, render_several
 from rosepo_core.stages import embeddings
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
@@ -80,8 +80,42 @@ def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
     if len(runs) == 1:
         page = render(next(iter(runs.values())))
     else:
-        evaluations = side_by_side.side_by_side({label: _run_evaluation(data) for label, data in runs.items()})
-        page = render_several(_together(list(runs)), evaluations, runs)
+        page = render_several(_together(list(runs)), evaluations_of(runs), runs)
+    _write_page(page, out)
+
+
+def write_seed_report(title: str, seeds: Mapping[int, Mapping[str, ReportData]], out: Path) -> None:
+    """The report of runs under several seeds, by seed and label, whole or not at all.
+
+    Raises:
+        RequestError: as `write_report`.
+    """
+    tables: dict[str, dict[int, Evaluation]] = {}
+    for seed, runs in seeds.items():
+        for evaluation in evaluations_of(runs):
+            tables.setdefault(evaluation.protocol, {})[seed] = evaluation
+    shared = [by_seed for by_seed in tables.values() if by_seed.keys() == seeds.keys()]
+    several = any(len(runs) > 1 for runs in seeds.values())
+    parts = {
+        f"{label}, seed {seed}" if several else f"seed {seed}": data
+        for seed, runs in seeds.items()
+        for label, data in runs.items()
+    }
+    _write_page(render_seeds(title, shared, parts), out)
+
+
+def evaluations_of(runs: Mapping[str, ReportData]) -> Sequence[Evaluation]:
+    """The tables of one run, or of several side by side.
+
+    Raises:
+        RequestError: the runs cannot be compared.
+    """
+    if len(runs) == 1:
+        return next(iter(runs.values())).evaluations
+    return side_by_side.side_by_side({label: _run_evaluation(data) for label, data in runs.items()})
+
+
+def _write_page(page: str, out: Path) -> None:
     try:
         write_text(out, page)
     except OSError as error:

@@ -15,10 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rosepo_core.contracts.ranking import head_items
 from rosepo_core.contracts.records import Floats, Pairs, Split
-from rosepo_core.evaluation.measurement import Comparison, headline, widest
+from rosepo_core.evaluation import side_by_side
+from rosepo_core.evaluation.measurement import Column, Comparison, headline, widest
+from rosepo_core.evaluation.over_seeds import ComparedModels, compare_over_seeds
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.run_models import RUN_MODELS
-from rosepo_core.evaluation.statistics import holm
+from rosepo_core.evaluation.statistics import OverSeeds, holm, over_seeds
 from rosepo_core.evaluation.tables import first_oracle_quality
 from rosepo_core.report import figures
 from rosepo_core.report.charts import Chart, number
@@ -120,11 +122,25 @@ class _Protocol:
     part: str
     asked: str
     offered: str
+    note: str
     models: tuple[tuple[str, str], ...]
     groups: tuple[tuple[str, tuple[_Row, ...]], ...]
     terms: Mapping[str, str]
     verdicts: tuple[str, ...]
     figures: tuple[Chart, ...]
+
+
+INTERVALS_OVER_USERS = (
+    "Below each mean over users stands its 95\N{NO-BREAK SPACE}% interval (BCa bootstrap over users), each model by "
+    "itself, and the number of users where the metric does not apply to all. To compare two models, look at the "
+    "paired difference at the top, and at the tests in metrics.json. Ties in rank count as the mean over all their "
+    "orders."
+)
+INTERVALS_OVER_SEEDS = (
+    "Each number is a mean over the seeds; below it stands its 95\N{NO-BREAK SPACE}% interval over them (Student), "
+    "each model by itself. To compare two models, look at the paired difference at the top, which is tested over "
+    "seeds and users."
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +168,9 @@ class _Run:
 
 def render(data: ReportData) -> str:
     """The report of a run as HTML. Every text in `data` is shown as text, whatever it holds."""
-    return _page(data.title, data.evaluations, data, [_run("", {}, "", data, RUN_MODELS["aligned"].style)])
+    run = _run("", {}, "", data, RUN_MODELS["aligned"].style)
+    protocols = _protocols(data.evaluations, data.split)
+    return _page(data.title, protocols, data, [run], users=_users(data.evaluations, data))
 
 
 def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
@@ -178,7 +196,25 @@ def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[
     ]
     logs = {label: (data.sft_log, data.alignment_log) for label, data in runs.items()}
     growth = figures.growth(evaluations[0], logs) if evaluations else None
-    return _page(title, evaluations, first, parts, growth)
+    users = _users(evaluations, first)
+    return _page(title, _protocols(evaluations, first.split), first, parts, growth=growth, users=users)
+
+
+def render_seeds(title: str, tables: Sequence[Mapping[int, Evaluation]], runs: Mapping[str, ReportData]) -> str:
+    """The report of runs that differ in their seed alone as HTML: tables of means over the seeds, then what belongs
+    to each run.
+
+    Args:
+        title: the headline.
+        tables: one a protocol: its evaluation under each seed.
+        runs: by label, at least one.
+    """
+    own = differing({label: data.config for label, data in runs.items()})
+    parts = [
+        _run(label, own.get(label, {}), f"-{place}", data, RUN_MODELS["aligned"].style)
+        for place, (label, data) in enumerate(runs.items(), 1)
+    ]
+    return _page(title, [_seed_protocol(by_seed) for by_seed in tables], next(iter(runs.values())), parts)
 
 
 def _run(label: str, own: Mapping[str, str], suffix: str, data: ReportData, style: str) -> _Run:
@@ -208,12 +244,22 @@ def _preferences(data: ReportData) -> list[Chart]:
     return figures.preferences(data.pairs, first_oracle_quality(data.evaluations), popularity, data.similarity)
 
 
+def _protocols(evaluations: Sequence[Evaluation], split: Split | None) -> list[_Protocol]:
+    return [_protocol(evaluation, split) for evaluation in evaluations if evaluation.models]
+
+
+def _users(evaluations: Sequence[Evaluation], data: ReportData) -> tuple[ShownUser, ...]:
+    return shown_users(evaluations[0], data.split, data.history_length) if evaluations and data.split else ()
+
+
 def _page(
     title: str,
-    evaluations: Sequence[Evaluation],
+    protocols: Sequence[_Protocol],
     first: ReportData,
     runs: Sequence[_Run],
+    *,
     growth: Chart | None = None,
+    users: Sequence[ShownUser] = (),
 ) -> str:
     environment = Environment(
         loader=PackageLoader("rosepo_core", "report"),
@@ -229,9 +275,9 @@ def _page(
             for label, value in first.summary.items()
             if all(run.data.summary.get(label) == value for run in runs)
         },
-        protocols=[_protocol(evaluation, first.split) for evaluation in evaluations if evaluation.models],
+        protocols=protocols,
         growth=growth,
-        users=shown_users(evaluations[0], first.split, first.history_length) if evaluations and first.split else (),
+        users=users,
         shown_items=SHOWN_ITEMS,
         runs=runs,
     )
@@ -284,38 +330,84 @@ def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
     )
     groups: dict[str, list[_Row]] = {}
     for name, column in columns.items():
-        groups.setdefault(column.about.group, []).append(_row(evaluation, name))
+        groups.setdefault(column.about.group, []).append(_row(column, name, _cells_of(evaluation, name)))
     return _Protocol(
         name=evaluation.protocol,
         users=number(len(evaluation.examples), 0),
         part=evaluation.part,
         asked=evaluation.asked,
         offered=f"{evaluation.offered:.1%}",
+        note=INTERVALS_OVER_USERS,
         models=tuple((model_title(name), styles[name]) for name in models),
         groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
-        terms={column.about.title + ("@k" if column.cut_off else ""): column.summary for column in columns.values()},
-        verdicts=_verdicts(evaluation, [each for each in evaluation.comparisons if each.column == y_name]),
+        terms=_terms(evaluation, columns),
+        verdicts=_verdicts(side_by_side.compared(evaluation, y_name)) if y_name else (),
         figures=tuple(chart for chart in shown if chart is not None),
     )
 
 
-def _row(evaluation: Evaluation, name: str) -> _Row:
-    column = evaluation.columns[name]
+def _seed_protocol(by_seed: Mapping[int, Evaluation]) -> _Protocol:
+    """One protocol over seeds: means with Student's intervals, and what is clear over seeds and users."""
+    evaluations = [by_seed[seed] for seed in sorted(by_seed)]
+    first = evaluations[0]
+    names = [name for name in first.models if all(name in each.models for each in evaluations)]
+    columns = [name for name in first.columns if all(name in each.columns for each in evaluations)]
+    groups: dict[str, list[_Row]] = {}
+    for column in columns:
+        found = []
+        for name in names:
+            values = [each.models[name].metrics[column] for each in evaluations]
+            known = [value for value in values if math.isfinite(value)]
+            over = over_seeds(known) if known else OverSeeds(*[math.nan] * 4)
+            fewer = f"{len(known)} seeds" if 0 < len(known) < len(values) else ""
+            found.append((over.mean, (over.low, over.high), fewer))
+        groups.setdefault(first.columns[column].about.group, []).append(_row(first.columns[column], column, found))
+    y_name = headline(first.columns)
+    compared = compare_over_seeds(by_seed, y_name) if y_name in columns and y_name else None
+    users = number(len(first.examples), 0)
+    return _Protocol(
+        name=first.protocol,
+        users=f"Seeds {', '.join(map(str, sorted(by_seed)))}; under each {users}",
+        part=first.part,
+        asked=first.asked,
+        offered=f"{min(each.offered for each in evaluations):.1%} or more",
+        note=INTERVALS_OVER_SEEDS,
+        models=tuple((model_title(name), model_styles(names)[name]) for name in names),
+        groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
+        terms=_terms(first, columns),
+        verdicts=_verdicts(compared) if compared else (),
+        figures=(),
+    )
+
+
+def _cells_of(evaluation: Evaluation, name: str) -> list[tuple[float, tuple[float, ...], str]]:
+    """Of each model: the value, the ends of its interval, and the users where they are not all."""
+    found = []
+    for result in evaluation.models.values():
+        measured = result.users(name) or 0
+        users = f"{number(measured, 0)} users" if 0 < measured < len(evaluation.examples) else ""
+        found.append((result.metrics[name], tuple(result.intervals.get(name, ())), users))
+    return found
+
+
+def _row(column: Column, name: str, found: Sequence[tuple[float, tuple[float, ...], str]]) -> _Row:
     decimals, direction = column.about.decimals, column.about.direction
-    values = [result.metrics[name] for result in evaluation.models.values()]
-    shown = [round(value, decimals) for value in values if math.isfinite(value)]
+    shown = [round(value, decimals) for value, _, _ in found if math.isfinite(value)]
     # A value that all models have tells nothing, and where neither direction is better none is the best.
     told = direction != "neither" and len(set(shown)) > 1
     best = (max(shown) if direction == "higher" else min(shown)) if told else math.nan
     cells = []
-    for value, result in zip(values, evaluation.models.values(), strict=True):
-        ends = result.intervals.get(name, ())
+    for value, ends, users in found:
         interval = "\N{EN DASH}".join(_short(end, decimals) for end in ends if math.isfinite(end))
         text = number(value, decimals) if math.isfinite(value) else "\N{EN DASH}"
-        measured = result.users(name) or 0
-        users = f"{number(measured, 0)} users" if 0 < measured < len(evaluation.examples) else ""
         cells.append(_Cell(text, interval, users, round(value, decimals) == best))
     return _Row(name, column.title, ARROWS[direction], tuple(cells))
+
+
+def _terms(evaluation: Evaluation, columns: Iterable[str]) -> Mapping[str, str]:
+    """What each metric is."""
+    shown = [evaluation.columns[name] for name in columns]
+    return {column.about.title + ("@k" if column.cut_off else ""): column.summary for column in shown}
 
 
 def _short(value: float, decimals: int) -> str:
@@ -324,27 +416,28 @@ def _short(value: float, decimals: int) -> str:
     return sign + f"{abs(value):.{decimals}f}".removeprefix("0")
 
 
-def _verdicts(evaluation: Evaluation, comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+def _verdicts(compared: ComparedModels) -> tuple[str, ...]:
     """A sentence a comparison; that one model is above another is said where it holds for as many sentences."""
-    p = holm(np.array([each.p_bootstrap for each in comparisons], dtype=np.float64))
-    return tuple(_verdict(evaluation, each, bool(value < 0.05)) for each, value in zip(comparisons, p, strict=True))
+    p = holm(np.array([each.p_bootstrap for each in compared.comparisons], dtype=np.float64))
+    return tuple(
+        _verdict(compared, each, bool(value < 0.05)) for each, value in zip(compared.comparisons, p, strict=True)
+    )
 
 
-def _verdict(evaluation: Evaluation, comparison: Comparison, holds: bool) -> str:
+def _verdict(compared: ComparedModels, comparison: Comparison, holds: bool) -> str:
     apart = comparison.low > 0 or comparison.high < 0
     judged = "is above" if comparison.low > 0 else "is below"
     if not (holds and apart):
         judged = "does not clearly differ from"
-    after, before = (
-        evaluation.models[name].metrics[comparison.column] for name in (comparison.model, comparison.baseline)
-    )
+    after, before = (compared.models[name][0] for name in (comparison.model, comparison.baseline))
     mean, low, high = (signed(value) for value in (after - before, comparison.low, comparison.high))
-    interval = "" if math.isnan(comparison.low) else f"; paired 95\N{NO-BREAK SPACE}% interval {low} to {high}"
+    over = " over seeds and users" if compared.seeds else ""
+    interval = "" if math.isnan(comparison.low) else f"; paired 95\N{NO-BREAK SPACE}% interval{over} {low} to {high}"
     if apart and not holds:
         interval += ", which does not hold after Holm's correction"
     return (
-        f"{model_title(comparison.model)} {judged} {model_title(comparison.baseline)} in "
-        f"{evaluation.columns[comparison.column].title}: {after:.3f} against {before:.3f} ({mean}{interval})."
+        f"{model_title(comparison.model)} {judged} {model_title(comparison.baseline)} in {compared.column.title}: "
+        f"{after:.3f} against {before:.3f} ({mean}{interval})."
     )
 
 

@@ -19,6 +19,7 @@ from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
+from rosepo_core.seeds import is_seeds, seed_runs
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.stages.split import load_split
 from rosepo_core.store import CONFIG, RunStore
@@ -85,7 +86,7 @@ class Recommender:
         """Load the model that a run left.
 
         Args:
-            folder: the run folder.
+            folder: the run folder, or one of runs under seeds, of which the first recommends.
             stage: ``"aligned"``, ``"sft"`` or ``"base"``, the model before any training.
             reporter: hears of what takes time.
 
@@ -95,6 +96,10 @@ class Recommender:
         if stage not in LANGUAGE_MODELS:
             raise RequestError(f"unknown model '{stage}'{nearest(stage, LANGUAGE_MODELS)}")
         folder, reporter = Path(folder), reporter or QuietReporter()
+        if is_seeds(folder):
+            first, *others = seed_runs(folder).values()
+            reporter.note(f"recommending with the first of {len(others) + 1} seeds, {first}")
+            folder = first
         store = RunStore.open(folder)
         weights = store.artifact("sft" if stage == "base" else stage).folder
         policy = _policy(folder, reporter)

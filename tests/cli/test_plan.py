@@ -89,7 +89,7 @@ def test_the_token_budget_bounds_memory_and_counts_what_is_done_twice(train, tmp
 
 
 def test_a_plan_says_what_is_reused(train, finished):
-    dry = train("--run", finished.parent / "planned", "--dry-run", "--json", "--loss=ipo")
+    dry = train("--run", finished.parent / "planned", "--dry-run", "--json", "--loss.beta=0.2")
     reused = {row["stage"]: row["reused"] for row in dry.json["plan"]["stages"]}
     assert reused == {
         **dict.fromkeys(

@@ -1,16 +1,25 @@
-"""What the README shows: its code does what it says."""
+"""What the README shows: its code does what it says, and its commands run one after another."""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from rosepo_core.api import PreferenceLoss
 from rosepo_core.testing import random_log_probs
+
+Command = Callable[..., Any]
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -35,3 +44,77 @@ def test_the_loss_of_the_readme_reads_every_rejected_title() -> None:
         valid=torch.tensor([[True, True], [True, False]]),
     )
     assert hinge(hinge.Options())(log_probs).tolist() == pytest.approx([1.0, 1.25])
+
+
+SIZES = (
+    *("--model.dtype=float32", "--sft.steps=1", "--preferences.max_users=4", "--preferences.max_per_user=2"),
+    *("--alignment.steps=1", "--evaluation.max_users=6", "--evaluation.candidates=5", "--evaluation.resamples=100"),
+)
+"""What makes a training a matter of a second; the commands are the README's but for this."""
+
+
+def commands() -> list[list[str]]:
+    """The command lines of the README, as they stand there: of `rosepo`, in indented blocks."""
+    lines = re.findall(r"^    (?:\.venv/bin/)?rosepo (.*)$", README, re.M)
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.fixture
+def project(tmp_path: Path, log: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all that the commands name, invented and small; MovieLens and SmolLM2 are stood in for, too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").mkdir()
+    shutil.copy(Path(__file__).parents[2] / "examples" / "quickstart.toml", tmp_path / "examples")
+    films = ["Toy Story (1995)", "Aladdin (1992)", *(f"Film {number} (1990)" for number in range(30))]
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{item}", 5.0, 100 * user + place)
+        for user in range(16)
+        for place, item in enumerate(rng.permutation(len(films))[:9].tolist())
+    ]
+    interactions = pl.DataFrame(rows, ["user", "item", "rating", "timestamp"], orient="row")
+    genres = [["Comedy"] if place % 2 else ["Drama"] for place in range(len(films))]
+    catalogue = pl.DataFrame({"item": [f"i{item}" for item in range(len(films))], "title": films, "genres": genres})
+    interactions.write_csv(tmp_path / "log.csv")
+    catalogue.drop("genres").write_csv(tmp_path / "items.csv")
+    monkeypatch.setattr("rosepo_datasets.movielens.fetch_wheel", lambda *_: None)
+    monkeypatch.setattr("rosepo_datasets.movielens._from_wheel", lambda _: (interactions, catalogue))
+    monkeypatch.setattr("rosepo_core.engine.models._packaged", lambda *_: model_folder)
+    (tmp_path / "goodreads").mkdir()
+    (tmp_path / "goodreads" / "train.json").write_text(
+        json.dumps(
+            [
+                {"input": f'Read: "{films[row]}", "{films[row + 1]}", now?', "output": f'"{films[row + 2]}"'}
+                for row in range(20)
+            ]
+        )
+    )
+    (tmp_path / "lastfm").mkdir()
+    (tmp_path / "lastfm" / "train.json").write_text(
+        json.dumps(
+            [
+                {
+                    "historyList": "::".join(films[row : row + 2]),
+                    "itemList": films[row + 2 : row + 7],
+                    "trueSelection": films[row + 2],
+                }
+                for row in range(20)
+            ]
+        )
+    )
+    return tmp_path
+
+
+def test_the_commands_of_the_readme_run_in_their_order(rosepo: Command, project: Path) -> None:
+    asked = commands()
+    assert len(asked) > 10
+    for command in asked:
+        sizes: tuple[str, ...] = ()
+        if command[0] == "train":
+            sizes = (*SIZES, *(() if "constant" in command else ("--oracle.max_epochs=1",)))
+        elif "--model" in command:
+            sizes = SIZES[:1] + SIZES[5:]
+        done = rosepo(*command, *sizes)
+        assert done.code == 0, f"rosepo {shlex.join(command)}: {done.err}"
+    left = {"runs/demo/report.html", "runs/five/seeds.json", "runs/five/report.html", "both.html"}
+    assert [each for each in left if not (project / each).is_file()] == []

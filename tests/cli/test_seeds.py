@@ -9,6 +9,7 @@ import shutil
 import tomllib
 
 import numpy as np
+import polars as pl
 import pytest
 
 from rosepo_core.evaluation.candidates import load_candidates
@@ -298,3 +299,74 @@ def test_a_dry_run_says_that_others_may_lack_what_the_first_has(train, runs):
     before = contents(runs)
     assert "note: what seed 3 reuses is not counted" in train("--run", runs, "--seeds=3", "--dry-run").out
     assert contents(runs) == before
+
+
+@pytest.fixture(scope="module")
+def other(train, trained):
+    """The seeds of `trained` with another loss, beside it."""
+    folder = trained[1].parent / "ipo"
+    assert train("--run", folder, "--seeds=3", "--loss=ipo", "--alignment.learning_rate=0.05").code == 0
+    return folder
+
+
+def test_folders_of_seeds_are_compared_seed_by_seed(rosepo, trained, other):
+    done = rosepo("compare", trained[1], other, "--metric=ndcg@5", "--json")
+    assert done.code == 0, done.err
+    assert done.json["seeds"] == [3, 4, 5]
+    found = done.json["protocols"]["candidates-5"]
+    values = {
+        folder: [
+            pl.read_parquet(folder / f"seed-{seed}" / "evaluation" / "per_user.parquet").filter(model="aligned")[
+                "ndcg@5"
+            ]
+            for seed in (3, 4, 5)
+        ]
+        for folder in (trained[1], other)
+    }
+    first, second = (np.stack([each.to_numpy() for each in of]) for of in values.values())
+    assert found["models"]["aligned (ipo)"]["value"] == pytest.approx(second.mean())
+    [test] = found["comparisons"]
+    assert (test["model"], test["baseline"], test["users"]) == ("aligned (ipo)", f"aligned ({trained[1].name})", 24)
+    assert test["difference"] == pytest.approx((second - first).mean())
+    assert test["low"] <= test["difference"] <= test["high"]
+    assert test["p_wilcoxon"] is None
+    shown = rosepo("compare", trained[1], other).out
+    assert "seeds 3, 4, 5, 24 users; p by drawing seeds and users\n" in shown
+
+
+def test_what_cannot_be_compared_seed_by_seed(rosepo, trained, other, runs):
+    shutil.rmtree(runs / "seed-4")
+    assert "has the seeds 3, 4, 5 and" in fault(rosepo("compare", trained[1], runs))
+    assert "name folders of one kind" in fault(rosepo("compare", other, trained[1] / "seed-3"))
+
+
+def test_all_seeds_are_evaluated_further(rosepo, runs):
+    done = rosepo("evaluate", runs, "--metric=recall", "--json")
+    assert done.code == 0, done.err
+    table = done.json["seeds"]["protocols"]["candidates-5"]["sft"]
+    assert table["recall@5"] == table["hr@5"]
+    assert read(runs / "seeds.json") == done.json["seeds"]
+    assert all("recall@5" in models_of(runs / f"seed-{seed}")["sft"] for seed in (3, 4, 5))
+
+
+def test_the_first_of_the_seeds_recommends(rosepo, trained):
+    title = pl.read_parquet(trained[1] / "seed-3" / "split" / "catalogue.parquet")["title"][0]
+    done = rosepo("recommend", trained[1], "--history", title, "--json")
+    assert done.code == 0, done.err
+    assert done.json == rosepo("recommend", trained[1] / "seed-3", "--history", title, "--json").json
+    assert f"recommending with the first of 3 seeds, {trained[1]}/seed-3" in " ".join(done.err.split())
+
+
+def test_one_report_of_all_seeds(rosepo, trained, other, tmp_path):
+    done = rosepo("report", trained[1], "--out", tmp_path / "one.html")
+    assert done.code == 0, done.err
+    page = (tmp_path / "one.html").read_text()
+    assert "Seeds 3, 4, 5; under each 24 test examples" in page
+    spread = read(trained[1] / "seeds.json")["protocols"]["candidates-5"]["sft"]["mrr"]
+    low, high = (f"{spread[end]:.3f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}") for end in ("low", "high"))
+    assert f"<span>{spread['mean']:.3f}</span><small>{low}\N{EN DASH}{high}</small>" in page
+    assert "interval over seeds and users" in page
+    assert 'id="training-3"' in page
+    assert rosepo("report", trained[1], other, "--out", tmp_path / "two.html").code == 0
+    judged = r"Aligned \(ipo\) (is above|is below|does not clearly differ from) Aligned \(three\) in NDCG@10: "
+    assert re.search(judged, (tmp_path / "two.html").read_text())

@@ -12,7 +12,6 @@ import pytest
 
 from rosepo_core import source_code
 from rosepo_core.config import load_config
-from rosepo_core.contracts.options import CHANGES_NO_RESULT
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages.session import QuietReporter, Session
@@ -112,4 +111,3 @@ def test_keys_of_memory_and_speed_decide_nothing():
     )
     assert plain.that_decides() == other.that_decides()
     assert plain.resolved() != other.resolved()
-    assert CHANGES_NO_RESULT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+from benchmarks.architectures import make
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Sequences
 from rosepo_core.contracts.sections import SFTOptions
@@ -192,6 +194,30 @@ def test_blanks_between_target_modules_do_no_harm(saved):
     assert {name.split(".")[-4] for name in names} == {"q_proj", "v_proj"}
     with pytest.raises(ValueError, match="name at least one"):
         SFTOptions(target_modules=" , ")
+
+
+def test_a_model_that_peft_cannot_adapt_as_a_whole_is_refused_before_it_is_loaded(tiny_tokenizer, tmp_path):
+    make("Mamba", vocab_size=len(tiny_tokenizer)).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    slot = PolicySlot(str(tmp_path), "float32", QUIET)
+    with pytest.raises(RequestError) as raised:
+        slot.check_targets(SFTOptions())
+    assert str(raised.value).startswith("option 'sft.target_modules' = 'all-linear': PEFT puts no such adapter on")
+    assert str(raised.value).endswith("; name some of dt_proj, in_proj, out_proj, x_proj")
+    slot.check_targets(SFTOptions(target_modules="in_proj,x_proj"))
+
+
+def test_a_model_that_runs_in_rows_says_so_once(tiny_tokenizer, tmp_path):
+    make("Mamba", vocab_size=len(tiny_tokenizer)).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    notes = []
+    slot = PolicySlot(str(tmp_path), "float32", SimpleNamespace(note=notes.append))
+    slot.base()
+    slot.base()
+    slot.to_train(SFTOptions(target_modules="in_proj"), 0)
+    assert notes == [
+        "the model reads one response at a time, slower and as right: it has layers of type linear_attention"
+    ]
 
 
 @pytest.mark.parametrize(

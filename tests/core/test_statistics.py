@@ -18,6 +18,7 @@ from rosepo_core.evaluation.statistics import (
     over_seeds,
     paired_test,
     resampled_means,
+    seeds_and_users,
 )
 
 NAN = float("nan")
@@ -161,3 +162,39 @@ def test_the_difference_of_two_samples_is_scipys_welch_interval():
 
 def test_two_samples_without_any_spread_differ_by_what_they_differ():
     assert difference_of_means(np.full(3, 2.0), np.full(2, 5.0)) == (3.0, 3.0, 3.0)
+
+
+def test_seeds_that_differ_are_drawn_like_users():
+    """All users of one seed have 0 and all of the other 1: of two drawn seeds both are the first, both the second, or
+    they are mixed, in one of four, one of four and two of four draws."""
+    test = seeds_and_users(np.repeat([[0.0], [1.0]], 30, axis=1), 20_000)
+    assert (test.mean, test.low, test.high) == (0.5, 0, 1)
+    # As far from 0.5 as that is from 0: both pure draws.
+    assert test.p == pytest.approx(0.5, abs=0.02)
+
+
+def test_one_seed_leaves_the_users_alone():
+    values = np.random.default_rng(3).normal(0.2, 1, size=200)
+    test = seeds_and_users(values[None], 20_000)
+    error = values.std() / np.sqrt(200)
+    assert test.mean == pytest.approx(values.mean())
+    assert (test.low, test.high) == pytest.approx((test.mean - 1.96 * error, test.mean + 1.96 * error), abs=0.01)
+
+
+def test_seeds_widen_the_interval_of_the_users():
+    """Deviations of 0.3 between five seeds and of 1 between a hundred users: the variances 0.09 / 5 and 1 / 100 of
+    their means add up."""
+    rng = np.random.default_rng(8)
+    seeds, users = rng.permutation(np.linspace(-1, 1, 5)) * 0.3 / np.sqrt(0.5), rng.normal(size=100)
+    users = (users - users.mean()) / users.std()
+    test = seeds_and_users(1 + seeds[:, None] + users[None], 20_000)
+    expected = 1.96 * np.sqrt(0.09 / 5 + 1 / 100)
+    assert test.mean == pytest.approx(1)
+    assert (test.high - test.low) / 2 == pytest.approx(expected, rel=0.03)
+
+
+def test_users_that_a_seed_did_not_test_do_not_count():
+    values = np.array([[1.0, NAN, 1.0, NAN], [NAN, 1.0, 1.0, NAN]])
+    test = seeds_and_users(values, 2000)
+    assert (test.mean, test.low, test.high) == (1, 1, 1)
+    assert np.isnan(seeds_and_users(values[:, :1]).mean)

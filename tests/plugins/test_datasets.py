@@ -378,7 +378,8 @@ HEADER = "user,item,title,time,rating\n"
         ("log.xlsx", "", {}, "log.xlsx (dataset.path): the name must end in .csv, .tsv, .txt, .dat, .inter, .item"),
         ("log.csv", "", {}, "log.csv (dataset.path) has no rows"),
         ("log.jsonl", "", {}, "log.jsonl (dataset.path) has no rows"),
-        ("log.csv", HEADER, {}, "log.csv (dataset.path) has no rows"),
+        ("log.csv", HEADER, {}, "log.csv (dataset.path) has no rows (read as UTF-8)"),
+        ("log.csv", b"\xff\xfe", {}, "log.csv (dataset.path) has no rows (read as UTF-16)"),
         (
             "log.csv",
             "a,b\n1,2\n",
