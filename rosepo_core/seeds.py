@@ -90,9 +90,9 @@ class SeedRuns:
         }
 
 
-def default_folder(config: RunConfig, registry: Registry) -> Path:
+def default_folder(config: RunConfig) -> Path:
     """Of runs under several seeds, however many: that of the one run with ``-seeds`` behind it."""
-    one = pipeline.default_folder(config, registry)
+    one = pipeline.default_folder(config)
     return one.with_name(f"{one.name}-seeds")
 
 
@@ -291,7 +291,8 @@ def _measured(done: pipeline.Run) -> Mapping[str, _Measured]:
 
 
 def _table(runs: Sequence[_Measured]) -> SeedTable:
-    columns = runs[0].columns
+    # Metrics may have been added to some of the runs only.
+    columns = {name: column for name, column in runs[0].columns.items() if all(name in run.columns for run in runs)}
     return SeedTable(
         columns,
         {

@@ -257,32 +257,33 @@ class RunStore:
         """Have the file RUN/`name` written together with the artifacts that it tells of, when the work is done."""
         self._texts[name] = text
 
-    def artifact(self, stage: str) -> Artifact:
+    def artifact(self, stage: str, command: str = "") -> Artifact:
         """The finished artifact of `stage` in this run, whatever its fingerprint; its files are as they were made.
+
+        Args:
+            stage: its name.
+            command: what makes it, for errors; if empty, the command that trains the run.
 
         Raises:
             RequestError: the run has not come that far, an earlier stage was made anew since, or a file is damaged.
         """
-        manifest = self._fitting(stage)
+        command = command or f"rosepo train --config {self.folder / CONFIG} --run {self.folder}"
+        manifest = self._fitting(stage, command)
         if (damage := _damage(self.folder / stage, manifest)) is not None:
-            raise RequestError(f"{damage}: make it anew with {self._again}")
+            raise RequestError(f"{damage}: make it anew with `{command}`")
         self._kept.add(stage)
         return Artifact(stage, self.folder / stage, manifest["fingerprint"], self.folder, manifest["seconds"])
 
-    @property
-    def _again(self) -> str:
-        return f"`rosepo train --config {self.folder / CONFIG} --run {self.folder}`"
-
-    def _fitting(self, stage: str) -> dict[str, Any]:
+    def _fitting(self, stage: str, command: str) -> dict[str, Any]:
         """The manifest of an artifact that was made of those that stand here."""
         manifest = read_manifest(self.folder / stage)
         if manifest is None:
-            raise RequestError(f"{self.folder} has no finished stage '{stage}': finish the run with {self._again}")
+            raise RequestError(f"{self.folder} has no finished stage '{stage}': finish the run with `{command}`")
         for name, used in manifest["inputs"].items():
-            if self._fitting(name)["fingerprint"] != used:
+            if self._fitting(name, command)["fingerprint"] != used:
                 raise RequestError(
                     f"{self.folder}: stage '{name}' was made anew after stage '{stage}': finish the run with "
-                    f"{self._again}"
+                    f"`{command}`"
                 )
         return manifest
 

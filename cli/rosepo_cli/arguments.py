@@ -22,7 +22,9 @@ Set = Annotated[
 Metric = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME", help="A metric, instead of the default ones. You can repeat this.", show_default=False
+        metavar="NAME",
+        help="A metric, instead of the default ones; with a finished RUN, added to its own. You can repeat this.",
+        show_default=False,
     ),
 ]
 Protocol = Annotated[

@@ -81,6 +81,14 @@ def test_further_cut_offs_stand_beside_the_earlier_ones(rosepo, finished, run):
     assert tomllib.loads((run / "config.toml").read_text())["evaluation"]["ks"] == [1, 3, 5, 10]
 
 
+def test_metrics_that_free_always_has_count_when_their_code_changes(rosepo, finished, asked, tmp_path, monkeypatch):
+    plain, free = (shutil.copytree(run, tmp_path / name) for run, name in ((finished, "plain"), (asked[0], "free")))
+    monkeypatch.setattr("rosepo_core.stages.evaluation.source_hash", lambda metric: f"{metric.__name__}, edited")
+    assert rosepo("evaluate", free).made == {"evaluation"}
+    assert rosepo("evaluate", free).made == set()
+    assert rosepo("evaluate", plain).made == set()
+
+
 def test_what_each_protocol_measures(asked):
     folder, _ = asked
     protocols = metrics_of(folder)["protocols"]
@@ -392,29 +400,55 @@ def test_a_model_is_asked_with_its_own_prompts(rosepo, train, log, tmp_path):
 def test_other_prompts_than_in_training_are_told(evaluate, finished):
     said = "the model is asked with other prompts than it was trained on"
     assert said not in evaluate(finished / "aligned").err
-    other = evaluate(finished / "aligned", "--prompt.header=Seen:\n", "--dataset.history_length=4")
+    run = evaluate.run.with_name("other")
+    other = evaluate(finished / "aligned", "--prompt.header=Seen:\n", "--dataset.history_length=4", "--run", run)
     assert f"{said}: prompt.header, dataset.history_length" in " ".join(other.err.split())
-    assert tomllib.loads((evaluate.run / "config.toml").read_text())["dataset"]["history_length"] == 4
+    assert tomllib.loads((run / "config.toml").read_text())["dataset"]["history_length"] == 4
 
 
 def test_any_adapter_and_any_model(evaluate, adapter, model_folder):
     assert evaluate(model_folder).code == 0
     base = metrics_of(evaluate.run)["protocols"]["candidates-5"]
     assert list(base) == ["popularity", "tiny"]
-    done = evaluate(adapter, "--protocol=free", "--json")
+    other = ("--run", evaluate.run.with_name("other"))
+    done = evaluate(adapter, "--protocol=free", "--json", *other)
     assert done.code == 0, done.err
     models = done.json["metrics"]["protocols"]["free"]
     assert list(models) == ["their-adapter"]
     assert "valid-ratio@1" in models["their-adapter"]
-    assert evaluate(adapter).code == 0
-    changed = metrics_of(evaluate.run)["protocols"]["candidates-5"]
+    assert evaluate(adapter, *other).code == 0
+    changed = metrics_of(evaluate.run.with_name("other"))["protocols"]["candidates-5"]
     assert changed["their-adapter"] != base["tiny"]
     # Another adapter in the same place is scored anew.
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file(
         {name: 2 * array for name, array in weights.items()}, adapter / "adapter_model.safetensors", {"format": "pt"}
     )
-    assert "scores-their-adapter" in evaluate(adapter).made
+    assert "scores-their-adapter" in evaluate(adapter, *other).made
+
+
+def test_a_finished_evaluation_of_a_model_is_added_to_and_never_replaced(evaluate, model_folder, adapter):
+    assert evaluate(model_folder, "--metric=hr").code == 0
+    before = metrics_of(evaluate.run)["protocols"]["candidates-5"]["tiny"]
+    for arguments, key in (
+        ((adapter,), "model.name"),
+        ((model_folder, "--seed=4"), "seed"),
+        ((model_folder, "--evaluation.candidates=4"), "evaluation.candidates"),
+    ):
+        said = refused(evaluate(*arguments))
+        assert said == f"{evaluate.run} holds a finished evaluation that differs in {key}: choose another --run"
+    done = evaluate(model_folder, "--metric=ndcg", "--evaluation.ks=[3]")
+    assert (done.code, done.made) == (0, {"evaluation"}), done.err
+    after = metrics_of(evaluate.run)["protocols"]["candidates-5"]["tiny"]
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {"hr@3", "ndcg@3", "ndcg@5", "ndcg@10"}
+
+
+def test_prompts_that_a_model_cannot_read_are_refused_before_any_work(evaluate, model_folder):
+    done = evaluate(model_folder, "--prompt.max_length=1000000")
+    assert "option 'prompt.max_length' = 1000000: the model reads at most" in refused(done)
+    assert "dataset" not in done.stages
+    assert not evaluate.run.exists()
 
 
 def test_the_python_door(log, model_folder, tmp_path):
@@ -424,7 +458,7 @@ def test_the_python_door(log, model_folder, tmp_path):
     run = pipeline.evaluate_model(config, tmp_path / "run", QuietReporter())
     (evaluation,) = run.evaluations
     assert (evaluation.protocol, list(evaluation.models)) == ("candidates-5", ["popularity", "tiny"])
-    folder = pipeline.default_folder(config, registry, trained=False)
+    folder = pipeline.default_folder(config, trained=False)
     assert folder.name.rpartition("-")[0] == "table-tiny"
 
 
