@@ -1,4 +1,4 @@
-"""The whole flow: dataset, split, SFT, oracle, rejected sampling, reference, preferences, alignment,
+"""The whole pipeline: dataset, split, SFT, oracle, rejected sampling, reference, preferences, alignment,
 evaluation."""
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from rosepo_core.stages.trained import Trained
 from rosepo_core.store import CONFIG, UNFINISHED, RunStore, check_artifact, fingerprint, read_manifest
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
-"""The stages in their order, as `until` names them."""
+"""The names of the stages, in their order."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left.
+    """The result of a run.
 
     Attributes:
         folder: the run folder.
-        evaluations: the tables, one a protocol, where the run went so far; else empty.
+        evaluations: the tables, one for each protocol; empty if the run ended before evaluation.
     """
 
     folder: Path
@@ -67,24 +67,24 @@ def run(
     force: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Run:
-    """Run every stage up to `until` in `folder`, reusing what this run or one beside it has made before.
+    """Run every stage up to `until` in `folder`. Finished stages of this run, or of runs beside it, are reused.
 
-    What replaces artifacts of the run waits in RUN/unfinished until the run is done again; until then the folder is
-    that of the run which was there.
+    New artifacts that will replace artifacts of the run wait in RUN/unfinished until all are done. Until then, the
+    folder holds the old run.
 
     Args:
         config: the configuration.
         folder: the run folder.
-        reporter: hears how far the work is.
-        registry: the plugins, those that are installed if not given.
-        until: the last stage to do; all if not given.
-        force: stages to make anew with all that is made of them, though nothing has changed; ``"evaluation"`` asks
-            all models again.
-        overwrite: a finished run of another configuration may be replaced.
+        reporter: receives the progress.
+        registry: the plugins; by default those that are installed.
+        until: the last stage to do; by default all stages are done.
+        force: stages to make again although nothing has changed, with all stages that depend on them. With
+            ``"evaluation"``, all models are asked again.
+        overwrite: whether a finished run of another configuration may be replaced.
 
     Raises:
-        RequestError: something in the request or the data is wrong. Where this is found before fine-tuning is done,
-            the folder is left as it was; later, the finished stages are kept.
+        RequestError: something in the request or the data is wrong. If this is found before fine-tuning is done, the
+            folder stays as it was; later, the finished stages are kept.
     """
     registry = registry or load_plugins()
     if until is not None:
@@ -94,7 +94,7 @@ def run(
     if not overwrite:
         config = to_go_on_with(config, folder, registry)
     tables: tuple[Evaluation, ...] = ()
-    # The last stage is followed by what is written about the run.
+    # After the last stage, the report and other files about the run are written, so it must not end the session.
     until = None if until == STAGES[-1] else until
     with _opened(config, store, registry, reporter, until=until, forced=forced) as session:
         trained = train(session)
@@ -110,10 +110,11 @@ def _check_stage(stage: str) -> None:
 
 
 def forced_stages(names: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a stage, or what evaluation asks of a model, is one that `names` say to make anew.
+    """A function that says whether a stage must be made again because of `names`. The answers of models in evaluation
+    are artifacts of their own, and belong to the name ``"evaluation"``.
 
     Raises:
-        RequestError: there is no such stage.
+        RequestError: there is no stage with such a name.
     """
     for name in names:
         _check_stage(name)
@@ -160,12 +161,12 @@ def _differing(before: RunConfig, now: RunConfig, sections: Sequence[str]) -> st
 
 
 def train(session: Session) -> Trained:
-    """The stages before evaluation, in their order."""
+    """Run the stages before evaluation, in their order."""
     sft.check(session)
     sampling.check_request(session)
     corpus = dataset.stage(session)
     held_out = split.stage(session, corpus)
-    # Before anything costly, so that what cannot be drawn or asked is turned down at once.
+    # Before any expensive work, so that impossible requests fail at once.
     candidates = evaluation.draw_candidates(session, held_out)
     fine_tuned = sft.stage(session, held_out)
     session.store.commit()
@@ -185,22 +186,22 @@ def evaluate(
     protocols: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> Run:
-    """The tables of a finished run, made anew where `overrides` change the section ``[evaluation]`` or the metrics;
-    nothing is trained.
+    """Evaluate a finished run again, with changes in the section ``[evaluation]`` or in the metrics. Nothing is
+    trained.
 
     Protocols, negatives, held-out parts, metrics and cut-offs are added to those of the run: its tables grow, and the
     models are not asked again what they were asked before.
 
     Args:
-        folder: the run.
-        overrides: as `load_config` takes them.
-        reporter: hears how far the work is.
-        protocols: further ones.
-        registry: the plugins.
+        folder: the run folder.
+        overrides: as in `load_config`.
+        reporter: receives the progress.
+        protocols: additional protocols.
+        registry: the plugins; by default those that are installed.
 
     Raises:
-        RequestError: there is no run or it is not finished; another section is to be changed; or a metric that the
-            run has is to be measured with other options. The run is left as it was.
+        RequestError: there is no run, or it is not finished; the overrides change another section; or they change the
+            options of a metric that the run already has. The run stays as it was.
     """
     for key, _ in overrides:
         if key.partition(".")[0] not in ("evaluation", "metric"):
@@ -222,15 +223,15 @@ def evaluate(
 
 
 EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "evaluation", "metric")
-"""The sections of a configuration that say something of a model which is only evaluated."""
+"""The sections of a configuration that matter for a model that is only evaluated."""
 
 
 def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], registry: Registry) -> RunConfig:
-    """As `load_config`, for `evaluate_model`: a model that brings its prompt template is asked with that, in place of
-    what the file or the defaults say; an override of the prompt stands above it.
+    """As `load_config`, for `evaluate_model`. If the model has its own prompt template, it is used instead of the one
+    in the file or the defaults. Overrides of the prompt come before both.
 
     Raises:
-        RequestError: also where an override is of another section than `EVALUATED`, or the model's prompt template
+        RequestError: as `load_config`; an override is not in a section of `EVALUATED`; or the model's prompt template
             cannot be read.
     """
     for key, _ in overrides:
@@ -243,7 +244,7 @@ def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], r
     if saved is None:
         return config
     own: list[tuple[str, Any]] = [("dataset.history_length", saved.history_length)]
-    # Options belong to the name beside them: those of another template than the one that is asked for say nothing.
+    # Options belong to their template. If the user names another template, the saved options do not apply.
     if config.prompt.name == saved.name or not any(key in ("prompt", "prompt.name") for key, _ in overrides):
         own += [("prompt", saved.name), *((f"prompt.{key}", value) for key, value in saved.options.items())]
     return load_config(file, [*((key, as_written(value)) for key, value in own), *overrides], registry)
@@ -252,11 +253,11 @@ def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], r
 def evaluate_model(
     config: RunConfig, folder: Path, reporter: RunReporter, *, registry: Registry | None = None
 ) -> Run:
-    """Evaluate the model that ``[model]`` names, beside popularity, in a run folder of its own; nothing is trained.
+    """Evaluate the model in ``[model]``, beside popularity, in a run folder of its own. Nothing is trained.
 
-    The model may be anything that a run can start from, or a folder with a PEFT adapter, which names its base model
-    in ``adapter_config.json``; prompts are made by the base model's tokenizer. Sections beside `EVALUATED` are not
-    used.
+    The model may be any model that a run can start from, or a folder with a PEFT adapter, whose
+    ``adapter_config.json`` names the base model. Prompts are made with the base model's tokenizer. Sections that are
+    not in `EVALUATED` are not used.
 
     If `folder` holds a finished evaluation of this model, the tables are added to it, as `evaluate` does.
 
@@ -311,7 +312,8 @@ def report_data(
     labels: Sequence[str] | None = None,
     registry: Registry | None = None,
 ) -> dict[str, ReportData]:
-    """What a report shows of finished runs, by their labels: what tells their folders apart if none are given.
+    """The data of a report on finished runs, by label. By default the labels are the distinct parts of the folders'
+    names.
 
     Raises:
         RequestError: there is no such run, or it is not finished, or it did not train.
@@ -336,18 +338,20 @@ def compare(
     labels: Sequence[str] | None = None,
     registry: Registry | None = None,
 ) -> list[Evaluation]:
-    """One evaluation a protocol of all models of finished runs, with what each later run is about, its aligned model
-    or the one that it only evaluates, compared with the first's.
+    """One evaluation for each protocol, with all models of finished runs, and with comparisons to the first run.
+
+    The main model of a run is its aligned model, or the only model of an evaluation. The main model of each later run
+    is compared with that of the first run.
 
     Args:
-        folders: of `run` or `evaluate_model`.
+        folders: run folders of `run` or `evaluate_model`.
         metric: the column that is compared.
-        reporter: hears how far the work is.
-        labels: of the runs; what tells their folders apart if not given.
-        registry: of plugins, those that are installed if not given.
+        reporter: receives the progress.
+        labels: labels of the runs; by default the distinct parts of the folders' names.
+        registry: the plugins; by default those that are installed.
 
     Raises:
-        RequestError: as `report`; or there is no such metric for single users.
+        RequestError: as `report`; or the metric does not exist for single users.
     """
     found: dict[str, side_by_side.RunEvaluation] = {}
     for run in _finished(folders, labels, reporter, registry):
@@ -446,7 +450,7 @@ def _opened(
     finished: bool = False,
     forced: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[Session]:
-    """A session on a folder that is left as it was if the request turns out wrong before `RunStore.commit`."""
+    """A session on a folder. If the request fails before `RunStore.commit`, the folder stays as it was."""
     session = (
         FinishedSession(config, store, registry, reporter, STAGES[:-1])
         if finished

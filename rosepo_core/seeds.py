@@ -1,6 +1,6 @@
-"""The same configuration under several seeds, and how much its numbers move with what is drawn.
+"""The same configuration under several seeds, to see how much the numbers depend on chance.
 
-Between two seeds differs all that is drawn: the adapter's first weights, the order of batches, the oracle's training,
+Everything random differs between seeds: the adapter's first weights, the order of batches, the oracle's training,
 rejected items, test users and candidates. The log and its split are the same.
 """
 
@@ -37,8 +37,8 @@ class Spread:
     """One column of one model over seeds.
 
     Attributes:
-        values: one a seed, NaN where the metric applied to nobody.
-        over: of the values that are not NaN; all NaN where none is left.
+        values: one for each seed; NaN if the metric applied to no user.
+        over: statistics of the values that are not NaN; all NaN if there is no such value.
     """
 
     values: tuple[float, ...]
@@ -50,8 +50,8 @@ class SeedTable:
     """All models under one protocol.
 
     Attributes:
-        columns: the main ones, by name such as ``"hr@10"``.
-        models: model to column to its values.
+        columns: the main columns, by name such as ``"hr@10"``.
+        models: the values of each model and column.
     """
 
     columns: Mapping[str, Column]
@@ -60,12 +60,12 @@ class SeedTable:
 
 @dataclass(frozen=True)
 class SeedRuns:
-    """Finished runs that differ in their seed alone.
+    """Finished runs that differ in their seed only.
 
     Attributes:
-        folder: what holds them and seeds.json.
-        runs: each seed's run folder, by seed, ascending.
-        tables: by protocol.
+        folder: the folder with the runs and seeds.json.
+        runs: the run folder of each seed, ascending.
+        tables: the table of each protocol.
     """
 
     folder: Path
@@ -73,8 +73,8 @@ class SeedRuns:
     tables: Mapping[str, SeedTable]
 
     def document(self) -> dict[str, Any]:
-        """The contents of seeds.json: ``schema``; ``seeds``, ascending; ``runs``, their folders in this one, in the
-        same order; ``protocols``: protocol to model to column to ``values`` in that order and the fields of
+        """The contents of seeds.json: ``schema``; ``seeds``, ascending; ``runs``, the names of their folders, in the
+        same order; ``protocols``: by protocol, model and column, the ``values`` in the same order and the fields of
         `OverSeeds`. A number that does not exist is null."""
         return {
             "schema": SCHEMA,
@@ -91,16 +91,17 @@ class SeedRuns:
 
 
 def default_folder(config: RunConfig) -> Path:
-    """Of runs under several seeds, however many: that of the one run with ``-seeds`` behind it."""
+    """The default folder for several seeds: that of a single run, with ``-seeds`` at its end. It does not depend on
+    the number of seeds."""
     one = pipeline.default_folder(config)
     return one.with_name(f"{one.name}-seeds")
 
 
 def seed_folders(config: RunConfig, folder: Path, count: int) -> dict[int, Path]:
-    """Where the run of each seed has its place: ``FOLDER/seed-S`` for S from the configured seed on.
+    """The run folder of each seed: ``FOLDER/seed-S``, where S starts with the configured seed.
 
     Raises:
-        RequestError: there is no such number of seeds, or `folder` holds other things than runs under seeds.
+        RequestError: the number of seeds is impossible, or `folder` has other content than runs under seeds.
     """
     if count < 1:
         raise RequestError(f"--seeds {count}: say how many seeds to run, 1 or more, e.g. --seeds 5")
@@ -127,14 +128,16 @@ def run_seeds(
     force: Sequence[str] = (),
     overwrite: bool = False,
 ) -> SeedRuns:
-    """Run the configuration under `count` seeds, its own the first, and write `folder`/seeds.json once all are done.
+    """Run the configuration under `count` seeds, starting with its own, and write `folder`/seeds.json when all are
+    done.
 
-    Each is a complete run. What is finished, or the same under another seed, is reused; so doing this again continues
-    where it stopped, and a larger `count` adds seeds. `force` and `overwrite` are those of `pipeline.run`.
+    Each seed is a complete run. Finished stages, and stages that are the same for all seeds, are reused. So the same
+    call continues where it stopped, and a larger `count` adds seeds. `force` and `overwrite` are as in
+    `pipeline.run`.
 
     Raises:
-        RequestError: something in the request or the data is wrong. Where the first seed's run finds this before
-            fine-tuning is done, `folder` is left as it was.
+        RequestError: something in the request or the data is wrong. If the first run finds this before fine-tuning is
+            done, `folder` stays as it was.
     """
     runs = seed_folders(config, folder, count)
     existed = folder.exists()
@@ -152,18 +155,18 @@ def run_seeds(
             )
         except RequestError:
             if not existed:
-                # Only where it is empty.
+                # This works only if the folder is empty.
                 with suppress(OSError):
                     folder.rmdir()
             raise
-        # It is there once all seeds are done, and then is about them.
+        # seeds.json exists only when all seeds are done, and always describes these.
         (folder / SEEDS).unlink(missing_ok=True)
         measured.append(_measured(done))
     return _written(folder, runs, measured)
 
 
 def is_seeds(folder: Path) -> bool:
-    """Whether `folder` holds runs under seeds, and is no run itself."""
+    """Whether `folder` contains runs under seeds, and is not itself a run."""
     return not is_run(folder) and any(is_run(each) for each in folder.glob("seed-*"))
 
 
@@ -191,10 +194,10 @@ def evaluate(
     protocols: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> SeedRuns:
-    """`pipeline.evaluate` for each run of a folder of seeds, and seeds.json anew.
+    """Call `pipeline.evaluate` for each run of a folder of seeds, and write seeds.json again.
 
     Raises:
-        RequestError: as there.
+        RequestError: as `pipeline.evaluate`.
     """
     runs = seed_runs(folder)
     measured = []
@@ -208,16 +211,17 @@ def evaluate(
 def compare(
     folders: Sequence[Path], metric: str, reporter: RunReporter, *, registry: Registry | None = None
 ) -> list[ComparedModels]:
-    """`pipeline.compare` for the runs of each seed, and what it says over all seeds, one a protocol.
+    """Call `pipeline.compare` for the runs of each seed, and combine the results over all seeds, one for each
+    protocol.
 
     Args:
-        folders: each holds runs under the same seeds.
+        folders: folders with runs under the same seeds.
         metric: the column that is compared.
-        reporter: hears how far the work is.
-        registry: of plugins, those that are installed if not given.
+        reporter: receives the progress.
+        registry: the plugins; by default those that are installed.
 
     Raises:
-        RequestError: as there; or the folders are not of the same seeds.
+        RequestError: as `pipeline.compare`; or the folders have different seeds.
     """
     by_seed = _runs_by_seed(folders)
     labels = side_by_side.labels(folders)
@@ -229,10 +233,10 @@ def compare(
 
 
 def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registry: Registry | None = None) -> None:
-    """`pipeline.report` for one folder of seeds or several, with means over the seeds and tests over seeds and users.
+    """Write the report of one or more folders of seeds, with means over seeds, and tests over seeds and users.
 
     Raises:
-        RequestError: as there; or the folders are not of the same seeds.
+        RequestError: as `pipeline.report`; or the folders have different seeds.
     """
     labels = side_by_side.labels(folders)
     seeds = {
@@ -247,10 +251,10 @@ def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registr
 
 
 def _runs_by_seed(folders: Sequence[Path]) -> dict[int, list[Path]]:
-    """The run of each folder under each seed.
+    """The runs of each seed, one from each folder.
 
     Raises:
-        RequestError: the folders are not of the same seeds.
+        RequestError: the folders have different seeds.
     """
     runs = [seed_runs(folder) for folder in folders]
     for folder, of_folder in zip(folders, runs, strict=True):
@@ -273,7 +277,7 @@ def _written(folder: Path, runs: Mapping[int, Path], measured: Sequence[Mapping[
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is kept of one run's evaluation: its numbers, and not the scores of every user."""
+    """The numbers of one run's evaluation, without the scores of single users."""
 
     columns: Mapping[str, Column]
     models: Mapping[str, Metrics]

@@ -37,7 +37,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="PATH",
-            help="Instead: a PEFT adapter's folder, or a model as `train` takes it.",
+            help="Evaluate this model instead: the folder of a PEFT adapter, or any model for `train`.",
             show_default=False,
         ),
     ] = None,
@@ -51,15 +51,15 @@ def evaluate(
     folder: NewRun = None,
     json_: Json = False,
 ) -> None:
-    """Evaluate a finished run further, or a model by itself.
+    """Evaluate a finished run again, or a single model.
 
-    With RUN: show its tables; or add to them by --protocol, --metric or --evaluation.part validation; or make them
-    anew with other keys of [evaluation], e.g. --evaluation.max_users 500. Nothing is trained, and nothing is asked
-    twice. A folder of runs under seeds is evaluated seed by seed.
+    With RUN: show its tables. --protocol, --metric and --evaluation.part validation add to them. Other keys of
+    [evaluation], e.g. --evaluation.max_users 500, make them again. Nothing is trained, and earlier answers of models
+    are reused. In a folder of seeds, each run is evaluated.
 
-    With --model: the same tables of any PEFT adapter or full model beside popularity, in a run folder of its own;
-    data, split, prompt and evaluation are chosen as in `rosepo train`. A model that rosepo trained is asked with its
-    own prompts, unless --prompt.KEY says otherwise.
+    With --model: make the same tables for any PEFT adapter or full model, beside popularity, in a run folder of its
+    own. Choose data, split, prompt and evaluation as in `rosepo train`. For a model that rosepo trained, its own
+    prompts are used, unless you set --prompt.KEY.
     """
     finished = bare_argument(run, context)
     if (finished is None) == (model is None):

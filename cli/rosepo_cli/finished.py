@@ -1,4 +1,4 @@
-"""`rosepo compare` and `rosepo report`: finished runs, side by side."""
+"""`rosepo compare` and `rosepo report`: finished runs side by side."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def compare(
     metric: Annotated[str, typer.Option(metavar="NAME", help="The column that is compared.")] = "ndcg@10",
     json_: Json = False,
 ) -> None:
-    """Set the models of finished runs side by side, and test which aligned ones differ from the first run's; a run
-    that only evaluates a model stands for that model. Folders of runs under the same seeds are compared seed by seed,
-    and tested over seeds and users.
+    """Show the models of finished runs side by side, and test which aligned models differ from that of the first run.
+
+    A run of `rosepo evaluate --model` takes part with its model. Folders of runs under the same seeds are paired by
+    seed, and tested over seeds and users.
 
     The runs must have ranked the same candidates for the same users: equal dataset, split, seed and [evaluation].
     """
@@ -55,10 +56,10 @@ def compare(
 
 
 def _are_of_seeds(folders: list[Path]) -> bool:
-    """Whether the folders hold runs under seeds.
+    """Whether the folders contain runs under seeds.
 
     Raises:
-        RequestError: some do and some do not.
+        RequestError: only some of them do.
     """
     from rosepo_core.contracts.errors import RequestError
     from rosepo_core.seeds import is_seeds
@@ -74,11 +75,11 @@ def report(
     runs: Runs,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE.html", help="Where to; by default the run's own report.html."),
+        typer.Option("--out", metavar="FILE.html", help="The file to write; by default the run's own report.html."),
     ] = None,
 ) -> None:
-    """Write the report of a finished run, or of several in one page; of folders of runs under seeds, with means over
-    the seeds."""
+    """Write the report of one or more finished runs, as one page. For folders of runs under seeds, it shows means
+    over seeds."""
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core import pipeline
     from rosepo_core import seeds as over

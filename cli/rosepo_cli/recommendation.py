@@ -18,13 +18,13 @@ def add(app: typer.Typer) -> None:
 def recommend(
     run: RunFolder,
     history: Annotated[
-        list[str], typer.Option("--history", metavar="TITLE", help="A title, oldest first; repeat it for each one.")
+        list[str], typer.Option("--history", metavar="TITLE", help="A title. Repeat this for each, oldest first.")
     ],
     k: Annotated[int, typer.Option("--k", min=1, help="How many titles.")] = 10,
     stage: Annotated[str, typer.Option(help=f"Which model: {', '.join(LANGUAGE_MODELS)}.")] = LANGUAGE_MODELS[0],
     json_: Json = False,
 ) -> None:
-    """Recommend what to choose next: titles of the run's catalogue and no others."""
+    """Recommend titles to choose next. Only titles of the run's catalogue are possible."""
     import json
 
     from rosepo_cli.progress import ConsoleReporter

@@ -1,4 +1,4 @@
-"""What commands show: tables that fit 80 columns, on stdout."""
+"""The output of commands: tables that fit into 80 columns, on stdout."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _table(*columns: str) -> Table:
 
 
 def to_json(run: Run) -> str:
-    """The run's folder and, where it was evaluated, the contents of its metrics.json."""
+    """The run's folder and, if it was evaluated, the contents of its metrics.json."""
     document: dict[str, Any] = {"run": str(run.folder)}
     if run.evaluations:
         document["metrics"] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def to_json(run: Run) -> str:
 
 
 def show_evaluations(run: Run) -> None:
-    """All models side by side under each protocol, and where the run is."""
+    """All models side by side under each protocol, and the folder of the run."""
     console = _console()
     for evaluation in run.evaluations:
         _show_evaluation(console, evaluation)
@@ -85,7 +85,7 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 
 def _over_fewer_users(evaluation: Evaluation) -> Iterator[str]:
-    """Which means of the table are not over all users, a line for each metric and number of users."""
+    """Lines about means that are not over all users, one for each metric and number of users."""
     found: dict[tuple[str, int], list[str]] = {}
     for name in evaluation.main_columns:
         for model, result in evaluation.models.items():
@@ -123,7 +123,7 @@ def show_comparison(compared: ComparedModels) -> None:
 
 
 def comparison_document(metric: str, compared: Sequence[ComparedModels]) -> dict[str, Any]:
-    """What `rosepo compare --json` prints; a number that does not exist is null."""
+    """The document of `rosepo compare --json`; a number that does not exist is null."""
 
     def known(value: Any) -> Any:
         return None if isinstance(value, float) and math.isnan(value) else value
@@ -159,12 +159,12 @@ def _holds(comparison: Comparison) -> str:
 
 
 def _p(value: float) -> str:
-    """No test shows a probability of nought."""
+    """A p value as text; it is never 0."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def show_seeds(found: SeedRuns) -> None:
-    """Mean and, below it, standard deviation over seeds of all models side by side, and where the runs are."""
+    """Mean and, below it, standard deviation over seeds, for all models side by side; and the folder of the runs."""
     console = _console()
     for protocol, table in found.tables.items():
         accuracy = [name for name, column in table.columns.items() if column.about.group == "Accuracy"]
@@ -206,7 +206,7 @@ def _spread(column: Column, spread: Spread) -> str:
 
 
 def _over_fewer(table: SeedTable) -> Iterator[str]:
-    """Which means are not over all seeds, a line for each column and number of seeds."""
+    """Lines about means that are not over all seeds, one for each column and number of seeds."""
     found: dict[tuple[str, str], list[str]] = {}
     for model, spreads in table.models.items():
         for name, spread in spreads.items():
@@ -236,7 +236,7 @@ def show_recommendations(found: Sequence[tuple[str, float]]) -> None:
 
 
 def show_plugins(entries: Sequence[Entry]) -> None:
-    """One line a plugin, by kind; what did not load in red."""
+    """One line for each plugin, by kind; plugins that cannot be loaded are red."""
     table = _table("kind", "name", "from", "summary")
     for column in table.columns:
         column.justify = "left"
@@ -247,7 +247,7 @@ def show_plugins(entries: Sequence[Entry]) -> None:
 
 
 def show_plugin_details(described: Sequence[Mapping[str, Any]]) -> None:
-    """What a plugin does and every option with its default."""
+    """The description of a plugin, and every option with its default."""
     console = _console()
     for plugin in described:
         console.print(f"{plugin['kind']} {plugin['name']}", style="bold", markup=False)
@@ -264,7 +264,7 @@ def show_plugin_details(described: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _reflowed(docstring: str) -> str:
-    """Its paragraphs a line each, for the terminal to break; lists and formulas stay as they are."""
+    """The docstring with each paragraph on one line, which the terminal breaks; lists and formulas stay unchanged."""
     paragraphs = docstring.split("\n\n")
     return "\n\n".join(
         part if any(line[:1] in " -*" for line in part.splitlines()) else " ".join(part.splitlines())
@@ -281,7 +281,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def show_corpus(summary: CorpusSummary) -> None:
-    """A log or given examples in figures, then what may be wrong with them."""
+    """The numbers of a log or of given examples, then warnings."""
     console = _console()
     table = _table("", "")
     rows = {"dataset": summary.name}
@@ -313,7 +313,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def show_checks(checks: Sequence[Check]) -> None:
-    """One line a check, with the fix where one is needed."""
+    """One line for each check, with the remedy if one is needed."""
     table = _table("", "check", "found")
     for column in table.columns:
         column.justify = "left"
@@ -326,7 +326,7 @@ def show_checks(checks: Sequence[Check]) -> None:
 
 
 def show_plan(config: str, folder: Path, plan: Plan) -> None:
-    """The resolved configuration, then what it would cost."""
+    """The resolved configuration, then the plan and its cost."""
     console = _console()
     console.print(config, markup=False, soft_wrap=True)
     table = _table("stage", "examples", "tokens", "longest", "time")
@@ -355,7 +355,7 @@ def show_plan(config: str, folder: Path, plan: Plan) -> None:
 
 
 def show_plan_of_seeds(seeds: Sequence[int], plan: Plan) -> None:
-    """What the plan of the first seed means for all of them."""
+    """What the plan of the first seed means for all seeds."""
     console = _console()
     console.print(
         f"seeds   {', '.join(map(str, seeds))}: this plan is seed {seeds[0]}'s; all of it times {len(seeds)} takes "

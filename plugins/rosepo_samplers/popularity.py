@@ -17,7 +17,7 @@ class PopularityAwareOptions(SamplerOptions):
 
 
 class PopularityAware(RejectedSampler):
-    """Eligible items, drawn in proportion to popularity ** power, one after another without replacement.
+    """Eligible items drawn in proportion to popularity ** power, one after another without replacement.
 
     RosePO (arXiv 2410.12519), popularity-aware rejected sampling. Popular items are often targets, so training raises
     their probability; as rejected items they are lowered as often. Popularity counts training interactions. An item

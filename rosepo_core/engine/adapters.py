@@ -1,10 +1,10 @@
 """LoRA layers without the small operations around them, in training and in scoring.
 
-PEFT computes an adapter beside its layer: casts, a dropout, two thin products, a scaling and a sum, each of which
-reads or writes a whole activation, and keeps them all for the backward pass. Here a layer and its adapter are one
-function: the thin products add into the layer's own output and gradient, and nothing is kept but the input and its
-projection to the adapter's rank. Same mathematics, same parameters, for any LoRA without dropout (Hu et al. 2021,
-arXiv 2106.09685).
+PEFT computes an adapter beside its layer: casts, a dropout, two thin products, a scaling and a sum. Each of these
+reads or writes a whole activation, and all results are kept for the backward pass. Here a layer and its adapter are
+one function: the thin products are added directly to the layer's output and gradient. Only the input and its
+projection to the adapter's rank are kept. Mathematics and parameters are the same, for any LoRA without dropout (Hu
+et al. 2021, arXiv 2106.09685).
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch.nn.functional import linear
 
 
 class _LowRankLinear(torch.autograd.Function):
-    """What has the adapter's rank as one dimension is kept with the tokens along its rows: each thin product below is
-    written the way round that is fast, up to six times as fast as the other (`benchmarks/training_throughput.py`)."""
+    """A linear layer and its adapter. Arrays with the adapter's rank as one dimension have the tokens along their
+    rows. The order of each thin product is the fast one, up to six times as fast as the other
+    (`benchmarks/training_throughput.py`)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
@@ -40,9 +41,9 @@ class _LowRankLinear(torch.autograd.Function):
 
 
 def fuse_adapters(model: torch.nn.Module) -> None:
-    """Let every LoRA layer of `model` be one function whenever its adapter is plain, for good.
+    """Permanently let every LoRA layer of `model` run as one function if its adapter is plain.
 
-    Whether it is, the layer finds out at each call, so adapters may be trained, switched off or merged as before.
+    The layer checks this at each call, so adapters can be trained, switched off or merged as before.
     """
     for layer in model.modules():
         if isinstance(layer, Linear):
@@ -61,7 +62,7 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether the adapter is nothing but two products on a frozen layer."""
+    """Whether the adapter is only two products beside a frozen layer."""
     if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
         return False
     name, base = layer.active_adapters[0], layer.base_layer
@@ -70,7 +71,7 @@ def _is_plain(layer: Any) -> bool:
     dropout = layer.lora_dropout[name]
     return (
         not any(parameter.requires_grad for parameter in base.parameters())
-        # DoRA, KaSA and others are such a layer with another forward pass.
+        # DoRA, KaSA and others use the same class of layer with another forward pass.
         and name not in layer.lora_variant
         and not layer.lora_bias.get(name, False)
         and (isinstance(dropout, torch.nn.Identity) or dropout.p == 0 or not dropout.training)

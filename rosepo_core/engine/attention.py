@@ -1,16 +1,17 @@
-"""What the tokens of a pass see in each layer, and which code computes it.
+"""Attention masks and attention kernels of prepared models.
 
-transformers makes a model's attention masks from rules, one for each kind of layer (full, sliding window, chunks),
-which say for two places in a sequence whether one sees the other. A model whose attention implementation is `NAME`
-asks here for both: for the mask of a rule, and for the attention of a layer. In a plain pass the masks are
-transformers' own. In a pass of a `Layout` (a token tree, say) the layout knows which tokens stand before which, and
-the model's own rule is asked about their depths. So a window stays a window, whatever the model is called.
+transformers makes the attention masks of a model from rules, one for each kind of layer (full, sliding window,
+chunks). A rule says for two positions of a sequence whether one sees the other. A model with the attention
+implementation `NAME` gets both from this module: the mask of a rule, and the attention of a layer. In a plain pass,
+the masks are those of transformers. In a pass with a `Layout` (for example a token tree), the layout knows which
+tokens come before which, and applies the model's own rule to their depths. So sliding windows are right for every
+model.
 
-Attention is computed by the first of these that knows every option that the layer gives: blocks of queries (on a
-CPU), PyTorch's scaled dot product, the model's own code. An option that a kernel was not told of, such as a cap on
-the scores or an attention sink, is never dropped.
+Attention is computed by the first of these kernels that supports every option of the layer: blocks of queries (on a
+CPU), PyTorch's scaled dot product, the model's own code. An option that a kernel does not support, such as a cap on
+the scores or an attention sink, is never ignored.
 
-Nothing here is switched: a layout holds for the calls of its own thread inside `laid_out`.
+No global setting is switched: a layout is valid for calls of its own thread inside `laid_out`.
 """
 
 from __future__ import annotations
@@ -30,36 +31,37 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from rosepo_core.engine.blocks import LONG, block_attention
 
 NAME = "rosepo"
-"""The attention implementation of models that run as told here."""
+"""The name of this attention implementation."""
 
 KINDS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-"""The kinds of layers that a rule describes whole."""
+"""The kinds of layers that a rule describes completely."""
 
 _ALREADY_DONE = frozenset({"sliding_window", "position_ids"})
-"""Options of layers that the mask and the queries and keys hold already."""
+"""Options of layers that are already applied in the mask, or in the queries and keys."""
 
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(sequence, head, query's place, key's place) -> whether the query sees the key; all broadcast to [b, 1, t, s]."""
+"""(sequence, head, query position, key position) -> whether the query sees the key; all broadcast to [b, 1, t, s]."""
 
 
 class Layout(Protocol):
     """How the tokens of a pass belong together."""
 
     def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor | None:
-        """What each token sees in layers of one kind, [b, 1, t, s].
+        """The mask of the layers of one kind, [b, 1, t, s].
 
         Args:
-            rule: of the layers, asked about depths; `None` where they see all that comes before.
-            dtype: of the hidden states.
+            rule: the rule of the layers, to apply to depths; `None` if tokens see all earlier tokens.
+            dtype: type of the hidden states.
 
         Returns:
-            bool, true where seen, or of `dtype`, to be added to the scores; `None` is the plain causal mask.
+            bool, true where a token sees another; or numbers of `dtype` to add to the scores; or `None` for the plain
+            causal mask.
         """
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
     ) -> Tensor:
-        """What `attention` gives for the layout's tokens: [b, t, heads, e]."""
+        """The result of `attention` for the layout's tokens: [b, t, heads, e]."""
 
 
 _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
@@ -67,10 +69,10 @@ _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 @contextmanager
 def laid_out(layout: Layout) -> Iterator[None]:
-    """For a while and in this thread, let models of the implementation `NAME` read tokens in this layout.
+    """Inside the context, and in this thread, models with the implementation `NAME` read tokens in this layout.
 
-    Their attention mask must be one of ones, [b, t]: without any, transformers takes repeated positions for packed
-    sequences.
+    Give the models an attention mask of ones, [b, t]. Without a mask, transformers takes repeated positions for
+    packed sequences.
     """
     token = _LAYOUT.set(layout)
     try:
@@ -89,20 +91,20 @@ def attention(
     scaling: float | None = None,
     **options: Any,
 ) -> Tensor:
-    """Attention of one layer by the first kernel that knows all options.
+    """Attention of one layer, by the first kernel that supports all options.
 
     Args:
         module: the layer's attention module.
         query: [b, heads, t, d]. key: [b, key heads, s, d]. value: [b, key heads, s, e].
-        mask: as `Layout.mask` gives it.
-        dropout: probability. scaling: of the scores; 1 / sqrt(d) where there is none.
-        options: whatever else the layer says.
+        mask: a result of `Layout.mask`.
+        dropout: dropout probability. scaling: factor of the scores; by default 1 / sqrt(d).
+        options: all other options of the layer.
 
     Returns:
         [b, t, heads, e].
 
     Raises:
-        NotImplementedError: no kernel here knows an option, and the model's code has no attention function.
+        NotImplementedError: no kernel here supports an option, and the model's code has no attention function.
     """
     causal = options.pop("is_causal", None)
     causal = getattr(module, "is_causal", True) if causal is None else causal
@@ -131,7 +133,7 @@ def _own_attention(
     others: dict[str, Any],
     **known: Any,
 ) -> Tensor:
-    """By the function that the model's own module computes attention with where nothing else is chosen."""
+    """Attention by the default function in the model's own module."""
     for kind in type(module).__mro__:
         function = getattr(sys.modules[kind.__module__], "eager_attention_forward", None)
         if function is not None:
@@ -150,7 +152,7 @@ def _own_attention(
 def _attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    # Compiled layers cannot ask which layout holds; none that needs to be asked is compiled.
+    # Compiled layers cannot read the layout; layers that need a layout are never compiled.
     layout = None if torch.compiler.is_compiling() else _LAYOUT.get()
     attend = attention if layout is None else layout.attend
     return attend(module, query, key, value, attention_mask, **options), None

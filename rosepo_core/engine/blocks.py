@@ -1,9 +1,9 @@
 """Attention in blocks of queries, for short sequences on a CPU.
 
-PyTorch's fused attention for CPUs multiplies every query with every key, masked or not. In a token tree, as in any
-text, no token sees a later one: a block of queries needs the keys up to its own end, which are little more than half
-of them all. Forward and backward together take two thirds to four fifths of the fused attention's time at 160 to
-1,000 tokens (`benchmarks/attention.py`).
+PyTorch's fused attention for CPUs multiplies every query with every key, masked or not. In a token tree, as in plain
+text, no token sees a later one. So a block of queries needs only the keys up to its own end, a little more than half
+of all keys on average. Forward and backward together take two thirds to four fifths of the time of the fused
+attention at 160 to 1,000 tokens (`benchmarks/attention.py`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from torch.amp import custom_bwd, custom_fwd
 from torch.nn.functional import softmax
 
 BLOCK = 64
-"""Queries of each head that are computed at once."""
+"""Number of queries of each head that are computed at once."""
 
 LONG = 1024
-"""Most keys for which blocks pay: what they keep for the backward pass grows with the square."""
+"""Blocks are used up to this number of keys, because the memory for the backward pass grows with its square."""
 
 
 def _blocks(length: int, keys: int) -> Iterator[tuple[slice, int]]:
-    """Queries, and how many keys they need. Behind a cache a query may see any key, so there is one block."""
+    """The queries of each block, and how many keys they need. If there are more keys than queries (a cache), every
+    query may see any key, so there is one block."""
     step = BLOCK if length == keys else max(1, length)
     for start in range(0, length, step):
         end = min(length, start + step)
@@ -48,7 +49,7 @@ class _BlockAttention(torch.autograd.Function):
             shaped = scores.view(batch, groups, repeats, -1, seen)
             visible = mask[:, :, None, rows, :seen]
             if mask.dtype == torch.bool:
-                # A row of -inf alone would be NaN.
+                # A row with only -inf would become NaN.
                 shaped.masked_fill_(~visible, torch.finfo(scores.dtype).min)
             else:
                 shaped.add_(visible)
@@ -87,9 +88,9 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
     Args:
         query: [b, heads, t, d]. key: [b, key heads, s, d]. value: [b, key heads, s, e].
-        mask: bool, true where attended to, or additive, [b, 1, t, s]; causal where there is none. Where t = s, no
-            query may see a later key.
-        scaling: of the scores; 1 / sqrt(d) where there is none.
+        mask: bool, true where a query sees a key, or numbers to add to the scores, [b, 1, t, s]; by default causal.
+            If t = s, no query may see a later key.
+        scaling: factor of the scores; by default 1 / sqrt(d).
 
     Returns:
         [b, t, heads, e].

@@ -1,8 +1,9 @@
 """Generation constrained to the catalogue: beam search, exact search, and sampling without replacement.
 
-Many examples share a prompt (a timeline: each place in a user's history is an example). The prompt's states are
-computed once; the beams of all its examples then grow side by side, each token seeing its own example's part of the
-prompt and its own ancestors (`engine.prefixes`). A model that runs in rows reads each beam whole, at each step.
+Many examples share a prompt (in a timeline, each position in a user's history is an example). The states of the
+prompt are computed once. Then the beams of all its examples grow at the same time; each token sees its own example's
+part of the prompt and its own ancestors (`engine.prefixes`). A model that runs in rows reads each beam from its
+beginning at each step.
 """
 
 from __future__ import annotations
@@ -57,46 +58,47 @@ def decode(
     rng: np.random.Generator | None = None,
     score: bool = True,
 ) -> tuple[Ints, Floats]:
-    """The titles that the model would write after each prompt, best first.
+    """The titles that the model generates after each prompt, best first.
 
-    A title's score is the sum of its tokens' log-probabilities under the model, over the whole vocabulary and with
-    the terminator: what scoring the title gives.
+    The score of a title is the sum of its tokens' log-probabilities under the model, over the whole vocabulary and
+    with the terminator. It is the same as in scoring.
 
-    *Temperature 0* searches for the titles with the highest scores; equal scores go to the lower item index. A
-    round compares beams that have made equally many choices rather than written equally many tokens, for tokens
-    without a choice are read in one go. What is finished is set aside, its place in the beam goes to the next best,
-    and a prompt is done when no beam can beat its k-th finished title: a beam's score bounds that of each title below
-    it, as log-probabilities are never above 0. The result is exact if `exact` is set, for then no beam is ever
-    dropped but by that bound, or if `beams` is at least the number of titles.
+    *Temperature 0* searches for the titles with the highest scores; of equal scores, the lower item index wins.
+    Tokens without a choice are read at once, so a round compares beams with the same number of choices, not of
+    tokens. A finished title leaves the beam and makes room for the next best. A prompt is done when no beam can beat
+    its k-th finished title. The score of a beam is an upper bound for all titles that begin with it, because
+    log-probabilities are never above 0. The result is exact if `exact` is set, because then beams are dropped only by
+    this bound, or if `beams` is at least the number of titles.
 
-    *Above 0*, titles are drawn without replacement, in the order drawn, from the distribution that picks among the
-    allowed next tokens in proportion to p^(1/temperature): stochastic beam search by top-down perturbed
+    *Above 0*, titles are drawn without replacement, in the order of drawing. The distribution picks among the allowed
+    next tokens in proportion to p^(1/temperature). The method is stochastic beam search with top-down perturbed
     log-probabilities (Kool, van Hoof and Welling, ICML 2019, arXiv 1903.06059, algorithm 1). It needs exactly `k`
-    beams and is never approximate, so `beams` and `exact` are not used. Where a title begins others, it is drawn with
-    the probability that the model goes on as none of them, to the same power.
+    beams and is always exact, so `beams` and `exact` are not used. If a title is the beginning of others, its weight
+    is the probability that the model continues with none of them, to the same power.
 
-    Items whose titles are token for token the same have the same score, the probability of being drawn is split
-    evenly among those that are not excluded, and each fills a place of its own.
+    Items with the same title tokens have the same score. The probability to be drawn is divided equally among those
+    that are not excluded. Each of them fills its own position in the result.
 
-    Nothing of the model's ``generation_config`` is used.
+    The model's ``generation_config`` is not used.
 
     Args:
-        model: a causal language model of transformers, bare or with PEFT adapters, in evaluation mode.
+        model: a causal language model of transformers, with or without PEFT adapters, in evaluation mode.
         trunks: n prompts.
         trie: the catalogue.
         k: titles per prompt.
-        reporter: told of examples done.
-        token_budget: tokens in a forward pass; memory and speed only, never the result.
-        beams: unfinished titles per prompt that are read in a round, at least `k`; in an exact search speed only.
-        exact: keep what does not fit into the beam for later rounds instead of dropping it.
+        reporter: receives the progress.
+        token_budget: tokens in a forward pass; changes memory and speed only, never the result.
+        beams: unfinished titles per prompt that are read in a round, at least `k`; for an exact search it changes
+            speed only.
+        exact: keep beams that do not fit for later rounds, instead of dropping them.
         temperature: see above.
-        exclude: gives for rows of `trunks` the items that must not come out, one array a row.
-        rng: needed above temperature 0. An example's draw depends on its row, never on the batches.
-        score: unset, a draw above temperature 0 leaves out what only serves to report its score.
+        exclude: a function from rows of `trunks` to the items that must not be generated, one array for each row.
+        rng: needed above temperature 0. The draw of an example depends on its row, and not on the batches.
+        score: if false, draws above temperature 0 skip the work that is needed for scores only.
 
     Returns:
-        items int32 [n, k], -1 where fewer titles are left; their scores float32 [n, k], -inf where there is no
-        title, and NaN if not asked for.
+        items int32 [n, k], -1 fills rows with fewer titles; their scores float32 [n, k], -inf where there is no
+        title, and NaN if `score` is false.
     """
     items = np.full((len(trunks), k), -1, dtype=np.int32)
     scores = np.full((len(trunks), k), -np.inf, dtype=np.float32)
@@ -129,13 +131,13 @@ def decode(
 
 
 def _batches(trunks: Trunks, beams: int, token_budget: int) -> Iterator[Longs]:
-    """Rows of `trunks` in batches: ascending by trunk and then by row, trunks of like size together."""
+    """Rows of `trunks` in batches: ascending by trunk and then by row, with trunks of similar size together."""
     order = np.argsort(trunks.trunk, kind="stable").astype(np.int64)
     _, starts, counts = np.unique(trunks.trunk[order], return_index=True, return_counts=True)
     if not len(order):
         return
     sizes = np.maximum.reduceat(trunks.anchor[order], starts) + counts * beams
-    # The largest first: what does not fit into memory shows at once.
+    # The largest come first, so that too little memory shows at once.
     by_size = np.argsort(-sizes, kind="stable")
     first = 0
     for last in range(1, len(by_size) + 1):
@@ -150,9 +152,9 @@ class _Prompts:
     """The examples of a batch and the states of their prompts.
 
     Attributes:
-        states: of the trunks, one a row.
+        states: states of the trunks, one in each row.
         row: the row of each example, int64 [n], ascending.
-        anchor: tokens of the trunk that each example sees, int64 [n].
+        anchor: number of trunk tokens that each example sees, int64 [n].
     """
 
     states: States[Any]
@@ -171,7 +173,7 @@ class _Prompts:
 
 
 class _Rows:
-    """Arrays of one length; a row of each is one thing."""
+    """Arrays of equal length: a table with named columns."""
 
     example: Longs
     key: Doubles
@@ -195,8 +197,8 @@ _R = TypeVar("_R", bound=_Rows)
 
 
 def _ranked(found: _R, item: NDArray[np.integer]) -> tuple[_R, Longs]:
-    """What was found by example, the best first, and each one's place among its example's: int64 [n]."""
-    # Equal in float32 is equal, however the sum was taken; the lower item goes first.
+    """The rows sorted by example, the best first; and the rank of each row within its example: int64 [n]."""
+    # Sums that are equal in float32 count as equal, whatever the order of summation; then the lower item comes first.
     order = np.lexsort((item, -found.key.astype(np.float32), found.example))
     found = found.take(order)
     place: Longs = np.arange(len(found)) - np.searchsorted(found.example, found.example)
@@ -209,14 +211,14 @@ class _Beams(_Rows):
 
     Attributes:
         example: int64 [b], row of the batch.
-        node: int64 [b], of the trie.
-        scored: tokens of the node's edge whose log-probabilities are known, at least 1 but at the root; all of them
-            but the last are read, int64 [b].
+        node: int64 [b], node of the trie.
+        scored: number of tokens of the node's edge with known log-probabilities, at least 1 except at the root; all
+            of them except the last have been read, int64 [b].
         score: log-probability of the tokens scored so far, float64 [b].
-        key: what beams are ranked by, and an upper bound of what their titles can get: the score, or the perturbed
+        key: the ranking key, which is an upper bound for the keys of all titles below: the score, or the perturbed
             log-probability; float64 [b].
-        log_prob: of the node under the distribution that is drawn from, float64 [b]; unused at temperature 0.
-        path: int64 [b], row of the table of what was read before.
+        log_prob: log-probability of the node in the distribution of draws, float64 [b]; unused at temperature 0.
+        path: int64 [b], row in the table of the tokens read before.
     """
 
     example: Longs
@@ -247,11 +249,11 @@ class _Titles(_Rows):
 
 @dataclass(frozen=True)
 class _Search:
-    """One batch of `decode`, whose arguments these are.
+    """The search for one batch. Attributes that are not described here are arguments of `decode`.
 
     Attributes:
-        seeds: of each example's draw, uint64 [n]; `None` at temperature 0.
-        excluded: from `TitleTrie.exclusion_keys`.
+        seeds: the seed of each example's draw, uint64 [n]; `None` at temperature 0.
+        excluded: the result of `TitleTrie.exclusion_keys`.
     """
 
     trie: TitleTrie
@@ -271,7 +273,7 @@ class _Search:
         owner, nodes, tokens = self._children(roots)
         hidden = prompts.states.prompt_ends(prompts.row, prompts.anchor)
         finished, waiting = self._grow(roots, owner, nodes, prompts.states.log_probs(hidden, owner, tokens))
-        # Row waiting.path: whose it is, and the slots that hold what a waiting beam has read.
+        # For each path: its example, and the slots with the tokens that were read.
         whose, paths = rows, np.zeros((n, 0), np.bool_)
         while True:
             done = self._is_done(waiting)
@@ -282,7 +284,7 @@ class _Search:
             bound = np.full(n, -np.inf, np.float32)
             bound[finished.example[last]] = finished.key[last]
             waiting = waiting.take(~done)
-            # No title below a beam gets more than the beam's key; one that gets as much may be a lower item.
+            # No title below a beam can exceed the beam's key. An equal title may have a lower item index.
             waiting = waiting.take(waiting.key.astype(np.float32) >= bound[waiting.example])
             waiting, rank = _ranked(waiting, self.trie.items[self.trie.low[waiting.node]])
             chosen = rank < self.beams
@@ -301,34 +303,34 @@ class _Search:
             whose, paths = np.concatenate([whose, now.example]), np.concatenate([paths, read])
 
     def _is_done(self, beams: _Beams) -> Bools:
-        """Which beams stand for whole titles alone with nothing left to read."""
+        """Which beams are complete titles with nothing left to read."""
         leaf: Bools = self.trie.children[beams.node] == 0
         return leaf & (beams.scored == self.trie.edge_lengths(beams.node)) if self.score else leaf
 
     def _children(self, beams: _Beams) -> tuple[Longs, Longs, Ints]:
-        """All children of `beams`: whose they are (ascending), their nodes and their edges' first tokens."""
+        """All children of `beams`: their beams (ascending), their nodes, and the first tokens of their edges."""
         owner, nodes = self.trie.expand(beams.node)
         return owner, nodes, self.trie.edge_tokens(nodes, np.zeros_like(nodes))
 
     def _read(self, beams: _Beams, prompts: _Prompts, whose: Longs, paths: Bools) -> tuple[_Titles, _Beams, Bools]:
-        """Read on along each beam's edge.
+        """Read the next tokens along each beam's edge.
 
-        An exact search first reads one token of an edge, for what a token without a choice costs decides about most
-        of them, and then the rest; else the whole edge is read in one go.
+        A search that is not exact reads the whole edge at once. An exact search first reads one token of an edge, and
+        later the rest, because the first token already rules out most beams.
 
         Args:
             beams: b beams, by example.
-            prompts: what they grow from.
-            whose: the example of each path. paths: of all beams that wait.
+            prompts: the prompts that they grow from.
+            whose: the example of each path. paths: the paths of all waiting beams.
 
         Returns:
-            the titles that end at inner nodes; the beams that go on and children of those that came to an end, whose
-            `path` is a row of `beams`; and the paths of those, bool [b, slots].
+            the titles that end at inner nodes; the unfinished beams, and the children of beams whose edge is read,
+            with `path` a row of `beams`; and the paths of `beams`, bool [b, slots].
         """
         trie, node = self.trie, beams.node
         length = trie.edge_lengths(node)
         leaf = trie.children[node] == 0
-        # A title's last token is only predicted; nothing comes after it.
+        # The last token of a title is only predicted and never read.
         counts = length - (beams.scored - 1) - leaf
         if self.exact:
             counts = np.where(beams.scored == 1, 1, counts)
@@ -368,13 +370,13 @@ class _Search:
         return titles, beams.take(going_on) + children, paths
 
     def _ending(self, leaves: _Beams) -> _Titles:
-        """The titles that stand at leaves."""
+        """The titles at leaves."""
         none = np.zeros(0, np.int64)
         return self._grow(leaves, none, none, np.zeros(0))[0]
 
     def _grow(self, beams: _Beams, owner: Longs, nodes: Longs, log_probs: Doubles) -> tuple[_Titles, _Beams]:
-        """The allowed titles that end at `beams` and their allowed children, given all children's first tokens'
-        log-probabilities; the children have their parents' `path`."""
+        """The allowed titles that end at `beams`, and the allowed children of `beams`. `log_probs` are those of the
+        first tokens of all children. Children have the `path` of their parents."""
         trie = self.trie
         stopping, places = trie.titles_at(beams.node)
         kept = ~trie.excludes(places, beams.example[stopping], self.excluded)
@@ -402,13 +404,14 @@ class _Search:
         )
 
     def _perturbed(self, beams: _Beams, owner: Longs, weights: Doubles, numbers: Longs) -> tuple[Doubles, Doubles]:
-        """What may follow each beam: its log-probability and its perturbed one, the largest of which is the beam's.
+        """Log-probabilities and perturbed log-probabilities of the continuations of each beam. The largest perturbed
+        one of a beam equals the beam's own.
 
         Args:
             beams: b beams.
-            owner: whose each alternative is, int64 [m].
-            weights: logarithms of what the alternatives of a beam are drawn in proportion to, float64 [m].
-            numbers: of the alternatives in the example's stream of random numbers, int64 [m].
+            owner: the beam of each continuation, int64 [m].
+            weights: logarithms of the weights of the continuations, float64 [m].
+            numbers: positions of the continuations in the example's stream of random numbers, int64 [m].
         """
         assert self.seeds is not None
         shape = len(beams)
@@ -435,10 +438,10 @@ class _Search:
 
 
 def _gumbel(seeds: NDArray[np.uint64], counters: Longs) -> Doubles:
-    """Standard Gumbel variates, number counters[i] of the stream seeds[i]: float64 [m].
+    """Standard Gumbel variates: number counters[i] of the stream seeds[i], float64 [m].
 
-    The streams are SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), which can be entered anywhere: what an example
-    draws at a node depends neither on the batch nor on the order of visits.
+    The streams are SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), which give any number directly. So the draw of an
+    example at a node depends neither on the batch nor on the order of visits.
     """
     state = seeds + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Work that gives the same bits each time on the same machine."""
+"""Repeatable work: the same bits each time on the same machine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """For a while, let torch use deterministic algorithms alone, and no TF32 in products of float32.
+    """Inside the context, torch uses deterministic algorithms only, and no TF32 in products of float32.
 
-    A GPU adds in whatever order its threads come, so equal runs differ in their last bits, and training makes the
-    difference larger. On a CPU the algorithms are deterministic anyway. cuBLAS also needs
+    A GPU adds numbers in the order in which its threads finish. So equal runs differ in their last bits, and training
+    makes the difference larger. On a CPU the algorithms are always deterministic. cuBLAS also needs
     ``CUBLAS_WORKSPACE_CONFIG``, see `rosepo_core.launch`.
 
     Args:
-        wanted: false changes nothing.
+        wanted: if false, nothing changes.
 
     Raises:
-        RuntimeError: in the work, by torch: an operation has no deterministic algorithm.
+        RuntimeError: raised by torch inside the context, if an operation has no deterministic algorithm.
     """
     if not wanted:
         yield

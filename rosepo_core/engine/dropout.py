@@ -1,4 +1,5 @@
-"""Training without anything random: alignment compares a model with its reference, and chance must not."""
+"""Turns off everything random in training. Alignment compares a model with its reference, so chance must not
+matter."""
 
 from __future__ import annotations
 
@@ -6,14 +7,14 @@ import torch
 
 
 def without_dropout(model: torch.nn.Module) -> None:
-    """Let `model` compute as in evaluation, while its parameters go on being trained.
+    """Let `model` compute as in evaluation, while its parameters are still trained.
 
-    Evaluation mode is what turns everything off: dropout modules, dropout that a layer's own code calls
-    (`attention_dropout` of most models, OPT's `dropout`), skipped layers, noise in a router. A trainer that calls
-    ``model.train()`` before each step undoes it, so call this again before each forward pass; that is cheap.
+    Evaluation mode turns off everything random: dropout modules, dropout in the code of layers (`attention_dropout`
+    of most models, OPT's `dropout`), skipped layers, noise in a router. A trainer calls ``model.train()`` before each
+    step, which undoes this. So call this function before each forward pass; it is cheap.
 
-    Layers that save memory by gradient checkpointing do so in training mode alone. They alone keep it, and the
-    dropout that their own code calls gets probability 0 for good.
+    Layers with gradient checkpointing save memory in training mode only. These layers stay in training mode, and the
+    dropout probabilities in their code are set to 0 permanently.
     """
     model.eval()
     for module in model.modules():

@@ -20,7 +20,7 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.packages import cache_folder
 
 FORMAT = 1
-"""Counts up when the conversion changes, so that folders converted before are not taken for new ones."""
+"""Increase this when the conversion changes, so that folders of an older conversion are not used."""
 
 
 def content_hash(path: Path) -> str:
@@ -30,26 +30,27 @@ def content_hash(path: Path) -> str:
 
 
 def converted_folder(name: str, digest: str) -> Path:
-    """Where the GGUF file with the SHA-256 `digest` is kept once converted; complete if it exists."""
+    """The folder for the converted GGUF file with the SHA-256 `digest`. If it exists, it is complete."""
     return cache_folder() / "models" / f"{name}-{digest[:16]}-{FORMAT}"
 
 
 def convert(path: Path, name: str, digest: str, reporter: Reporter) -> Path:
     """Dequantize the GGUF file `path` into the cache, once.
 
-    Weights are dequantized in float32. They are kept in bfloat16 where the file's own matrices are quantized or
-    bfloat16 (rounding then adds far less than quantization did), in float32 where they are float32 or float16.
+    Weights are dequantized in float32. If the file's matrices are quantized or bfloat16, they are saved in bfloat16:
+    the rounding error is much smaller than that of the quantization. If they are float32 or float16, they are saved
+    in float32.
 
     Args:
         path: the file; read only if its folder is not in the cache.
         name: a readable beginning for the folder's name.
-        digest: SHA-256 of the file, or of the package that it came in.
+        digest: SHA-256 of the file, or of the package that contains it.
 
     Returns:
         the folder.
 
     Raises:
-        RequestError: the file is damaged, or of a kind that transformers cannot convert.
+        RequestError: the file is damaged, or transformers cannot convert its kind of model.
     """
     final = converted_folder(name, digest)
     if final.exists():
@@ -64,7 +65,7 @@ def convert(path: Path, name: str, digest: str, reporter: Reporter) -> Path:
                 file.chmod(0o644)
                 with file.open("rb+") as written:
                     os.fsync(written.fileno())
-            # Another process may have been faster; its folder is as good as ours.
+            # Another process may have been faster; its folder is the same.
             with contextlib.suppress(FileExistsError):
                 _rename(folder, final)
     except OSError as error:
@@ -87,7 +88,7 @@ def _rename(folder: Path, final: Path) -> None:
 def _convert(path: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": str(path.parent.absolute()), "gguf_file": path.name}
     try:
-        # The loader draws a bar of its own on stderr, whatever transformers' switch for bars says.
+        # The loader shows its own progress bar on stderr, even if bars are off in transformers.
         with contextlib.redirect_stderr(io.StringIO()):
             reader = GGUFReader(path)
             tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -98,7 +99,7 @@ def _convert(path: Path, folder: Path) -> None:
                 model = model.to(torch.bfloat16)
             split = reader.get_field("tokenizer.ggml.pre")
             if split is not None and split.contents() == "smollm":
-                # transformers 5.23 knows no splitting rule of this name: SmolLM takes each digit by itself first.
+                # transformers 5.23 does not know the splitting rule of this name: SmolLM first separates all digits.
                 tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
                     [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
                 )

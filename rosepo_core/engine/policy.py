@@ -1,4 +1,4 @@
-"""One language model in memory, in whichever trained state is asked for; never two."""
+"""Holds one language model in memory, in the trained state that is needed; never two models at once."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from rosepo_core.engine.preparation import prepared
 
 
 class PolicySlot:
-    """Holds the base model, bare or with an adapter on it, or in its stead a model with all weights its own.
+    """Holds the base model with or without an adapter, or a fully fine-tuned model instead.
 
-    Adapters are trained in float32 on a base of `dtype`. All the weights are trained in float32, for in bfloat16 most
-    updates would round to nothing, and saved so; where `dtype` is bfloat16, their products are computed in it
-    (`autocast`), and models that are only asked are loaded in it.
+    Adapters are trained in float32 on a base model of type `dtype`. In full fine-tuning, all weights are trained and
+    saved in float32, because in bfloat16 most updates would be rounded away. If `dtype` is bfloat16, their products
+    are still computed in bfloat16 (`autocast`). Fully fine-tuned models are loaded in `dtype` for inference.
     """
 
     def __init__(self, spec: str, dtype: str, reporter: Reporter) -> None:
-        """Nothing is loaded yet.
+        """This loads nothing yet.
 
         Args:
             spec: alias, hub id, folder or GGUF file of the base model.
-            dtype: of its weights in memory: ``bfloat16``, ``float32`` or ``auto``, see `working_dtype`.
+            dtype: type of its weights in memory: ``bfloat16``, ``float32`` or ``auto``, see `working_dtype`.
         """
         self._spec = spec
         self._wanted_dtype = dtype
@@ -63,20 +63,20 @@ class PolicySlot:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content identity of the base model."""
+        """Identifies the content of the base model."""
         return fingerprint(self._spec, self._reporter)
 
     @cached_property
     def dtype(self) -> str:
-        """``"bfloat16"`` or ``"float32"``, the type that the model is computed in; known before it is loaded."""
+        """``"bfloat16"`` or ``"float32"``: the type of the model's computations. It is known before loading."""
         folder = resolve_model(self._spec, self._reporter)
         return working_dtype(folder, load_config(folder), self._wanted_dtype)
 
     def check_prompts(self, max_length: int) -> None:
-        """See that the longest prompt with its response is no longer than what the model reads.
+        """Check that the model can read the longest prompt with its response.
 
         Raises:
-            RequestError: it is; the message has the most that `prompt.max_length` may be.
+            RequestError: it cannot; the message has the highest possible `prompt.max_length`.
         """
         text = load_config(resolve_model(self._spec, self._reporter)).get_text_config()
         most = getattr(text, "max_position_embeddings", None)
@@ -87,11 +87,11 @@ class PolicySlot:
             )
 
     def check_targets(self, options: SFTOptions) -> None:
-        """See that an adapter can be put on every module that the options name.
+        """Check that every module in the options can get an adapter.
 
         Raises:
-            RequestError: a name matches no module, or one that is no linear layer, or the model's output layer; or
-                PEFT puts no adapter on one of them.
+            RequestError: a name matches no module, or a module that is not a linear layer, or the model's output
+                layer; or PEFT cannot put an adapter on one of them.
         """
         if options.method != "lora":
             return
@@ -102,7 +102,7 @@ class PolicySlot:
         known = {name.rpartition(".")[2] for name in linear if modules[name] is not head}
         targets = [] if options.target_modules == "all-linear" else options.target_modules.split(",")
         for target in targets:
-            # As PEFT matches: the whole name, or its end behind a dot.
+            # PEFT matches in the same way: the whole name, or its end after a dot.
             found = [name for name in modules if name == target or name.endswith(f".{target}")]
             where = f"option 'sft.target_modules': '{target}'"
             if not found:
@@ -127,11 +127,11 @@ class PolicySlot:
             ) from None
 
     def autocast(self, options: SFTOptions) -> torch.dtype | None:
-        """The type that products of weights are computed in while training, where it is not the weights' own."""
+        """The type of products in training, if it differs from the type of the weights; otherwise `None`."""
         return torch.bfloat16 if options.method == "full" and self.dtype == "bfloat16" else None
 
     def base(self) -> Any:
-        """The base model as it was published, for inference."""
+        """The base model without any training, for inference."""
         if self._state != "base":
             self._model = self._bare_base()
             self._state = "base"
@@ -139,7 +139,7 @@ class PolicySlot:
         return self._model.eval().requires_grad_(False)
 
     def trained(self, weights: Path) -> Any:
-        """The model that a stage left in the folder `weights` (a LoRA adapter, or a full model), for inference."""
+        """The model that a stage saved in the folder `weights` (a LoRA adapter or a full model), for inference."""
         if self._state != weights:
             self._read(weights, trainable=False)
             self._state = weights
@@ -147,14 +147,14 @@ class PolicySlot:
         return self._model.eval().requires_grad_(False)
 
     def to_continue(self, weights: Path) -> Any:
-        """The model that a stage left in `weights`, to go on training what that stage trained."""
+        """The model that a stage saved in the folder `weights`, to continue its training."""
         self._read(weights, trainable=True)
         self._state = None
         self._prepare()
         return self._model.train()
 
     def to_train(self, options: SFTOptions, seed: int) -> Any:
-        """The base model with a fresh LoRA adapter, or with all its weights to be trained."""
+        """The base model with a new LoRA adapter, or with all weights trainable."""
         if options.method == "full":
             self._read_whole(self._spec, trainable=True)
             self._state = None
@@ -163,26 +163,26 @@ class PolicySlot:
             self._state = None
             torch.manual_seed(seed)
             self._model = get_peft_model(base, _lora_config(options))
-            # PEFT writes where the base was loaded from, a folder that other machines do not have.
+            # PEFT would write the folder that the base was loaded from, which other machines do not have.
             self._model.active_peft_config.base_model_name_or_path = published_name(self._spec)
         self._prepare()
         return self._model.train()
 
     def _prepare(self) -> None:
-        """Let no later call change the model, and say once why it runs in rows."""
+        """Prepare the model, so that no later call changes it. If it runs in rows, note the reason once."""
         reason = prepared(self._model).reason
         if reason and reason not in self._noted:
             self._noted.add(reason)
-            self._reporter.note(f"the model reads one response at a time, slower and as right: {reason}")
+            self._reporter.note(f"the model reads one response at a time, slower, with the same results: {reason}")
 
     def save(self, folder: Path) -> None:
-        """Write the model that is being trained, and the tokenizer, as PEFT or transformers load them."""
+        """Save the model in training and the tokenizer, in the form that PEFT or transformers load."""
         if not isinstance(self._model, PeftModel):
             self._model.save_pretrained(folder)
         else:
-            # PEFT would ask the hub whether the base model's vocabulary is still what it was. It is.
+            # Otherwise PEFT asks the hub whether the vocabulary has changed. It has not.
             self._model.save_pretrained(folder, save_embedding_layers=False)
-            # PEFT writes a model card full of blanks.
+            # PEFT writes an empty form as model card.
             (folder / "README.md").unlink(missing_ok=True)
             _sort_sets(folder / "adapter_config.json", self._model.active_peft_config)
             save_base_name(self._spec, folder)
@@ -198,14 +198,14 @@ class PolicySlot:
         if (weights / "adapter_config.json").exists():
             base = self._bare_base()
             with as_request_error(weights, "adapter"), warnings.catch_warnings():
-                # PEFT only warns of an adapter that lacks weights, and leaves the base model as it is there.
+                # If an adapter lacks weights, PEFT only warns, and uses the base model without them.
                 warnings.filterwarnings("error", message="Found missing adapter keys")
                 self._model = PeftModel.from_pretrained(base, str(weights), is_trainable=trainable)
         else:
             self._read_whole(str(weights), trainable=trainable)
 
     def _read_whole(self, spec: str, *, trainable: bool) -> None:
-        """A model with all weights its own; those that are trained are float32, see the class."""
+        """Load a full model. Weights that will be trained are float32, see the class."""
         self.release()
         self._model, _ = load_model(spec, "float32" if trainable else self.dtype, self._reporter)
         self._model.requires_grad_(trainable)
@@ -233,18 +233,19 @@ def _lora_config(options: SFTOptions) -> LoraConfig:
 
 
 def _sort_sets(file: Path, config: PeftConfig) -> None:
-    """PEFT writes sets, as of the modules to adapt, in an order that differs between processes."""
+    """Sort the sets in an adapter's configuration, such as the modules to adapt. PEFT writes them in an order that
+    differs between processes."""
     content = json.loads(file.read_text(encoding="utf-8"))
     content |= {key: sorted(value) for key, value in vars(config).items() if isinstance(value, set)}
     file.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _stands_beside(model: PeftModel) -> bool:
-    """Whether an adapter leaves the base model's own weights as they are, so that unloading gives that model back.
+    """Whether an adapter leaves the base model's weights unchanged, so that unloading it gives the base model back.
 
-    PEFT hands back the trained copies of ``modules_to_save``, trained biases and replicated layers, and takes from
-    the base model what an initialization such as PiSSA, or a variant such as KaSA, puts into the adapter. Adapters
-    other than plain LoRA are not relied on.
+    With ``modules_to_save``, trained biases or replicated layers, PEFT's unload returns the trained parts. An
+    initialization such as PiSSA, or a variant such as KaSA, changes the base weights. Adapters other than plain LoRA
+    are treated as if they changed the base model.
     """
     config = model.active_peft_config
     return (

@@ -1,7 +1,7 @@
-"""In which type of number a language model is held and computed: bfloat16 or float32, never float16.
+"""The number type of a language model's weights and computations: bfloat16 or float32, never float16.
 
-float16 overflows in training and needs its loss scaled. bfloat16 needs half of float32's memory; whether its products
-are faster depends on the processor and is measured.
+float16 overflows in training and needs loss scaling. bfloat16 needs half of the memory of float32. Whether its
+products are faster depends on the processor, and is measured.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import torch
 
 TOKENS = 128
 PRODUCTS = 10**8
-"""Most multiplications in the product that is timed: a few milliseconds."""
+"""Largest number of multiplications in the timed product, which takes a few milliseconds."""
 
 ROUNDS = 3
 _HALF = {"bfloat16", "float16", "BF16", "F16"}
 
 
 def working_dtype(folder: Path, config: Any, wanted: str) -> str:
-    """``"bfloat16"`` or ``"float32"``: the type of a model's weights in memory, known before they are loaded.
+    """``"bfloat16"`` or ``"float32"``: the type of a model's weights in memory. The weights need not be loaded for
+    this.
 
     Args:
-        folder: the model's.
-        config: of transformers, the model's.
-        wanted: one of these two; or ``"auto"``, which is bfloat16 for a model that was saved in bfloat16 or float16
-            where `bfloat16_pays`, and float32 otherwise.
+        folder: the model's folder.
+        config: the model's configuration, of transformers.
+        wanted: one of the two types; or ``"auto"``, which means bfloat16 if the model was saved in bfloat16 or
+            float16 and `bfloat16_pays`, and float32 otherwise.
     """
     if wanted != "auto":
         return wanted
@@ -46,11 +47,11 @@ def working_dtype(folder: Path, config: Any, wanted: str) -> str:
 
 @cache
 def bfloat16_pays(width: int, inner: int) -> bool:
-    """Whether products in bfloat16 are faster here than in float32.
+    """Whether products in bfloat16 are faster on this machine than in float32.
 
-    On a GPU it is taken as given. On a CPU a layer's product is timed in both, [tokens, width] x [width, inner], with
-    fewer columns where it would take long. Processors with instructions for bfloat16 are two times as fast in it or
-    more, those without were six times as slow (AVX2): the two cases are too far apart for noise to mix them up.
+    For a GPU the answer is always yes. On a CPU, the product of a layer, [tokens, width] x [width, inner], is timed
+    in both types, with fewer columns if it would take long. With bfloat16 instructions a processor is at least twice
+    as fast in bfloat16; without them it was six times slower (AVX2). So noise cannot reverse the result.
     """
     if torch.cuda.is_available():
         return True
@@ -60,8 +61,8 @@ def bfloat16_pays(width: int, inner: int) -> bool:
         for dtype in (torch.float32, torch.bfloat16)
     }
     best = dict.fromkeys(pairs, float("inf"))
-    # The first round makes what the libraries keep for later ones. Types alternate, so that other work on the machine
-    # slows both down.
+    # In the first round, the libraries set up things that they keep. Types alternate, so that other work on the
+    # machine slows both down.
     for _ in range(1 + ROUNDS):
         for dtype, (states, weight) in pairs.items():
             start = time.perf_counter()
@@ -71,13 +72,13 @@ def bfloat16_pays(width: int, inner: int) -> bool:
 
 
 def autocast(model: torch.nn.Module, dtype: torch.dtype | None) -> torch.autocast:
-    """A context in which products of float32 weights are computed in `dtype`; `None` changes nothing."""
+    """A context in which products with float32 weights are computed in `dtype`; `None` changes nothing."""
     device = next(model.parameters()).device.type
     return torch.autocast(device, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def _first_dtype(folder: Path) -> str:
-    """Of the weights in `folder`, as safetensors write it; empty where there are none."""
+    """The type of the first weights in `folder`, as safetensors write it; empty if there are none."""
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as weights:
             header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))

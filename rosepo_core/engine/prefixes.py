@@ -1,9 +1,9 @@
-"""Key and value states of prompts that are read once, and of all the beams that grow from them.
+"""Key and value states of prompts, which are read once, and of all beams that grow from them.
 
-The tokens of a forward pass stand in one row without padding, whichever prompt they belong to, so that the layers
-compute nothing in vain; only inside the attention does each prompt have a row of its own, its tokens' queries padded
-to the most that one has. There the states of a prompt and of its beams lie in one buffer that is written in place: no
-cache is ever copied or reordered, and a slot that no beam sees any more goes to the next token.
+In a forward pass, the tokens of all prompts are in one row without padding, so that the layers compute nothing that
+is not needed. Only inside the attention does each prompt have its own row, with its queries padded to the longest.
+There the states of a prompt and of its beams are in one buffer, which is written in place. The cache is never copied
+or reordered. A slot that no beam sees any more is used for the next token.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from rosepo_core.engine.head import decoder_of, head_of, token_log_probs
 from rosepo_core.engine.title_trie import ranges
 
 _NEVER = 2**40
-"""Depth of slots that hold nothing, which no rule lets a token see."""
+"""Depth of empty slots, which no rule lets a token see."""
 
 
 class Slots:
-    """Which slot of a row each token of its beams has. A slot that no beam sees any more goes to the next token."""
+    """Assigns the slots of each row to the tokens of its beams. A slot that no beam sees any more is used again."""
 
     def __init__(self, rows: int) -> None:
-        """For so many rows, all slots free."""
+        """Start with `rows` rows whose slots are all free."""
         self._rows = rows
 
     def place(
@@ -38,8 +38,8 @@ class Slots:
         """Slots for the next tokens of b beams; the arguments are those of `PrefixStates.extend`.
 
         Returns:
-            the slot of each token, int64 [total]; which slots it sees, its own included, bool [total, slots]; and
-            its place among its row's tokens, int64 [total].
+            the slot of each token, int64 [total]; which slots it sees, including its own, bool [total, slots]; and
+            its index among the tokens of its row, int64 [total].
         """
         beam = np.repeat(np.arange(len(row)), counts)
         first = np.cumsum(counts) - counts
@@ -52,7 +52,7 @@ class Slots:
         return slot, sees, in_row
 
     def _free(self, paths: Bools, paths_row: Longs, count: int) -> Longs:
-        """At least `count` slots of each row that no path has, the first ones first: int64 [r, count]."""
+        """At least `count` slots of each row that no path uses, the lowest first: int64 [r, count]."""
         used = np.zeros((self._rows, paths.shape[1] + count), np.bool_)
         order = np.argsort(paths_row, kind="stable")
         present, starts = np.unique(paths_row[order], return_index=True)
@@ -63,15 +63,15 @@ class Slots:
 
 
 class PrefixStates:
-    """The states of r prompts, one a row, and behind each the slots of its beams' tokens."""
+    """The states of r prompts, one in each row, and after each the slots for its beams' tokens."""
 
     def __init__(self, model: Any, prompts: Sequence[Ints], token_budget: int) -> None:
         """Read the prompts.
 
         Args:
-            model: prepared (`engine.preparation`), found to run in trees, and in evaluation mode.
+            model: a prepared model (`engine.preparation`) that can run in trees, in evaluation mode.
             prompts: int32 token ids of each row, at least one.
-            token_budget: tokens in a forward pass over beams, padding inside the attention included.
+            token_budget: tokens in a forward pass over beams, with the padding inside the attention.
         """
         self._model = model
         self._decoder = decoder_of(model)
@@ -89,7 +89,7 @@ class PrefixStates:
         self._prompt = self._forward(np.concatenate(prompts), column, row, column, column, None)
 
     def prompt_ends(self, row: Longs, length: Longs) -> Tensor:
-        """Hidden states of the last of the first length[i] tokens of prompt row[i]: [n, d]. Frees the others."""
+        """Hidden states of token number length[i] of prompt row[i]: [n, d]. All other hidden states are freed."""
         hidden = self._prompt[self._tensor(self._starts[row] + length - 1)]
         del self._prompt
         return hidden
@@ -108,15 +108,15 @@ class PrefixStates:
         """Read the next tokens of b beams.
 
         Args:
-            row: int64 [b], ascending.
-            length: tokens of its prompt that each beam sees, int64 [b].
-            depth: tokens that each beam has after them already, int64 [b].
-            paths: which slots hold what was read after the prompt, of every beam that is still of use, chosen or not:
-                bool [p, slots]. All other slots are free.
-            paths_row: the row of each, int64 [p].
-            path: the beams' own, int64 [b].
-            tokens: the beams' next tokens, one beam after another, int64 [total].
-            counts: how many each beam has, at least 1, int64 [b].
+            row: the row of each beam, int64 [b], ascending.
+            length: number of prompt tokens that each beam sees, int64 [b].
+            depth: number of tokens that each beam already has after the prompt, int64 [b].
+            paths: the slots of the tokens after the prompt, for every beam that is still needed, also for beams that
+                are not extended now: bool [p, slots]. All other slots are free.
+            paths_row: the row of each path, int64 [p].
+            path: the path of each of the b beams, int64 [b].
+            tokens: the next tokens of the beams, one beam after another, int64 [total].
+            counts: number of next tokens of each beam, at least 1, int64 [b].
 
         Returns:
             hidden states [total, d], and the paths of the b beams with their new tokens: bool [b, slots].
@@ -127,7 +127,7 @@ class PrefixStates:
         first = np.cumsum(counts) - counts
         within = np.arange(len(beam)) - first[beam]
 
-        # What is wider than the budget allows is read in several passes, whole beams in each.
+        # If the budget does not allow one pass, several passes read whole beams.
         part = in_row[first[beam]] // self._columns
         hidden: list[Tensor] = []
         order: list[Longs] = []
@@ -137,7 +137,7 @@ class PrefixStates:
             column = np.arange(len(now)) - np.searchsorted(row[of], row[of])
             shape = len(self._starts), int(column.max()) + 1
             mask = np.zeros((*shape, self._width + sees.shape[1]), np.bool_)
-            # A padded query must see something, or its states are NaN and spread.
+            # A padded query must see a token; otherwise its states become NaN, and spread.
             mask[:, :, 0] = True
             mask[row[of], column, : self._width] = np.arange(self._width) < length[of, None]
             mask[row[of], column, self._width :] = sees[now]
@@ -169,8 +169,8 @@ class PrefixStates:
         slot: Longs,
         mask: Tensor | None,
     ) -> Tensor:
-        """Hidden states [t, d] of t tokens, whose keys and values go to `slot` of `row`; mask [r, columns, slots],
-        causal without it."""
+        """Hidden states [t, d] of t tokens. Their keys and values are written to `slot` of `row`. The mask is
+        [r, columns, slots]; by default causal."""
         self._columns_now = int(column.max()) + 1
         self._place = self._tensor(row * self._columns_now + column)
         self._slot = self._tensor(row), self._tensor(slot)
@@ -191,14 +191,14 @@ class PrefixStates:
     def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor | None:
         """See `Layout.mask`: bool [r, 1, columns, slots]."""
         if rule is None:
-            # Without beams, padding stands after all that is ever looked at, so the plain causal mask does.
+            # Without beams, padding comes after all needed tokens, so the plain causal mask is right.
             return self._visible
         query = self._tensor(self._depth_now)[:, None, :, None]
         key = self._tensor(self._depth[:, : self._used])[:, None, None, :]
-        # To the model, all tokens are of one sequence.
+        # For the model, all tokens belong to one sequence.
         none = torch.zeros_like(query[:1, :, :1])
         allowed = rule(none, none, query, key)
-        # Also what an old beam left in a slot has a depth, so the rule alone would let it be seen.
+        # Old tokens in free slots have a depth, too, so the rule alone would allow them.
         return allowed if self._visible is None else allowed & self._visible
 
     def attend(
@@ -224,7 +224,7 @@ class PrefixStates:
     def log_probs(self, hidden: Tensor, place: Longs, tokens: NDArray[np.integer]) -> NDArray[np.float64]:
         """Log-probabilities of tokens[i] after hidden[place[i]]: float64 [m]."""
         found = token_log_probs(self._model, hidden, self._tensor(tokens.astype(np.int64)), self._tensor(place))
-        # Rounding may put a sure token above 0, and a title above what bounds it.
+        # By rounding, a certain token could get more than 0, and a title more than its upper bound.
         return np.minimum(found.cpu().numpy().astype(np.float64), 0.0)
 
     def best(self, hidden: Tensor) -> Longs:

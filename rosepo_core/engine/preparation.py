@@ -1,6 +1,6 @@
-"""What is done to a language model once, before it is used: how it runs is found out and set for good.
+"""Prepares a language model once, before it is used: finds out whether it can run in trees, and sets its attention.
 
-Afterwards no call changes the model, so several threads may use one.
+After this no call changes the model, so several threads may use one model.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from rosepo_core.engine.trees import TokenTree, TreeBatch, tree_log_probs
 _ATTRIBUTE = "_rosepo_execution"
 _LOCK = threading.RLock()
 _TESTED: dict[Any, str] = {}
-"""What the self-test found against trees, by configuration; empty where nothing."""
+"""The reason of the self-test against trees, by configuration; empty if there is none."""
 
 _WINDOWS = ("sliding_window", "attention_chunk_size")
-"""Where transformers' masks read the size of windows from a configuration."""
+"""The keys of a configuration from which transformers' masks read the size of windows."""
 
 _SHORT_WINDOW = 5
 _TRUNK = 12
-"""Tokens of the self-test's trunk."""
+"""Number of tokens in the self-test's trunk."""
 
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-"""Most that a token's log-probability may be off, in nats, by the type of the weights."""
+"""Largest allowed difference of a token's log-probability, in nats, by the type of the weights."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Execution:
     """How a model runs.
 
     Attributes:
-        trees: a prompt and all its responses in one sequence; unset, in rows (`engine.rows`).
-        reason: why not in trees; empty where it does.
+        trees: true if it reads a prompt and all its responses in one sequence; false if it runs in rows
+            (`engine.rows`).
+        reason: why it does not run in trees; empty if it does.
     """
 
     trees: bool
@@ -55,16 +56,16 @@ class Execution:
 
 
 def prepared(model: Any) -> Execution:
-    """How a model runs; one that is seen for the first time is prepared.
+    """How a model runs. A model is prepared when this is first called for it.
 
-    Its LoRA layers are fused (`engine.adapters`). If it can run in trees, its attention becomes `engine.attention`'s
-    for good. A self-test then compares the log-probabilities of a short tree with several branches, windows shrunk
-    so that it exceeds them, and those of a search, with the model's own; a model that differs keeps the attention
-    that it came with and runs in rows. The test is run once for each configuration in a process, and costs a few
-    passes over some fifty tokens.
+    The LoRA layers are fused (`engine.adapters`). If the model can run in trees, its attention is permanently
+    replaced by that of `engine.attention`. A self-test then compares log-probabilities with those of the model's own
+    forward pass: for a short tree with several branches, with windows so small that the tree exceeds them, and for a
+    search. If they differ, the model keeps its own attention and runs in rows. The test runs once for each
+    configuration in a process, and costs a few passes over about fifty tokens.
 
     Args:
-        model: a causal language model of transformers, bare or with PEFT adapters.
+        model: a causal language model of transformers, with or without PEFT adapters.
     """
     found = _known(model)
     if found is None:
@@ -79,7 +80,7 @@ def prepared(model: Any) -> Execution:
 def _known(model: Any) -> Execution | None:
     found: Execution | None = vars(model).get(_ATTRIBUTE)
     if found and found.trees and decoder_of(model).config._attn_implementation != NAME:
-        return None  # It was given another attention since.
+        return None  # Someone has set another attention since.
     return found
 
 
@@ -99,7 +100,8 @@ def _prepare(model: Any) -> Execution:
 
 
 def _inexpressible(model: Any) -> str:
-    """What a model has that no tree can express, as far as that can be told from its parts; empty if nothing."""
+    """The part of a model that cannot run in trees, as far as the model's structure shows it; empty if there is
+    none."""
     decoder = decoder_of(model)
     kinds = set(getattr(decoder.config, "layer_types", None) or ()) - KINDS
     if kinds:
@@ -124,7 +126,7 @@ def _inexpressible(model: Any) -> str:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """For a while, let nothing in `model` be random or rounded."""
+    """Inside the context, `model` is in evaluation mode and without autocast, so nothing is random or rounded."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -136,8 +138,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _failed_test(model: Any) -> str:
-    """Give the model's attention to `engine.attention` and see whether all is right; empty if it is, else the
-    attention is given back."""
+    """Set the attention of `engine.attention` and run the self-test. Returns an empty text if it passes; otherwise
+    the reason, and the model gets its own attention back."""
     decoder, weight = decoder_of(model), next(model.parameters())
     key = type(model), model.config.to_json_string(use_diff=False), weight.dtype, weight.device.type
     own = decoder.config._attn_implementation
@@ -149,7 +151,7 @@ def _failed_test(model: Any) -> str:
 
 def _choose_attention(decoder: Any, now: str, wanted: str) -> None:
     decoder.set_attn_implementation(wanted)
-    # Layers that PEFT replicated have copies of the configuration, which that does not reach.
+    # Layers that PEFT replicated have copies of the configuration, which the line above does not change.
     for module in decoder.modules():
         config: Any = getattr(module, "config", None)
         if getattr(config, "_attn_implementation", None) == now:
@@ -158,7 +160,7 @@ def _choose_attention(decoder: Any, now: str, wanted: str) -> None:
 
 @contextmanager
 def _short_windows(config: Any) -> Iterator[None]:
-    """For a while, let windows be so short that a short text exceeds them."""
+    """Inside the context, windows are so small that a short text exceeds them."""
     kept = {name: getattr(config, name) for name in _WINDOWS if getattr(config, name, None)}
     for name in kept:
         setattr(config, name, min(_SHORT_WINDOW, kept[name]))
@@ -171,11 +173,11 @@ def _short_windows(config: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def _test(model: Any, own: str) -> str:
-    """What differs between trees and rows, which are the model's own forward pass; empty if nothing does."""
+    """The difference between trees and rows (the model's own forward pass), as a text; empty if there is none."""
     decoder, device = decoder_of(model), next(model.parameters()).device
     draw, vocabulary = np.random.default_rng(0), model.get_input_embeddings().num_embeddings
     trunk: Ints = draw.integers(0, vocabulary, _TRUNK, dtype=np.int32)
-    # Two branches leave the trunk's end, one leaves it before, and one response stands in the trunk.
+    # Two branches start at the trunk's end, one starts earlier, and one response is in the trunk.
     visible = np.array([_TRUNK, _TRUNK, _TRUNK - 4, 3])
     responses = [draw.integers(0, vocabulary, length, dtype=np.int32) for length in (4, 4, 6)]
     responses.append(trunk[3:6])
@@ -207,7 +209,7 @@ def _test(model: Any, own: str) -> str:
         finally:
             _choose_attention(decoder, NAME, own)
     for what, values in found.items():
-        # Of each response's tokens the median: rounding may send single tokens to another expert.
+        # The median over each response's tokens, because rounding may send single tokens to another expert.
         off = (values - expected[: len(values)]).abs()
         starts = np.cumsum([len(response) for response in responses])[:-1].tolist()
         worst = max(float(part.median()) for part in off.tensor_split(starts) if len(part))
@@ -217,9 +219,9 @@ def _test(model: Any, own: str) -> str:
 
 
 def _searched(model: Any, trunk: Ints, visible: Longs, responses: Sequence[Ints]) -> Tensor:
-    """Log-probabilities of the tokens of responses as a search reads them: [sum of lengths]."""
+    """Log-probabilities of the tokens of responses, computed as in a search: [sum of lengths]."""
     count = np.array([len(response) for response in responses])
-    # Two prompts: those that see all of the trunk grow from one, the last response from the other.
+    # Two prompts: the last response grows from the second, the others from the first, which is the whole trunk.
     prompts = [trunk, trunk[: visible[-1]]]
     row = np.array([0] * (len(visible) - 1) + [1])
     states = PrefixStates(model, prompts, token_budget=1024)

@@ -1,4 +1,4 @@
-"""Prompts and all the responses to them as token trees, and prompts alone as trunks for a search."""
+"""Makes token trees of prompts and their responses, and trunks of prompts for a search."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ def prompt_trees(
     Args:
         template: makes the prompts.
         places: n places.
-        items: the responses to each, int32 [n, m]; -1 is none. A tree's responses name them by row and column.
+        items: the responses to each prompt, int32 [n, m]; -1 for an empty slot. The responses of a tree refer to them
+            by row and column.
         shared: how much history is shown, see `PromptTemplate`.
         candidates: as in `PromptTemplate.prompts`.
 
     Returns:
-        Trees that hold every response once; places with no response at all are left out. For a timeline the places
-        whose histories begin at the same item are one tree, and a response that is also the next item in the trunk
-        is a span of it.
+        Trees with every response once. Places without any response are left out. For a timeline, all places whose
+        histories begin with the same item are one tree, and a response that is also the next item in the trunk needs
+        no branch.
     """
     kept = np.flatnonzero((items >= 0).any(axis=1))
     trees = []
@@ -32,7 +33,7 @@ def prompt_trees(
         member, column = np.nonzero(items[group.rows] >= 0)
         rows = group.rows[member]
         response = items[rows, column]
-        # The item that came next is looked up only where the trunk has it.
+        # Look up the next item only if the trunk contains it.
         inside = np.where(group.continued, places.position[group.rows], 0)
         following = places.sequences.items[places.sequences.offsets[places.user[group.rows]] + inside]
         trees.append(
@@ -52,12 +53,12 @@ def prompt_trees(
 def prompt_trunks(
     template: PromptTemplate, places: Places, *, shared: bool = False, candidates: Ints | None = None
 ) -> tuple[list[Ints], Ints, Ints]:
-    """The prompts, those that begin alike written once: ``tokens[trunk[i]][:length[i]]`` is that of place i.
+    """The prompts, as beginnings of shared trunks: the prompt of place i is ``tokens[trunk[i]][:length[i]]``.
 
     Returns:
         tokens: int32 ids of each trunk.
-        trunk: int32 [n].
-        length: int32 [n].
+        trunk: the trunk of each place, int32 [n].
+        length: the number of prompt tokens of each place, int32 [n].
     """
     tokens: list[Ints] = []
     trunk, length = np.zeros((2, len(places)), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Prompts, and beams that grow from them, read the way that a model runs."""
+"""Reads prompts and beams: in trees or in rows, as the model needs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _H = TypeVar("_H")
 
 
 class States(Protocol[_H]):
-    """What is known of r prompts and of their beams; `PrefixStates` says what the arguments are.
+    """States of r prompts and of their beams. The arguments are described in `PrefixStates`.
 
-    What stands for the states of some tokens is the implementation's own affair.
+    Each implementation has its own type for the states of tokens.
     """
 
     def prompt_ends(self, row: Longs, length: Longs) -> _H:
@@ -50,11 +50,11 @@ class States(Protocol[_H]):
 
 
 def read_prompts(model: Any, prompts: Sequence[Ints], token_budget: int) -> States[Any]:
-    """The states of prompts, in which beams then grow side by side.
+    """Read prompts. Beams can then grow from their states.
 
     Args:
-        model: a causal language model of transformers, bare or with PEFT adapters, in evaluation mode.
-        prompts: int32 token ids of each, at least one.
+        model: a causal language model of transformers, with or without PEFT adapters, in evaluation mode.
+        prompts: int32 token ids of each prompt, at least one prompt.
         token_budget: tokens in a forward pass over beams.
     """
     return (PrefixStates if prepared(model).trees else RowStates)(model, prompts, token_budget)
@@ -62,12 +62,12 @@ def read_prompts(model: Any, prompts: Sequence[Ints], token_budget: int) -> Stat
 
 @dataclass(frozen=True)
 class _Ends:
-    """States that nothing is known of yet: sequences, and how many tokens of them are read.
+    """States that are not computed yet: sequences, and how many of their tokens are read.
 
     Attributes:
-        sequences: int32 token ids of each, [q].
-        sequence: of each state, int64 [n].
-        read: tokens before and at each state, int64 [n].
+        sequences: int32 token ids of each sequence, [q].
+        sequence: the sequence of each state, int64 [n].
+        read: number of tokens up to and including each state, int64 [n].
     """
 
     sequences: Sequence[Ints]
@@ -76,7 +76,8 @@ class _Ends:
 
 
 class RowStates:
-    """Prompts and beams for models that run in rows: nothing is kept, and a beam is read whole when asked for."""
+    """Prompts and beams for models that run in rows. No states are kept: a beam is read from its beginning each
+    time."""
 
     def __init__(self, model: Any, prompts: Sequence[Ints], token_budget: int) -> None:
         """See `read_prompts`."""
@@ -85,7 +86,7 @@ class RowStates:
         self._prompts = prompts
         self._token_budget = token_budget
         self._slots = Slots(len(prompts))
-        # What stands in each slot of a row, and at which depth after the prompt.
+        # The token in each slot of a row, and its depth after the prompt.
         self._tokens = self._depth = np.zeros((len(prompts), 0), np.int64)
 
     def prompt_ends(self, row: Longs, length: Longs) -> _Ends:
@@ -144,8 +145,8 @@ class RowStates:
         return found
 
     def _batches(self, hidden: _Ends, sequence: Longs) -> list[tuple[Tensor, Longs, Longs]]:
-        """Padded batches of the sequences that are asked for: their tokens [b, t], who asks, and the row of each who
-        does."""
+        """Padded batches of the needed sequences: their tokens [b, t], the indices in `sequence` that belong to the
+        batch, and the row of each."""
         needed, which = np.unique(sequence, return_inverse=True)
         batches = []
         for held in pack([len(hidden.sequences[index]) for index in needed.tolist()], self._token_budget):

@@ -1,9 +1,9 @@
-"""Token trees as plain sequences, for models that a tree cannot express.
+"""Token trees as plain sequences ("rows"), for models that cannot run in trees.
 
-A recurrent or convolutional layer reads whatever stands before a token in its row, a tree's other branches as well,
-and a position that is counted along the row is no depth. Such a model reads each branch in a row of its own, behind
-its part of the trunk, exactly as transformers runs the model: by its whole forward pass, with its own attention and
-its own head. Rows are padded on the right, where nothing that counts looks.
+A recurrent or convolutional layer reads all earlier tokens of its row, also those of other branches. A model that
+counts positions along the row does not use depths. Such a model reads each branch in a row of its own, after its part
+of the trunk. The model runs exactly as in transformers: its whole forward pass, with its own attention and head. Rows
+are padded on the right, where no token of a response sees the padding.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from rosepo_core.engine.trees import TreeBatch
 
 @dataclass(frozen=True)
 class Rows:
-    """Sequences, and where in them response tokens are predicted.
+    """Sequences, and the positions in them where response tokens are predicted.
 
     Attributes:
         input_ids: int64 [n, t], padded on the right.
-        row, column: of the token before each response token, int64 [s].
+        row, column: position of the token before each response token, int64 [s].
     """
 
     input_ids: Tensor
@@ -36,10 +36,10 @@ class Rows:
 
     @staticmethod
     def of(batch: TreeBatch) -> Rows:
-        """The trunk and each branch of a batch's trees, a row each, on the batch's device.
+        """The trunk and each branch of a batch's trees, one row each, on the batch's device.
 
-        Responses that stand in the trunk, or whose only token follows it, are read off the trunk's row; a trunk that
-        no such response needs has none.
+        A response that is in the trunk, or that has a single token after the trunk, is read in the row of the trunk.
+        If there is no such response, the trunk gets no row.
         """
         depth, branch = batch.position_ids.flatten().cpu().numpy(), batch.branch.flatten().cpu().numpy()
         parents, responses = batch.parents.cpu().numpy(), batch.responses.cpu().numpy()
@@ -51,7 +51,7 @@ class Rows:
         deepest = np.empty(path.max() + 1, np.int64)
         order = np.argsort(depth[last], kind="stable")
         deepest[path[order]] = last[order]
-        # In a tree's own order, a path's tokens stand by depth.
+        # In the order of a tree, the tokens of a path are sorted by depth.
         read = batch.sees().flatten(0, 1).cpu().numpy()[deepest]
         row, place = np.nonzero(read)
         column = depth[deepest[row] // width * width + place]
@@ -74,8 +74,8 @@ def row_log_probs(
         model: a causal language model of transformers, or a PEFT model on one; its whole forward pass is run.
         input_ids: int64 [n, t], padded on the right with any token.
         row: int64 [m]. column: int64 [m]. targets: token ids, int64 [m].
-        token_budget: most tokens of a forward pass, unless one row alone has more. Where gradients are wanted and
-            there are several passes, each is run again in the backward pass.
+        token_budget: most tokens of a forward pass, unless a single row has more. If gradients are needed and there
+            are several passes, each pass is run again in the backward pass.
     """
     columns = torch.unique(column)
     # Logits, their log-softmax, and the gradients of both.
@@ -99,7 +99,8 @@ def row_log_probs(
 
 
 def best_tokens(model: Any, input_ids: Tensor, column: Tensor) -> Tensor:
-    """The most probable token after the first column[i] + 1 tokens of row i: int64 [n]. Padded on the right."""
+    """The most probable token after the first column[i] + 1 tokens of row i: int64 [n]. Rows are padded on the
+    right."""
     columns = torch.unique(column)
     place = torch.searchsorted(columns, column)
     logits = _logits(model, input_ids, columns)
@@ -108,8 +109,8 @@ def best_tokens(model: Any, input_ids: Tensor, column: Tensor) -> Tensor:
 
 
 def _logits(model: Any, input_ids: Tensor, columns: Tensor) -> Tensor:
-    """Of the tokens after some columns, [n, columns, vocabulary]."""
-    # Counted from the end: an adapter may put vectors of its own before the tokens.
+    """Logits of the tokens after some columns, [n, columns, vocabulary]."""
+    # Count from the end, because an adapter may put its own vectors before the tokens.
     places = columns - input_ids.shape[1]
     if "logits_to_keep" in inspect.signature(bare_model(model).forward).parameters:
         chosen: Tensor = model(input_ids=input_ids, use_cache=False, logits_to_keep=places).logits

@@ -1,4 +1,5 @@
-"""A bound prompt template as files: all that is needed beside the tokenizer to write a run's prompts again."""
+"""Saves and loads a bound prompt template. With these files and the tokenizer, a run's prompts can be written
+again."""
 
 from __future__ import annotations
 
@@ -23,10 +24,10 @@ class SavedTemplate:
     """A prompt template as it is saved.
 
     Attributes:
-        name: of the plugin.
+        name: name of the plugin.
         options: its options.
-        history_length: at most this many items make a history.
-        texts: what stands for each item.
+        history_length: the most items of a history.
+        texts: the text of each item.
     """
 
     name: str
@@ -39,9 +40,9 @@ def save_template(template: PromptTemplate, name: str, folder: Path) -> None:
     """Write `prompt_template.json` and `title_trie.safetensors`.
 
     Args:
-        template: bound.
-        name: what users call it.
-        folder: exists.
+        template: a bound template.
+        name: the name of its plugin.
+        folder: an existing folder.
     """
     content = {
         "schema": SCHEMA,
@@ -58,7 +59,7 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
     """The template that `save_template` wrote, bound to its titles, which are not tokenized again.
 
     Raises:
-        RequestError: the folder holds none, or one that cannot be read; or the plugin is not installed.
+        RequestError: the folder has no template, or it cannot be read; or the plugin is not installed.
     """
     saved = read_template(folder)
     if saved is None:
@@ -72,7 +73,7 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
 
 
 def read_template(folder: Path) -> SavedTemplate | None:
-    """What `save_template` wrote; `None` where the folder has no such file.
+    """The template that `save_template` wrote; `None` if the folder has none.
 
     Raises:
         RequestError: the file cannot be read.

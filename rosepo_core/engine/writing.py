@@ -1,4 +1,4 @@
-"""Generation without constraints: whatever a language model writes in the place of a title."""
+"""Generation without constraints: a language model writes a title freely."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rosepo_core.prompts.template import PromptTemplate
 
 
 def longest_answer(template: PromptTemplate) -> int:
-    """Most tokens that an answer gets: those of the longest title, its terminator included."""
+    """The most tokens of an answer: those of the longest title with its terminator."""
     return int(template.response_lengths.max())
 
 
@@ -30,19 +30,19 @@ def write_answers(
     token_budget: int,
     reporter: Reporter,
 ) -> list[str]:
-    """What the model writes after each place's prompt, the most probable token at each step: [n].
+    """The model's answer after each place's prompt, by greedy decoding (always the most probable token): [n].
 
-    An answer ends with the template's terminator, the tokenizer's end of sequence, or after `longest_answer` tokens.
-    Nothing of the model's ``generation_config`` is used, so no sampling, penalty or suppressed token of a checkpoint
-    changes a result.
+    An answer ends with the template's terminator, with the tokenizer's end-of-sequence token, or after
+    `longest_answer` tokens. The model's ``generation_config`` is not used, so sampling settings, penalties or
+    suppressed tokens of a checkpoint do not change a result.
 
     Args:
-        model: a causal language model of transformers, bare or with PEFT adapters, in evaluation mode.
+        model: a causal language model of transformers, with or without PEFT adapters, in evaluation mode.
         template: makes the prompts.
-        tokenizer: the model's, with a padding token.
+        tokenizer: the model's tokenizer, with a padding token.
         places: n places.
-        token_budget: tokens per forward pass of prompts; memory and speed only.
-        reporter: told of answers written.
+        token_budget: tokens per forward pass of prompts; changes memory and speed only.
+        reporter: receives the progress.
     """
     if model.training:
         raise ValueError("the model is in training mode; call its eval() first")
@@ -65,7 +65,8 @@ def write_answers(
 
 
 def _written(states: States[Any], lengths: Longs, ends: Collection[int], longest: int) -> list[list[int]]:
-    """Token ids that follow each prompt of so many tokens, up to the first of `ends`, which is left out: [n]."""
+    """Token ids after each prompt, up to the first token of `ends`, which is left out: [n]. `lengths` are the numbers
+    of prompt tokens."""
     row = np.arange(len(lengths))
     paths = np.zeros((len(row), 0), np.bool_)
     written: list[list[int]] = [[] for _ in row]

@@ -1,4 +1,4 @@
-"""Recommending with a finished run: titles in, titles out, no item numbers."""
+"""Recommends with a finished run. Histories and recommendations are titles, not item numbers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _YEAR = re.compile(r" ?\(\d{4}\)$")
 
 
 class TitleIndex:
-    """Finds the items that people mean by a title."""
+    """Finds the item of a title, also if it is written a little differently."""
 
     def __init__(self, titles: Sequence[str]) -> None:
-        """`titles` of the catalogue, in index order, each once."""
+        """`titles` are the titles of the catalogue, in index order, without duplicates."""
         self._titles = titles
         self._exact = {title: item for item, title in enumerate(titles)}
         self._folded: dict[str, list[int]] = defaultdict(list)
@@ -41,11 +41,13 @@ class TitleIndex:
             self._stems[_YEAR.sub("", _fold(title))].append(item)
 
     def find(self, title: str) -> int:
-        """The item of a title: written exactly, or up to case and white space, or with a year where the catalogue
-        has none or the other way round; as long as only one item can be meant.
+        """The item of a title.
+
+        The title may differ from the catalogue in case and white space. It may have a year where the catalogue has
+        none, or the other way round. Exactly one item must match.
 
         Raises:
-            RequestError: none or several can; the message has the nearest titles.
+            RequestError: no item matches, or several do; the message has the nearest titles.
         """
         if title in self._exact:
             return self._exact[title]
@@ -68,14 +70,14 @@ def _fold(title: str) -> str:
 
 
 class Recommender:
-    """A language model of a run and the run's catalogue; outputs are titles of that catalogue and no others."""
+    """A language model of a run and the run's catalogue. It recommends only titles of this catalogue."""
 
     def __init__(self, model: TitleModel, titles: Sequence[str]) -> None:
         """See `from_run`.
 
         Args:
-            model: over the catalogue.
-            titles: the catalogue's, in index order.
+            model: the language model over the catalogue.
+            titles: the titles of the catalogue, in index order.
         """
         self.titles = tuple(titles)
         self._model = model
@@ -83,15 +85,15 @@ class Recommender:
 
     @staticmethod
     def from_run(folder: str | Path, stage: str = "aligned", reporter: Reporter | None = None) -> Recommender:
-        """Load the model that a run left.
+        """Load the model of a run.
 
         Args:
-            folder: the run folder, or one of runs under seeds, of which the first recommends.
-            stage: ``"aligned"``, ``"sft"`` or ``"base"``, the model before any training.
-            reporter: hears of what takes time.
+            folder: the run folder; or a folder of runs under seeds, whose first run is used.
+            stage: ``"aligned"``, ``"sft"`` or ``"base"`` (the model before any training).
+            reporter: receives progress and notes.
 
         Raises:
-            RequestError: there is no run, it has not come that far, or its base model is gone.
+            RequestError: there is no run, it has not finished this stage, or its base model is missing.
         """
         if stage not in LANGUAGE_MODELS:
             raise RequestError(f"unknown model '{stage}'{nearest(stage, LANGUAGE_MODELS)}")
@@ -109,17 +111,17 @@ class Recommender:
         return Recommender(TitleModel(model, template, reporter, seed=0), titles)
 
     def recommend(self, history: Sequence[str], k: int = 10) -> list[tuple[str, float]]:
-        """What to choose next.
+        """Recommend titles to choose next.
 
         Args:
-            history: titles, oldest first; any spelling that `TitleIndex.find` takes.
-            k: how many; there are fewer where the catalogue has no more.
+            history: titles, oldest first, in any spelling that `TitleIndex.find` accepts.
+            k: number of titles; there may be fewer if the catalogue is small.
 
         Returns:
-            Titles and their log-probabilities as the next one, the most probable first; none is of the history.
+            Titles and the log-probabilities that they are next, the most probable first. No title is in the history.
 
         Raises:
-            RequestError: a title is not in the catalogue, or there is none.
+            RequestError: a title is not in the catalogue, or the history is empty.
         """
         if not history:
             raise RequestError("the history is empty; give at least one title")
@@ -133,7 +135,8 @@ class Recommender:
 
 
 def _policy(folder: Path, reporter: Reporter) -> PolicySlot:
-    """Only the section of the model is read, so the plugins that made the run need not be there."""
+    """The run's language model. Only the section ``[model]`` is read, so the plugins of the run need not be
+    installed."""
     path = folder / CONFIG
     try:
         section = tomllib.loads(path.read_text(encoding="utf-8")).get("model", {})

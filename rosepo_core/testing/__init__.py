@@ -11,16 +11,22 @@ Override the fixture `options` where a component needs options, or smaller ones,
 import pytest
 
 # Without this, pytest shows no values where an assertion of the kit fails.
-pytest.register_assert_rewrite("rosepo_core.testing.contract_tests", "rosepo_core.testing.prompt_contract")
-
-from rosepo_core.testing.contract_tests import (  # noqa: E402
-    DatasetContract,
-    LossContract,
-    MetricContract,
-    OracleContract,
-    SamplerContract,
+pytest.register_assert_rewrite(
+    "rosepo_core.testing.component_contract",
+    "rosepo_core.testing.dataset_contract",
+    "rosepo_core.testing.loss_contract",
+    "rosepo_core.testing.metric_contract",
+    "rosepo_core.testing.oracle_contract",
+    "rosepo_core.testing.prompt_contract",
+    "rosepo_core.testing.sampler_contract",
 )
+
+from rosepo_core.testing.dataset_contract import DatasetContract  # noqa: E402
+from rosepo_core.testing.loss_contract import LossContract  # noqa: E402
+from rosepo_core.testing.metric_contract import MetricContract  # noqa: E402
+from rosepo_core.testing.oracle_contract import OracleContract  # noqa: E402
 from rosepo_core.testing.prompt_contract import PromptContract  # noqa: E402
+from rosepo_core.testing.sampler_contract import SamplerContract  # noqa: E402
 from rosepo_core.testing.toys import (  # noqa: E402
     FakeLanguageModel,
     SilentReporter,

@@ -16,7 +16,7 @@ from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.saved_template import load_template, save_template
 from rosepo_core.prompts.item_texts import item_texts
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.testing.contract_tests import ComponentContract
+from rosepo_core.testing.component_contract import ComponentContract
 from rosepo_core.testing.toys import toy_split, toy_tokenizer
 
 Trained = Counter[tuple[tuple[int, ...], tuple[int, ...]]]

@@ -236,7 +236,7 @@ def test_a_wrong_file_is_named_with_the_key(registry, write, text, message):
     [
         (("sft.stepps", "1"), "unknown option 'sft.stepps'; did you mean 'steps'"),
         (("losss", "ipo"), "unknown section 'losss'; did you mean 'loss'?"),
-        (("sft", "1"), "'sft' is a section; set one of its options, such as 'sft.method'"),
+        (("sft", "1"), "'sft' is a section; set one of its options, such as 'sft.steps'"),
         (("seed.x", "1"), "unknown option 'seed.x'; did you mean 'seed'?"),
         (("loss", "dpoo"), "no loss is called 'dpoo'; did you mean 'ipo'?"),
         (("sampler", "uniform=much"), "option 'sampler.weight' = 'much': input should be a valid number"),

@@ -216,7 +216,8 @@ def test_a_model_that_runs_in_rows_says_so_once(tiny_tokenizer, tmp_path):
     slot.base()
     slot.to_train(SFTOptions(target_modules="in_proj"), 0)
     assert notes == [
-        "the model reads one response at a time, slower and as right: it has layers of type linear_attention"
+        "the model reads one response at a time, slower, with the same results: "
+        "it has layers of type linear_attention"
     ]
 
 

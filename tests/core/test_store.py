@@ -22,9 +22,9 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
-from rosepo_core import store as store_module
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.store import RunStore, fingerprint, read_manifest, write_text
+from rosepo_core.store import files as store_files
 
 RUN = ["config.toml", "run.json"]
 """What every run folder has."""
@@ -608,7 +608,7 @@ def test_a_process_that_is_killed_between_two_moves_leaves_the_rest_to_the_next(
         return changed
 
     with monkeypatch.context() as patch:
-        for module, name in ((os, "rename"), (os, "replace"), (Path, "unlink"), (store_module, "_remove")):
+        for module, name in ((os, "rename"), (os, "replace"), (Path, "unlink"), (store_files, "remove")):
             patch.setattr(module, name, before(getattr(module, name)))
         with working(run, "seed = 1\n") as store:
             chain(store, {**NEW, "evaluation": "b"})

@@ -36,7 +36,7 @@ LAYERS = (
     {"rosepo_core.engine"},
     {"rosepo_core.stages", "rosepo_core.evaluation"},
     {"rosepo_core.report"},
-    {"rosepo_core.pipeline", "rosepo_core.planning", "rosepo_core.seeds"},
+    {"rosepo_core.pipeline", "rosepo_core.measured_speed", "rosepo_core.planning", "rosepo_core.seeds"},
     {"rosepo_core.serving"},
     {"rosepo_core", "rosepo_core.diagnostics", "rosepo_core.testing"},
     {"rosepo_cli"},

@@ -1,0 +1,356 @@
+"""One run folder at work: who may write to it, and which artifacts are found, reused, made and put in place."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rosepo_core import ownership
+from rosepo_core.contracts.errors import RequestError, RosepoError
+from rosepo_core.store import files
+from rosepo_core.store.artifacts import Artifact, copy_artifact, damage, read_manifest, write_manifest
+from rosepo_core.store.changes import CONFIG, Change
+
+MARKER = "run.json"
+"""What tells a run folder from any other: a project may well have a config.toml of its own."""
+
+IS_RUN = {"kind": "rosepo run", "schema": 1}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Note = Callable[[str], None]
+
+
+class RunStore:
+    """One run folder. To read it, `open` it; whatever makes, reuses or writes does so inside `working`."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is made when work on it begins.
+
+        Raises:
+            RequestError: `folder` is a file, or holds other things than a run.
+        """
+        self.folder = folder
+        self._change = Change(folder)
+        self._config: str | None = None
+        self._main: frozenset[str] = frozenset()
+        self._owner: ownership.Owner | None = None
+        self._new_folder = False
+        self._new_run = False
+        self._apart = False
+        self._provisional = False
+        self._made: list[Path] = []
+        self._settled: dict[str, Path] = {}
+        self._kept: set[str] = set()
+        self._texts: dict[str, str] = {}
+        if folder.exists() and not is_run(folder) and (not folder.is_dir() or any(_not_ours(folder))):
+            raise RequestError(f"{folder} exists and is no run folder (it has no {MARKER}): choose another --run")
+
+    @staticmethod
+    def open(folder: Path) -> RunStore:
+        """The store of a run that exists.
+
+        Raises:
+            RequestError: there is none.
+        """
+        if not is_run(folder) or not (folder / CONFIG).is_file():
+            lacks = MARKER if not is_run(folder) else CONFIG
+            raise RequestError(
+                f"{folder} is no run folder: it has no {lacks}; name the folder that `rosepo train` printed"
+            )
+        store = RunStore(folder)
+        if store._change.is_written_down:
+            with store._owned():
+                store._change.work_off()
+        return store
+
+    @property
+    def config(self) -> str:
+        """The configuration that describes the artifacts; empty where there is none yet."""
+        try:
+            return (self.folder / CONFIG).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+
+    @contextmanager
+    def working(self, config: str, main: Collection[str] = (), *, reading: bool = False) -> Iterator[None]:
+        """Make the artifacts of a configuration.
+
+        Where this ends with a `RequestError` before `commit`, the folder is left as it was. Where it ends with any
+        other exception, what stood in the folder is left as it was, and what has been made is kept to be found again.
+        Else a change is put in place, if it has a successor for each main stage of the run; one that has not stays
+        apart (`is_apart`).
+
+        Args:
+            config: the text of config.toml.
+            main: the stages that a change may not take away; others may go, as they only served them.
+            reading: the folder is not taken before something must be made, so that runs which nobody may write to
+                can be read.
+
+        Raises:
+            RequestError: another process owns the folder, or it cannot be written.
+        """
+        self._config = config
+        self._main = frozenset(main)
+        if not reading:
+            self._begin()
+        try:
+            yield
+            if self._owner is not None:
+                self._end()
+        except RequestError:
+            self._roll_back()
+            raise
+        finally:
+            self._config = None
+            self._give_back()
+
+    def commit(self) -> None:
+        """Keep what has been made, and what is made from now on as soon as it is there."""
+        self._provisional = False
+        self._made.clear()
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether there is a change that lacks a successor for a main stage of the run, so that it was not put in
+        place."""
+        return self._apart
+
+    def find(self, stage: str, wanted: str, note: Note = lambda _: None) -> Artifact | None:
+        """The undamaged artifact of `stage` with the fingerprint `wanted`, from this run or one beside it.
+
+        Args:
+            stage: its name.
+            wanted: its fingerprint.
+            note: is told of a damaged one in this run.
+        """
+        for parent in (self.folder, self._change.folder):
+            manifest = read_manifest(parent / stage)
+            if manifest and manifest["fingerprint"] == wanted:
+                if (damaged := damage(parent / stage, manifest)) is None:
+                    return Artifact(stage, parent / stage, wanted, self.folder, manifest["seconds"])
+                note(f"{damaged}; the stage is made anew")
+        for run in self._siblings():
+            manifest = None if (run / stage).is_symlink() else read_manifest(run / stage)
+            if manifest and manifest["fingerprint"] == wanted and not damage(run / stage, manifest, links=False):
+                return Artifact(stage, run / stage, wanted, run, manifest["seconds"])
+        return None
+
+    def reuse(self, found: Artifact) -> Artifact:
+        """Bring an artifact that `find` gave into this run."""
+        place = found.folder
+        if place.parent == self._change.folder:
+            self._begin()
+            place = self._put(place, found.stage, found.fingerprint)
+        elif place.parent != self.folder:
+            with self._staging(found.stage) as staged:
+                copy_artifact(place, staged)
+                place = self._put(staged, found.stage, found.fingerprint)
+        self._settled[found.stage] = place
+        return Artifact(found.stage, place, found.fingerprint, found.reused, found.seconds)
+
+    def make(
+        self,
+        stage: str,
+        wanted: str,
+        inputs: Mapping[str, str],
+        build: Callable[[Path], float],
+        *,
+        replace: bool = False,
+    ) -> Artifact:
+        """Have `build` fill a staging folder and put it in place, or beside what it would replace.
+
+        Args:
+            stage: its name.
+            wanted: the artifact's fingerprint.
+            inputs: the fingerprints of the artifacts that it is made from, by stage.
+            build: writes files into the folder that it is given and returns the seconds that the work took.
+            replace: the run's own artifact is whole, and is to be replaced all the same.
+
+        Raises:
+            RosepoError: `build` wrote weights that are not numbers, or the disk is full.
+        """
+        with self._staging(stage) as staged:
+            try:
+                seconds = round(build(staged), 3)
+                write_manifest(staged, stage, wanted, inputs, seconds)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise RosepoError(
+                    f"stage '{stage}' cannot be written to {self.folder}: {error.strerror}; make room and run the "
+                    "same command again, finished stages are reused"
+                ) from error
+            place = self._put(staged, stage, wanted, replace=replace)
+        self._settled[stage] = place
+        return Artifact(stage, place, wanted, None, seconds)
+
+    def write(self, name: str, text: str) -> None:
+        """Have the file RUN/`name` written together with the artifacts that it tells of, when the work is done."""
+        self._texts[name] = text
+
+    def artifact(self, stage: str, command: str = "") -> Artifact:
+        """The finished artifact of `stage` in this run, whatever its fingerprint; its files are as they were made.
+
+        Args:
+            stage: its name.
+            command: what makes it, for errors; if empty, the command that trains the run.
+
+        Raises:
+            RequestError: the run has not come that far, an earlier stage was made anew since, or a file is damaged.
+        """
+        command = command or f"rosepo train --config {self.folder / CONFIG} --run {self.folder}"
+        manifest = self._fitting(stage, command)
+        if (damaged := damage(self.folder / stage, manifest)) is not None:
+            raise RequestError(f"{damaged}: make it anew with `{command}`")
+        self._kept.add(stage)
+        return Artifact(stage, self.folder / stage, manifest["fingerprint"], self.folder, manifest["seconds"])
+
+    def _fitting(self, stage: str, command: str) -> dict[str, Any]:
+        """The manifest of an artifact that was made of those that stand here."""
+        manifest = read_manifest(self.folder / stage)
+        if manifest is None:
+            raise RequestError(f"{self.folder} has no finished stage '{stage}': finish the run with `{command}`")
+        for name, used in manifest["inputs"].items():
+            if self._fitting(name, command)["fingerprint"] != used:
+                raise RequestError(
+                    f"{self.folder}: stage '{name}' was made anew after stage '{stage}': finish the run with "
+                    f"`{command}`"
+                )
+        return manifest
+
+    def _siblings(self) -> Iterator[Path]:
+        parent = self.folder.resolve().parent
+        if parent.is_dir():
+            for run in sorted(parent.iterdir()):
+                if run != self.folder.resolve() and not run.is_symlink() and is_run(run):
+                    yield run
+
+    # How work on the folder begins and ends.
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        try:
+            self._owner = ownership.take(self.folder)
+        except OSError as error:
+            raise RequestError(f"{self.folder} cannot be written: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _begin(self) -> None:
+        """Take the folder, clear what a killed process left, and see what the configuration means for the run."""
+        if self._owner is not None:
+            return
+        assert self._config is not None, "artifacts are made inside `working` alone"
+        self._new_folder = not self.folder.exists()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._owner = ownership.take(self.folder)
+            self._clear()
+            self._change.work_off()
+            self._new_run = not self.config and not self._standing()
+            if not is_run(self.folder):
+                files.write_text(self.folder / MARKER, json.dumps(IS_RUN) + "\n")
+            if self._new_run:
+                files.write_text(self.folder / CONFIG, self._config)
+        except OSError as error:
+            if self._new_folder and self.folder.is_dir():
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self._give_back()
+            raise RequestError(f"{self.folder} cannot be written: {error.strerror}; choose another --run") from None
+        self._apart = self.config != self._config
+        self._provisional = True
+
+    def _clear(self) -> None:
+        for folder in (self.folder, self._change.folder):
+            for left in folder.glob(f"{files.STAGING}*"):
+                files.remove(left)
+
+    def _give_back(self) -> None:
+        if self._owner is not None:
+            self._change.tidy()
+            ownership.give_back(self.folder, self._owner)
+            self._owner = None
+
+    def _roll_back(self) -> None:
+        if self._owner is None or not self._provisional:
+            return
+        for place in self._made:
+            files.remove(place)
+        if self._new_folder:
+            files.remove(self.folder)
+        elif self._new_run:
+            for name in (CONFIG, MARKER):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _standing(self) -> dict[str, dict[str, Any]]:
+        """The manifests of the run's artifacts."""
+        found = {entry.name: read_manifest(entry) for entry in self.folder.iterdir() if entry != self._change.folder}
+        return {stage: manifest for stage, manifest in found.items() if manifest}
+
+    def _staging(self, stage: str) -> files.Staging:
+        self._begin()
+        return files.Staging(self.folder, stage)
+
+    def _put(self, staged: Path, stage: str, wanted: str, *, replace: bool = False) -> Path:
+        standing = read_manifest(self.folder / stage)
+        if standing and (replace or standing["fingerprint"] != wanted):
+            self._apart = True
+        parent = self._change.folder if self._apart else self.folder
+        if staged == parent / stage:
+            return staged
+        parent.mkdir(exist_ok=True)
+        place = parent / stage
+        # It is damaged, or of a change that was given up.
+        with files.Staging(self.folder, stage) as old:
+            new = not files.rename(place, old / stage)
+            os.rename(staged, place)
+            files.fsync(parent)
+        if new and self._provisional:
+            self._made.append(place)
+        return place
+
+    # How a change is put in place.
+
+    def _end(self) -> None:
+        if not self._apart and not self._texts:
+            return
+        standing = self._standing()
+        if self._apart and not standing.keys() & self._main <= self._settled.keys() | self._kept:
+            return
+        try:
+            self._change.write_down(
+                self._texts,
+                config=self._config if self._apart else None,
+                stages=[stage for stage, place in self._settled.items() if place.parent == self._change.folder],
+                dropped=standing.keys() - self._settled.keys() - self._kept if self._apart else (),
+                settled=self._settled if self._apart else (),
+            )
+            self._change.work_off()
+        except OSError as error:
+            raise RosepoError(
+                f"{self.folder} cannot be written: {error.strerror}; run the same command again"
+            ) from error
+        self._apart = False
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run folder; others' folders may be such as nobody may look into."""
+    try:
+        return bool(json.loads((folder / MARKER).read_text(encoding="utf-8")) == IS_RUN)
+    except (OSError, ValueError):
+        return False
+
+
+def _not_ours(folder: Path) -> Iterator[Path]:
+    """What no process that was killed at the very beginning of a run can have left."""
+    return (
+        each for each in folder.iterdir() if each.name != ownership.LOCK and not each.name.startswith(files.STAGING)
+    )

@@ -1,0 +1,77 @@
+"""What holds for every dataset, as a class of tests to inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import polars as pl
+
+from rosepo_core.contracts.components import Dataset, LogOptions
+from rosepo_core.testing.component_contract import ComponentContract
+from rosepo_core.testing.toys import SilentReporter
+
+
+class DatasetContract(ComponentContract):
+    """What holds for every dataset. Give options with which it loads something small from this machine."""
+
+    kind = "dataset"
+
+    def load(self, options: Mapping[str, Any]) -> Any:
+        """The corpus."""
+        dataset = cast(Dataset, self.make(options))
+        return dataset.load(SilentReporter())
+
+    def test_interactions(self, options: Mapping[str, Any]) -> None:
+        """Columns, types, and no holes."""
+        interactions = self.load(options).interactions
+        assert len(interactions) > 0
+        types = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
+        assert {column: interactions.schema[column] for column in types} == types
+        if "rating" in interactions.columns:
+            assert interactions.schema["rating"] == pl.Float64
+        assert interactions.select(list(types)).null_count().row(0) == (0, 0, 0)
+
+    def test_catalogue(self, options: Mapping[str, Any]) -> None:
+        """Every item stands there once, with a title."""
+        corpus = self.load(options)
+        catalogue = corpus.catalogue
+        assert (catalogue.schema["item"], catalogue.schema["title"]) == (pl.String, pl.String)
+        assert catalogue["item"].is_unique().all()
+        assert catalogue["title"].null_count() == 0
+        assert (catalogue["title"].str.strip_chars().str.len_chars() > 0).all()
+        assert corpus.interactions.join(catalogue, on="item", how="anti").height == 0
+
+    def test_filters_are_offered_for_logs_alone(self, options: Mapping[str, Any]) -> None:
+        """A log's options extend `LogOptions`; given examples are not filtered."""
+        offered = isinstance(self.make(options).options, LogOptions)
+        assert offered == (self.load(options).examples is None)
+
+    def test_given_examples(self, options: Mapping[str, Any]) -> None:
+        """Each is a user with a history and a target, in one part; candidates hold the target once."""
+        corpus = self.load(options)
+        if corpus.examples is None:
+            return
+        examples = corpus.examples
+        assert (examples.schema["user"], examples.schema["part"]) == (pl.String, pl.String)
+        assert examples["user"].is_unique().all()
+        assert {"train", "test"} <= set(examples["part"]) <= {"train", "validation", "test"}
+        sequences = {
+            user: items
+            for (user,), items in corpus.interactions.sort("timestamp", maintain_order=True).group_by("user")
+        }
+        assert set(sequences) == set(examples["user"])
+        assert all(items.height >= 2 for items in sequences.values()), "a target has no history"
+        if "candidates" in examples.columns:
+            known = set(corpus.catalogue["item"])
+            for user, candidates in examples.filter(part="test").select("user", "candidates").iter_rows():
+                assert candidates.count(sequences[user]["item"][-1]) == 1, f"'{user}' must rank its target, once"
+                assert set(candidates) <= known, f"'{user}' ranks what is not in the catalogue"
+
+    def test_loads_the_same_again(self, options: Mapping[str, Any]) -> None:
+        """Order of rows included: it breaks ties in time."""
+        first, second = self.load(options), self.load(options)
+        assert first.interactions.equals(second.interactions)
+        assert first.catalogue.equals(second.catalogue)
+        assert (first.examples is None) == (second.examples is None)
+        assert first.examples is None or first.examples.equals(second.examples)

@@ -1,0 +1,122 @@
+"""What holds for every oracle, as a class of tests to inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from rosepo_core.contracts.components import OracleContext, SmoothingOracle
+from rosepo_core.contracts.records import Examples, Ints, Split
+from rosepo_core.testing.component_contract import ComponentContract
+from rosepo_core.testing.toys import (
+    SilentReporter,
+    toy_given_split,
+    toy_split,
+    train_examples,
+)
+
+
+class OracleContract(ComponentContract):
+    """What holds for every oracle. Give options with which it learns within seconds."""
+
+    kind = "oracle"
+
+    def fit(self, options: Mapping[str, Any], split: Split, seed: int = 0) -> SmoothingOracle:
+        """An oracle that has learnt from a split whose test examples cannot be had."""
+        oracle = cast(SmoothingOracle, self.make(options))
+        context = OracleContext(rng=np.random.default_rng(seed), seed=seed, reporter=SilentReporter())
+        shown = oracle.fit(replace(split, test=cast(Examples, _Forbidden())), context)
+        assert all(isinstance(key, str) and np.isfinite(value) for key, value in shown.items())
+        return oracle
+
+    @staticmethod
+    def rejected(split: Split, examples: Examples, k: int = 4) -> Ints:
+        """Random items that are not the target; some slots are -1."""
+        rng = np.random.default_rng(3)
+        items = len(split.catalogue)
+        shift = np.stack([rng.permutation(items - 1)[:k] + 1 for _ in range(len(examples))])
+        rejected: Ints = ((examples.target[:, None] + shift) % items).astype(np.int32)
+        rejected[::3, -1] = -1
+        rejected.flags.writeable = False
+        return rejected
+
+    def test_flip_probability(self, options: Mapping[str, Any]) -> None:
+        """A probability below one for each slot, for unseen places in the sequences, too."""
+        split = toy_split()
+        oracle = self.fit(options, split)
+        for examples in (train_examples(split), split.test):
+            rejected = self.rejected(split, examples)
+            flips = oracle.flip_probability(examples, examples.target, rejected)
+            assert (flips.shape, flips.dtype.name) == (rejected.shape, "float32")
+            assert np.isfinite(flips).all()
+            assert ((flips >= 0) & (flips < 1)).all()
+
+    def test_learns_where_nobody_is_in_two_parts(self, options: Mapping[str, Any]) -> None:
+        """Given examples: who is held out, for validation or the test, has nothing to train on."""
+        split = toy_given_split()
+        oracle = self.fit(options, split)
+        for examples in (train_examples(split), split.test):
+            flips = oracle.flip_probability(examples, examples.target, self.rejected(split, examples))
+            assert ((flips >= 0) & (flips < 1)).all()
+
+    def test_scores(self, options: Mapping[str, Any]) -> None:
+        """A finite score for each item, whatever else stands beside it; or no scores at all."""
+        split = toy_split()
+        oracle = self.fit(options, split)
+        items = np.abs(self.rejected(split, split.test))
+        scores = oracle.score(split.test, items)
+        if scores is None:
+            return
+        assert (scores.shape, scores.dtype.name) == (items.shape, "float32")
+        assert np.isfinite(scores).all()
+        backwards = oracle.score(split.test, items[:, ::-1].copy())
+        assert backwards is not None
+        np.testing.assert_allclose(backwards[:, ::-1], scores, rtol=1e-4, atol=1e-4)
+        alone = oracle.score(split.test, items[:, :1].copy())
+        assert alone is not None
+        np.testing.assert_allclose(alone, scores[:, :1], rtol=1e-4, atol=1e-4)
+
+    def test_state_round_trip(self, options: Mapping[str, Any]) -> None:
+        """A new instance with the saved arrays answers the same."""
+        split = toy_split()
+        oracle = self.fit(options, split)
+        state = {key: np.array(value) for key, value in oracle.state().items()}
+        assert all(value.dtype.kind in "biuf" for value in state.values()), "safetensors holds numbers only"
+        restored = cast(SmoothingOracle, self.make(options))
+        restored.restore(state)
+        rejected = self.rejected(split, split.test)
+        np.testing.assert_allclose(
+            restored.flip_probability(split.test, split.test.target, rejected),
+            oracle.flip_probability(split.test, split.test.target, rejected),
+            atol=1e-6,
+        )
+        scores, again = oracle.score(split.test, np.abs(rejected)), restored.score(split.test, np.abs(rejected))
+        assert (scores is None) == (again is None)
+        if scores is not None and again is not None:
+            np.testing.assert_allclose(again, scores, rtol=1e-5, atol=1e-5)
+
+    def test_preference_probability(self, options: Mapping[str, Any]) -> None:
+        """A probability in [0, 1) for each slot, whatever becomes of it for training."""
+        split = toy_split()
+        rejected = self.rejected(split, split.test)
+        likely = self.fit(options, split).preference_probability(split.test, split.test.target, rejected)
+        assert (likely.shape, likely.dtype.name) == (rejected.shape, "float32")
+        assert ((likely >= 0) & (likely < 1)).all()
+
+    def test_same_seed_same_flips(self, options: Mapping[str, Any]) -> None:
+        """Learning twice gives the same."""
+        split = toy_split()
+        rejected = self.rejected(split, split.test)
+        first, second = (
+            self.fit(options, split, seed=4).flip_probability(split.test, split.test.target, rejected)
+            for _ in range(2)
+        )
+        np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+class _Forbidden:
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError("an oracle must not look at split.test")
