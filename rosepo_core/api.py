@@ -1,4 +1,4 @@
-"""All that a plugin may import."""
+"""Everything that a plugin may import."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -116,8 +116,8 @@ __all__ = [
     "table_files",
 ]
 
-# Modules that import polars are imported when a plugin asks for a name of theirs: whoever only lists plugins need not
-# wait for them.
+# Modules that import polars are imported only when a plugin uses one of their names, so that `rosepo plugins list`
+# need not wait for polars.
 _LAZY = {
     "Dialect": "rosepo_core.data.dialects",
     "TableContent": "rosepo_core.data.table_files",

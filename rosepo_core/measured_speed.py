@@ -1,4 +1,4 @@
-"""How fast a run's own model is on this machine, and how much memory it needs: a few real passes, timed and measured.
+"""Measures the speed and memory of a run's own model on this machine, with a few real passes.
 
 The model is the one before training.
 """

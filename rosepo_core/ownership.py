@@ -22,9 +22,9 @@ class Owner:
     """The process that owns a folder.
 
     Attributes:
-        pid: its number.
-        started: when the kernel says that it started, in clock ticks since boot; tells it from a later process of the
-            same number. Empty where the kernel does not say.
+        pid: the process id.
+        started: the start of the process by the kernel, in clock ticks since boot. It tells the process from a later
+            one with the same id. Empty if the kernel does not say.
         host: the machine that it runs on.
         since: when it took the folder, UTC.
     """
@@ -36,13 +36,13 @@ class Owner:
 
     @staticmethod
     def this_process() -> Owner:
-        """The process that runs this."""
+        """The current process."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         return Owner(os.getpid(), _started(os.getpid()), socket.gethostname(), now)
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is sure to have ended; of another host nobody can know."""
+        """Whether the process has certainly ended. For another host this is unknown, and the answer is false."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -58,10 +58,10 @@ class Owner:
 
 
 def take(folder: Path) -> Owner:
-    """Make this process the owner of `folder`, which exists. The lock of a process that has ended is taken over.
+    """Make this process the owner of `folder`, which must exist. The lock of a process that has ended is replaced.
 
     Raises:
-        RequestError: another process owns it, or this one does already.
+        RequestError: another process owns the folder, or this process already does.
         OSError: the lock cannot be written.
     """
     with _exclusive(folder / LOCK) as handle:
@@ -78,7 +78,7 @@ def take(folder: Path) -> Owner:
 
 
 def give_back(folder: Path, owner: Owner) -> None:
-    """End what `take` began; nothing happens where the folder is gone or has another owner by now."""
+    """Give up the ownership from `take`. Nothing happens if the folder is gone or has another owner now."""
     with suppress(OSError), _exclusive(folder / LOCK, create=False) as handle:
         if _parse(os.pread(handle, 4096, 0)) == owner:
             (folder / LOCK).unlink()
@@ -86,13 +86,13 @@ def give_back(folder: Path, owner: Owner) -> None:
 
 @contextmanager
 def _exclusive(lock: Path, *, create: bool = True) -> Iterator[int]:
-    """The lock file's handle while nobody else on this machine reads or writes it here; held for a moment only."""
+    """The lock file's handle, with exclusive access on this machine. Hold it for a moment only."""
     while True:
         handle = os.open(lock, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
         try:
             with suppress(OSError):  # Some network file systems have no such locks.
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            # Whoever had it before may have removed the file that was opened.
+            # The process before may have removed the file that was opened here.
             if not _is_at(handle, lock):
                 continue
             yield handle
@@ -109,7 +109,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def _parse(content: bytes) -> Owner | None:
-    """None of a process that was killed before it had written itself down."""
+    """The owner in a lock file; `None` if its process was killed before it wrote its data."""
     try:
         return Owner(**json.loads(content))
     except (ValueError, TypeError):
@@ -121,5 +121,5 @@ def _started(pid: int) -> str:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    # The name of the program, in parentheses, may hold spaces; the start time is the 20th field after it.
+    # The program's name, in parentheses, may contain spaces. The start time is the 20th field after it.
     return status.rpartition(")")[2].split()[19]

@@ -1,4 +1,4 @@
-"""Accuracy by how often a target was chosen in training: where titles carry what ids cannot, it shows here."""
+"""Accuracy by the popularity of the target in training. Here it shows whether titles help for rare items."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.statistics import bootstrap_interval
 
 BUCKETS = ((0, "cold: never"), (1, "rare: 1 to 4"), (5, "some: 5 to 49"), (50, "popular: 50 and more"))
-"""Lowest training interactions of a target, and the name of the bucket that begins there."""
+"""The lowest number of training interactions of each bucket, and its name."""
 
 FEWEST_USERS = 5
-"""A bucket of fewer says nothing."""
+"""Buckets with fewer users are left out, because they say nothing."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Users whose targets are about equally popular.
+    """Users whose targets have a similar popularity.
 
     Attributes:
-        name: of `BUCKETS`, or "all".
-        users: how many.
-        means: by model, with its 95 % interval over these users: mean, low, high.
+        name: a name of `BUCKETS`, or "all".
+        users: number of users.
+        means: by model, the mean with its 95 % interval over these users: mean, low, high.
     """
 
     name: str
@@ -41,10 +41,10 @@ def bucket_names(popularity: Longs) -> list[str]:
 
 
 def by_popularity(evaluation: Evaluation, popularity: Longs, column: str) -> Sequence[Bucket]:
-    """All users, then each bucket that has at least `FEWEST_USERS` of them.
+    """All users, then each bucket with at least `FEWEST_USERS` users.
 
     Args:
-        evaluation: of one protocol.
+        evaluation: the evaluation of one protocol.
         popularity: training interactions, int64 [items].
         column: such as ``"ndcg@10"``, a mean over users.
     """

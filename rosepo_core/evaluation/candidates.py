@@ -1,8 +1,8 @@
-"""The candidates that every model ranks: each test example's target, and negatives that its user never chose.
+"""The candidates that every model ranks: the target of each test example, and negatives that its user never chose.
 
-They are drawn once per seed and saved, so that all models, and all runs of one seed, rank the same. A dataset that
-brings its own has those ranked, in an order that the seed draws: a file may well put the target first, and items of
-equal score stand in the order of their columns.
+They are drawn once per seed and saved, so that all models, and all runs with this seed, rank the same ones. If the
+dataset has its own candidates, these are ranked, in random order: a file may put the target first, and items of equal
+score keep the order of their columns.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ BLOCK_CELLS = 1 << 22
 def stage(
     session: Session, split: Handle[Split], negatives: Negatives = "uniform", part: HeldOut = "test"
 ) -> Handle[Candidates]:
-    """RUN/candidates, or RUN/candidates-NEGATIVES of another kind than uniform and RUN/candidates-validation of the
-    validation part: what every model ranks for each example; with semantic negatives also RUN/embeddings.
+    """RUN/candidates: the items that every model ranks for each example.
 
-    Candidates that the dataset gives to test examples stand in for uniform ones; other kinds are drawn beside them.
+    For other negatives than uniform ones the folder is RUN/candidates-NEGATIVES, and for the validation part it ends
+    in -validation. Semantic negatives also need RUN/embeddings.
+
+    If the dataset has candidates for its test examples, they replace the uniform ones. Other kinds are still drawn.
 
     Raises:
         RequestError: negatives cannot be drawn.
@@ -50,7 +52,7 @@ def stage(
             vectors = embedded.content if embedded else None
             candidates = draw_candidates(split.content, examples, options.candidates, seed, negatives, vectors)
         else:
-            # All of them, so that a user's order is the same whoever else is tested.
+            # Shuffle the candidates of all users, so that the order does not depend on which users are tested.
             ordered = shuffled(given, session.rng("order of given candidates"))
             candidates = ordered.take(np.searchsorted(split.content.test.user, examples.user))
             _note_given(session, candidates)
@@ -68,7 +70,7 @@ def stage(
 
 
 def _note_given(session: Session, candidates: Candidates) -> None:
-    """Say so where other candidates were asked for than the dataset gives."""
+    """Note if `evaluation.candidates` is not used, because the dataset has its own candidates."""
     asked, given = session.config.evaluation.candidates, candidates.items.shape[1]
     if asked != given:
         session.reporter.note(
@@ -78,12 +80,12 @@ def _note_given(session: Session, candidates: Candidates) -> None:
 
 
 def protocol_name(candidates: Candidates, negatives: Negatives) -> str:
-    """Such as ``candidates-20`` or ``candidates-20-popularity``."""
+    """For example ``candidates-20`` or ``candidates-20-popularity``."""
     return named(f"candidates-{candidates.items.shape[1]}", negatives)
 
 
 def named(what: str, negatives: Negatives = "uniform", part: HeldOut = "test") -> str:
-    """What belongs to one kind of negatives and one part: `what` itself for the uniform ones of the test."""
+    """A name with the kind of negatives and the part at its end; only `what` for uniform negatives and the test."""
     usual = {"uniform", "test"}
     return "-".join([what, *(each for each in (negatives, part) if each not in usual)])
 
@@ -98,18 +100,19 @@ def draw_candidates(
 ) -> Candidates:
     """For each example its target and `count` - 1 other items that the user never interacts with, in random order.
 
-    ``uniform`` draws them uniformly without replacement. ``popularity`` draws them one after another, each in
-    proportion to training popularity among those that are left; an item without training interactions is never drawn.
-    ``semantic`` takes the items whose titles are nearest to the target's by cosine without reading the same
-    (`Catalogue.title_numbers`), the lower index first among equals; nothing but their order is drawn.
+    ``uniform`` draws them uniformly without replacement. ``popularity`` draws them one after another, with
+    probabilities in proportion to the training popularity of the remaining items; an item without training
+    interactions is never drawn. ``semantic`` takes the items whose titles are nearest to the target's by cosine,
+    without items that have the same title (`Catalogue.title_numbers`). Of equal items the lower index comes first.
+    Only their order is random.
 
     Args:
-        split: the users, the catalogue, and what everyone has seen.
+        split: the users, the catalogue, and the interactions of all users.
         examples: n examples.
-        count: items a row, the target included.
-        seed: of what is drawn.
+        count: items in a row, including the target.
+        seed: seed of the draws.
         negatives: see above.
-        title_embeddings: for ``semantic``: unit-length rows, float32 [items, d].
+        title_embeddings: for ``semantic``: rows of unit length, float32 [items, d].
 
     Raises:
         RequestError: a user has too few items to draw from.
@@ -129,7 +132,7 @@ def draw_candidates(
 
 
 def shuffled(candidates: Candidates, rng: np.random.Generator) -> Candidates:
-    """The same candidates with each row in random order; places without an item stay at the end."""
+    """The same candidates with each row in random order; empty slots stay at the end."""
     keys = rng.random(candidates.items.shape)
     keys[candidates.items < 0] = np.inf
     order = np.argsort(keys, axis=1)
@@ -149,8 +152,9 @@ def _uniform(split: Split, examples: Examples, count: int, rng: np.random.Genera
 
 
 def _popular(split: Split, examples: Examples, count: int, rng: np.random.Generator) -> Longs:
-    """The largest of log weight plus Gumbel noise are a draw in proportion to the weights without replacement
-    (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", IPL 97(5), 2006; Kool et al., ICML 2019).
+    """Draw by popularity: the items with the largest sums of log weight and Gumbel noise are a draw without
+    replacement, in proportion to the weights (Efraimidis and Spirakis, "Weighted random sampling with a reservoir",
+    IPL 97(5), 2006; Kool et al., ICML 2019).
     """
     with np.errstate(divide="ignore"):
         weight = np.log(split.catalogue.popularity.astype(np.float64))
@@ -167,7 +171,7 @@ def _nearest(split: Split, examples: Examples, count: int, title_embeddings: Flo
     def cosines(rows: Longs) -> Doubles:
         targets = examples.target[rows]
         near: Doubles = (title_embeddings[targets] @ title_embeddings.T).astype(np.float64)
-        # What reads as the target does is no neighbour of it: no model could tell the two apart.
+        # An item with the target's title is no neighbour, because no model could tell the two apart.
         near[titles[targets][:, None] == titles] = -np.inf
         return near
 
@@ -175,8 +179,8 @@ def _nearest(split: Split, examples: Examples, count: int, title_embeddings: Flo
 
 
 def _largest(split: Split, examples: Examples, count: int, keys: Callable[[Longs], Doubles], offered: str) -> Longs:
-    """The `count` - 1 unseen items of each example with the largest keys, float64 [rows, items]; those of minus
-    infinity are not offered."""
+    """The `count` - 1 unseen items of each example with the largest keys, float64 [rows, items]. Items with the key
+    minus infinity cannot be taken."""
     items = len(split.catalogue)
     step = max(1, BLOCK_CELLS // items)
     found = []
@@ -191,7 +195,7 @@ def _largest(split: Split, examples: Examples, count: int, keys: Callable[[Longs
 
 
 def _check_enough(split: Split, users: NDArray[np.integer], left: NDArray[np.integer], count: int, what: str) -> None:
-    """Whether each of `users` has enough items left for `count` candidates."""
+    """Check that each of `users` has enough items for `count` candidates."""
     if (left < count - 1).any():
         worst = int(np.argmin(left))
         raise RequestError(
@@ -236,9 +240,9 @@ def load_candidates(folder: Path) -> Candidates:
 
 
 def _distinct_below(limits: Longs, k: int, rng: np.random.Generator) -> Longs:
-    """`k` distinct numbers below ``limits[i]`` for each row i, each set as likely as any other: int64 [n, k].
+    """`k` distinct numbers below ``limits[i]`` for each row i; all sets have the same probability: int64 [n, k].
 
-    Robert Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", CACM 30(9), 1987), all rows at a time.
+    Robert Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", CACM 30(9), 1987), for all rows at once.
     """
     drawn = np.empty((len(limits), k), dtype=np.int64)
     for column in range(k):
@@ -265,18 +269,18 @@ def _unseen_at(
 
     Args:
         ranks: int64 [n, k].
-        keys: of `SeenItems`; those of ``users[m]`` are ``keys[low[m]:high[m]]``.
+        keys: the keys of `SeenItems`; those of ``users[m]`` are ``keys[low[m]:high[m]]``.
         users: ascending, [users].
         low: [users].
         high: [users].
-        row_of: place in `users` of each row of `ranks`, [n].
+        row_of: index in `users` of each row of `ranks`, [n].
         items: number of items in the catalogue.
     """
     counts = high - low
     start = np.concatenate([[0], np.cumsum(counts)])
     within = np.arange(start[-1]) - np.repeat(start[:-1], counts)
     place = np.repeat(low, counts) + within
-    # `items + 1` keeps users apart: unseen counts and ranks both lie in 0..items.
+    # `items + 1` separates users: unseen counts and ranks are both in 0..items.
     block = np.arange(len(users), dtype=np.int64) * (items + 1)
     before = np.repeat(block, counts) + keys[place] - np.repeat(users.astype(np.int64), counts) * items - within
     found = np.searchsorted(before, block[row_of][:, None] + ranks, side="right")

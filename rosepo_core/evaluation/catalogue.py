@@ -1,12 +1,12 @@
-"""The protocol ``catalogue``: each model's best of all items that are new to the user.
+"""The protocol ``catalogue``: each model lists its best items among all that are new to the user.
 
-New is what does not stand in the user's history before the target. What they choose after it is new, as is the target
-itself, even where they chose it before. What only scores (popularity, the oracle) scores every item; items of equal
-score stand in an order drawn by the seed. A language model searches the titles by constrained decoding, so its list
-is exact where `evaluation.decoding` is ``exact``, and else what beams find.
+An item is new if it is not in the user's history before the target. Later items of the user are new. The target
+itself always counts as new, even if the user chose it before. Models that only score (popularity, the oracle) score
+every item; items of equal score have a random order. A language model searches the titles by constrained decoding.
+Its list is exact if `evaluation.decoding` is ``exact``; otherwise it is the result of a beam search.
 
-All models give lists of one length, without scores to compare, so that all metrics are cut there: a target behind
-the end of the list has no rank, whoever made the list.
+The lists of all models have the same length, and their scores are not compared. So all metrics end there: a target
+after the end of the list has no rank, for every model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BLOCK_CELLS = 1 << 18
 """Items scored at once."""
 
 Lists = tuple[Ints, Floats]
-"""Items int32 [n, length] and their scores, float32, best first; -1 and -inf where there are fewer."""
+"""Items int32 [n, length] and their scores, float32, best first; -1 and -inf fill rows with fewer."""
 
 
 def evaluate(
@@ -58,8 +58,8 @@ def evaluate(
 
 
 def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) -> Handle[Lists | None]:
-    """RUN/lists-MODEL: items int32 [n, length] and their scores, float32, best first; -1 and -inf where there are
-    fewer. No file where the model ranks nothing."""
+    """RUN/lists-MODEL: items int32 [n, length] and their scores, float32, best first; -1 and -inf fill rows with
+    fewer. There is no file if the model cannot rank."""
     session, options = context.session, context.options
     search = {"decoding": options.decoding, "beams": options.beams} if ranked_model.language_model else {}
     settings = {**ranked_model.settings, **context.settings, **search, "length": length}
@@ -94,7 +94,7 @@ def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) 
 
 
 def _load(folder: Path) -> Lists | None:
-    """What `_listed` left, if anything."""
+    """The lists that `_listed` saved, or `None`."""
     if not (folder / LISTS).exists():
         return None
     arrays = load_file(folder / LISTS)
@@ -102,7 +102,7 @@ def _load(folder: Path) -> Lists | None:
 
 
 def history_items(examples: Examples) -> list[NDArray[np.integer]]:
-    """What each example's user had before the target, the target itself never: one array an example."""
+    """The items of each example's user before the target, without the target itself: one array for each example."""
     return [
         np.setdiff1d(examples.sequences[user][:position], [target])
         for user, position, target in zip(
@@ -114,19 +114,19 @@ def history_items(examples: Examples) -> list[NDArray[np.integer]]:
 def best_of_all(
     name: str, score: ScoreFn, examples: Examples, items: int, length: int, rng: np.random.Generator
 ) -> tuple[Ints, Floats] | None:
-    """The items with the highest scores of all that are new to each example's user.
+    """The items with the highest scores among all that are new to each example's user.
 
     Args:
-        name: the model's, for errors.
-        score: gives the scores.
+        name: the model's name, for errors.
+        score: returns the scores.
         examples: n examples.
-        items: how many the catalogue has.
-        length: of the lists.
-        rng: draws the one order in which items of equal score stand.
+        items: number of items in the catalogue.
+        length: length of the lists.
+        rng: draws the order of items with equal scores, which is the same for all examples.
 
     Returns:
-        items int32 [n, length] and scores float32 [n, length], best first, -1 and -inf where there are fewer; `None`
-        where the model ranks nothing.
+        items int32 [n, length] and scores float32 [n, length], best first, -1 and -inf fill rows with fewer; `None`
+        if the model cannot rank.
 
     Raises:
         RosepoError: as `score_model`.

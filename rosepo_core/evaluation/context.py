@@ -1,4 +1,4 @@
-"""What every protocol is asked with: the test examples, the metrics and all that these need."""
+"""The context of an evaluation, which all protocols share: the test examples, the metrics and the data they need."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples
 
 SHORTEST_LIST = 10
-"""Lists of the whole catalogue are at least so long, so that lower cut-offs need no second search."""
+"""The least length of lists of the whole catalogue, so that other low cut-offs need no second search."""
 
 
 def parts(options: EvaluationOptions) -> list[HeldOut]:
-    """The parts that are asked for, the test first."""
+    """The held-out parts to evaluate, the test first."""
     return sorted(set(options.part))
 
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """One test of all models on one part, whatever the protocol.
+    """The evaluation of all models on one held-out part, under any protocol.
 
     Attributes:
         session: the run.
         split: RUN/split.
-        part: which held-out targets are asked for.
-        examples: the examples of that part.
-        metrics: what is measured, by the name that its columns get.
-        embedded: RUN/embeddings, where anything needs them.
+        part: the held-out part.
+        examples: the examples of this part.
+        metrics: the metrics, by the name of their columns.
+        embedded: RUN/embeddings, if they are needed.
     """
 
     session: Session
@@ -46,7 +46,7 @@ class EvaluationContext:
 
     @staticmethod
     def of_each_part(session: Session, split: Handle[Split]) -> list[EvaluationContext]:
-        """What a run's configuration asks for, the test first; makes RUN/embeddings if that needs them."""
+        """The contexts of all parts in the run's configuration, the test first. Makes RUN/embeddings if necessary."""
         names = [metric_column(choice.name) for choice in session.config.metric]
         metrics: dict[str, Metric] = {name: session.component("metric", index) for index, name in enumerate(names)}
         needed = "title-embeddings" in frozenset[str]().union(*(metric.needs for metric in metrics.values()))
@@ -71,12 +71,12 @@ class EvaluationContext:
 
     @property
     def list_length(self) -> int:
-        """Of lists of the whole catalogue."""
+        """Length of lists of the whole catalogue."""
         return max(SHORTEST_LIST, longest_list(self.metrics, self.ks))
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What decides who is tested, and what the seed draws besides; for fingerprints."""
+        """The settings that decide which users are tested, and the seed, for fingerprints."""
         return {"part": self.part, "max_users": self.options.max_users, "seed": self.session.config.seed}
 
     @property
@@ -86,7 +86,7 @@ class EvaluationContext:
 
     @property
     def title_embeddings(self) -> Callable[[], Floats] | None:
-        """Gives unit-length rows, float32 [items, d], where there are any."""
+        """A function that returns rows of unit length, float32 [items, d]; `None` if there are no embeddings."""
         embedded = self.embedded
         return (lambda: embedded.content) if embedded else None
 

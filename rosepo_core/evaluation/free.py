@@ -1,13 +1,13 @@
-"""The protocol ``free``: each language model writes one answer a user, and nothing holds it to the catalogue.
+"""The protocol ``free``: each language model writes one answer for each user, without any constraint.
 
-An answer is an item if it reads as that item's title after Unicode normalization (NFKC) and with runs of white space
-made one space, as the prompts write the title or in full; upper and lower case differ. What only scores writes
-nothing and is left out. Answers in the user's history are not excluded: `already-seen` counts them.
+An answer counts as an item if it equals the item's title, either in the form of the prompts or in full. Both are
+compared after Unicode normalization (NFKC), with white space collapsed; upper and lower case differ. Models that only
+score cannot write, and are left out. Answers may be in the user's history: `already-seen` counts them.
 
-``free-grounded`` takes each answer for the titles that are nearest to it by embedding, as BIGRec does (Bao et al.,
-"A bi-step grounding paradigm for large language models in recommendation systems", arXiv 2308.08434), there by the
-model's own states, here by the run's title embeddings. An answer that is an item is nearest to itself; an empty one
-is near nothing.
+``free-grounded`` replaces each answer by the titles nearest to it by embedding, as in BIGRec (Bao et al., "A bi-step
+grounding paradigm for large language models in recommendation systems", arXiv 2308.08434). BIGRec uses the model's
+own states, rosepo the run's title embeddings. An answer that is an item is nearest to itself. An empty answer has no
+nearest title.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ ANSWERS = "answers.parquet"
 GROUNDED = "grounded.safetensors"
 
 ANSWER_METRICS = ("hr-valid", "valid-ratio", "out-of-catalogue")
-"""What is measured of answers whatever else is: HR over all users says little without them."""
+"""Metrics that are always measured for answers, because HR over all users says little without them."""
 
 
 def evaluate(
     context: EvaluationContext, ranked_models: Sequence[RankedModel]
 ) -> tuple[list[Evaluation], list[Handle[Any]]]:
-    """The table of exact matches, from RUN/answers-MODEL of each language model; and with `evaluation.ground` that of
-    grounded answers, from RUN/grounded-MODEL."""
+    """The table of exact matches, from RUN/answers-MODEL of each language model; with `evaluation.ground` also the
+    table of grounded answers, from RUN/grounded-MODEL."""
     writers = [each for each in ranked_models if each.language_model is not None]
     written = {each.name: _written(context, each) for each in writers}
     answers = {name: each.content for name, each in written.items()}
@@ -65,17 +65,17 @@ def answer_metrics(registry: Registry) -> dict[str, Metric]:
 
 
 def fold(text: str) -> str:
-    """What two texts have in common that read the same: NFKC, runs of white space made one space, none around."""
+    """The form of a text that is compared: NFKC, with white space collapsed and none at the ends."""
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def match(answers: Sequence[str], texts: Sequence[str], titles: Sequence[str]) -> Ints:
-    """The item of each answer, -1 where it is none: int32 [n].
+    """The item of each answer, -1 if it is no item: int32 [n].
 
     Args:
         answers: n answers.
-        texts: the titles as prompts write them, [items]; the first of those that read the same is meant.
-        titles: the titles in full, [items]; read where no text is meant.
+        texts: the titles in the form of the prompts, [items]; of equal ones the first counts.
+        titles: the full titles, [items]; compared if no text is equal.
     """
     known: dict[str, int] = {}
     for readings in (texts, titles):
@@ -119,7 +119,7 @@ def _exact(
 ) -> Evaluation:
     own = answer_metrics(context.session.registry)
     metrics = {**context.metrics, **{name: metric for name, metric in own.items() if name not in context.metrics}}
-    # There is one answer; a metric that names longer cut-offs gets a list with nothing behind it.
+    # There is one answer. For metrics with longer cut-offs, the rest of the list is empty.
     room = ((0, 0), (0, longest_list(metrics, (1,)) - 1))
     return conclude(
         "free",
@@ -169,7 +169,7 @@ def _grounded(
         top[rows], scores[rows] = items, cosines
         save_file({"items": top, "cosines": scores}, folder / GROUNDED)
 
-    # The embeddings' own fingerprint says by what encoder.
+    # The fingerprint of the embeddings includes the encoder.
     return session.artifact(
         named(f"grounded-{name}", part=context.part), {"length": length}, [written, embedded], build, _load_grounded
     )
@@ -183,12 +183,12 @@ def nearest(vectors: Floats, titles: Floats, length: int) -> tuple[Ints, Floats]
     """The titles that are nearest to each vector by cosine, the nearest first.
 
     Args:
-        vectors: unit-length rows, float32 [n, d].
-        titles: unit-length rows, float32 [items, d].
-        length: of the lists.
+        vectors: rows of unit length, float32 [n, d].
+        titles: rows of unit length, float32 [items, d].
+        length: length of the lists.
 
     Returns:
-        items int32 [n, length] and cosines float32 [n, length]; -1 and -inf where there are fewer titles.
+        items int32 [n, length] and cosines float32 [n, length]; -1 and -inf if there are fewer titles.
     """
     cosines = vectors @ titles.T
     items = np.broadcast_to(np.arange(len(titles)), cosines.shape)

@@ -23,9 +23,9 @@ class Column:
     """One metric at one cut-off.
 
     Attributes:
-        about: how its numbers are to be read.
-        cut_off: what follows the title, such as ``"@10"``; empty without a cut-off.
-        summary: what it is, on one line.
+        about: how to read its numbers.
+        cut_off: the part after the title, such as ``"@10"``; empty without a cut-off.
+        summary: the metric's description in one line.
     """
 
     about: Measure
@@ -34,26 +34,27 @@ class Column:
 
     @property
     def title(self) -> str:
-        """As tables write it."""
+        """The title in tables."""
         return self.about.title + self.cut_off
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same users in one column. Numbers are NaN where fewer than two users are left to compare.
+    """The comparison of two models on the same users in one column. Numbers are NaN if there are fewer than two
+    users.
 
     Attributes:
-        model: the one.
-        baseline: the other.
-        column: what is compared.
-        users: whom the metric applies to under both.
-        difference: mean of model less baseline.
+        model: the model.
+        baseline: the model that it is compared with.
+        column: the column that is compared.
+        users: number of users that the metric applies to for both models.
+        difference: mean of model minus baseline.
         low: lower end of its 95 % interval.
         high: upper end.
         p_bootstrap: two-sided p-value of no difference, by the paired bootstrap.
         p_wilcoxon: the same by Wilcoxon's signed-rank test.
         p_holm: `p_bootstrap` after Holm's correction for all comparisons of the evaluation.
-        p_bh: `p_bootstrap` after Benjamini and Hochberg's.
+        p_bh: `p_bootstrap` after Benjamini and Hochberg's correction.
     """
 
     model: str
@@ -71,15 +72,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What metrics say of the outcomes of several models.
+    """The metrics of several models.
 
     Attributes:
-        columns: what was measured, by name such as ``"hr@10"``, in the order of the metrics.
-        per_user: model to column to float64 [n], NaN where a metric does not apply; of means over users alone.
-        metrics: model to column to mean over users, or to the value of all lists; NaN where there is nothing to
+        columns: the columns, by name such as ``"hr@10"``, in the order of the metrics.
+        per_user: by model and column, float64 [n], NaN for users that a metric does not apply to; only for metrics
+            that are means over users.
+        metrics: by model and column, the mean over users, or the value of all lists; NaN if there is nothing to
             measure.
-        intervals: model to column to the 95 % interval of the mean; each model by itself.
-        comparisons: of each model with its baseline (`RUN_MODELS`), in every column with values for single users.
+        intervals: by model and column, the 95 % interval of the mean, for each model separately.
+        comparisons: each model with its baseline (`RUN_MODELS`), in every column with values for single users.
     """
 
     columns: Mapping[str, Column]
@@ -90,7 +92,7 @@ class Measurement:
 
 
 def longest_list(metrics: Mapping[str, Metric], ks: tuple[int, ...]) -> int:
-    """How many items of a list the metrics look at."""
+    """The number of list items that the metrics use."""
     longest = max(ks)
     for metric in metrics.values():
         if isinstance(metric, CutOffMetric):
@@ -109,12 +111,12 @@ def measure_all(
     """Measure every outcome.
 
     Args:
-        protocol: how the models were asked, for notes.
-        outcomes: by model, all of the same examples asked in the same way.
-        metrics: by the name that their columns get.
-        reporter: is told which metrics are left out, and why.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        protocol: name of the protocol, for notes.
+        outcomes: outcomes by model, all for the same examples and protocol.
+        metrics: the metrics, by the name of their columns.
+        reporter: gets notes about metrics that are left out.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
         PluginError: a metric breaks its contract.
@@ -139,11 +141,10 @@ def measure_all(
 
 
 def measure(metric: Metric, name: str, outcome: Outcome) -> Mapping[str, Doubles | float]:
-    """What a metric says of an outcome, if it keeps its contract.
+    """The values of a metric for an outcome, checked.
 
     Raises:
-        PluginError: values of another shape, infinite ones, some out of the range that the metric declares, or some
-            that reward having no answer.
+        PluginError: values have a wrong shape, are infinite or out of the metric's range, or reward giving no answer.
     """
     with running(metric):
         found = metric.measure(outcome)
@@ -155,7 +156,7 @@ def measure(metric: Metric, name: str, outcome: Outcome) -> Mapping[str, Doubles
             raise PluginError(
                 f"{where} of shape {array.shape}, not one number a user ({len(outcome)}) nor one in all"
             )
-        # Sums of many parts may end up a little beyond a bound.
+        # By rounding, sums may be slightly out of range.
         slack = 1e-9 * max(1.0, abs(metric.about.low))
         bad = np.isinf(array) | (array < metric.about.low - slack) | (array > metric.about.high + slack)
         if bad.any():
@@ -173,7 +174,8 @@ def measure(metric: Metric, name: str, outcome: Outcome) -> Mapping[str, Doubles
 
 
 def _rewards_silence(values: Doubles, silent: Bools, worst: float) -> bool:
-    """Whether who got no item has a better value than the worst, or lists without any item have one in common."""
+    """Whether users without any item have a better value than the worst, or a number for all lists exists although no
+    list has an item."""
     if not values.ndim:
         return bool(silent.all() and not np.isnan(values))
     return bool((values[silent] < worst).any())
@@ -182,7 +184,7 @@ def _rewards_silence(values: Doubles, silent: Bools, worst: float) -> bool:
 def _measurable(
     protocol: str, metrics: Mapping[str, Metric], outcomes: Mapping[str, Outcome], reporter: Reporter
 ) -> Mapping[str, Metric]:
-    """The metrics that have what they need; the others are named in a note for each reason."""
+    """The metrics whose data is available. Notes name the others and the reason."""
     outcome = next(iter(outcomes.values()), None)
     kept: dict[str, Metric] = {}
     left_out: dict[str, list[str]] = {}
@@ -199,7 +201,7 @@ def _measurable(
 
 
 def _mean(value: Doubles | float) -> float:
-    """Over the users that it applies to; NaN if there is none."""
+    """The mean over the users that a metric applies to; NaN if there is none."""
     if isinstance(value, float):
         return value
     applies = value[~np.isnan(value)]
@@ -209,7 +211,7 @@ def _mean(value: Doubles | float) -> float:
 def _intervals(
     per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, seed: int
 ) -> Mapping[str, Mapping[str, tuple[float, float]]]:
-    """By model and column. All are resampled together, so that one set of drawn users serves all."""
+    """Intervals by model and column. All use the same resampled users."""
     keys = [(name, column) for name, of in per_user.items() for column in of]
     if not keys:
         return {name: {} for name in per_user}
@@ -248,7 +250,7 @@ def _comparisons(per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, 
 
 
 def headline(columns: Mapping[str, Column]) -> str | None:
-    """The column that verdicts speak of: NDCG, else HR, at the largest cut-off."""
+    """The main column, for statements in the report: NDCG, or else HR, at the largest cut-off."""
     return widest(columns, "ndcg") or widest(columns, "hr")
 
 

@@ -1,10 +1,10 @@
-"""How good an oracle's probabilities are on held-out pairs, whatever the oracle.
+"""Measures the quality of an oracle's probabilities on held-out pairs, for any oracle.
 
-A pair is a test user's target and an unseen item that was drawn uniformly. The log knows the outcome in one order
-only (the target was chosen), and an oracle that is always asked in that order would be right to answer 0. So each
-pair is asked about in both: the target against the drawn item, outcome 0, and the drawn item in the target's place
-against the target, outcome 1. What is measured is `SmoothingOracle.preference_probability`: what the oracle believes,
-before a cap below one half that is made for training makes every answer in the second order too low.
+A pair is the target of a test user and an unseen item, drawn uniformly. The log knows the outcome in one order only:
+the target was chosen. An oracle that is always asked in this order could simply answer 0. So each pair is asked in
+both orders: with the target as chosen item, outcome 0, and with the drawn item as chosen item, outcome 1. The
+measured number is `SmoothingOracle.preference_probability`, before any limit for training: a limit below one half
+would make every answer in the second order too low.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rosepo_core.stages.preferences import flip_probabilities
 
 BINS = 15
 ITEMS_PER_USER = 5
-"""Drawn items that each test user's target is paired with; every one of them is a question of its own."""
+"""Number of drawn items that each test user's target is paired with. Each makes its own pair."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class ReliabilityBin:
     """One point of the reliability curve.
 
     Attributes:
-        low: lower end of the flip probabilities in it.
+        low: lower end of the bin's flip probabilities.
         high: upper end.
-        pairs: how many there are.
+        pairs: number of questions in the bin.
         flip: their mean flip probability.
-        observed: the share of them whose outcome was 1.
+        observed: the share of them with outcome 1.
     """
 
     low: float
@@ -47,11 +47,11 @@ class OracleQuality:
     """Quality of flip probabilities.
 
     Attributes:
-        pairs: questions that were asked, each pair in both orders.
-        auc: chance that a pair of outcome 1 got a higher flip probability than one of outcome 0, ties counting half;
-            1/2 is chance, higher is better.
+        pairs: number of questions; each pair is asked in both orders.
+        auc: probability that a question with outcome 1 has a higher flip probability than one with outcome 0; ties
+            count half; 1/2 is chance, higher is better.
         ece: expected calibration error, 0 to 1, lower is better.
-        reliability: the bins that hold a pair, in order.
+        reliability: the bins that are not empty, in order.
     """
 
     pairs: int
@@ -61,12 +61,12 @@ class OracleQuality:
 
 
 def held_out_flips(oracle: SmoothingOracle, examples: Examples, candidates: Candidates) -> tuple[Floats, Bools]:
-    """What the oracle says of held-out pairs in both orders.
+    """The oracle's flip probabilities for held-out pairs in both orders.
 
     Args:
-        oracle: fitted.
+        oracle: a fitted oracle.
         examples: test examples.
-        candidates: what was drawn for them: the target and unseen items.
+        candidates: their candidates: the target and unseen items.
 
     Returns:
         flip probabilities, float32 [pairs], and outcomes, bool [pairs].
@@ -95,9 +95,9 @@ def quality(flips: Floats, outcomes: Bools, bins: int = BINS) -> OracleQuality:
     equation 3, for the probability of one outcome).
 
     Args:
-        flips: in [0, 1), [pairs].
+        flips: flip probabilities in [0, 1), [pairs].
         outcomes: whether the pair was flipped, [pairs].
-        bins: of equal width between 0 and 1.
+        bins: number of bins of equal width between 0 and 1.
     """
     flips = flips.astype(np.float64)
     place = np.minimum((flips * bins).astype(np.int64), bins - 1)
@@ -124,10 +124,10 @@ def quality(flips: Floats, outcomes: Bools, bins: int = BINS) -> OracleQuality:
 
 
 def _others(candidates: Candidates, most: int) -> Ints:
-    """The first candidates of each row that are not the target: int32 [n, `most` or less], -1 where there are
+    """The first candidates of each row that are not the target: int32 [n, `most` or less], -1 fills rows with
     fewer."""
     items = candidates.items.copy()
     items[np.arange(len(items)), candidates.target_column] = -1
-    # Holes to the end, the others in their order.
+    # Move empty slots to the end, and keep the order of the others.
     order = np.argsort(items < 0, axis=1, kind="stable")
     return np.take_along_axis(items, order, axis=1)[:, : min(most, items.shape[1] - 1)]

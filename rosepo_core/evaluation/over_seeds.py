@@ -1,4 +1,4 @@
-"""Models compared over seeds and users: runs that differ in their seed alone stand for one configuration."""
+"""Compares models over seeds and users. Runs that differ in their seed only belong to one configuration."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ class ComparedModels:
     """Models side by side in one column of one protocol.
 
     Attributes:
-        protocol: its name.
-        column: what is compared.
-        seeds: ascending, where the models stand for several runs each; else empty.
-        models: by name: the mean over users, and over seeds where there are several, and the ends of its 95 %
-            interval.
-        comparisons: which differences were tested.
+        protocol: name of the protocol.
+        column: the column that is compared.
+        seeds: the seeds, ascending, if each model has one run for each seed; otherwise empty.
+        models: by name: the mean over users, and over seeds if there are several, and the ends of its 95 % interval.
+        comparisons: the tested differences.
     """
 
     protocol: str
@@ -34,15 +33,16 @@ class ComparedModels:
 
 
 def compare_over_seeds(evaluations: Mapping[int, Evaluation], column: str) -> ComparedModels:
-    """Set models side by side over seeds, and test the differences that each seed's evaluation compares.
+    """Compare models over seeds: test the differences that the evaluation of each seed compares.
 
-    Within a seed two models are compared on the same users and candidates, so that differences are paired by seed and
-    user. Their mean is tested by drawing seeds and users (`statistics.seeds_and_users`), with Holm's and Benjamini
-    and Hochberg's corrections for as many comparisons as these are; `Comparison.p_wilcoxon` is NaN, for that test
-    knows no seeds. A model that not all seeds have is left out.
+    For each seed, two models have the same users and candidates, so differences are paired by seed and user. Their
+    mean is tested by drawing seeds and users (`statistics.seeds_and_users`), with Holm's and Benjamini and Hochberg's
+    corrections for the number of these comparisons. `Comparison.p_wilcoxon` is NaN, because that test cannot use
+    seeds. A model that is not in all seeds is left out.
 
     Args:
-        evaluations: of one protocol, by seed; all with the same split, and with values of `column` for single users.
+        evaluations: evaluations of one protocol, by seed; all with the same split, and with values of `column` for
+            single users.
         column: such as ``"ndcg@10"``.
     """
     by_seed = [evaluations[seed] for seed in sorted(evaluations)]
@@ -81,7 +81,7 @@ def compare_over_seeds(evaluations: Mapping[int, Evaluation], column: str) -> Co
 
 
 def _by_seed_and_user(evaluations: list[Evaluation], model: str, column: str) -> Doubles:
-    """Float64 [seeds, users], NaN where a seed did not test a user, or the metric does not apply."""
+    """Values, float64 [seeds, users], NaN if a seed did not test a user, or the metric does not apply."""
     users = np.unique(np.concatenate([each.examples.user for each in evaluations]))
     table = np.full((len(evaluations), len(users)), np.nan)
     for row, each in enumerate(evaluations):

@@ -1,4 +1,4 @@
-"""The models that an evaluation sets side by side."""
+"""The models in the table of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
 
 TOKEN_BUDGET = 4096
-"""Tokens per forward pass in evaluation; memory and speed only, never a result."""
+"""Tokens per forward pass in evaluation; changes memory and speed only, never a result."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class RankedModel:
     """One model of the table.
 
     Attributes:
-        name: its column in every table.
-        score: scores given items; `None` from what ranks nothing.
-        settings: what its answers depend on beside `inputs`, for fingerprints.
-        inputs: the artifacts that it is made of.
-        language_model: loads it, where it is one that can write; `None` for what only scores.
+        name: its name in every table.
+        score: scores items; returns `None` if the model cannot rank.
+        settings: everything that its answers depend on, except `inputs`, for fingerprints.
+        inputs: the artifacts that it depends on.
+        language_model: loads the language model; `None` for a model that only scores.
     """
 
     name: str
@@ -59,7 +59,8 @@ def of_run(session: Session, trained: Trained) -> list[RankedModel]:
 
 
 def of_model(session: Session, split: Handle[Split], adapter: Adapter | None) -> list[RankedModel]:
-    """Popularity, and the model that the configuration names: the session's language model, or `adapter` on it."""
+    """Popularity, and the model in the configuration: the session's language model, with `adapter` if there is
+    one."""
     name = model_name(session.config.model.name)
     _note_prompts(session, Path(session.config.model.name).expanduser())
     if adapter is None:
@@ -72,7 +73,7 @@ def of_model(session: Session, split: Handle[Split], adapter: Adapter | None) ->
 
 
 def _note_prompts(session: Session, folder: Path) -> None:
-    """Say whose prompts a model is asked with that brings its own."""
+    """For a model with its own prompt template, note whether it is asked with these prompts."""
     saved = read_template(folder)
     if saved is None:
         return
@@ -87,15 +88,15 @@ def _note_prompts(session: Session, folder: Path) -> None:
 
 
 def model_name(spec: str) -> str:
-    """What tables call a model that rosepo did not train: the last part of its path or hub id."""
+    """The name of a single evaluated model in tables: the last part of its path or hub id."""
     path = Path(spec).expanduser()
     name = path.resolve().name if path.exists() else spec.rpartition("/")[2]
     return name if name not in ("", "popularity") else "model"
 
 
 def _each_once(items: Ints) -> Ints:
-    """The items of each row, with -1 where one has stood further left. A row of fewer candidates is filled with its
-    target, and a list must not name that several times."""
+    """The items of each row, with -1 for repeated items. Rows with fewer candidates are filled with the target, which
+    must not be in a list several times."""
     order = np.argsort(items, axis=1, kind="stable")
     ordered = np.take_along_axis(items, order, axis=1)
     repeated = np.zeros(items.shape, dtype=np.bool_)

@@ -1,8 +1,8 @@
-"""Evaluation: every model is asked the same under one protocol; one table sets them side by side.
+"""Evaluation: all models have the same task under one protocol, and their results are in one table.
 
-Asking and concluding are apart, so that a run which only changes the loss asks one model anew: `score_model` gives an
-array worth saving (`save_scores`), and `summarize` makes everything else from the arrays of all models. Protocols
-that give lists or answers save those, and `conclude` makes the rest.
+Asking models is separate from computing metrics. `score_model` returns an array that is saved (`save_scores`), and
+`summarize` computes everything else from the arrays of all models. So a run that only changes the loss asks only one
+model again. Protocols with lists or answers save these, and `conclude` computes the rest.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.run_models import in_order
 
 ScoreFn = Callable[[Places, Ints], Floats | None]
-"""(n places, items int32 [n, c]) -> scores float32 [n, c], higher is better; `None` from what ranks nothing."""
+"""(n places, items int32 [n, c]) -> scores float32 [n, c], higher is better; `None` if the model cannot rank."""
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """How one model did.
+    """The results of one model.
 
     Attributes:
-        scores: of the candidates, float32 [n, c], -inf where there is none; where lists were made, of `top`, of the
-            same shape; `None` where nothing was scored.
-        ranks: of the targets; arrays [n].
-        top: items in the order of their scores, int32 [n, the largest cut-off or more], -1 where there are fewer.
-        per_user: of metrics that are means over users, column to float64 [n], NaN where one does not apply.
-        metrics: column to mean over users, or to the value of all lists; NaN where there is nothing to measure.
-        intervals: 95 % intervals of the means, by column; each model by itself, so not for comparing two.
-        answers: what the model wrote, [n]; `None` where it wrote nothing.
+        scores: scores of the candidates, float32 [n, c], -inf for an empty slot. For protocols with lists, scores of
+            `top`, with its shape. `None` if nothing was scored.
+        ranks: ranks of the targets; arrays [n].
+        top: items in the order of their scores, int32 [n, the largest cut-off or more], -1 fills rows with fewer.
+        per_user: for metrics that are means over users: by column, float64 [n], NaN for users that it does not apply
+            to.
+        metrics: by column, the mean over users, or the value of all lists; NaN if there is nothing to measure.
+        intervals: by column, the 95 % interval of the mean. It is for this model only, not for comparing two models.
+        answers: the answers that the model wrote, [n]; `None` if it did not write.
     """
 
     scores: Floats | None
@@ -54,7 +55,7 @@ class ModelResult:
     answers: Sequence[str] | None = None
 
     def users(self, column: str) -> int | None:
-        """How many users the mean of a column is over; `None` of a number for all lists."""
+        """Number of users in the mean of a column; `None` for a number about all lists."""
         return int((~np.isnan(self.per_user[column])).sum()) if column in self.per_user else None
 
 
@@ -64,15 +65,15 @@ class Evaluation:
 
     Attributes:
         protocol: its name, e.g. ``"candidates-20"`` or ``"catalogue"``.
-        asked: what each user's question was, in a few words that follow a number of users.
+        asked: the task for each user, in a few words that follow a number of users.
         examples: the n test examples.
-        candidates: what was ranked, where it was candidates.
-        columns: what was measured, by name such as ``"hr@10"``, in the order of the metrics.
-        models: by name, in the order of `RUN_MODELS`, others behind them.
-        comparisons: of each model with its baseline (`RUN_MODELS`), in every column with values for single users.
-        offered: share of the catalogue that any list could hold, which no coverage can exceed.
-        oracle_quality: of the run's oracle on pairs of the same targets and candidates.
-        part: which held-out targets these are; the protocol's name says so, too, if they are for validation.
+        candidates: the candidates, if the protocol ranks candidates.
+        columns: the columns, by name such as ``"hr@10"``, in the order of the metrics.
+        models: results by name, in the order of `RUN_MODELS`, then others.
+        comparisons: each model with its baseline (`RUN_MODELS`), in every column with values for single users.
+        offered: share of the catalogue that lists can contain; no coverage can be higher.
+        oracle_quality: quality of the run's oracle, on pairs of the same targets and candidates.
+        part: the held-out part; for validation, the protocol's name has it, too.
     """
 
     protocol: str
@@ -88,20 +89,20 @@ class Evaluation:
 
     @property
     def main_columns(self) -> list[str]:
-        """What fits a small table: every column of accuracy, and of other metrics the first cut-off."""
+        """The columns of a small table: all columns of accuracy, and the first cut-off of other metrics."""
         first: dict[str, str] = {}
         for name, column in self.columns.items():
             first.setdefault(name if column.about.group == "Accuracy" else name.partition("@")[0], name)
         return list(first.values())
 
     def comparison(self, model: str, baseline: str, column: str) -> Comparison | None:
-        """The one of these, if it was made."""
+        """The comparison of two models in a column, if there is one."""
         wanted = (model, baseline, column)
         return next((each for each in self.comparisons if (each.model, each.baseline, each.column) == wanted), None)
 
 
 def popularity_scores(split: Split) -> ScoreFn:
-    """Scores every item by its training interactions."""
+    """A function that scores every item by its training interactions."""
     popularity = split.catalogue.popularity.astype(np.float32)
 
     def score(places: Places, items: Ints) -> Floats:
@@ -111,15 +112,15 @@ def popularity_scores(split: Split) -> ScoreFn:
 
 
 def score_model(name: str, score: ScoreFn, examples: Examples, candidates: Candidates) -> Floats | None:
-    """Have a model score the candidates.
+    """Score the candidates with a model.
 
     Returns:
-        float32 [n, c], -inf where there is no candidate; `None` where the model ranks nothing.
+        float32 [n, c], -inf for an empty slot; `None` if the model cannot rank.
 
     Raises:
-        RosepoError: the scores have another shape, or hold NaN; the message names the model.
+        RosepoError: the scores have a wrong shape, or contain NaN; the message names the model.
     """
-    # A model need not know what -1 means: it scores the target in its place, and the score is dropped.
+    # Models need not handle -1: the target is scored in its place, and this score is not used.
     offered = candidates.items >= 0
     scores = score(examples, np.where(offered, candidates.items, examples.target[:, None]))
     if scores is None:
@@ -151,17 +152,17 @@ def summarize(
     seed: int = 0,
     negatives: Negatives = "uniform",
 ) -> Evaluation:
-    """Make the metrics of all models from their scores.
+    """Compute the metrics of all models from their scores.
 
     Args:
-        scores: float32 [n, c] by model, as `score_model` gives them.
-        examples: the n test examples that the candidates were drawn for.
-        options: `ks` and `resamples` are used; beyond the number of candidates HR@k is 1 for all models.
-        metrics: what is measured, by the name that its columns get.
-        reporter: is told which metrics are left out, and why.
-        title_embeddings: for metrics that need them: gives unit-length rows, float32 [items, d].
-        seed: of the bootstrap.
-        negatives: where the candidates come from.
+        scores: float32 [n, c] by model, results of `score_model`.
+        examples: the n test examples of the candidates.
+        options: `ks` and `resamples` are used. If k is the number of candidates or more, HR@k is 1 for all models.
+        metrics: the metrics, by the name of their columns.
+        reporter: gets notes about metrics that are left out.
+        title_embeddings: for metrics that need them: returns rows of unit length, float32 [items, d].
+        seed: seed of the bootstrap.
+        negatives: how the candidates were chosen.
 
     Raises:
         RosepoError: there are no examples, or an array does not fit the candidates.
@@ -217,22 +218,21 @@ def conclude(
     answers: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Measure what all models did under one protocol.
+    """Measure the results of all models under one protocol.
 
     Args:
-        protocol: its name; the other fields of `Evaluation` and `ModelResult` that have a name here are taken as they
-            are given, by model.
-        asked: as there.
-        outcomes: by model.
-        metrics: what is measured, by the name that its columns get.
+        protocol: name of the protocol.
+        asked: see `Evaluation`.
+        outcomes: outcomes by model.
+        metrics: the metrics, by the name of their columns.
         options: `resamples` is used.
-        reporter: is told which metrics are left out, and why.
+        reporter: gets notes about metrics that are left out.
         examples: the n test examples.
-        candidates: as there.
-        offered: as there.
-        scores: as there.
-        answers: as there.
-        seed: of the bootstrap.
+        candidates: see `Evaluation`.
+        offered: see `Evaluation`.
+        scores: see `ModelResult`; by model.
+        answers: see `ModelResult`; by model.
+        seed: seed of the bootstrap.
 
     Raises:
         PluginError: a metric breaks its contract.
@@ -268,7 +268,7 @@ def save_scores(scores: Floats, path: Path) -> None:
 
 
 def load_scores(path: Path) -> Floats:
-    """What `save_scores` wrote: float32 [n, c].
+    """The scores that `save_scores` wrote: float32 [n, c].
 
     Raises:
         RosepoError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""The models of a run in one table: their names, their order, and what each is compared with."""
+"""The models that every run has: their names, their order, and the baseline of each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class RunModel:
     """One model that every run has.
 
     Attributes:
-        name: in tables and files.
-        title: in the report and the model card.
+        name: its name in tables and files.
+        title: its name in the report and the model card.
         style: its colour in the report, a CSS class.
         writes: whether it is a language model, which can write and recommend.
-        baseline: the model that it is compared with, user by user; `None` where there is nothing to compare.
+        baseline: the model that it is compared with, user by user; `None` if there is no comparison.
     """
 
     name: str
@@ -35,13 +35,13 @@ RUN_MODELS: Mapping[str, RunModel] = {
         RunModel("aligned", "Aligned", "rose", writes=True, baseline="sft"),
     )
 }
-"""By name, in the order of every table."""
+"""The models by name, in the order of every table."""
 
 LANGUAGE_MODELS = tuple(name for name, model in RUN_MODELS.items() if model.writes)[::-1]
-"""The language models of a run, the one that was trained last first."""
+"""The language models of a run, the last trained first."""
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The models of a run in their order, then the others in the order in which they are given."""
+    """The names in order: first the models of a run, then the others, in their given order."""
     places = {name: place for place, name in enumerate(RUN_MODELS)}
     return sorted(names, key=lambda name: places.get(name, len(places)))

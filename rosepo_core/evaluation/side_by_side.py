@@ -1,4 +1,4 @@
-"""Several runs side by side: one evaluation of all their models, and which differences between them hold."""
+"""Several runs side by side: one evaluation with all their models, and tests of the differences between them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rosepo_core.evaluation.run_models import in_order
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """What a finished run's models did, with the ids that make examples and items comparable.
+    """The evaluations of a finished run, with the ids that make examples and items comparable.
 
     Attributes:
-        evaluations: one a protocol.
+        evaluations: one for each protocol.
         users: the source's user ids, by index.
         items: the source's item ids, by index.
-        subject: the model that the run is about.
+        subject: the main model of the run.
     """
 
     evaluations: Sequence[Evaluation]
@@ -35,7 +35,7 @@ class RunEvaluation:
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """What tells the runs apart: their folders' names, or as much of their paths as it takes.
+    """Labels of the runs: the names of their folders, or longer parts of their paths if names are equal.
 
     Raises:
         RequestError: a run is named twice.
@@ -52,19 +52,20 @@ def labels(folders: Sequence[Path]) -> list[str]:
 
 
 def side_by_side(runs: Mapping[str, RunEvaluation], column: str | None = None) -> list[Evaluation]:
-    """One evaluation a protocol that all runs have, of all their models, with each later run's subject compared with
-    the first's.
+    """One evaluation for each protocol that all runs have, with the models of all runs. The main model of each later
+    run is compared with that of the first run.
 
-    A model that gave the same in several runs is there once. Where all runs agree it has its own name; else, and with
-    subjects always, the label of the run, the first of equal ones, follows in brackets.
+    A model with the same results in several runs appears once. If it has the same results in all runs, it keeps its
+    name. Otherwise, and always for main models, the label of the run is added in brackets; of equal ones, the first
+    label.
 
     Args:
-        runs: by label, at least one.
-        column: what is compared, such as ``"ndcg@10"``; the one that reports speak of if not given.
+        runs: runs by label, at least one.
+        column: the column to compare, such as ``"ndcg@10"``; by default the main column of reports.
 
     Raises:
-        RequestError: the runs did not rank the same candidates for the same users, the message says what differs;
-            there is no such column, the nearest is named; or it has no values for single users.
+        RequestError: the runs did not rank the same candidates for the same users (the message says what differs);
+            the column does not exist (similar ones are named); or it has no values for single users.
     """
     first_label, first = next(iter(runs.items()))
     for label, run in runs.items():
@@ -159,7 +160,7 @@ def _merge(runs: Mapping[str, RunEvaluation], evaluations: Mapping[str, Evaluati
 
 
 def _distinct(results: Mapping[str, ModelResult]) -> dict[str, ModelResult]:
-    """The first of those that gave the same."""
+    """The results without repetitions: of equal ones, the first."""
     found: dict[str, ModelResult] = {}
     for label, result in results.items():
         if not any(_same(result, each) for each in found.values()):
@@ -168,7 +169,7 @@ def _distinct(results: Mapping[str, ModelResult]) -> dict[str, ModelResult]:
 
 
 def _compare(evaluation: Evaluation, column: str, subjects: Sequence[str]) -> tuple[Comparison, ...]:
-    """Each later subject with the first, in one column; corrected for as many questions as these are."""
+    """Compare each later main model with the first, in one column; corrected for the number of these comparisons."""
     if column not in evaluation.columns:
         raise RequestError(f"the runs have no metric '{column}' in common{nearest(column, evaluation.columns)}")
     first, *others = subjects

@@ -1,5 +1,7 @@
-"""How sure means over users are, and differences of two models on the same users. Everything works on whole tables of
-values: float64 [n] or [n, m], a row a user and a column a metric, NaN where a metric does not apply to a user.
+"""Uncertainty of means over users, and tests of the difference of two models on the same users.
+
+All functions work on whole tables of values: float64 [n] or [n, m], one row for each user and one column for each
+metric, NaN where a metric does not apply to a user.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from scipy import special, stats
 from rosepo_core.contracts.records import Doubles
 
 LEVEL = 0.95
-"""Of every interval."""
+"""The level of every interval."""
 
 RESAMPLES = 10_000
 
@@ -24,10 +26,10 @@ CHUNK_CELLS = 1 << 22
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Differences of two models over the same users, one entry a column.
+    """Differences of two models over the same users, one entry for each column.
 
     Attributes:
-        users: whom the metric applies to under both models, int64 [m].
+        users: number of users that the metric applies to for both models, int64 [m].
         difference: mean of the differences, float64 [m].
         low: lower end of its 95 % interval (BCa bootstrap), float64 [m].
         high: upper end.
@@ -45,10 +47,10 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """A number over runs that differ in their seed alone.
+    """A number over runs that differ in their seed only.
 
     Attributes:
-        mean: of the runs.
+        mean: mean of the runs.
         deviation: standard deviation, with n - 1.
         low: lower end of the 95 % interval of the mean (Student).
         high: upper end.
@@ -61,14 +63,14 @@ class OverSeeds:
 
 
 def resampled_means(values: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> Doubles:
-    """Means over users drawn with replacement, all columns over the same draws: float64 [resamples, m].
+    """Means over users drawn with replacement, with the same draws for all columns: float64 [resamples, m].
 
-    A mean is over the drawn users whom the metric applies to, and NaN where it applies to none of them.
+    A mean is over the drawn users that the metric applies to. It is NaN if there is none.
 
     Args:
         values: float64 [n, m], n at least 1.
-        resamples: how often n users are drawn.
-        seed: of the draws.
+        resamples: how many times n users are drawn.
+        seed: seed of the draws.
     """
     rng = np.random.default_rng(seed)
     users = len(values)
@@ -84,7 +86,7 @@ def resampled_means(values: Doubles, resamples: int = RESAMPLES, seed: int = 0) 
         weights = np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float64)
         part = means[start : start + rows]
         np.matmul(weights, present, out=part)
-        # The sums over whom it does not apply to are 0 / 0, which is the NaN that is meant.
+        # Without any user that the metric applies to, 0 / 0 gives NaN, as intended.
         with np.errstate(invalid="ignore"):
             sizes = np.full(part.shape, float(users))
             sizes[:, holed] = weights @ counted
@@ -96,8 +98,8 @@ def bootstrap_interval(values: Doubles, resamples: int = RESAMPLES, seed: int = 
     """95 % interval of each column's mean over users, by the BCa bootstrap: two float64 of shape [] or [m].
 
     Efron, "Better bootstrap confidence intervals", JASA 1987: percentiles of the resampled means, shifted by the bias
-    z0 and the acceleration a = sum (x - mean)^3 / (6 (sum (x - mean)^2)^1.5). Ends are NaN where the metric applies
-    to fewer than two users; where all users have the same value both ends are that value.
+    z0 and the acceleration a = sum (x - mean)^3 / (6 (sum (x - mean)^2)^1.5). Ends are NaN if the metric applies to
+    fewer than two users. If all users have the same value, both ends are this value.
     """
     table = values.reshape(len(values), -1)
     low, high = _bca(table, resampled_means(table, resamples, seed))
@@ -125,11 +127,11 @@ def _bca(values: Doubles, means: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def _deviations(values: Doubles) -> tuple[Doubles, Doubles]:
-    """Values less their column's mean, 0 where missing, [n, m]; and the means, NaN where all are missing, [m]."""
+    """Values minus the mean of their column, 0 where missing, [n, m]; and the means, NaN if all are missing, [m]."""
     missing = np.isnan(values)
     with np.errstate(invalid="ignore"):
         mean = np.where(missing, 0.0, values).sum(axis=0) / (~missing).sum(axis=0)
-    # A column of one value has no deviation, whatever its mean was rounded to.
+    # A column of equal values has no deviation, even if its mean was rounded.
     lowest = np.where(missing, np.inf, values).min(axis=0)
     highest = np.where(missing, -np.inf, values).max(axis=0)
     mean = np.where(lowest == highest, lowest, mean)
@@ -137,7 +139,7 @@ def _deviations(values: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def _quantiles(ordered: Doubles, share: Doubles, known: NDArray[np.integer]) -> Doubles:
-    """Linear interpolation within each sorted column, whose NaN stand last: float64 [m]."""
+    """Quantiles by linear interpolation within each sorted column, with NaN at its end: float64 [m]."""
     place = np.nan_to_num(share) * np.maximum(known - 1, 0)
     low = np.floor(place).astype(np.int64)
     high = np.minimum(low + 1, np.maximum(known - 1, 0))
@@ -148,15 +150,15 @@ def _quantiles(ordered: Doubles, share: Doubles, known: NDArray[np.integer]) -> 
 
 
 def paired_test(first: Doubles, second: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> PairedTest:
-    """How much better `first` is than `second`, user by user.
+    """The difference of `first` and `second`, paired by user.
 
-    A user counts where the metric applies under both. Everything is NaN where that is fewer than two users.
+    Only users that the metric applies to for both models count. Everything is NaN if there are fewer than two.
 
     Args:
-        first: float64 [n, m], a row a user and a column a metric.
-        second: the other model's, of the same users.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        first: float64 [n, m], one row for each user and one column for each metric.
+        second: values of the other model, for the same users.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
     """
     differences = first - second
     means = resampled_means(differences, resamples, seed)
@@ -168,7 +170,7 @@ def paired_test(first: Doubles, second: Doubles, resamples: int = RESAMPLES, see
 
 
 def difference_of_means(first: Doubles, second: Doubles) -> tuple[float, float, float]:
-    """Mean of `second` less mean of `first`, two independent samples, and its 95 % interval.
+    """Mean of `second` minus mean of `first`, for two independent samples, and its 95 % interval.
 
     Welch, "The generalization of 'Student's' problem when several different population variances are involved",
     Biometrika 1947: Student's interval without the assumption of equal variances.
@@ -189,11 +191,13 @@ def difference_of_means(first: Doubles, second: Doubles) -> tuple[float, float, 
 
 
 def bootstrap_test(differences: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> Doubles:
-    """Two-sided p-value of each column's mean being 0, by the paired bootstrap: float64 of shape [] or [m].
+    """Two-sided p-value for the hypothesis that each column's mean is 0, by the paired bootstrap: float64 of shape []
+    or [m].
 
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 16: under the null hypothesis the
-    differences are shifted to mean 0, so p is the share of resamples whose mean lies as far from the observed mean as
-    that lies from 0. The observed one counts as a resample, so p is never below 1 / (resamples + 1).
+    differences are shifted to mean 0. So p is the share of resamples whose mean is at least as far from the observed
+    mean as the observed mean is from 0. The observed mean counts as a resample, so p is never below
+    1 / (resamples + 1).
     """
     table = differences.reshape(len(differences), -1)
     p = _shifted_p(resampled_means(table, resamples, seed), _deviations(table)[1])
@@ -201,7 +205,7 @@ def bootstrap_test(differences: Doubles, resamples: int = RESAMPLES, seed: int =
 
 
 def _shifted_p(means: Doubles, observed: Doubles) -> Doubles:
-    # What was rounded differently is still as far.
+    # Equal distances may differ by rounding.
     with np.errstate(invalid="ignore"):
         as_far = (np.abs(means - observed) >= np.abs(observed) * (1 - 1e-12)).sum(axis=0)
     p: Doubles = np.where(np.isnan(observed), np.nan, (1 + as_far) / (1 + len(means)))
@@ -209,7 +213,7 @@ def _shifted_p(means: Doubles, observed: Doubles) -> Doubles:
 
 
 def _signed_rank(differences: Doubles) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test, users without a difference left out; 1 where none differs."""
+    """Two-sided p of Wilcoxon's signed-rank test, without users that do not differ; 1 if no user differs."""
     if len(differences) < 2:
         return float("nan")
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
@@ -220,7 +224,7 @@ class SeedsAndUsers:
     """A mean over seeds and users.
 
     Attributes:
-        mean: over all that there is.
+        mean: mean over all values.
         low: lower end of its 95 % interval.
         high: upper end.
         p: two-sided p-value of a mean of 0.
@@ -233,21 +237,22 @@ class SeedsAndUsers:
 
 
 def seeds_and_users(values: Doubles, resamples: int = RESAMPLES, seed: int = 0) -> SeedsAndUsers:
-    """What a mean over seeds and users says of further seeds and further users.
+    """A mean over seeds and users, with an interval for other seeds and other users.
 
-    Seeds and users are drawn with replacement, independently, and a value counts as often as its seed was drawn times
-    as often as its user: the pigeonhole bootstrap for two crossed factors (Owen, "The pigeonhole bootstrap", Annals
-    of Applied Statistics 1(2), 2007), whose variance is rather too large than too small. The interval are percentiles
-    of the drawn means, p is as in `bootstrap_test`. One seed says nothing of others: then users alone are drawn. With
-    few seeds, what they add to the interval is still a rough estimate.
+    Seeds and users are drawn with replacement, independently. The weight of a value is the number of times that its
+    seed was drawn, times the number of times that its user was drawn. This is the pigeonhole bootstrap for two
+    crossed factors (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007), whose variance tends
+    to be too large rather than too small. The interval consists of percentiles of the drawn means; p is as in
+    `bootstrap_test`. With one seed, only users are drawn. With few seeds, their part of the interval is a rough
+    estimate.
 
     Args:
-        values: float64 [seeds, users]; NaN where a seed has no value for a user.
-        resamples: how often both are drawn.
-        seed: of the draws.
+        values: float64 [seeds, users]; NaN if a seed has no value for a user.
+        resamples: number of draws.
+        seed: seed of the draws.
 
     Returns:
-        all NaN where fewer than two users have a value.
+        the mean and its interval; all NaN if fewer than two users have a value.
     """
     known = ~np.isnan(values)
     values, known = values[:, known.any(axis=0)], known[:, known.any(axis=0)]
@@ -262,7 +267,7 @@ def seeds_and_users(values: Doubles, resamples: int = RESAMPLES, seed: int = 0) 
         rows = min(step, resamples - start)
         of_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=rows).astype(np.float64)
         of_user = rng.multinomial(users, np.full(users, 1 / users), size=rows).astype(np.float64)
-        # Drawn seeds and users need have no value in common.
+        # The drawn seeds and users may have no value in common.
         with np.errstate(invalid="ignore"):
             means[start : start + rows] = ((of_seed @ present) * of_user).sum(axis=1) / (
                 (of_seed @ counted) * of_user
@@ -273,16 +278,17 @@ def seeds_and_users(values: Doubles, resamples: int = RESAMPLES, seed: int = 0) 
 
 
 def holm(p: Doubles) -> Doubles:
-    """Holm's step-down adjustment of p-values [m]: an adjusted one below 0.05 keeps the chance of any false claim
-    among all below 5 %. NaN stays and is not counted. Holm, Scandinavian Journal of Statistics 1979."""
+    """Holm's step-down adjustment of p-values [m]. If only adjusted values below 0.05 are claimed, the probability of
+    any false claim is below 5 %. NaN stays NaN and is not counted. Holm, Scandinavian Journal of Statistics 1979."""
     order, ranked = _ascending(p)
     adjusted = np.maximum.accumulate(ranked * np.arange(len(ranked), 0, -1))
     return _put_back(p, order, adjusted)
 
 
 def benjamini_hochberg(p: Doubles) -> Doubles:
-    """Benjamini and Hochberg's step-up adjustment of p-values [m]: of the claims with an adjusted one below 0.05, 5 %
-    are expected to be false. NaN stays and is not counted. Journal of the Royal Statistical Society B 1995."""
+    """Benjamini and Hochberg's step-up adjustment of p-values [m]. Of the claims with an adjusted value below 0.05,
+    at most 5 % are expected to be false. NaN stays NaN and is not counted. Journal of the Royal Statistical Society B
+    1995."""
     order, ranked = _ascending(p)
     scaled = ranked * len(ranked) / np.arange(1, len(ranked) + 1)
     return _put_back(p, order, np.minimum.accumulate(scaled[::-1])[::-1])
@@ -300,7 +306,7 @@ def _put_back(p: Doubles, order: NDArray[np.int64], adjusted: Doubles) -> Double
 
 
 def over_seeds(values: Sequence[float]) -> OverSeeds:
-    """Mean, standard deviation and Student's 95 % interval of the mean; all but the mean are NaN for one run."""
+    """Mean, standard deviation and Student's 95 % interval of the mean. For one run, all except the mean are NaN."""
     runs = np.asarray(values, dtype=np.float64)
     mean = float(runs.mean())
     if len(runs) < 2:

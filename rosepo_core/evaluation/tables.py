@@ -1,4 +1,4 @@
-"""What an evaluation writes: a table of users, metrics.json, the oracle's quality."""
+"""The files of an evaluation: the table of users, metrics.json and the oracle's quality."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SCHEMA = 2
 
 
 def per_user_table(evaluations: Sequence[Evaluation], split: Split) -> pl.DataFrame:
-    """What every model gave every user under every protocol; later comparisons are paired by it.
+    """The results of every model for every user under every protocol.
 
     Returns:
-        One row a protocol, model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the source's
-        ids), ``rank`` (expected over ties; null for a target without one), ``tied`` (other items with the target's
-        score), ``items`` (ids of the top items, best first), ``scores`` (theirs, float32; null where nothing was
-        scored), ``answer`` (what was written, else null), and a float64 column a metric, null where it does not
-        apply or the protocol does not measure it.
+        One row for each protocol, model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the
+        source's ids), ``rank`` (expected over ties; null for a target without a rank), ``tied`` (number of other
+        items with the target's score), ``items`` (ids of the top items, best first), ``scores`` (their scores,
+        float32; null if nothing was scored), ``answer`` (the written answer, or null), and one float64 column for
+        each metric (null if it does not apply, or the protocol does not measure it).
     """
     tables = [
         _users_of(evaluation, name, result, split)
@@ -66,19 +66,19 @@ def _users_of(evaluation: Evaluation, name: str, result: ModelResult, split: Spl
 def metrics_document(
     dataset: str, seed: int, evaluations: Sequence[Evaluation], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The contents of ``metrics.json``. A number that does not exist (a mean over nobody) is null.
+    """The contents of ``metrics.json``. A number that does not exist (a mean over no users) is null.
 
     Args:
-        dataset: its name.
-        seed: the run's.
-        evaluations: one a protocol.
-        seconds: what each stage took, by stage.
+        dataset: name of the dataset.
+        seed: the run's seed.
+        evaluations: one for each protocol.
+        seconds: time of each stage.
 
     Returns:
-        ``schema``, ``dataset``, ``seed``; ``protocols``: protocol to model to column to value; ``intervals``:
-        protocol to model to column to the two ends; ``users``: protocol to model to column to how many users the
-        mean is over, of means over users; ``comparisons``: protocol to a list of `Comparison` fields;
-        ``oracle_quality``: protocol to the fields of `OracleQuality`, or null; ``seconds``.
+        ``schema``, ``dataset``, ``seed``; ``protocols``: the value by protocol, model and column; ``intervals``: the
+        two ends by protocol, model and column; ``users``: the number of users in each mean over users, by protocol,
+        model and column; ``comparisons``: by protocol, a list with the fields of `Comparison`; ``oracle_quality``: by
+        protocol, the fields of `OracleQuality`, or null; ``seconds``.
     """
     document = {
         "schema": SCHEMA,
@@ -123,7 +123,7 @@ def _null_for_nan(value: Any) -> Any:
 
 
 def first_oracle_quality(evaluations: Sequence[Evaluation]) -> OracleQuality | None:
-    """That of the first protocol under which the oracle was judged."""
+    """The oracle's quality under the first protocol that measured it."""
     return next((each.oracle_quality for each in evaluations if each.oracle_quality is not None), None)
 
 
@@ -133,5 +133,5 @@ def write_oracle_quality(quality: OracleQuality, path: Path) -> None:
 
 
 def metrics_text(document: Mapping[str, Any]) -> str:
-    """``metrics.json``."""
+    """The text of ``metrics.json``."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""In which settings runs differ."""
+"""The settings in which runs differ."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 def differing(configs: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
-    """The settings of each run that are not the same in all of them; of those that only some runs have, such as the
-    options of a part that others have not, the ones that most runs lack or that differ.
+    """The settings of each run that are not the same in all runs. Some keys exist in some runs only, such as the
+    options of a plugin; these are shown if their values differ, or if at most half of the runs have them.
 
     Args:
-        configs: the resolved configuration as TOML, by the run's label; an empty one is left out.
+        configs: the resolved configuration as TOML, by the run's label; empty ones are left out.
 
     Returns:
-        by label: dotted key -> value as text; of samplers and metrics one text for all. A key that a run has not is
-        left out.
+        by label: dotted key -> value as text. All samplers are one text, and so are all metrics. Keys that a run does
+        not have are left out.
     """
     flat = {label: dict(_flat("", tomllib.loads(text))) for label, text in configs.items() if text}
     keys = dict.fromkeys(key for settings in flat.values() for key in settings)
@@ -37,6 +37,6 @@ def _flat(where: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _named(table: Mapping[str, Any]) -> str:
-    """Such as ``self-hard (pool = 3)``."""
+    """For example ``self-hard (pool = 3)``."""
     options = ", ".join(f"{key} = {value}" for key, value in table.items() if key != "name")
     return f"{table.get('name', '')} ({options})" if options else str(table.get("name", ""))

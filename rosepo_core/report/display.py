@@ -1,4 +1,4 @@
-"""How models are called and coloured, and numbers written, wherever they are shown."""
+"""Names and colours of models, and the format of numbers, for all outputs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from rosepo_core.evaluation.run_models import RUN_MODELS
 
 ARROWS: Mapping[str, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 MORE_STYLES = ("violet", "cyan", "brown", "orange", "green")
-"""Of models beyond those of one run, in turn."""
+"""Colours of models beyond those of one run, used in turn."""
 
 
 def model_styles(models: Iterable[str]) -> Mapping[str, str]:
-    """The CSS class of each model: those of a run have their own, and the first of several aligned ones has that of
-    the aligned one."""
+    """The CSS class of each model. The models of a run have their own classes. Of several aligned models, the first
+    has the class of the aligned model."""
     aligned = RUN_MODELS["aligned"].style
     found: dict[str, str] = {}
     for name in models:
@@ -26,11 +26,11 @@ def model_styles(models: Iterable[str]) -> Mapping[str, str]:
 
 
 def model_title(model: str) -> str:
-    """What a reader sees: ``aligned (run)`` is Aligned (run)."""
+    """The title of a model for readers: ``aligned (run)`` becomes Aligned (run)."""
     name, space, label = model.partition(" ")
     return (RUN_MODELS[name].title if name in RUN_MODELS else name) + space + label
 
 
 def signed(value: float, decimals: int = 3) -> str:
-    """With its sign, a true minus."""
+    """A number with its sign; minus is the typographic minus sign."""
     return f"{value:+.{decimals}f}".replace("-", "\N{MINUS SIGN}")

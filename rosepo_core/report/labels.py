@@ -1,4 +1,4 @@
-"""Where the labels of points stand, so that none covers another label or another point."""
+"""Places the labels of points so that no label covers another label or a point."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LABEL_HEIGHT = 15.0
-"""Of a label, in pixels."""
+"""Height of a label, in pixels."""
 
 CHARACTER, WIDE_CHARACTER = 7.2, 13.0
-"""Widths that no usual font exceeds by much at the size of labels."""
+"""Widths of characters at the size of labels, in pixels; usual fonts are not much wider."""
 
 GAP = 9.0
-"""Between a point and its label."""
+"""Distance between a point and its label, in pixels."""
 
 RADIUS = 5.0
-"""Of a point."""
+"""Radius of a point, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Box:
         )
 
     def within(self, other: Box) -> bool:
-        """Whether this one lies in the other."""
+        """Whether this box is inside the other."""
         return (
             self.left >= other.left
             and self.right <= other.right
@@ -48,24 +48,24 @@ class Box:
 
 
 def text_width(text: str) -> float:
-    """A cautious guess of how wide a label is drawn, in pixels."""
+    """An estimate of the width of a label, in pixels, rather too large than too small."""
     return sum(WIDE_CHARACTER if unicodedata.east_asian_width(each) in "WF" else CHARACTER for each in text)
 
 
 def place_labels(points: Sequence[tuple[float, float]], labels: Sequence[str], room: Box) -> list[Box | None]:
-    """The box of each label: as near to its point as it can be, within the room, over no other label and no point.
+    """The box of each label: as near to its point as possible, inside the room, and not over a label or a point.
 
     Args:
         points: x and y in pixels.
-        labels: one a point.
-        room: what no label leaves.
+        labels: one for each point.
+        room: the area that labels must not leave.
 
     Returns:
-        a box a label; `None` where there is no place left for it.
+        one box for each label; `None` if there is no space for it.
     """
     dots = [Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in points]
     placed: list[Box | None] = [None] * len(points)
-    # From the top down, so that labels of points in a heap keep their order.
+    # From top to bottom, so that labels of crowded points keep their order.
     for index in sorted(range(len(points)), key=lambda each: points[each][1]):
         taken = [*dots, *(box for box in placed if box is not None)]
         for box in _candidates(*points[index], text_width(labels[index]), room):
@@ -76,7 +76,7 @@ def place_labels(points: Sequence[tuple[float, float]], labels: Sequence[str], r
 
 
 def _candidates(x: float, y: float, width: float, room: Box) -> list[Box]:
-    """All places in the room for a label of this width, the nearest to its point first."""
+    """All possible boxes for a label of this width inside the room, the nearest to its point first."""
     rows = [y + step * LABEL_HEIGHT / 2 for step in range(-60, 61)]
     shifts = [place * 2 * GAP for place in range(12)]
     found = []

@@ -20,38 +20,38 @@ the model after supervised fine-tuning, and `Delta = r(chosen) - r(rejected)`, R
 
     L = -(1 - eps) log sigmoid(Delta) - eps log sigmoid(-Delta)
 
-where `eps` is an oracle's probability that this user prefers the rejected title after all. `eps = 0` is DPO. The loss
-of this very run is named above."""
+where `eps` is an oracle's probability that this user prefers the rejected title to the chosen one. `eps = 0` is DPO.
+The loss of this run is named above."""
 
 LIMITATIONS = (
-    "It was trained on one log: it knows the tastes of the people in it and recommends from its catalogue.",
-    "A table holds for its protocol alone: one over few drawn candidates says nothing of the whole catalogue, and "
-    "none says what people would do with the recommendations.",
-    "Logs hold the bias of whatever showed the items to people, popularity bias above all; see ARP and Tail.",
-    "Generated freely, it can write titles that do not exist. `rosepo recommend` constrains it to the catalogue.",
-    "Prompts must be made as in training, token for token; `prompt_template.json` holds the template.",
+    "It was trained on one log: it knows the tastes of the people in this log and recommends from its catalogue.",
+    "A table is valid for its protocol only. A table over few random candidates says nothing about the whole "
+    "catalogue, and no table says what people would do with the recommendations.",
+    "Logs contain the bias of the system that showed the items to people, mainly popularity bias; see ARP and Tail.",
+    "Without constraints it can write titles that do not exist. `rosepo recommend` constrains it to the catalogue.",
+    "Prompts must have exactly the tokens of training; `prompt_template.json` has the template.",
 )
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model card says.
+    """The content of a model card.
 
     Attributes:
-        name: the model's, for the headline.
-        method: whether the folder holds a LoRA adapter or all the weights.
-        base_model: what `from_pretrained` takes for the base model: a hub id or a folder.
-        base_model_id: the base model's hub id, if it has one; goes into the metadata.
+        name: the model's name, for the headline.
+        method: whether the folder has a LoRA adapter or all weights.
+        base_model: the base model for `from_pretrained`: a hub id or a folder.
+        base_model_id: the base model's hub id, if it has one; it goes into the metadata.
         base_model_notes: e.g. that its weights were quantized before.
-        dataset: its name.
+        dataset: name of the dataset.
         dataset_notes: e.g. its size and its terms of use.
-        parts: how it was made, label -> text, such as the sampler, the oracle and the loss with their options.
-        protocols: protocol -> model -> metrics.
-        columns: how each metric's column is to be read.
-        prompt: one prompt as text, of an invented history: a card shows no user's.
-        response: the response that belongs to it.
-        licence: identifier of the base model's licence as the hub writes it (``"apache-2.0"``), if known.
-        licence_notes: what the licences of the base model and the data ask for, a sentence each.
+        parts: how the model was made: label -> text, such as the sampler, the oracle and the loss with their options.
+        protocols: the metrics by protocol and model.
+        columns: how to read each metric's column.
+        prompt: one prompt as text, with an invented history, because a card must not show that of a user.
+        response: the response to this prompt.
+        licence: identifier of the base model's licence on the hub (``"apache-2.0"``), if known.
+        licence_notes: requirements of the licences of the base model and the data, one sentence each.
     """
 
     name: str
@@ -89,7 +89,7 @@ def model_card(card: ModelCard) -> str:
 
 def _front_matter(card: ModelCard) -> str:
     adapter = card.method == "lora"
-    # JSON strings are YAML strings, quoted against anything that a name may hold.
+    # JSON strings are valid YAML strings, with quotes that protect any content of a name.
     lines = [f"library_name: {'peft' if adapter else 'transformers'}", "pipeline_tag: text-generation"]
     if card.base_model_id:
         lines.append(f"base_model: {json.dumps(card.base_model_id)}")
@@ -160,7 +160,7 @@ def _prompt(card: ModelCard) -> str:
         return ""
     parts = [
         "## Prompt",
-        "The model was trained on prompts that are written like this one, whose titles are invented:",
+        "The model was trained on prompts like this one (its titles are invented):",
         _fenced(card.prompt, "text"),
     ]
     if card.response:
@@ -173,7 +173,7 @@ def _listed(title: str, lines: Sequence[str]) -> str:
 
 
 def _inline(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text in one line that Markdown shows unchanged."""
     return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 

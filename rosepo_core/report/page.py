@@ -284,7 +284,7 @@ def _page(
 
 
 def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tuple[ShownUser, ...]:
-    """`SHOWN_USERS` test users, evenly spaced over all of them, so that nobody picked them."""
+    """`SHOWN_USERS` test users, evenly spaced over all of them, so that they are not hand-picked."""
     catalogue = split.catalogue
     head = head_items(catalogue.popularity)
     count = len(evaluation.examples)

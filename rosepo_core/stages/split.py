@@ -53,7 +53,7 @@ def held_out_examples(session: Session, split: Split, part: HeldOut) -> Examples
     if not len(examples):
         if part == "validation":
             raise RequestError("there is no validation example: leave evaluation.part at 'test'")
-        raise RequestError("there is no user to test on: nobody has an interaction to hold out")
+        raise RequestError("there is no user to test on: no user has an interaction to hold out")
     if most is None or most >= len(examples):
         return examples
     return examples.take(np.sort(session.rng(f"{part} users").choice(len(examples), most, replace=False)))

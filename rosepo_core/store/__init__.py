@@ -1,12 +1,12 @@
-"""The run folder: artifacts that appear whole or not at all, found again by fingerprint.
+"""The run folder: complete artifacts, found by fingerprint.
 
-A stage writes into a staging folder; its files are fsynced, a manifest with their SHA-256 sums is written last, and
-one rename puts the folder in its place. A fingerprint covers everything that the stage depends on. An artifact with
-the wanted fingerprint is reused from the run itself or from any run folder beside it, by hard links, so that every
-run folder stays complete in itself.
+A stage writes into a staging folder. Its files are fsynced, a manifest with their SHA-256 sums is written last, and
+one rename puts the folder in its place. So an artifact is complete or absent, even if the process is killed. A
+fingerprint covers everything that the stage depends on. An artifact with the wanted fingerprint is reused from the
+run itself or from any run folder beside it, by hard links, so that every run folder is complete on its own.
 
-RUN/config.toml describes the artifacts of RUN at any time. What would replace an artifact, or was made under another
-configuration, is a change: it is put in place as one when it is complete.
+RUN/config.toml always describes the artifacts of RUN. New artifacts that replace old ones, or belong to another
+configuration, are a change. A change is put in place as a whole when it is complete.
 """
 
 from rosepo_core.store.artifacts import Artifact, check_artifact, content_sums, fingerprint, read_manifest

@@ -1,4 +1,4 @@
-"""What a stage leaves in a run folder: files, and a manifest with their SHA-256 sums, which is written last.
+"""Artifacts, the results of stages in a run folder: files, and a manifest with their SHA-256 sums, written last.
 
 A fingerprint covers everything that the artifact depends on.
 """
@@ -29,14 +29,14 @@ def fingerprint(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a stage left in the run folder.
+    """The result of a stage in the run folder.
 
     Attributes:
-        stage: the stage's name, also the folder's.
-        folder: where it is; of a change, where it is until the change is complete.
-        fingerprint: of all that it depends on.
-        reused: the run folder it was taken from where it was not made anew, else None.
-        seconds: how long the making took, whenever that was.
+        stage: the name of the stage and of its folder.
+        folder: its folder; for a change, its folder until the change is complete.
+        fingerprint: fingerprint of everything that it depends on.
+        reused: the run folder that it was taken from; `None` if it was made now.
+        seconds: the time that making it took, now or earlier.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class Artifact:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a stage's folder; None where there is none or it is damaged."""
+    """The manifest of a stage's folder; `None` if it is missing or damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -58,7 +58,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def check_artifact(folder: Path) -> None:
-    """See that a stage's folder, wherever it is by now, holds what the stage wrote; of others nothing is known.
+    """Check that a stage's folder, also a copy of it, has the files that the stage wrote. Other folders are not
+    checked.
 
     Raises:
         RequestError: a file is damaged.
@@ -69,19 +70,18 @@ def check_artifact(folder: Path) -> None:
 
 
 def content_sums(path: Path) -> Mapping[str, str]:
-    """The SHA-256 sums of a file, or of all the files below a folder, by their paths from there on; none where there
-    is nothing."""
+    """The SHA-256 sums of a file, or of all files in a folder, by their relative paths; empty if nothing exists."""
     found = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
     return {each.relative_to(path).as_posix(): _sha256(each) for each in found}
 
 
 def damage(folder: Path, manifest: Mapping[str, Any], *, links: bool = True) -> str | None:
-    """What is wrong with an artifact's files, None where all are as they were made.
+    """The damage of an artifact's files, as a text; `None` if all files are unchanged.
 
     Args:
-        folder: the artifact's.
-        manifest: its.
-        links: whether a file may be a link, or lie behind one.
+        folder: the artifact's folder.
+        manifest: its manifest.
+        links: whether a file may be a link, or be in a linked folder.
     """
     for name, digest in manifest["files"].items():
         path = folder / name
@@ -98,17 +98,17 @@ def damage(folder: Path, manifest: Mapping[str, Any], *, links: bool = True) -> 
 
 
 def write_manifest(folder: Path, stage: str, wanted: str, inputs: Mapping[str, str], seconds: float) -> None:
-    """Complete an artifact whose files are all there: they are written through to the disk, then the manifest.
+    """Complete an artifact after all its files are written: flush them to the disk, then write the manifest.
 
     Args:
-        folder: the artifact's.
-        stage: its name.
+        folder: the artifact's folder.
+        stage: the name of its stage.
         wanted: its fingerprint.
-        inputs: the fingerprints of the artifacts that it is made from, by stage.
-        seconds: how long the making took.
+        inputs: the fingerprints of the artifacts that it was made from, by stage.
+        seconds: the time that making it took.
 
     Raises:
-        RosepoError: a file holds weights that are not numbers.
+        RosepoError: a file has weights that are not numbers.
         OSError: the disk is full.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -127,10 +127,10 @@ def write_manifest(folder: Path, stage: str, wanted: str, inputs: Mapping[str, s
 
 
 def copy_artifact(source: Path, target: Path) -> None:
-    """Bring an artifact into the empty folder `target`, by hard links where the file system has them.
+    """Copy an artifact into the empty folder `target`, by hard links if the file system has them.
 
     Raises:
-        RosepoError: it changed meanwhile, or cannot be linked or copied.
+        RosepoError: the artifact changed during this, or cannot be linked or copied.
     """
     manifest = read_manifest(source)
     assert manifest is not None
@@ -159,7 +159,7 @@ def _prefixes(name: str) -> Iterator[PurePosixPath]:
 
 
 def _sha256(path: Path) -> str:
-    """Of a file's content, read once a process as long as the file stays the same."""
+    """The SHA-256 of a file. It is computed once in a process, as long as the file does not change."""
     found = os.stat(path)
     return _sha256_of(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -171,13 +171,13 @@ def _sha256_of(path: Path, *_: int) -> str:
 
 
 def _refuse_nan(stage: str, path: Path) -> None:
-    """Weights or scores that are not numbers are no artifact, whoever made them."""
+    """Refuse weights or scores that are not numbers."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             tensor = file.get_tensor(name)
-            # Nothing is defined on floats of one byte.
+            # torch has no operations on floats of one byte.
             known = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
             if bool(known.isnan().any()):
                 raise RosepoError(

@@ -1,7 +1,8 @@
-"""A change of a run: what replaces its artifacts, kept apart in RUN/unfinished until it is complete.
+"""A change of a run: new artifacts that will replace old ones. They wait in RUN/unfinished until the change is
+complete.
 
-A complete change is put in place as one. What is to be moved is written down first, so that a process that is killed
-between two moves leaves a list that the next one works off.
+A complete change is put in place as a whole. First a list of all moves is written. If the process is killed between
+two moves, the next process continues with this list.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Change:
 
     Attributes:
         run: the run folder.
-        folder: where the change is until it is put in place; need not exist.
+        folder: the folder of the change until it is put in place; it need not exist.
     """
 
     def __init__(self, run: Path) -> None:
@@ -35,7 +36,7 @@ class Change:
 
     @property
     def is_written_down(self) -> bool:
-        """Whether a complete change is there that was not put in place to its end."""
+        """Whether there is a complete change that has not been put in place completely."""
         return (self.folder / _MOVES).exists()
 
     def write_down(
@@ -47,14 +48,14 @@ class Change:
         dropped: Collection[str] = (),
         settled: Collection[str] = (),
     ) -> None:
-        """Say what `work_off` is to do.
+        """Write the list of moves for `work_off`.
 
         Args:
             texts: files to write in the run folder, by name.
-            config: the new text of config.toml; None if it stays.
-            stages: the artifacts in `folder` that are to be moved into the run.
-            dropped: the artifacts of the run that go.
-            settled: the stages of which nothing is to be left in `folder`.
+            config: the new text of config.toml; `None` if it stays the same.
+            stages: the artifacts in `folder` to move into the run.
+            dropped: the artifacts of the run to remove.
+            settled: the stages to remove from `folder` at the end.
         """
         plan = {
             "stages": list(stages),
@@ -71,7 +72,7 @@ class Change:
             files.write_text(self.folder / name, text)
 
     def work_off(self) -> None:
-        """Put a complete change in place, or go on with it: every step may be the one that was not done before."""
+        """Put a complete change in place, or continue to do so. Any of the steps may have been done before."""
         try:
             plan = json.loads((self.folder / _MOVES).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -91,7 +92,7 @@ class Change:
             os.replace(self.folder / CONFIG, self.run / CONFIG)
         files.fsync(self.run)
         (self.folder / _MOVES).unlink()
-        # What else is there belongs to another change.
+        # Other stages in the folder belong to another change.
         for name in (_DISPLACED, _TEXTS, *plan["settled"]):
             files.remove(self.folder / name)
 

@@ -1,4 +1,4 @@
-"""Writing files and folders so that each appears whole or not at all, whenever the process is killed."""
+"""Writes files and folders so that each is complete or absent, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from rosepo_core.contracts.errors import RosepoError
 
 STAGING = ".new-"
-"""How the name of a file or folder begins that is not complete yet."""
+"""Names of incomplete files and folders begin with this."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     handle, name = tempfile.mkstemp(prefix=f"{STAGING}{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -30,7 +30,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 class Staging:
-    """A folder that is gone afterwards unless it was renamed."""
+    """A temporary folder, which is removed at the end unless it was renamed."""
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._path = Path(tempfile.mkdtemp(prefix=f"{STAGING}{stage}-", dir=folder))
@@ -53,7 +53,7 @@ def fsync(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> bool:
-    """Rename a file or folder; returns whether it was there."""
+    """Rename a file or folder. Returns whether it existed."""
     try:
         os.rename(source, target)
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def rename(source: Path, target: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with all that is in it; what does not exist is no error."""
+    """Remove a file, a link, or a folder with its content. It is no error if it does not exist."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

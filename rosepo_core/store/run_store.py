@@ -1,4 +1,4 @@
-"""One run folder at work: who may write to it, and which artifacts are found, reused, made and put in place."""
+"""The store of one run folder: finds, reuses and makes artifacts, and puts changes in place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from rosepo_core.store.artifacts import Artifact, copy_artifact, damage, read_ma
 from rosepo_core.store.changes import CONFIG, Change
 
 MARKER = "run.json"
-"""What tells a run folder from any other: a project may well have a config.toml of its own."""
+"""The file that identifies a run folder. config.toml cannot do this, because other projects have files of this
+name."""
 
 IS_RUN = {"kind": "rosepo run", "schema": 1}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -27,13 +28,13 @@ Note = Callable[[str], None]
 
 
 class RunStore:
-    """One run folder. To read it, `open` it; whatever makes, reuses or writes does so inside `working`."""
+    """One run folder. Use `open` to read it. Make, reuse and write artifacts only inside `working`."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is made when work on it begins.
+        """`folder` is created when work on it begins.
 
         Raises:
-            RequestError: `folder` is a file, or holds other things than a run.
+            RequestError: `folder` is a file, or has other content than a run.
         """
         self.folder = folder
         self._change = Change(folder)
@@ -53,10 +54,10 @@ class RunStore:
 
     @staticmethod
     def open(folder: Path) -> RunStore:
-        """The store of a run that exists.
+        """The store of an existing run.
 
         Raises:
-            RequestError: there is none.
+            RequestError: there is no run in this folder.
         """
         if not is_run(folder) or not (folder / CONFIG).is_file():
             lacks = MARKER if not is_run(folder) else CONFIG
@@ -71,7 +72,7 @@ class RunStore:
 
     @property
     def config(self) -> str:
-        """The configuration that describes the artifacts; empty where there is none yet."""
+        """The configuration that describes the artifacts; empty if there is none yet."""
         try:
             return (self.folder / CONFIG).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -79,18 +80,20 @@ class RunStore:
 
     @contextmanager
     def working(self, config: str, main: Collection[str] = (), *, reading: bool = False) -> Iterator[None]:
-        """Make the artifacts of a configuration.
+        """Make the artifacts of a configuration inside this context.
 
-        Where this ends with a `RequestError` before `commit`, the folder is left as it was. Where it ends with any
-        other exception, what stood in the folder is left as it was, and what has been made is kept to be found again.
-        Else a change is put in place, if it has a successor for each main stage of the run; one that has not stays
-        apart (`is_apart`).
+        - After a `RequestError` before `commit`, the folder is as it was.
+        - After any other exception, the old artifacts are as they were, and finished new artifacts are kept for the
+          next time.
+        - Otherwise a change is put in place if it has a new artifact for each main stage of the run. If it has not,
+          it waits in RUN/unfinished (`is_apart`).
 
         Args:
             config: the text of config.toml.
-            main: the stages that a change may not take away; others may go, as they only served them.
-            reading: the folder is not taken before something must be made, so that runs which nobody may write to
-                can be read.
+            main: the stages that a change must replace and not remove. Other stages may be removed, because they only
+                served these.
+            reading: if true, the process becomes the owner of the folder only when something must be made. So runs in
+                read-only folders can be read.
 
         Raises:
             RequestError: another process owns the folder, or it cannot be written.
@@ -111,23 +114,22 @@ class RunStore:
             self._give_back()
 
     def commit(self) -> None:
-        """Keep what has been made, and what is made from now on as soon as it is there."""
+        """Keep all artifacts made so far, and each later one as soon as it is finished."""
         self._provisional = False
         self._made.clear()
 
     @property
     def is_apart(self) -> bool:
-        """Whether there is a change that lacks a successor for a main stage of the run, so that it was not put in
-        place."""
+        """Whether there is a change that was not put in place, because it lacks a new artifact for a main stage."""
         return self._apart
 
     def find(self, stage: str, wanted: str, note: Note = lambda _: None) -> Artifact | None:
         """The undamaged artifact of `stage` with the fingerprint `wanted`, from this run or one beside it.
 
         Args:
-            stage: its name.
-            wanted: its fingerprint.
-            note: is told of a damaged one in this run.
+            stage: the name of the stage.
+            wanted: the fingerprint.
+            note: receives a note about a damaged artifact in this run.
         """
         for parent in (self.folder, self._change.folder):
             manifest = read_manifest(parent / stage)
@@ -142,7 +144,7 @@ class RunStore:
         return None
 
     def reuse(self, found: Artifact) -> Artifact:
-        """Bring an artifact that `find` gave into this run."""
+        """Take an artifact that `find` returned into this run."""
         place = found.folder
         if place.parent == self._change.folder:
             self._begin()
@@ -163,14 +165,15 @@ class RunStore:
         *,
         replace: bool = False,
     ) -> Artifact:
-        """Have `build` fill a staging folder and put it in place, or beside what it would replace.
+        """Make an artifact: let `build` fill a staging folder, and put it in place, or into the change if it replaces
+        an artifact of the run.
 
         Args:
-            stage: its name.
+            stage: the name of the stage.
             wanted: the artifact's fingerprint.
             inputs: the fingerprints of the artifacts that it is made from, by stage.
-            build: writes files into the folder that it is given and returns the seconds that the work took.
-            replace: the run's own artifact is whole, and is to be replaced all the same.
+            build: writes files into the folder that it gets, and returns the seconds that the work took.
+            replace: replace the run's own artifact, although it is complete.
 
         Raises:
             RosepoError: `build` wrote weights that are not numbers, or the disk is full.
@@ -191,18 +194,19 @@ class RunStore:
         return Artifact(stage, place, wanted, None, seconds)
 
     def write(self, name: str, text: str) -> None:
-        """Have the file RUN/`name` written together with the artifacts that it tells of, when the work is done."""
+        """Write the file RUN/`name` when the work is done, together with the artifacts that it describes."""
         self._texts[name] = text
 
     def artifact(self, stage: str, command: str = "") -> Artifact:
-        """The finished artifact of `stage` in this run, whatever its fingerprint; its files are as they were made.
+        """The finished artifact of `stage` in this run, with any fingerprint. Its files are checked.
 
         Args:
             stage: its name.
             command: what makes it, for errors; if empty, the command that trains the run.
 
         Raises:
-            RequestError: the run has not come that far, an earlier stage was made anew since, or a file is damaged.
+            RequestError: the run has not finished this stage, an earlier stage was made again since, or a file is
+                damaged.
         """
         command = command or f"rosepo train --config {self.folder / CONFIG} --run {self.folder}"
         manifest = self._fitting(stage, command)
@@ -212,7 +216,7 @@ class RunStore:
         return Artifact(stage, self.folder / stage, manifest["fingerprint"], self.folder, manifest["seconds"])
 
     def _fitting(self, stage: str, command: str) -> dict[str, Any]:
-        """The manifest of an artifact that was made of those that stand here."""
+        """The manifest of an artifact, which must have been made from the present artifacts of earlier stages."""
         manifest = read_manifest(self.folder / stage)
         if manifest is None:
             raise RequestError(f"{self.folder} has no finished stage '{stage}': finish the run with `{command}`")
@@ -245,7 +249,8 @@ class RunStore:
             self._give_back()
 
     def _begin(self) -> None:
-        """Take the folder, clear what a killed process left, and see what the configuration means for the run."""
+        """Become the owner of the folder, remove files that a killed process left, and find out whether this is a new
+        run or a change."""
         if self._owner is not None:
             return
         assert self._config is not None, "artifacts are made inside `working` alone"
@@ -308,7 +313,7 @@ class RunStore:
             return staged
         parent.mkdir(exist_ok=True)
         place = parent / stage
-        # It is damaged, or of a change that was given up.
+        # An old artifact in this place is damaged, or belongs to an abandoned change.
         with files.Staging(self.folder, stage) as old:
             new = not files.rename(place, old / stage)
             os.rename(staged, place)
@@ -342,7 +347,7 @@ class RunStore:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` is a run folder; others' folders may be such as nobody may look into."""
+    """Whether `folder` is a run folder. Folders that cannot be read are not."""
     try:
         return bool(json.loads((folder / MARKER).read_text(encoding="utf-8")) == IS_RUN)
     except (OSError, ValueError):
@@ -350,7 +355,8 @@ def is_run(folder: Path) -> bool:
 
 
 def _not_ours(folder: Path) -> Iterator[Path]:
-    """What no process that was killed at the very beginning of a run can have left."""
+    """Files that do not come from rosepo. A process that was killed at the beginning of a run leaves only a lock and
+    incomplete files."""
     return (
         each for each in folder.iterdir() if each.name != ownership.LOCK and not each.name.startswith(files.STAGING)
     )

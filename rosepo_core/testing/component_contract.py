@@ -1,4 +1,4 @@
-"""What holds for every plugin of any kind, as a class of tests that the contracts of the kinds extend."""
+"""Tests for plugins of every kind, as a class. The contract tests of each kind extend it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESERVED_KEYS = ("name", "weight", "options")
 
 
 class ComponentContract:
-    """What holds for every plugin. Set `name` or `component`.
+    """Tests for every plugin. Set `name` or `component`.
 
     Attributes:
         kind: a key of `KINDS`; set by the contract of each kind.
@@ -30,11 +30,11 @@ class ComponentContract:
 
     @pytest.fixture
     def options(self) -> Mapping[str, Any]:
-        """Options that the component under test is made with; override to give others."""
+        """Options of the component under test. Override this to use others."""
         return {}
 
     def entry(self) -> Entry:
-        """The line of the component under test in the listing of plugins."""
+        """The registry's entry of the component under test."""
         if self.name:
             return load_plugins().entry(self.kind, self.name)
         assert self.component is not None, "set 'name' or 'component'"
@@ -44,11 +44,11 @@ class ComponentContract:
         return found[0]
 
     def make(self, options: Mapping[str, Any]) -> Any:
-        """A component as a run would make it."""
+        """A component, made in the same way as in a run."""
         return load_plugins().create(self.kind, self.entry().qualified_name, options)
 
     def test_is_registered(self) -> None:
-        """An installed distribution registers it, with a summary, and the target is what it should be."""
+        """An installed distribution registers it with a summary and the right target."""
         entry = self.entry()
         found = load_plugins().get(self.kind, entry.qualified_name)
         assert issubclass(found, KINDS[self.kind])
@@ -57,22 +57,22 @@ class ComponentContract:
         assert "\n" not in entry.summary
 
     def test_every_option_is_described(self) -> None:
-        """Help is made from the descriptions."""
+        """Every option has a description, because help texts are made from them."""
         fields = load_plugins().get(self.kind, self.entry().qualified_name).Options.model_fields
         assert [key for key, field in fields.items() if not (field.description or "").strip()] == []
 
     def test_no_option_takes_a_reserved_key(self) -> None:
-        """These keys stand beside the options in a configuration and mean something else."""
+        """No option has the name of a key of the core, because both are in the same table of a configuration."""
         fields = load_plugins().get(self.kind, self.entry().qualified_name).Options.model_fields
         assert [key for key in RESERVED_KEYS if key in fields] == []
 
     def test_options_round_trip(self, options: Mapping[str, Any]) -> None:
-        """What a run saves as its configuration makes the same component again."""
+        """The saved configuration of a run makes the same component again."""
         made = self.make(options).options
         saved = {key: value for key, value in made.model_dump(mode="json").items() if value is not None}
         assert parse_options(type(made), saved, self.kind) == made
 
     def test_an_unknown_option_is_refused(self, options: Mapping[str, Any]) -> None:
-        """Misspelt options must not be ignored."""
+        """Misspelt options are errors."""
         with pytest.raises(RequestError, match="no_such_option"):
             self.make({**options, "no_such_option": 1})

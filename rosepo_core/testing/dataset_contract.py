@@ -1,4 +1,4 @@
-"""What holds for every dataset, as a class of tests to inherit."""
+"""Tests for every dataset, as a class to inherit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rosepo_core.testing.toys import SilentReporter
 
 
 class DatasetContract(ComponentContract):
-    """What holds for every dataset. Give options with which it loads something small from this machine."""
+    """Tests for every dataset. Set options with which it loads a small local data set."""
 
     kind = "dataset"
 
@@ -23,7 +23,7 @@ class DatasetContract(ComponentContract):
         return dataset.load(SilentReporter())
 
     def test_interactions(self, options: Mapping[str, Any]) -> None:
-        """Columns, types, and no holes."""
+        """Columns and types are right, and no value is missing."""
         interactions = self.load(options).interactions
         assert len(interactions) > 0
         types = {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
@@ -33,7 +33,7 @@ class DatasetContract(ComponentContract):
         assert interactions.select(list(types)).null_count().row(0) == (0, 0, 0)
 
     def test_catalogue(self, options: Mapping[str, Any]) -> None:
-        """Every item stands there once, with a title."""
+        """Every item is there once, with a title."""
         corpus = self.load(options)
         catalogue = corpus.catalogue
         assert (catalogue.schema["item"], catalogue.schema["title"]) == (pl.String, pl.String)
@@ -43,12 +43,12 @@ class DatasetContract(ComponentContract):
         assert corpus.interactions.join(catalogue, on="item", how="anti").height == 0
 
     def test_filters_are_offered_for_logs_alone(self, options: Mapping[str, Any]) -> None:
-        """A log's options extend `LogOptions`; given examples are not filtered."""
+        """The options of a log extend `LogOptions`; those of given examples do not, because they are not filtered."""
         offered = isinstance(self.make(options).options, LogOptions)
         assert offered == (self.load(options).examples is None)
 
     def test_given_examples(self, options: Mapping[str, Any]) -> None:
-        """Each is a user with a history and a target, in one part; candidates hold the target once."""
+        """Each example is a user with a history and a target, in one part; its candidates contain the target once."""
         corpus = self.load(options)
         if corpus.examples is None:
             return
@@ -69,7 +69,7 @@ class DatasetContract(ComponentContract):
                 assert set(candidates) <= known, f"'{user}' ranks what is not in the catalogue"
 
     def test_loads_the_same_again(self, options: Mapping[str, Any]) -> None:
-        """Order of rows included: it breaks ties in time."""
+        """Two loads are equal, also in the order of rows, which breaks ties in time."""
         first, second = self.load(options), self.load(options)
         assert first.interactions.equals(second.interactions)
         assert first.catalogue.equals(second.catalogue)

@@ -1,4 +1,4 @@
-"""What holds for every preference loss, as a class of tests to inherit."""
+"""Tests for every preference loss, as a class to inherit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LossContract(ComponentContract):
-    """What holds for every preference loss."""
+    """Tests for every preference loss."""
 
     kind = "loss"
 
@@ -28,7 +28,7 @@ class LossContract(ComponentContract):
 
     @pytest.mark.parametrize("k", [1, 3])
     def test_one_finite_loss_for_each_pair(self, options: Mapping[str, Any], k: int) -> None:
-        """Shape [n], differentiable in what the policy says."""
+        """The result has shape [n], and is differentiable in the policy's log-probabilities."""
         log_probs = random_log_probs(k=k)
         losses = self.loss(options)(log_probs)
         assert losses.shape == log_probs.chosen.shape
@@ -37,7 +37,7 @@ class LossContract(ComponentContract):
             assert gradient.isfinite().all()
 
     def test_extreme_margins_stay_finite(self, options: Mapping[str, Any]) -> None:
-        """A long title that the policy is sure of, or has ruled out."""
+        """Losses and gradients are finite, even if a title is certain or nearly impossible for the policy."""
         for unlikely in ("chosen", "rejected"):
             log_probs = random_log_probs()
             lowered = getattr(log_probs, unlikely).detach() - 200.0
@@ -47,7 +47,7 @@ class LossContract(ComponentContract):
                 assert gradient.isfinite().all()
 
     def test_a_step_down_the_gradient_lowers_the_loss(self, options: Mapping[str, Any]) -> None:
-        """So the gradient is the loss's own."""
+        """A step against the gradient lowers the loss."""
         loss, log_probs = self.loss(options), random_log_probs()
         chosen, rejected = gradients(loss, log_probs)
         size = float((chosen.square().sum() + rejected.square().sum()).sqrt())
@@ -60,8 +60,8 @@ class LossContract(ComponentContract):
         assert loss(moved).detach().double().sum() < loss(log_probs).detach().double().sum()
 
     def test_prefers_the_chosen(self, options: Mapping[str, Any]) -> None:
-        """Where the policy is the reference and finds all tokens alike, with no smoothing, the chosen response is
-        pushed up and the rejected ones down."""
+        """If the policy equals the reference, all tokens are equally probable and there is no smoothing, the loss
+        raises the chosen response and lowers the rejected ones."""
         log_probs = random_log_probs()
         chosen, rejected = (-2.0 * log_probs.chosen_tokens).float(), (-2.0 * log_probs.rejected_tokens).float()
         even = replace(
@@ -78,7 +78,7 @@ class LossContract(ComponentContract):
         assert (down.sum(dim=1) > 0).all()
 
     def test_ignores_invalid_slots(self, options: Mapping[str, Any]) -> None:
-        """Whatever stands in a slot that holds no response."""
+        """The content of empty slots does not matter."""
         log_probs = random_log_probs()
         empty = ~log_probs.valid
         assert empty.any()
@@ -96,14 +96,14 @@ class LossContract(ComponentContract):
         assert (gradients(loss, changed)[1][empty] == 0).all()
 
     def test_pairs_do_not_mix(self, options: Mapping[str, Any]) -> None:
-        """A pair's loss is its own, whatever else is in the batch."""
+        """The loss of a pair does not depend on the other pairs of the batch."""
         log_probs, loss = random_log_probs(), self.loss(options)
         rows = list(range(len(log_probs.chosen)))[::-2]
         part = LogProbs(**{field: getattr(log_probs, field)[rows] for field in LogProbs.__dataclass_fields__})
         assert_equal(loss(part), loss(log_probs)[rows])
 
     def test_reads_only_what_it_says(self, options: Mapping[str, Any]) -> None:
-        """`needs_reference` and `needs_smoothing` are true."""
+        """The loss uses nothing that `needs_reference` and `needs_smoothing` do not declare."""
         log_probs, loss = random_log_probs(), self.loss(options)
         expected = loss(log_probs)
         if not loss.needs_reference:
@@ -118,14 +118,15 @@ class LossContract(ComponentContract):
 
 
 def gradients(loss: PreferenceLoss, log_probs: LogProbs) -> Sequence[Tensor]:
-    """Of the summed losses, in the policy's log-probabilities of the chosen [n] and the rejected [n, k]."""
+    """Gradients of the summed losses with respect to the policy's log-probabilities: chosen [n] and rejected [n,
+    k]."""
     import torch
 
     return torch.autograd.grad(loss(log_probs).sum(), [log_probs.chosen, log_probs.rejected])
 
 
 def assert_equal(actual: Tensor, expected: Tensor) -> None:
-    """Up to float32 rounding."""
+    """Whether two tensors are equal up to float32 rounding."""
     import torch
 
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What holds for every metric, as a class of tests to inherit."""
+"""Tests for every metric, as a class to inherit."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rosepo_core.testing.toys import toy_outcomes
 
 
 class MetricContract(ComponentContract):
-    """What holds for every metric."""
+    """Tests for every metric."""
 
     kind = "metric"
 
     def measure(self, options: Mapping[str, Any], outcome: Outcome) -> Mapping[str, Doubles | float]:
-        """Its values, of the right shape and within the range that it declares."""
+        """The metric's values, after a check of their shapes and range."""
         metric = cast(Metric, self.make(options))
         about = metric.about
         found = metric.measure(outcome)
@@ -39,7 +39,7 @@ class MetricContract(ComponentContract):
         return found
 
     def outcomes(self, options: Mapping[str, Any]) -> Mapping[str, Outcome]:
-        """The toy outcomes that offer what the metric needs, and nothing else that is optional."""
+        """The toy outcomes with the data that the metric needs, and without other optional data."""
         needs = cast(Metric, self.make(options)).needs
         bare = {
             name: replace(
@@ -55,7 +55,7 @@ class MetricContract(ComponentContract):
         return {name: outcome for name, outcome in bare.items() if all(outcome.offers(need) for need in needs)}
 
     def test_says_how_it_is_to_be_read(self, options: Mapping[str, Any]) -> None:
-        """Title, heading, range; formula and source stand in the docstring."""
+        """It has a title, a heading and a range, and its docstring has formula and source."""
         metric = cast(Metric, self.make(options))
         assert metric.about.title.strip()
         assert metric.about.group.strip()
@@ -63,7 +63,7 @@ class MetricContract(ComponentContract):
         assert "Range" in (type(metric).__doc__ or ""), "the docstring does not say the range"
 
     def test_values(self, options: Mapping[str, Any]) -> None:
-        """However the model was asked: something is measured, and only what `needs` says is read."""
+        """It measures something under every protocol, and uses only the data in `needs`."""
         outcomes = self.outcomes(options)
         assert outcomes, "no outcome offers what it needs"
         for outcome in outcomes.values():
@@ -72,7 +72,7 @@ class MetricContract(ComponentContract):
             assert any((~np.isnan(value)).any() for value in found.values()), "nothing but NaN"
 
     def test_the_order_of_users_does_not_count(self, options: Mapping[str, Any]) -> None:
-        """Values of users move with them, and a number for all stays."""
+        """In another order of users, values move with their users, and a number for all lists stays the same."""
         for outcome in self.outcomes(options).values():
             order = np.random.default_rng(0).permutation(len(outcome))
             before, after = self.measure(options, outcome), self.measure(options, outcome.take(order))
@@ -82,7 +82,7 @@ class MetricContract(ComponentContract):
                 np.testing.assert_allclose(after[cut_off], array[order] if array.ndim else array, atol=1e-6)
 
     def test_a_users_value_is_their_own(self, options: Mapping[str, Any]) -> None:
-        """Whoever else there is."""
+        """A user's value does not depend on other users."""
         for outcome in self.outcomes(options).values():
             some = np.arange(0, len(outcome), 3)
             whole, part = self.measure(options, outcome), self.measure(options, outcome.take(some))
@@ -91,7 +91,7 @@ class MetricContract(ComponentContract):
                     np.testing.assert_allclose(part[cut_off], np.asarray(value)[some], atol=1e-6)
 
     def test_empty_lists(self, options: Mapping[str, Any]) -> None:
-        """A model that said nothing that is an item."""
+        """It also works for a model without any item in its answers."""
         outcome = self.outcomes(options).get("written")
         if outcome is not None:
             everyone = np.ones(len(outcome), dtype=np.bool_)
@@ -100,8 +100,8 @@ class MetricContract(ComponentContract):
                 self.measure(options, replace(silenced(outcome, everyone), answered=outcome.answered))
 
     def test_to_give_no_answer_does_not_pay(self, options: Mapping[str, Any]) -> None:
-        """Where lower is better: a user whose list holds no item gets the worst value that the metric declares, or
-        NaN where that is infinite, and a number for all lists is NaN where none holds an item."""
+        """If lower is better: a user whose list has no item gets the worst value that the metric declares, or NaN if
+        that is infinite; a number for all lists is NaN if no list has an item."""
         about = cast(Metric, self.make(options)).about
         outcome = self.outcomes(options).get("written")
         if about.direction != "lower" or outcome is None:
@@ -122,7 +122,7 @@ class MetricContract(ComponentContract):
 
 
 def silenced(outcome: Outcome, rows: Bools) -> Outcome:
-    """The outcome of lists, those of the chosen rows without any item or answer."""
+    """The outcome, with the lists of some rows emptied of items and answers."""
     return replace(
         outcome,
         top=np.where(rows[:, None], -1, outcome.top),

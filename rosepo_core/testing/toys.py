@@ -48,10 +48,10 @@ class SilentReporter:
 
 
 class FakeLanguageModel:
-    """A `LanguageModel` without weights: a title's log-probability depends on the last item of the history alone.
+    """A `LanguageModel` without weights: a title's log-probability depends only on the last item of the history.
 
     Attributes:
-        table: float32 [items + 1, items], each row sums to one as probabilities; the last row is of empty histories.
+        table: log-probabilities, float32 [items + 1, items]; the last row is for empty histories.
     """
 
     def __init__(self, items: int, seed: int = 0) -> None:
@@ -118,8 +118,8 @@ def toy_split(users: int = 30, items: int = 40, shortest: int = 6, longest: int 
 
 
 def toy_given_split(users: int = 30, items: int = 40, seed: int = 0) -> Split:
-    """The sequences of `toy_split` as examples that come split already, by turns three for training, one for
-    validation and one for the test, which brings five candidates. Who is held out has nothing to train on."""
+    """The sequences of `toy_split` as examples that are already split: of five users in turn, three are for training,
+    one for validation and one for the test, with five candidates. Held-out users have no training interactions."""
     log = toy_split(users, items, seed=seed)
     whole = log.test.sequences
     turn = np.arange(users) % 5
@@ -155,9 +155,10 @@ def train_examples(split: Split) -> Examples:
 
 
 def toy_outcomes(seed: int = 0) -> dict[str, Outcome]:
-    """What a random model did for the test users of `toy_split`, asked in three ways: ``"candidates"`` has scores of
-    eight drawn items, some tied and one row short; ``"catalogue"`` scores of all unseen items; ``"written"`` lists of
-    answers, some of them no items, some repeated and some missing. All have genres and title embeddings.
+    """The outcomes of a random model for the test users of `toy_split`, under three protocols. ``"candidates"`` has
+    scores of eight random items, with ties and one shorter row. ``"catalogue"`` has scores of all unseen items.
+    ``"written"`` has lists of answers, some of which are no items, repeated or missing. All have genres and title
+    embeddings.
     """
     rng = np.random.default_rng(seed)
     split = toy_split()
