@@ -64,10 +64,10 @@ def test_a_further_protocol_asks_nothing_of_the_earlier_ones_again(rosepo, finis
     again = rosepo("evaluate", run, "--protocol=free", "--protocol=free")
     assert again.made == ANSWERS | {"evaluation"}
     assert list(metrics_of(run)["protocols"]) == ["candidates-5", "catalogue", "free"]
-    # The evaluation alone is left to do where one of them goes.
-    fewer = rosepo("evaluate", run, '--set=evaluation.protocols=["free"]')
-    assert fewer.made == {"evaluation"}
-    assert list(metrics_of(run)["protocols"]) == ["free"]
+    # However a protocol is named, those that were measured stay.
+    same = rosepo("evaluate", run, '--set=evaluation.protocols=["free"]')
+    assert (same.code, same.made) == (0, set())
+    assert list(metrics_of(run)["protocols"]) == ["candidates-5", "catalogue", "free"]
 
 
 def test_what_each_protocol_measures(asked):
