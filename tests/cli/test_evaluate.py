@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import AdaptionPromptConfig, LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -497,11 +497,13 @@ def test_an_adapter_that_lacks_weights_is_not_taken_for_its_base(evaluate, adapt
     assert not evaluate.run.exists()
 
 
-def test_an_adapter_that_is_no_change_of_layers(evaluate, model_folder, tmp_path):
+def test_an_adapter_that_changes_how_the_whole_model_runs(evaluate, model_folder, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(model_folder)
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    get_peft_model(model, config).save_pretrained(tmp_path / "soft")
-    assert "an adapter of type PROMPT_TUNING puts vectors before the prompt" in refused(evaluate(tmp_path / "soft"))
+    config = AdaptionPromptConfig(adapter_len=3, adapter_layers=1, task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(tmp_path / "odd")
+    assert "an adapter of type ADAPTION_PROMPT changes how the whole model runs" in refused(
+        evaluate(tmp_path / "odd")
+    )
 
 
 def test_a_run_or_a_model(rosepo, evaluate, finished, model_folder, run):
