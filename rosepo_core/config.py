@@ -182,32 +182,36 @@ def load_config(
 
 
 def added_to(before: RunConfig, asked: RunConfig) -> RunConfig:
-    """The configuration `asked`, with the protocols, held-out parts, metrics and cut-offs of `before` added to its
-    own.
+    """The configuration `asked`, together with everything that `before` measures: the metrics with their cut-offs,
+    and the values of every key of ``[evaluation]`` that takes several (protocols, parts, negatives, cut-offs).
 
     Raises:
-        RequestError: both have a metric with different options (other than cut-offs).
+        RequestError: both have a metric, and its options differ in more than the cut-offs.
     """
     old, new = before.evaluation, asked.evaluation
-    evaluation = new.model_copy(
-        update={
-            "protocols": tuple(dict.fromkeys([*old.protocols, *new.protocols])),
-            "part": tuple(dict.fromkeys([*old.part, *new.part])),
-        }
-    )
+    several = {key: _union(getattr(old, key), value) for key, value in new if isinstance(value, tuple)}
     metrics = {metric_column(choice.name): choice for choice in before.metric}
     for choice in asked.metric:
         column = metric_column(choice.name)
         metrics[column] = (
             _with_more_cut_offs(metrics[column], choice, old.ks, new.ks) if column in metrics else choice
         )
+    evaluation = new.model_copy(update=several)
     return asked.model_copy(update={"evaluation": evaluation, "metric": tuple(metrics.values())})
+
+
+def _union(some: tuple[Any, ...], more: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Each value once: numbers in ascending order if there are new ones, and new names after the others."""
+    if set(more) <= set(some):
+        return some
+    every = dict.fromkeys([*some, *more])
+    return tuple(sorted(every)) if all(isinstance(each, int) for each in every) else tuple(every)
 
 
 def _with_more_cut_offs(
     old: PluginChoice, new: PluginChoice, old_ks: tuple[int, ...], new_ks: tuple[int, ...]
 ) -> PluginChoice:
-    """One metric with the cut-offs of both; if it names none, those of ``[evaluation]``."""
+    """One metric at the cut-offs of both; those of ``[evaluation]`` if it names none."""
     before, now = old.options.model_dump(), new.options.model_dump()
     if type(old.options) is type(new.options) and before == now:
         return old
@@ -218,7 +222,10 @@ def _with_more_cut_offs(
             f"the run has measured '{old.name}' with other options ({differing}), and its tables are added to, never "
             "replaced: copy the run folder and change config.toml there"
         )
-    every = tuple(sorted({*(some or old_ks), *(more or new_ks)}))
+    # A metric that names no cut-offs goes on with those of [evaluation], which are never fewer than they were.
+    every = _union(some or old_ks, more or new_ks)
+    if every == (some or old_ks):
+        return old
     return old.model_copy(update={"options": old.options.model_copy(update={"ks": every})})
 
 

@@ -20,7 +20,14 @@ from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.report.page import ReportData
 from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
-from rosepo_core.stages.session import FinishedSession, Handle, RunReporter, Session, UntilReached
+from rosepo_core.stages.session import (
+    FinishedSession,
+    Handle,
+    ReadingSession,
+    RunReporter,
+    Session,
+    UntilReached,
+)
 from rosepo_core.stages.trained import Trained
 from rosepo_core.store import CONFIG, UNFINISHED, RunStore, check_artifact, fingerprint, read_manifest
 
@@ -41,10 +48,10 @@ class Run:
     evaluations: tuple[Evaluation, ...] = ()
 
 
-def default_folder(config: RunConfig, registry: Registry, *, trained: bool = True) -> Path:
-    """``runs/DATASET-LOSS-FINGERPRINT``, or ``runs/DATASET-MODEL-FINGERPRINT`` if nothing is `trained`. Each resolved
-    configuration has its own folder."""
-    # The name of a plugin may be DISTRIBUTION/NAME.
+def default_folder(config: RunConfig, *, trained: bool = True) -> Path:
+    """``runs/DATASET-LOSS-FINGERPRINT``, or ``runs/DATASET-MODEL-FINGERPRINT`` where nothing is `trained`: one folder
+    for each resolved configuration."""
+    # A plugin may be named as DISTRIBUTION/NAME.
     dataset_name, loss = (name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name))
     what = loss if trained else ranked_models.model_name(config.model.name)
     return Path("runs") / "-".join([dataset_name, what, fingerprint(config.that_decides())[:8]])
@@ -85,7 +92,7 @@ def run(
     forced = forced_stages(force)
     store = RunStore(folder)
     if not overwrite:
-        check_not_finished_otherwise(config, folder, registry)
+        config = to_go_on_with(config, folder, registry)
     tables: tuple[Evaluation, ...] = ()
     # After the last stage, the report and other files about the run are written, so it must not end the session.
     until = None if until == STAGES[-1] else until
@@ -114,33 +121,43 @@ def forced_stages(names: Sequence[str]) -> Callable[[str], bool]:
     return lambda stage: stage in names or (STAGES[-1] in names and stage not in STAGES)
 
 
-def check_not_finished_otherwise(config: RunConfig, folder: Path, registry: Registry) -> None:
-    """Check that `folder` has no finished run of another configuration. Keys that never change a result do not count.
+def to_go_on_with(config: RunConfig, folder: Path, registry: Registry) -> RunConfig:
+    """The configuration to run in `folder`: `config`. If a finished run of it is there and was evaluated further
+    since, its additional metrics, protocols, parts, negatives and cut-offs are kept.
 
     Raises:
-        RequestError: it has one.
+        RequestError: `folder` holds a finished run of another configuration. Keys that change no result do not count.
     """
     if not read_manifest(folder / STAGES[-1]):
-        return
+        return config
+    remedy = "choose another --run, or replace it with --overwrite"
     try:
-        before = load_config(folder / CONFIG, [], registry).that_decides()
-    except RequestError:
-        before = {}
-    now = config.that_decides()
-    other = [key for section in now for key in _differing(section, before.get(section), now[section])]
-    if other:
-        shown = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        before = load_config(folder / CONFIG, [], registry)
+    except RequestError as error:
         raise RequestError(
-            f"{folder} holds a finished run of another configuration ({shown}): choose another --run, or replace it "
-            "with --overwrite"
-        )
+            f"{folder} holds a finished run, and its configuration is wrong ({error}): {remedy}"
+        ) from None
+    try:
+        together = added_to(before, config)
+    except RequestError:
+        # A metric has other options.
+        together = config
+    if other := _differing(before, together, list(RunConfig.model_fields)):
+        raise RequestError(f"{folder} holds a finished run of another configuration ({other}): {remedy}")
+    return together
 
 
-def _differing(section: str, before: Any, now: Any) -> list[str]:
-    """The keys of a section that differ; the name of the section if it is not a table."""
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return [] if before == now else [section]
-    return [f"{section}.{key}" for key in {**now, **before} if before.get(key) != now.get(key)]
+def _differing(before: RunConfig, now: RunConfig, sections: Sequence[str]) -> str:
+    """The first keys in these sections that differ and can change a result; empty if there are none."""
+    old, new = before.that_decides(), now.that_decides()
+    keys: list[str] = []
+    for section in sections:
+        was, is_now = old[section], new[section]
+        if isinstance(was, dict):
+            keys += [f"{section}.{key}" for key in {**is_now, **was} if was.get(key) != is_now.get(key)]
+        elif was != is_now:
+            keys.append(section)
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
 def train(session: Session) -> Trained:
@@ -172,8 +189,8 @@ def evaluate(
     """Evaluate a finished run again, with changes in the section ``[evaluation]`` or in the metrics. Nothing is
     trained.
 
-    Protocols, metrics, cut-offs and held-out parts are added to those of the run, so its tables grow. Earlier answers
-    of the models are reused.
+    Protocols, negatives, held-out parts, metrics and cut-offs are added to those of the run: its tables grow, and the
+    models are not asked again what they were asked before.
 
     Args:
         folder: the run folder.
@@ -242,18 +259,40 @@ def evaluate_model(
     ``adapter_config.json`` names the base model. Prompts are made with the base model's tokenizer. Sections that are
     not in `EVALUATED` are not used.
 
+    If `folder` holds a finished evaluation of this model, the tables are added to it, as `evaluate` does.
+
     Raises:
-        RequestError: something in the request, the data or the model is wrong; the folder stays as it was.
+        RequestError: something in the request, the data or the model is wrong; or `folder` holds a finished
+            evaluation of another model, of other data, or with other settings. The folder is left as it was.
     """
     registry = registry or load_plugins()
     store = RunStore(folder)
     if read_manifest(folder / "sft"):
         raise RequestError(f"{folder} is a run that trained a model: choose another --run")
+    if read_manifest(folder / "evaluation"):
+        config = _added_to_evaluation(load_config(folder / CONFIG, [], registry), config, folder)
     adapter = find_adapter(config.model.name, reporter)
     with _opened(config, store, registry, reporter, base=adapter.base if adapter else None) as session:
+        session.check_prompts()
         _, tables = _evaluated_model(session, adapter)
         outputs.write_tables(session, tables)
     return Run(folder, tables)
+
+
+def _added_to_evaluation(before: RunConfig, asked: RunConfig, folder: Path) -> RunConfig:
+    """The configuration of the finished evaluation in `folder` with what is asked for added.
+
+    Raises:
+        RequestError: they differ in more than what can be added.
+    """
+    together = added_to(before, asked)
+    several = {key: value for key, value in before.evaluation if isinstance(value, tuple)}
+    without_added = together.model_copy(
+        update={"metric": before.metric, "evaluation": together.evaluation.model_copy(update=several)}
+    )
+    if other := _differing(before, without_added, EVALUATED):
+        raise RequestError(f"{folder} holds a finished evaluation that differs in {other}: choose another --run")
+    return together
 
 
 def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registry: Registry | None = None) -> None:
@@ -277,12 +316,18 @@ def report_data(
     names.
 
     Raises:
-        RequestError: there is no such run, or it is not finished.
+        RequestError: there is no such run, or it is not finished, or it did not train.
     """
-    return {
-        label: outputs.report_data(session, trained, tables)
-        for label, session, trained, tables in _finished(folders, labels, reporter, registry)
-    }
+    for folder in filter(_only_evaluates, folders):
+        raise RequestError(
+            f"{folder} only evaluates a model (`rosepo evaluate --model`): a report is of runs that trained; `rosepo "
+            "compare` takes it"
+        )
+    found: dict[str, ReportData] = {}
+    for run in _finished(folders, labels, reporter, registry):
+        assert run.trained is not None
+        found[run.label] = outputs.report_data(run.session, run.trained, run.evaluations)
+    return found
 
 
 def compare(
@@ -308,43 +353,69 @@ def compare(
     Raises:
         RequestError: as `report`; or the metric does not exist for single users.
     """
-    registry = registry or load_plugins()
-    # Open all runs first, so that a wrong name fails before any work is done.
-    stores = [RunStore.open(folder) for folder in folders]
     found: dict[str, side_by_side.RunEvaluation] = {}
-    for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
-        config = load_config(store.folder / CONFIG, [], registry)
-        with store.working(store.config, STAGES, reading=True):
-            if _only_evaluates(store.folder):
-                adapter = find_adapter(config.model.name, reporter)
-                session = Session(config, store, registry, reporter, base=adapter.base if adapter else None)
-                held_out, tables = _evaluated_model(session, adapter)
-                subject = ranked_models.model_name(config.model.name)
-            else:
-                trained, tables = _evaluated(FinishedSession(config, store, registry, reporter, STAGES[:-1]))
-                held_out = trained.split
-                subject = "aligned"
-            data = held_out.content
-        found[label] = side_by_side.RunEvaluation(tables, data.users, data.catalogue.ids, subject)
+    for run in _finished(folders, labels, reporter, registry):
+        data = run.split.content
+        found[run.label] = side_by_side.RunEvaluation(run.evaluations, data.users, data.catalogue.ids, run.subject)
     return side_by_side.side_by_side(found, metric)
+
+
+@dataclass(frozen=True)
+class _FinishedRun:
+    """A finished run as it was left.
+
+    Attributes:
+        label: its name beside other runs.
+        session: what reads it.
+        split: RUN/split.
+        evaluations: the tables, one for each protocol.
+        subject: the model that the run is about.
+        trained: its stages, if it trained.
+    """
+
+    label: str
+    session: Session
+    split: Handle[Split]
+    evaluations: tuple[Evaluation, ...]
+    subject: str
+    trained: Trained | None = None
 
 
 def _finished(
     folders: Sequence[Path], labels: Sequence[str] | None, reporter: RunReporter, registry: Registry | None
-) -> Iterator[tuple[str, Session, Trained, tuple[Evaluation, ...]]]:
-    """Finished runs with their labels. Their files change only if something that they depend on has changed."""
+) -> Iterator[_FinishedRun]:
+    """Finished runs, read from their artifacts as these are. Nothing in their folders changes.
+
+    Raises:
+        RequestError: a run has not finished a stage, or a file is damaged.
+    """
     registry = registry or load_plugins()
+    # All are opened before any is read: a mistyped one must not cost the time of the others.
     stores = [RunStore.open(folder) for folder in folders]
-    for folder in filter(_only_evaluates, folders):
-        raise RequestError(
-            f"{folder} only evaluates a model (`rosepo evaluate --model`): a report is of runs that trained; `rosepo "
-            "compare` takes it"
-        )
     for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
+        config = load_config(store.folder / CONFIG, [], registry)
         with store.working(store.config, STAGES, reading=True):
-            config = load_config(store.folder / CONFIG, [], registry)
-            session = FinishedSession(config, store, registry, reporter, STAGES[:-1])
-            yield label, session, *_evaluated(session)
+            commands = _commands(config, store.folder)
+            if _only_evaluates(store.folder):
+                adapter = find_adapter(config.model.name, reporter)
+                base = adapter.base if adapter else None
+                session = ReadingSession(config, store, registry, reporter, commands, base=base)
+                held_out, tables = _evaluated_model(session, adapter)
+                subject = ranked_models.model_name(config.model.name)
+                yield _FinishedRun(label, session, held_out, tables, subject)
+            else:
+                session = ReadingSession(config, store, registry, reporter, commands)
+                trained, tables = _evaluated(session)
+                yield _FinishedRun(label, session, trained.split, tables, "aligned", trained)
+
+
+def _commands(config: RunConfig, folder: Path) -> Callable[[str], str]:
+    """The command that makes a stage of a run which was finished before."""
+    if _only_evaluates(folder):
+        again = f"rosepo evaluate --model {config.model.name} --config {folder / CONFIG} --run {folder}"
+        return lambda _: again
+    train_again = f"rosepo train --config {folder / CONFIG} --run {folder}"
+    return lambda stage: train_again if stage in STAGES[:-1] else f"rosepo evaluate {folder}"
 
 
 def _only_evaluates(folder: Path) -> bool:

@@ -27,7 +27,7 @@ from rosepo_core.engine.writing import longest_answer
 from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.measured_speed import MeasuredSpeed, measure_speed
-from rosepo_core.pipeline import check_not_finished_otherwise, forced_stages, train
+from rosepo_core.pipeline import forced_stages, to_go_on_with, train
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages import sampling, sft
@@ -93,8 +93,6 @@ class Plan:
 class _Rehearsal(Session):
     """A session that makes the quick stages, in a temporary folder, and only looks for artifacts of the others."""
 
-    made = frozenset({"dataset", "split", "candidates", "candidates-popularity", "candidates-semantic"})
-
     def __init__(
         self,
         config: RunConfig,
@@ -114,7 +112,7 @@ class _Rehearsal(Session):
         wanted = self.fingerprint(stage, settings, inputs)
         found = None if self.is_forced(stage, inputs) else self.store.find(stage, wanted)
         # A stage cannot be made from inputs that are only planned.
-        if found is None and stage in self.made and all(each.folder.exists() for each in inputs):
+        if found is None and _is_quick(stage) and all(each.folder.exists() for each in inputs):
 
             def untimed(folder: Path) -> float:
                 build(folder)
@@ -122,6 +120,11 @@ class _Rehearsal(Session):
 
             found = self._scratch.make(stage, wanted, {}, untimed)
         return found or Artifact(stage, self._scratch.folder / stage, wanted, None, 0.0)
+
+
+def _is_quick(stage: str) -> bool:
+    """Whether a stage is made in a moment; candidates have a stage for each part and kind of negatives."""
+    return stage in ("dataset", "split") or stage.startswith("candidates")
 
 
 def plan(
@@ -141,7 +144,7 @@ def plan(
     registry = registry or load_plugins()
     forced = forced_stages(force)
     if not overwrite:
-        check_not_finished_otherwise(config, folder, registry)
+        config = to_go_on_with(config, folder, registry)
     with tempfile.TemporaryDirectory(prefix="rosepo-plan-") as scratch:
         made = RunStore(Path(scratch))
         with made.working(""):

@@ -90,10 +90,10 @@ class SeedRuns:
         }
 
 
-def default_folder(config: RunConfig, registry: Registry) -> Path:
+def default_folder(config: RunConfig) -> Path:
     """The default folder for several seeds: that of a single run, with ``-seeds`` at its end. It does not depend on
     the number of seeds."""
-    one = pipeline.default_folder(config, registry)
+    one = pipeline.default_folder(config)
     return one.with_name(f"{one.name}-seeds")
 
 
@@ -295,7 +295,8 @@ def _measured(done: pipeline.Run) -> Mapping[str, _Measured]:
 
 
 def _table(runs: Sequence[_Measured]) -> SeedTable:
-    columns = runs[0].columns
+    # Metrics may have been added to some of the runs only.
+    columns = {name: column for name, column in runs[0].columns.items() if all(name in run.columns for run in runs)}
     return SeedTable(
         columns,
         {

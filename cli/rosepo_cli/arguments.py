@@ -23,7 +23,7 @@ Metric = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="A metric, instead of the default ones; a finished run keeps those that it has. You can repeat this.",
+        help="A metric, instead of the default ones; with a finished RUN, added to its own. You can repeat this.",
         show_default=False,
     ),
 ]

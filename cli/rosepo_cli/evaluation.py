@@ -100,7 +100,7 @@ def evaluate(
     else:
         given += [("model", model), *([("evaluation.protocols", protocol)] if protocol else [])]
         settings = pipeline.evaluation_config(config, given, registry)
-        folder = folder or pipeline.default_folder(settings, registry, trained=False)
+        folder = folder or pipeline.default_folder(settings, trained=False)
         with reporter.live():
             done = pipeline.evaluate_model(settings, folder, reporter, registry=registry)
     if json_:

@@ -103,7 +103,7 @@ def train(
     from rosepo_core import pipeline
     from rosepo_core import seeds as over
 
-    folder = run or (pipeline if seeds is None else over).default_folder(settings, registry)
+    folder = run or (pipeline if seeds is None else over).default_folder(settings)
     reporter = ConsoleReporter()
     how: Any = {"force": force or [], "overwrite": overwrite}
     if dry_run:

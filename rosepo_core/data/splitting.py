@@ -132,18 +132,6 @@ def _check_uncut(name: str, options: SplitOptions) -> None:
             )
 
 
-def count_split(split: Split) -> dict[str, int]:
-    """Users, items, training interactions, validation and test examples, and users that give no test example."""
-    return {
-        "users": len(split.users),
-        "items": len(split.catalogue),
-        "train_interactions": len(split.train.items),
-        "validation_examples": len(split.validation),
-        "test_examples": len(split.test),
-        "users_without_test": len(split.users) - len(split.test),
-    }
-
-
 def _index(values: pl.Series, known: pl.Series) -> Ints:
     """The index of each value in `known`, which has each value once: int32 of the length of `values`."""
     joined = pl.DataFrame({"item": values}).join(_places(known), on="item", how="left", maintain_order="left")

@@ -31,6 +31,7 @@ from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.measurement import longest_list
 from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET, RankedModel
 from rosepo_core.evaluation.results import Evaluation, conclude
+from rosepo_core.registry import Registry
 from rosepo_core.stages.session import Handle
 
 ANSWERS = "answers.parquet"
@@ -56,6 +57,11 @@ def evaluate(
     grounded = {name: _grounded(context, name, written[name], matched[name]) for name in written}
     evaluations.append(_nearest(context, answers, grounded))
     return evaluations, [*written.values(), *grounded.values()]
+
+
+def answer_metrics(registry: Registry) -> dict[str, Metric]:
+    """What is measured of answers in any case (`ANSWER_METRICS`), by name."""
+    return {name: registry.create("metric", f"rosepo/{name}", {}) for name in ANSWER_METRICS}
 
 
 def fold(text: str) -> str:
@@ -111,8 +117,7 @@ def _load_answers(folder: Path) -> list[str]:
 def _exact(
     context: EvaluationContext, answers: Mapping[str, Sequence[str]], matched: Mapping[str, Ints]
 ) -> Evaluation:
-    registry = context.session.registry
-    own: dict[str, Metric] = {name: registry.create("metric", f"rosepo/{name}", {}) for name in ANSWER_METRICS}
+    own = answer_metrics(context.session.registry)
     metrics = {**context.metrics, **{name: metric for name, metric in own.items() if name not in context.metrics}}
     # There is one answer. For metrics with longer cut-offs, the rest of the list is empty.
     room = ((0, 0), (0, longest_list(metrics, (1,)) - 1))

@@ -262,34 +262,6 @@ def conclude(
     )
 
 
-def evaluate(
-    models: Mapping[str, ScoreFn],
-    split: Split,
-    examples: Examples,
-    candidates: Candidates,
-    options: EvaluationOptions,
-    metrics: Mapping[str, Metric],
-    reporter: Reporter,
-    *,
-    title_embeddings: Callable[[], Floats] | None = None,
-) -> Evaluation:
-    """Score with every model and summarize. Models that cannot rank are left out.
-
-    Raises:
-        RosepoError: as `score_model` and `summarize`.
-    """
-    scores: dict[str, Floats] = {}
-    for name, score in models.items():
-        values = score_model(name, score, examples, candidates)
-        if values is None:
-            reporter.note(f"'{name}' ranks nothing and is left out of the table")
-        else:
-            scores[name] = values
-    return summarize(
-        scores, split, examples, candidates, options, metrics, reporter, title_embeddings=title_embeddings
-    )
-
-
 def save_scores(scores: Floats, path: Path) -> None:
     """Write one model's scores as safetensors."""
     save_file({"scores": np.ascontiguousarray(scores)}, path)

@@ -22,6 +22,7 @@ from rosepo_core.evaluation.context import EvaluationContext, parts
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, load_scores, save_scores, score_model, summarize
 from rosepo_core.evaluation.tables import first_oracle_quality, per_user_table, write_oracle_quality
+from rosepo_core.source_code import source_hash
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples
 from rosepo_core.stages.trained import DrawnCandidates
@@ -93,7 +94,10 @@ def stage(
         if (quality := first_oracle_quality(evaluations)) is not None:
             write_oracle_quality(quality, folder / "oracle_quality.json")
 
-    settings = {"metric": session.plugin_settings("metric"), "ks": session.config.evaluation.ks}
+    settings: dict[str, Any] = {"metric": session.plugin_settings("metric"), "ks": session.config.evaluation.ks}
+    if "free" in session.config.evaluation.protocols:
+        own = free.answer_metrics(session.registry)
+        settings["answer metrics"] = {name: source_hash(type(metric)) for name, metric in own.items()}
     inputs += [contexts[0].embedded] if contexts[0].embedded else []
     session.artifact("evaluation", settings, inputs, build, lambda folder: folder)
     return tuple(evaluations)

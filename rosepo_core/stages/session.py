@@ -150,11 +150,19 @@ class Session:
         """
         fingerprint = split.artifact.fingerprint
         if fingerprint not in self._templates:
+            self.check_prompts()
             template: PromptTemplate = self.component("prompt")
-            self.policy.check_prompts(template.options.max_length)
             texts = item_texts(split.content.catalogue, short=template.options.titles == "short")
             self._templates[fingerprint] = template.bind(self.policy.tokenizer, texts, self.history_length)
         return self._templates[fingerprint]
+
+    def check_prompts(self) -> None:
+        """Check that the model can read prompts of the allowed length.
+
+        Raises:
+            RequestError: it cannot.
+        """
+        self.policy.check_prompts(self.component("prompt").options.max_length)
 
     def lists(self, examples: Examples, items: int, rejected: Ints | None = None) -> Ints | None:
         """The lists of candidates in the prompts of training examples, drawn by the run's seed: int32 [n, c]. `None`
@@ -308,3 +316,31 @@ class FinishedSession(Session):
             RequestError: the run has not finished this stage.
         """
         return self.store.artifact(stage) if stage in self._kept else super().provide(stage, settings, inputs, build)
+
+
+class ReadingSession(Session):
+    """A session that takes every artifact of a finished run as it is, whatever it was made with, and makes none."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: RunStore,
+        registry: Registry,
+        reporter: RunReporter,
+        command: Callable[[str], str],
+        *,
+        base: str | None = None,
+    ) -> None:
+        """`command` gives the command that makes a stage, for errors; `base` is as in `Session`."""
+        super().__init__(config, store, registry, reporter, base=base)
+        self._command = command
+
+    def provide(
+        self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+    ) -> Artifact:
+        """The finished artifact.
+
+        Raises:
+            RequestError: the run has not finished this stage; the message names the command that does.
+        """
+        return self.store.artifact(stage, self._command(stage))

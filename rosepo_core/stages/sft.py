@@ -32,7 +32,7 @@ def check(session: Session) -> None:
         RequestError: the model cannot read prompts of the allowed length, or has no layer with a name in
             `target_modules`.
     """
-    session.policy.check_prompts(session.component("prompt").options.max_length)
+    session.check_prompts()
     session.policy.check_targets(session.config.sft)
 
 

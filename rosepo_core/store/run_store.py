@@ -197,33 +197,34 @@ class RunStore:
         """Write the file RUN/`name` when the work is done, together with the artifacts that it describes."""
         self._texts[name] = text
 
-    def artifact(self, stage: str) -> Artifact:
+    def artifact(self, stage: str, command: str = "") -> Artifact:
         """The finished artifact of `stage` in this run, with any fingerprint. Its files are checked.
+
+        Args:
+            stage: its name.
+            command: what makes it, for errors; if empty, the command that trains the run.
 
         Raises:
             RequestError: the run has not finished this stage, an earlier stage was made again since, or a file is
                 damaged.
         """
-        manifest = self._fitting(stage)
+        command = command or f"rosepo train --config {self.folder / CONFIG} --run {self.folder}"
+        manifest = self._fitting(stage, command)
         if (damaged := damage(self.folder / stage, manifest)) is not None:
-            raise RequestError(f"{damaged}: make it anew with {self._again}")
+            raise RequestError(f"{damaged}: make it anew with `{command}`")
         self._kept.add(stage)
         return Artifact(stage, self.folder / stage, manifest["fingerprint"], self.folder, manifest["seconds"])
 
-    @property
-    def _again(self) -> str:
-        return f"`rosepo train --config {self.folder / CONFIG} --run {self.folder}`"
-
-    def _fitting(self, stage: str) -> dict[str, Any]:
+    def _fitting(self, stage: str, command: str) -> dict[str, Any]:
         """The manifest of an artifact, which must have been made from the present artifacts of earlier stages."""
         manifest = read_manifest(self.folder / stage)
         if manifest is None:
-            raise RequestError(f"{self.folder} has no finished stage '{stage}': finish the run with {self._again}")
+            raise RequestError(f"{self.folder} has no finished stage '{stage}': finish the run with `{command}`")
         for name, used in manifest["inputs"].items():
-            if self._fitting(name)["fingerprint"] != used:
+            if self._fitting(name, command)["fingerprint"] != used:
                 raise RequestError(
                     f"{self.folder}: stage '{name}' was made anew after stage '{stage}': finish the run with "
-                    f"{self._again}"
+                    f"`{command}`"
                 )
         return manifest
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import AdaptionPromptConfig, LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -64,10 +64,29 @@ def test_a_further_protocol_asks_nothing_of_the_earlier_ones_again(rosepo, finis
     again = rosepo("evaluate", run, "--protocol=free", "--protocol=free")
     assert again.made == ANSWERS | {"evaluation"}
     assert list(metrics_of(run)["protocols"]) == ["candidates-5", "catalogue", "free"]
-    # The evaluation alone is left to do where one of them goes.
+    # Naming one of them takes none of the others away.
     fewer = rosepo("evaluate", run, '--set=evaluation.protocols=["free"]')
-    assert fewer.made == {"evaluation"}
-    assert list(metrics_of(run)["protocols"]) == ["free"]
+    assert fewer.made == set()
+    assert list(metrics_of(run)["protocols"]) == ["candidates-5", "catalogue", "free"]
+
+
+def test_further_cut_offs_stand_beside_the_earlier_ones(rosepo, finished, run):
+    before = metrics_of(finished)["protocols"]["candidates-5"]["aligned"]
+    done = rosepo("evaluate", run, "--evaluation.ks=[3]")
+    assert done.code == 0, done.err
+    assert done.made == {"evaluation"}
+    after = metrics_of(run)["protocols"]["candidates-5"]["aligned"]
+    assert {name for name in after if name.startswith("ndcg")} == {"ndcg@3", "ndcg@5", "ndcg@10"}
+    assert {name: after[name] for name in before} == before
+    assert tomllib.loads((run / "config.toml").read_text())["evaluation"]["ks"] == [1, 3, 5, 10]
+
+
+def test_metrics_that_free_always_has_count_when_their_code_changes(rosepo, finished, asked, tmp_path, monkeypatch):
+    plain, free = (shutil.copytree(run, tmp_path / name) for run, name in ((finished, "plain"), (asked[0], "free")))
+    monkeypatch.setattr("rosepo_core.stages.evaluation.source_hash", lambda metric: f"{metric.__name__}, edited")
+    assert rosepo("evaluate", free).made == {"evaluation"}
+    assert rosepo("evaluate", free).made == set()
+    assert rosepo("evaluate", plain).made == set()
 
 
 def test_what_each_protocol_measures(asked):
@@ -190,11 +209,13 @@ def test_all_tables_are_shown_and_fit_80_columns(asked, rosepo, monkeypatch):
 
 
 @pytest.mark.parametrize("negatives", ["popularity", "semantic"])
-def test_other_negatives_are_another_protocol(rosepo, run, negatives):
+def test_other_negatives_are_another_protocol_beside_the_first(rosepo, finished, run, negatives):
+    before = metrics_of(finished)["protocols"]["candidates-5"]
     done = rosepo("evaluate", run, "--evaluation.negatives", negatives)
     assert done.code == 0, done.err
     name = f"candidates-5-{negatives}"
-    assert list(metrics_of(run)["protocols"]) == [name]
+    assert list(metrics_of(run)["protocols"]) == ["candidates-5", name]
+    assert metrics_of(run)["protocols"]["candidates-5"] == before
     split, drawn = load_split(run / "split"), load_candidates(run / f"candidates-{negatives}").items
     uniform = users_of(run, protocol=name)
     assert uniform.height == 4 * 24
@@ -379,29 +400,55 @@ def test_a_model_is_asked_with_its_own_prompts(rosepo, train, log, tmp_path):
 def test_other_prompts_than_in_training_are_told(evaluate, finished):
     said = "the model is asked with other prompts than it was trained on"
     assert said not in evaluate(finished / "aligned").err
-    other = evaluate(finished / "aligned", "--prompt.header=Seen:\n", "--dataset.history_length=4")
+    run = evaluate.run.with_name("other")
+    other = evaluate(finished / "aligned", "--prompt.header=Seen:\n", "--dataset.history_length=4", "--run", run)
     assert f"{said}: prompt.header, dataset.history_length" in " ".join(other.err.split())
-    assert tomllib.loads((evaluate.run / "config.toml").read_text())["dataset"]["history_length"] == 4
+    assert tomllib.loads((run / "config.toml").read_text())["dataset"]["history_length"] == 4
 
 
 def test_any_adapter_and_any_model(evaluate, adapter, model_folder):
     assert evaluate(model_folder).code == 0
     base = metrics_of(evaluate.run)["protocols"]["candidates-5"]
     assert list(base) == ["popularity", "tiny"]
-    done = evaluate(adapter, "--protocol=free", "--json")
+    other = ("--run", evaluate.run.with_name("other"))
+    done = evaluate(adapter, "--protocol=free", "--json", *other)
     assert done.code == 0, done.err
     models = done.json["metrics"]["protocols"]["free"]
     assert list(models) == ["their-adapter"]
     assert "valid-ratio@1" in models["their-adapter"]
-    assert evaluate(adapter).code == 0
-    changed = metrics_of(evaluate.run)["protocols"]["candidates-5"]
+    assert evaluate(adapter, *other).code == 0
+    changed = metrics_of(evaluate.run.with_name("other"))["protocols"]["candidates-5"]
     assert changed["their-adapter"] != base["tiny"]
     # Another adapter in the same place is scored anew.
     weights = load_file(adapter / "adapter_model.safetensors")
     save_file(
         {name: 2 * array for name, array in weights.items()}, adapter / "adapter_model.safetensors", {"format": "pt"}
     )
-    assert "scores-their-adapter" in evaluate(adapter).made
+    assert "scores-their-adapter" in evaluate(adapter, *other).made
+
+
+def test_a_finished_evaluation_of_a_model_is_added_to_and_never_replaced(evaluate, model_folder, adapter):
+    assert evaluate(model_folder, "--metric=hr").code == 0
+    before = metrics_of(evaluate.run)["protocols"]["candidates-5"]["tiny"]
+    for arguments, key in (
+        ((adapter,), "model.name"),
+        ((model_folder, "--seed=4"), "seed"),
+        ((model_folder, "--evaluation.candidates=4"), "evaluation.candidates"),
+    ):
+        said = refused(evaluate(*arguments))
+        assert said == f"{evaluate.run} holds a finished evaluation that differs in {key}: choose another --run"
+    done = evaluate(model_folder, "--metric=ndcg", "--evaluation.ks=[3]")
+    assert (done.code, done.made) == (0, {"evaluation"}), done.err
+    after = metrics_of(evaluate.run)["protocols"]["candidates-5"]["tiny"]
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {"hr@3", "ndcg@3", "ndcg@5", "ndcg@10"}
+
+
+def test_prompts_that_a_model_cannot_read_are_refused_before_any_work(evaluate, model_folder):
+    done = evaluate(model_folder, "--prompt.max_length=1000000")
+    assert "option 'prompt.max_length' = 1000000: the model reads at most" in refused(done)
+    assert "dataset" not in done.stages
+    assert not evaluate.run.exists()
 
 
 def test_the_python_door(log, model_folder, tmp_path):
@@ -411,7 +458,7 @@ def test_the_python_door(log, model_folder, tmp_path):
     run = pipeline.evaluate_model(config, tmp_path / "run", QuietReporter())
     (evaluation,) = run.evaluations
     assert (evaluation.protocol, list(evaluation.models)) == ("candidates-5", ["popularity", "tiny"])
-    folder = pipeline.default_folder(config, registry, trained=False)
+    folder = pipeline.default_folder(config, trained=False)
     assert folder.name.rpartition("-")[0] == "table-tiny"
 
 
@@ -450,11 +497,13 @@ def test_an_adapter_that_lacks_weights_is_not_taken_for_its_base(evaluate, adapt
     assert not evaluate.run.exists()
 
 
-def test_an_adapter_that_is_no_change_of_layers(evaluate, model_folder, tmp_path):
+def test_an_adapter_that_changes_how_the_whole_model_runs(evaluate, model_folder, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(model_folder)
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    get_peft_model(model, config).save_pretrained(tmp_path / "soft")
-    assert "an adapter of type PROMPT_TUNING puts vectors before the prompt" in refused(evaluate(tmp_path / "soft"))
+    config = AdaptionPromptConfig(adapter_len=3, adapter_layers=1, task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(tmp_path / "odd")
+    assert "an adapter of type ADAPTION_PROMPT changes how the whole model runs" in refused(
+        evaluate(tmp_path / "odd")
+    )
 
 
 def test_a_run_or_a_model(rosepo, evaluate, finished, model_folder, run):

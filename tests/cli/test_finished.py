@@ -134,6 +134,41 @@ def test_report_of_one_run_is_the_one_that_training_wrote(rosepo, runs, tmp_path
     assert {path: path.stat().st_mtime_ns for path in runs[0].rglob("*")} == before
 
 
+def test_finished_runs_are_read_as_they_are_on_a_machine_of_another_type(rosepo, runs, tmp_path, monkeypatch):
+    """What another machine's working dtype would change is not made anew."""
+    before = {path: path.stat().st_mtime_ns for path in runs[0].parent.rglob("*")}
+    compared = rosepo("compare", *runs, "--json").json
+    monkeypatch.setattr("rosepo_core.engine.policy.working_dtype", lambda *_: "bfloat16")
+    monkeypatch.setattr("rosepo_core.stages.session.__version__", "another")
+    done = rosepo("report", runs[0], "--out", tmp_path / "again.html")
+    assert (done.code, done.made) == (0, set()), done.err
+    again = rosepo("compare", *runs, "--json")
+    assert (again.code, again.made) == (0, set()), again.err
+    assert again.json == compared
+    assert {path: path.stat().st_mtime_ns for path in runs[0].parent.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "command"),
+    [
+        ("scores-sft", "rosepo evaluate {run}"),
+        ("evaluation", "rosepo evaluate {run}"),
+        ("candidates", "rosepo evaluate {run}"),
+        ("oracle", "rosepo train --config {run}/config.toml --run {run}"),
+    ],
+)
+def test_a_missing_stage_is_refused_with_the_command_that_makes_it(rosepo, runs, tmp_path, stage, command):
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    shutil.rmtree(run / stage)
+    for arguments in (("report", run), ("compare", runs[1], run)):
+        done = rosepo(*arguments)
+        assert done.code == 2
+        assert done.err.splitlines()[-1] == (
+            f"error: {run} has no finished stage '{stage}': finish the run with `{command.format(run=run)}`"
+        )
+        assert not (run / stage).exists()
+
+
 def test_report_of_several_runs(rosepo, runs, tmp_path):
     assert rosepo("report", *runs, "--out", tmp_path / "both.html").code == 0
     page = (tmp_path / "both.html").read_text()

@@ -106,3 +106,15 @@ def test_a_wrong_request_is_found_by_planning(train, tmp_path):
     assert done.code == 2
     assert "set evaluation.candidates to at most" in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_candidates_of_the_validation_part_that_cannot_be_drawn_are_found_by_planning(train, finished, tmp_path):
+    split = load_split(finished / "split")
+    unseen = ~split.seen.contains(split.validation.user, np.broadcast_to(np.arange(40), (len(split.validation), 40)))
+    popular = (unseen & (split.catalogue.popularity > 0)).sum(axis=1).min()
+    # Uniform ones could be drawn.
+    assert popular + 1 <= unseen.sum(axis=1).min()
+    asked = ("--evaluation.part=validation", "--evaluation.negatives=popularity")
+    dry = train("--run", tmp_path / "run", "--dry-run", *asked, f"--evaluation.candidates={popular + 2}")
+    assert dry.code == 2
+    assert f"has {popular} unseen items with training interactions, too few for {popular + 2} candidates" in dry.err

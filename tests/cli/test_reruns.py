@@ -59,6 +59,21 @@ def test_a_finished_run_is_not_replaced_by_another_configuration(train, run, com
     assert not (run / "unfinished").exists()
 
 
+def test_a_run_that_was_evaluated_further_is_no_other_configuration(train, rosepo, run):
+    further = ("--metric=ndcg", "--evaluation.ks=[3]", "--evaluation.part=validation")
+    assert rosepo("evaluate", run, *further).code == 0
+    before = {name: (run / name).read_bytes() for name in ("config.toml", "metrics.json")}
+    for command in ((), ("--dry-run",)):
+        done = train("--run", run, *QUICK, *command)
+        assert (done.code, done.made) == (0, set()), done.err
+    assert {name: (run / name).read_bytes() for name in before} == before
+    # It is another one where the run has less than is asked for, or something else.
+    assert "another configuration (metric)" in fault(train("--run", run, *QUICK, "--metric=mrr"))
+    assert "another configuration (evaluation.candidates)" in fault(
+        train("--run", run, *QUICK, "--evaluation.candidates=4")
+    )
+
+
 def test_a_run_is_replaced_on_demand(train, rosepo, run):
     done = train("--run", run, *QUICK, "--evaluation.candidates=4", "--overwrite")
     assert done.code == 0, done.err

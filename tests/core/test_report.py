@@ -85,6 +85,12 @@ def split():
     return make_split()
 
 
+def tables(models, split, examples, candidates, options):
+    """The evaluation of models that all rank."""
+    scores = {name: results.score_model(name, score, examples, candidates) for name, score in models.items()}
+    return results.summarize(scores, split, examples, candidates, options, METRICS, SilentReporter())
+
+
 @pytest.fixture(scope="module")
 def result(split):
     rng = np.random.default_rng(5)
@@ -107,9 +113,7 @@ def result(split):
         "aligned": knows(0.5),
         "<b>mine</b>": knows(1),
     }
-    return results.evaluate(
-        models, split, split.test, candidates, EvaluationOptions(resamples=500), METRICS, SilentReporter()
-    )
+    return tables(models, split, split.test, candidates, EvaluationOptions(resamples=500))
 
 
 @pytest.fixture(scope="module")
@@ -385,15 +389,7 @@ def test_parts_without_data_are_left_out(split, result):
 def test_one_user_and_one_model_are_enough(split):
     candidates = Candidates(np.array([[split.test.target[0], 1]], dtype=np.int32), np.array([0], dtype=np.int32))
     models = dict.fromkeys(("sft", "aligned"), lambda examples, items: np.zeros(items.shape, np.float32))
-    one = results.evaluate(
-        models,
-        split,
-        split.test.take(np.array([0])),
-        candidates,
-        EvaluationOptions(ks=(1,)),
-        METRICS,
-        SilentReporter(),
-    )
+    one = tables(models, split, split.test.take(np.array([0])), candidates, EvaluationOptions(ks=(1,)))
     text = Page(render(ReportData("one", evaluations=(one,), split=split))).text
     assert "Aligned does not clearly differ from SFT in HR@1: 0.500 against 0.500 (+0.000)." in text
     assert "HR@1 against popularity" in text

@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Corpus, Examples, Sequences, Split
 from rosepo_core.contracts.sections import SplitOptions
-from rosepo_core.data.splitting import count_split, split_corpus
+from rosepo_core.data.splitting import split_corpus
 from rosepo_core.stages.split import load_split, save_split
 
 LEAVE_ONE_OUT = SplitOptions(strategy="leave-one-out")
@@ -72,14 +72,6 @@ def test_leave_one_out_holds_out_the_last_two_of_each_user() -> None:
     assert held_out(split, split.test) == {"w": ("ca", "d"), "u": ("abc", "d")}
     assert split.catalogue.popularity.tolist() == [2, 2, 1, 0, 0], "training only"
     assert split.seen.of_user(0).tolist() == [0, 2, 3]
-    assert count_split(split) == {
-        "users": 3,
-        "items": 5,
-        "train_interactions": 5,
-        "validation_examples": 2,
-        "test_examples": 2,
-        "users_without_test": 1,
-    }
 
 
 def test_ties_in_time_keep_the_order_of_rows() -> None:

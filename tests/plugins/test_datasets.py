@@ -18,7 +18,7 @@ from rosepo_core.contracts.records import Corpus
 from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.corpus_summary import check_corpus
 from rosepo_core.data.filters import filter_corpus
-from rosepo_core.data.splitting import count_split, split_corpus
+from rosepo_core.data.splitting import split_corpus
 from rosepo_core.registry import load_plugins
 from rosepo_datasets.movielens import GENRES, readable_title
 
@@ -206,7 +206,7 @@ def test_the_real_movielens_100k(tmp_path: Path) -> None:
     assert filtered.catalogue.height == 1664
     assert filtered.notes[0].startswith("merged 18 items into others of the same title, e.g. 'Chasing Amy (1997)'")
     split = split_corpus(filtered, SplitOptions())
-    assert count_split(split)["test_examples"] == count_split(split)["validation_examples"] == 943
+    assert len(split.test) == len(split.validation) == 943
 
     # The same data in GroupLens's format: a conversion that shares nothing with the reader but the list of genres.
     rows = corpus.interactions.select("user", "item", pl.col("rating").cast(pl.Int64), "timestamp").rows()
