@@ -1,5 +1,7 @@
-"""The one module that touches TRL: supervised fine-tuning with its SFTTrainer, and preference optimization on token
-trees with a trainer whose configuration extends its DPOConfig and whose metrics have its names.
+"""Training: supervised fine-tuning with TRL's SFTTrainer, and preference optimization on token trees.
+
+The trainer for preferences has a configuration that extends TRL's DPOConfig, and metrics with TRL's names. This is
+the only module that imports TRL.
 """
 
 from __future__ import annotations
@@ -43,19 +45,19 @@ LogHistory = list[dict[str, float]]
 
 @dataclass
 class _Settled:
-    """What both trainings settle otherwise than transformers' `TrainingArguments`."""
+    """Settings in which both trainings differ from transformers' `TrainingArguments`."""
 
     warmup_ratio: float = field(default=0.0, metadata={"help": "Share of the steps in which the rate rises, 0 to 1."})
 
     @property
     def n_gpu(self) -> int:
-        """At most one: with several, transformers would train with DataParallel, which splits a batch by its first
-        dimension, and a packed batch of trees has none that could be split."""
+        """At most one. With several GPUs, transformers would use DataParallel, which splits a batch by its first
+        dimension. A packed batch of trees cannot be split in this way."""
         visible: int = super().n_gpu  # type: ignore[misc]
         return min(1, visible)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """Of so many steps. transformers takes a ratio of 1 for one step."""
+        """The number of warm-up steps. transformers would read a ratio of 1 as one step."""
         return math.ceil(num_training_steps * self.warmup_ratio)
 
 
@@ -66,19 +68,19 @@ class _FineTuningConfig(_Settled, SFTConfig):  # type: ignore[misc]
 
 @dataclass
 class AlignmentConfig(_Settled, DPOConfig):  # type: ignore[misc]
-    """TRL's `DPOConfig`, for its scale and its names. The objective comes from a `PreferenceLoss`, never from
-    `loss_type`; the reference's log-probabilities come with the pairs; the prompt template cuts long prompts."""
+    """TRL's `DPOConfig`, for its `beta` and its names. The objective is a `PreferenceLoss` and not `loss_type`. The
+    pairs have the log-probabilities of the reference. The prompt template shortens long prompts."""
 
 
 @dataclass(frozen=True)
 class PreferenceTree:
-    """A tree and, for each of its pairs, what the loss needs beside the policy's log-probabilities.
+    """A tree, and for each of its pairs the inputs of the loss other than the policy's log-probabilities.
 
     Attributes:
-        tree: its responses' rows count the pairs of this tree from 0; column 0 is the chosen response and column
-            1 + j the rejected one in slot j.
-        eps: float32 [pairs, K].
-        reference: float32 [pairs, 1 + K]; any value where there is no response.
+        tree: the rows of its responses number the pairs of this tree from 0. Column 0 is the chosen response, and
+            column 1 + j the rejected response in slot j.
+        eps: smoothing factors, float32 [pairs, K].
+        reference: log-probabilities of the reference model, float32 [pairs, 1 + K]; any value in an empty slot.
     """
 
     tree: TokenTree
@@ -87,7 +89,7 @@ class PreferenceTree:
 
     @staticmethod
     def of(tree: TokenTree, eps: Floats, reference: Floats) -> PreferenceTree:
-        """A tree whose responses' rows are those of the tables `eps` and `reference`."""
+        """From a tree whose rows refer to rows of the tables `eps` and `reference`."""
         rows, local = np.unique(tree.rows, return_inverse=True)
         return PreferenceTree(tree.with_rows(local), eps[rows], reference[rows])
 
@@ -111,29 +113,29 @@ class _Trees(Dataset[PreferenceTree]):
 
 
 class _InPasses(Trainer):  # type: ignore[misc]
-    """Makes each batch in several passes, which its collator lists under ``passes``, with their tokens, padding not
-    counted, under ``tokens``.
+    """A trainer that computes each batch in several passes. The collator lists them under ``passes``, and the number
+    of their tokens without padding under ``tokens``.
 
-    Every pass is divided by what the whole optimizer step counts and has a backward of its own, so that passes decide
-    memory and speed, and the batch alone the gradient. Each log entry has ``num_tokens``, as TRL calls the tokens
-    trained on so far.
+    The loss of each pass is divided by the count of the whole optimizer step, and each pass has its own backward
+    pass. So the passes decide memory and speed, and only the batch decides the gradient. Each log entry has
+    ``num_tokens``, TRL's name for the number of tokens trained on so far.
     """
 
     trained_tokens = 0
     products: torch.dtype | None = None
-    """The type that products of weights are computed in; `None` for the weights' own."""
+    """The type of products with weights; `None` for the type of the weights."""
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of all passes; their loss."""
+        """Forward and backward of all passes; returns their loss."""
         make = super().training_step
         self.trained_tokens += inputs["tokens"]
         return torch.stack([make(model, one, num_items_in_batch) for one in inputs["passes"]]).sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Without what TRL's trainer adds, which needs a second pass over the logits.
+        """Log without the metrics of TRL's trainer, which need a second pass over the logits.
 
         Raises:
-            RosepoError: loss or gradient is no number any more.
+            RosepoError: loss or gradient is not a number any more.
         """
         for name, words in (("loss", "the loss"), ("grad_norm", "the gradient")):
             if not math.isfinite(logs.get(name, 0.0)):
@@ -146,8 +148,8 @@ class _InPasses(Trainer):  # type: ignore[misc]
 
 
 class _SFTTrainer(_InPasses, SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer with the engine's own language-model head: the same loss, from the positions that have a label
-    alone, in passes of at most `token_budget` tokens."""
+    """TRL's trainer with the engine's own language-model head. The loss is the same, but computed only at positions
+    with a label, in passes of at most `token_budget` tokens."""
 
     def __init__(self, token_budget: int, **options: Any) -> None:
         super().__init__(**options)
@@ -175,10 +177,10 @@ class _SFTTrainer(_InPasses, SFTTrainer):  # type: ignore[misc]
 
 
 class AlignmentTrainer(_InPasses):
-    """Preference optimization on token trees, in passes of at most `token_budget` tokens; a tree of more is split
-    between its examples.
+    """Preference optimization on token trees, in passes of at most `token_budget` tokens. Longer trees are split
+    between examples.
 
-    Logs, averaged over the pairs since the last log and named as TRL names them: ``rewards/chosen``,
+    Logs, averaged over the pairs since the last log, with TRL's names: ``rewards/chosen``,
     ``rewards/rejected``, ``rewards/accuracies``, ``rewards/margins``, ``logps/chosen``, ``logps/rejected``; and
     ``smoothing``, the mean eps. Rewards are beta (log pi - log ref).
     """
@@ -205,7 +207,7 @@ class AlignmentTrainer(_InPasses):
             data_collator=self._collate,
             callbacks=list(callbacks),
         )
-        # The loss below is already divided by the pairs of all passes.
+        # The loss below is already divided by the number of pairs in all passes.
         self.model_accepts_loss_kwargs = True
 
     def _collate(self, trees: Sequence[PreferenceTree]) -> dict[str, Any]:
@@ -302,10 +304,10 @@ class AlignmentTrainer(_InPasses):
 
 
 def _check_losses(loss: PreferenceLoss, losses: Any, pairs: LogProbs) -> None:
-    """See that a loss keeps its contract.
+    """Check the result of a loss.
 
     Raises:
-        PluginError: it does not; the message names it and what it returned.
+        PluginError: the loss broke its contract; the message names it and its result.
     """
     name, count = loss.origin or type(loss).__qualname__, len(pairs.chosen)
     if not isinstance(losses, Tensor):
@@ -348,7 +350,7 @@ def _arguments(seed: int, gradient_checkpointing: bool) -> dict[str, Any]:
         "disable_tqdm": True,
         "gradient_checkpointing": gradient_checkpointing,
         "logging_first_step": True,
-        # Replaces a loss that is no number by an invented one.
+        # With this filter, a loss that is not a number would be replaced by another value.
         "logging_nan_inf_filter": False,
         "logging_steps": 1,
         "report_to": "none",
@@ -360,7 +362,7 @@ def _arguments(seed: int, gradient_checkpointing: bool) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The trainers print what the reporter already shows."""
+    """Silence the trainers inside the context, because the reporter already shows their progress."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

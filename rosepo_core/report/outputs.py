@@ -1,4 +1,4 @@
-"""What a run leaves for people: metrics.json, report.html, environment.json and the model card."""
+"""Writes the files of a run for readers: metrics.json, report.html, environment.json and the model card."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _run_evaluation(data: ReportData) -> side_by_side.RunEvaluation:
 
 
 def report_data(session: Session, trained: Trained, evaluations: Sequence[Evaluation]) -> ReportData:
-    """What the report shows of a run whose stages are done."""
+    """The data of the report on a finished run."""
     folder, split, pairs = session.store.folder, trained.split.content, trained.pairs.content
     return ReportData(
         title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss.name}",
@@ -152,7 +152,7 @@ def report_data(session: Session, trained: Trained, evaluations: Sequence[Evalua
 
 
 def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats, Floats] | None:
-    """Cosines of targets with rejected items and with items drawn uniformly; None where titles were not embedded."""
+    """Cosines of targets with rejected items and with random items; `None` if there are no title embeddings."""
     if "embeddings" not in artifacts:
         return None
     titles = embeddings.load(artifacts["embeddings"].folder)
@@ -166,7 +166,7 @@ def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats
 
 
 def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
-    """Seconds by stage; drawing candidates, embedding titles and asking models are parts of the evaluation."""
+    """Seconds by stage. Drawing candidates, embedding titles and asking models count as evaluation."""
     asked = ("candidates", "scores-", "lists-", "answers-", "grounded-")
     parts = {name for name in artifacts if name == "embeddings" or name.startswith(asked)}
     seconds = {stage: artifact.seconds for stage, artifact in artifacts.items() if stage not in parts}
@@ -204,8 +204,8 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
 
 
 def _invented_example(session: Session) -> tuple[str, str]:
-    """A prompt and its response as the run writes them, of invented titles: a card goes to other people, and no
-    user's history shall go with it."""
+    """A prompt and its response in the run's format, with invented titles. A card is shared with others, so it must
+    not show a user's history."""
     template: PromptTemplate = session.component("prompt")
     count = INVENTED_HISTORY + max(1, template.candidates)
     titles = [f"Title {number}" for number in range(1, count + 1)]
