@@ -51,8 +51,8 @@ def synthetic_log(users: int, items: int, interactions: int, rng: np.random.Gene
     """Interactions with Zipf-distributed items; users are active to unlike degrees."""
     lengths = np.maximum(rng.geometric(users / interactions, size=users), 3)
     zipf = np.cumsum(1 / np.arange(1, items + 1))
-    drawn = np.searchsorted(zipf, rng.random(lengths.sum()) * zipf[-1]).clip(max=items - 1)
-    return Sequences(drawn.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    sampled = np.searchsorted(zipf, rng.random(lengths.sum()) * zipf[-1]).clip(max=items - 1)
+    return Sequences(sampled.astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def main() -> None:

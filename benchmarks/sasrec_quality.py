@@ -42,9 +42,9 @@ def quality(oracle, examples: Examples, items: int) -> tuple[float, float]:
 
 def mean_flip(oracle, split: Split, examples: Examples, temperature: float) -> float:
     """Against 100 items drawn uniformly from the unseen ones, not clipped."""
-    drawn = np.random.default_rng(0).integers(0, len(split.catalogue), size=(len(examples), 100), dtype=np.int32)
-    unseen = ~split.train_seen.contains(examples.user, drawn) & (drawn != examples.target[:, None])
-    scores = oracle.score(examples, np.concatenate([examples.target[:, None], drawn], axis=1))
+    sampled = np.random.default_rng(0).integers(0, len(split.catalogue), size=(len(examples), 100), dtype=np.int32)
+    unseen = ~split.train_seen.contains(examples.user, sampled) & (sampled != examples.target[:, None])
+    scores = oracle.score(examples, np.concatenate([examples.target[:, None], sampled], axis=1))
     margins = (scores[:, :1] - scores[:, 1:])[unseen].astype(np.float64)
     return float((1 / (1 + np.exp(margins / temperature))).mean())
 

@@ -29,7 +29,10 @@ from rosepo_core.stages.session import (
     UntilReached,
 )
 from rosepo_core.stages.trained import Trained
-from rosepo_core.store import CONFIG, UNFINISHED, RunStore, check_artifact, fingerprint, read_manifest
+from rosepo_core.store import fingerprint
+from rosepo_core.store.artifacts import check_artifact, read_manifest
+from rosepo_core.store.changes import CONFIG, UNFINISHED
+from rosepo_core.store.run_store import RunStore
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
 """The names of the stages, in their order."""

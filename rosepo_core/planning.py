@@ -33,7 +33,8 @@ from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages import sampling, sft
 from rosepo_core.stages.session import Handle, RunReporter, Session, Settings
 from rosepo_core.stages.trained import DrawnCandidates
-from rosepo_core.store import Artifact, RunStore
+from rosepo_core.store.artifacts import Artifact
+from rosepo_core.store.run_store import RunStore
 
 
 @dataclass(frozen=True)
@@ -238,22 +239,22 @@ def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
     int32 [n, K]."""
     options = session.config.preferences
     examples = sampling.choose_examples(data, options, session.rng("sampling"))
-    drawn = np.random.default_rng(0).integers(len(data.catalogue), size=(len(examples), options.negatives))
-    return examples, drawn.astype(np.int32)
+    to_rank = np.random.default_rng(0).integers(len(data.catalogue), size=(len(examples), options.negatives))
+    return examples, to_rank.astype(np.int32)
 
 
-def _stand_in_candidates(context: EvaluationContext, drawn: DrawnCandidates) -> Iterator[Ints]:
+def _stand_in_candidates(context: EvaluationContext, to_rank: DrawnCandidates) -> Iterator[Ints]:
     """The candidates of each kind: int32 [n, c]. If title embeddings must be made first, the same number of items
     drawn uniformly. If no candidates are needed, only the target."""
     count, seed = context.options.candidates, context.session.config.seed
-    for (part, _), each in drawn.items():
+    for (part, _), each in to_rank.items():
         if part != context.part:
             continue
         if each.folder.exists():
             yield each.content.items
         else:
             yield draw_candidates(context.split.content, context.examples, count, seed).items
-    if not drawn:
+    if not to_rank:
         yield context.examples.target[:, None]
 
 
@@ -298,11 +299,11 @@ def _notes(template: PromptTemplate, data: Split, context: EvaluationContext, of
     lists = session.lists(trained, len(data.catalogue))
     asked = (context.part, context.examples, False, offered)
     for what, examples, shared, listed in (("training", trained, True, lists), asked):
-        cut = template.cut(examples, shared=shared, candidates=listed)
-        if cut.items:
+        truncation = template.truncation(examples, shared=shared, candidates=listed)
+        if truncation.items:
             yield (
-                f"prompt.max_length={template.options.max_length} cuts {cut.items:,} items from the histories of "
-                f"{cut.examples:,} of {len(examples):,} {what} examples"
+                f"prompt.max_length={template.options.max_length} cuts {truncation.items:,} items from the histories "
+                f"of {truncation.examples:,} of {len(examples):,} {what} examples"
             )
     titles = template.response_lengths
     yield f"titles have {titles.mean():.1f} tokens on average and {titles.max()} at most, their end included"

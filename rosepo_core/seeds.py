@@ -25,7 +25,8 @@ from rosepo_core.evaluation.statistics import OverSeeds, over_seeds
 from rosepo_core.registry import Registry
 from rosepo_core.report import outputs
 from rosepo_core.stages.session import RunReporter
-from rosepo_core.store import MARKER, is_run, write_text
+from rosepo_core.store.files import write_text
+from rosepo_core.store.run_store import MARKER, is_run
 
 SEEDS = "seeds.json"
 SCHEMA = 1

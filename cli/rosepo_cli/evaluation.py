@@ -67,12 +67,12 @@ def evaluate(
             "name a finished run, RUN, or a model, --model PATH"
             + ("" if finished is None else f"; '{finished}' and '{model}' are one of each")
         )
-    given: list[tuple[str, Any]] = [
+    changes: list[tuple[str, Any]] = [
         (key, value)
         for key, value in {"dataset": dataset, "prompt": prompt, "seed": seed}.items()
         if value is not None
     ]
-    given += [("metric", name) for name in metric or []] + overrides(set_ or [], context)
+    changes += [("metric", name) for name in metric or []] + overrides(set_ or [], context)
     if finished is not None:
         for flag, value in {"--config": config, "--run": folder}.items():
             if value is not None:
@@ -88,7 +88,7 @@ def evaluate(
     reporter = ConsoleReporter()
     if finished is not None and over.is_seeds(Path(finished)):
         with reporter.live():
-            found = over.evaluate(Path(finished), given, reporter, protocols=protocol or (), registry=registry)
+            found = over.evaluate(Path(finished), changes, reporter, protocols=protocol or (), registry=registry)
         if json_:
             print(json.dumps({"run": finished, "seeds": found.document()}, ensure_ascii=False))
         else:
@@ -96,10 +96,10 @@ def evaluate(
         return
     if finished is not None:
         with reporter.live():
-            done = pipeline.evaluate(Path(finished), given, reporter, protocols=protocol or (), registry=registry)
+            done = pipeline.evaluate(Path(finished), changes, reporter, protocols=protocol or (), registry=registry)
     else:
-        given += [("model", model), *([("evaluation.protocols", protocol)] if protocol else [])]
-        settings = pipeline.evaluation_config(config, given, registry)
+        changes += [("model", model), *([("evaluation.protocols", protocol)] if protocol else [])]
+        settings = pipeline.evaluation_config(config, changes, registry)
         folder = folder or pipeline.default_folder(settings, trained=False)
         with reporter.live():
             done = pipeline.evaluate_model(settings, folder, reporter, registry=registry)

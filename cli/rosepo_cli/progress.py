@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from rosepo_core.store import Artifact
+    from rosepo_core.store.artifacts import Artifact
 
 PLAIN_EVERY = 20.0
 """Seconds between two lines about the same stage, if there is no terminal."""

@@ -90,13 +90,13 @@ def train(
     if seeds is not None and until is not None:
         raise RequestError("--seeds needs finished runs: leave --until out, or --seeds")
     named = {"dataset": dataset, "model": model, "prompt": prompt, "oracle": oracle, "loss": loss, "seed": seed}
-    given: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
-    given += [("sampler", name) for name in sampler or []]
-    given += [("metric", name) for name in metric or []]
-    given += [("evaluation.protocols", protocol)] if protocol else []
-    given += overrides(set_ or [], context)
+    changes: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
+    changes += [("sampler", name) for name in sampler or []]
+    changes += [("metric", name) for name in metric or []]
+    changes += [("evaluation.protocols", protocol)] if protocol else []
+    changes += overrides(set_ or [], context)
     registry = load_plugins()
-    settings = load_config(config, given, registry)
+    settings = load_config(config, changes, registry)
 
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_cli.tables import show_evaluations, show_plan, show_plan_of_seeds, show_seeds, to_json

@@ -61,19 +61,19 @@ def titles_in_log(
     titles = as_text(log, column)
     named = interactions.select("item", title=titles.gather(interactions[ROW])).filter(pl.col("title").is_not_null())
     distinct = named.unique(maintain_order=True)
-    several = distinct.filter(pl.col("item").is_duplicated())
-    if several.is_empty():
+    ambiguous = distinct.filter(pl.col("item").is_duplicated())
+    if ambiguous.is_empty():
         return distinct
-    count = several["item"].n_unique()
-    example = "', '".join(several.filter(pl.col("item") == several["item"][0])["title"].head(3))
+    count = ambiguous["item"].n_unique()
+    example = "', '".join(ambiguous.filter(pl.col("item") == ambiguous["item"][0])["title"].head(3))
     if guessed and count * 2 > named.filter(pl.col("item").is_duplicated())["item"].n_unique():
         raise RequestError(
-            f"{log.path}: most items have several values in '{column}', e.g. item '{several['item'][0]}' has "
+            f"{log.path}: most items have several values in '{column}', e.g. item '{ambiguous['item'][0]}' has "
             f"'{example}', so it is likely no title of an item: {advice}"
         )
     notes.append(
         f"{log.path.name}: {counted(count, 'item')} with several titles; the first is taken, e.g. for item "
-        f"'{several['item'][0]}' of '{example}'"
+        f"'{ambiguous['item'][0]}' of '{example}'"
     )
     return distinct.unique("item", keep="first", maintain_order=True)
 

@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from rosepo_core.api import Corpus, Dataset, Reporter, RequestError
-from rosepo_datasets.given import Example, GivenOptions, find_files, read_rows, require_titles, table_of
+from rosepo_datasets.supplied import Example, GivenOptions, find_files, read_rows, require_titles, table_of
 
 HISTORY, CANDIDATES, TARGET = "historyList", "itemList", "trueSelection"
 SEPARATOR = "::"

@@ -11,7 +11,7 @@ import polars as pl
 from pydantic import Field
 
 from rosepo_core.api import Corpus, Dataset, Reporter, RequestError
-from rosepo_datasets.given import (
+from rosepo_datasets.supplied import (
     Example,
     GivenOptions,
     Row,

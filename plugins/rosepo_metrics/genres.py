@@ -15,9 +15,9 @@ def unfairness(outcome: Outcome, k: int) -> Doubles:
     GP(g) is the share of genre g in the first k items of all lists, and GH(g) its share in all histories. An item
     with m genres counts 1/m for each of them.
     """
-    given = _shares(outcome, outcome.list_counts(k))
+    with_genres = _shares(outcome, outcome.list_counts(k))
     had = _shares(outcome, np.bincount(outcome.histories[1], minlength=len(outcome.catalogue)))
-    return given - had
+    return with_genres - had
 
 
 def _shares(outcome: Outcome, counts: Longs) -> Doubles:

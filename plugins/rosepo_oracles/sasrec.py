@@ -423,9 +423,9 @@ class SASRec(SmoothingOracle):
     def _margins(self, split: Split, examples: Examples, rng: np.random.Generator) -> tuple[Floats, Longs]:
         """Scores of the targets minus those of unseen items drawn uniformly: float32 [pairs], and the example of each
         pair, int64 [pairs]."""
-        drawn = rng.integers(0, len(split.catalogue), size=(len(examples), CALIBRATION_ITEMS), dtype=np.int32)
-        unseen = ~split.train_seen.contains(examples.user, drawn) & (drawn != examples.target[:, None])
-        scores = self.score(examples, np.concatenate([examples.target[:, None], drawn], axis=1))
+        sampled = rng.integers(0, len(split.catalogue), size=(len(examples), CALIBRATION_ITEMS), dtype=np.int32)
+        unseen = ~split.train_seen.contains(examples.user, sampled) & (sampled != examples.target[:, None])
+        scores = self.score(examples, np.concatenate([examples.target[:, None], sampled], axis=1))
         margins: Floats = (scores[:, :1] - scores[:, 1:])[unseen]
         return margins, np.nonzero(unseen)[0]
 

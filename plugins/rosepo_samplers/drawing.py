@@ -131,7 +131,7 @@ def draw(
     cumulative = np.cumsum(np.exp(log_weights))
     if not len(cumulative) or cumulative[-1] == 0:
         return _draw_exactly(examples, np.full((len(examples), k), -1, np.int32), log_weights, eligibility, rng)
-    drawn = np.full((len(examples), k), -1, dtype=np.int32)
+    sampled = np.full((len(examples), k), -1, dtype=np.int32)
     short = np.arange(len(examples))
     for round_number in range(ROUNDS):
         width = (k + 4) << round_number
@@ -142,21 +142,21 @@ def draw(
             stream = np.minimum(
                 np.searchsorted(cumulative, points, side="right"), np.searchsorted(cumulative, cumulative[-1])
             )
-            together = np.concatenate([drawn[rows], stream.astype(np.int32)], axis=1)
+            together = np.concatenate([sampled[rows], stream.astype(np.int32)], axis=1)
             kept = _first_occurrence(together)
             kept[:, :k] &= together[:, :k] >= 0
             kept[:, k:] &= eligibility.mask(examples.take(rows), together[:, k:])
-            drawn[rows] = first_kept(together, kept, k)
-        short = short[drawn[short, -1] < 0]
+            sampled[rows] = first_kept(together, kept, k)
+        short = short[sampled[short, -1] < 0]
         if not len(short):
-            return drawn
-    drawn[short] = _draw_exactly(examples.take(short), drawn[short], log_weights, eligibility, rng)
-    return drawn
+            return sampled
+    sampled[short] = _draw_exactly(examples.take(short), sampled[short], log_weights, eligibility, rng)
+    return sampled
 
 
 def _draw_exactly(
     examples: Examples,
-    drawn: Ints,
+    sampled: Ints,
     log_weights: NDArray[np.float64],
     eligibility: Eligibility,
     rng: np.random.Generator,
@@ -166,9 +166,9 @@ def _draw_exactly(
     # So low that Gumbel noise never lifts an item without weight above an item with weight.
     floor = log_weights[weighty].min(initial=0.0) - 1000.0
     keys_without_noise = np.where(weighty, log_weights, floor)
-    out = drawn.copy()
+    out = sampled.copy()
     for block in blocks(len(examples), len(log_weights)):
-        part = drawn[block]
+        part = sampled[block]
         keys = keys_without_noise + rng.gumbel(size=(len(part), len(log_weights)))
         eligibility.blank(keys, examples.take(np.arange(block.start, block.stop)))
         rows, columns = np.nonzero(part >= 0)

@@ -243,7 +243,7 @@ class Split:
         test: at most one example for each user.
         seen: all interactions of each user in train, validation and test. Candidates for evaluation exclude them.
         strategy: how the corpus was divided.
-        given_candidates: the items that the dataset wants to be ranked for each test example; `None` where candidates
+        supplied_candidates: the items that the dataset wants to be ranked for each test example; `None` where candidates
             are drawn.
     """
 
@@ -254,7 +254,7 @@ class Split:
     test: Examples
     seen: SeenItems
     strategy: Strategy = "leave-one-out"
-    given_candidates: Candidates | None = None
+    supplied_candidates: Candidates | None = None
 
     @cached_property
     def train_seen(self) -> SeenItems:

@@ -11,7 +11,7 @@ import polars as pl
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Corpus
 from rosepo_core.data.filters import check_contract, check_titles, one_line
-from rosepo_core.data.given_examples import PARTS, has_candidates
+from rosepo_core.data.supplied_examples import PARTS, has_candidates
 
 if TYPE_CHECKING:
     pass

@@ -10,7 +10,7 @@ import polars as pl
 from rosepo_core.contracts.components import DatasetOptions, LogOptions
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.records import Corpus
-from rosepo_core.data.given_examples import check_examples, leaks, merge_candidates
+from rosepo_core.data.supplied_examples import check_examples, leaks, merge_candidates
 
 if TYPE_CHECKING:
     pass

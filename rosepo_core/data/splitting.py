@@ -24,7 +24,7 @@ from rosepo_core.contracts.records import (
     Strategy,
 )
 from rosepo_core.contracts.sections import SplitOptions
-from rosepo_core.data.given_examples import index_candidates
+from rosepo_core.data.supplied_examples import index_candidates
 
 if TYPE_CHECKING:
     pass
@@ -91,7 +91,7 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
         strategy = "temporal"
         first_cut, second_cut = _cuts(time, corpus.name, options)
         train_lengths, before_test = (
-            np.bincount(user[time < cut], minlength=users.len()) for cut in (first_cut, second_cut)
+            np.bincount(user[time < boundary], minlength=users.len()) for boundary in (first_cut, second_cut)
         )
         validation_place = np.where((train_lengths > 0) & (before_test > train_lengths), train_lengths, -1)
         test_place = np.where((before_test > 0) & (full.lengths > before_test), before_test, -1)
@@ -118,7 +118,7 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
         test=test,
         seen=SeenItems.of(full, items.len()),
         strategy=strategy,
-        given_candidates=index_candidates(corpus, users.gather(test.user), test.target, _places(items)),
+        supplied_candidates=index_candidates(corpus, users.gather(test.user), test.target, _places(items)),
     )
 
 

@@ -93,8 +93,8 @@ def row_log_probs(
     again = torch.is_grad_enabled() and len(starts) > 1
     pieces = []
     for start, members in zip(starts.tolist(), torch.tensor_split(order, borders.cpu()), strict=True):
-        given = input_ids[start : start + step], row[members] - start, column[members], targets[members]
-        pieces.append(checkpoint(part, *given, use_reentrant=False) if again else part(*given))
+        passed = input_ids[start : start + step], row[members] - start, column[members], targets[members]
+        pieces.append(checkpoint(part, *passed, use_reentrant=False) if again else part(*passed))
     return torch.cat(pieces)[order.argsort()]
 
 

@@ -43,17 +43,17 @@ def stage(
         RequestError: negatives cannot be drawn.
     """
     options, seed = session.config.evaluation, session.config.seed
-    given = split.content.given_candidates if part == "test" and negatives == "uniform" else None
+    supplied = split.content.supplied_candidates if part == "test" and negatives == "uniform" else None
     embedded = embeddings.stage(session, split) if negatives == "semantic" else None
 
     def build(folder: Path) -> None:
         examples = held_out_examples(session, split.content, part)
-        if given is None:
+        if supplied is None:
             vectors = embedded.content if embedded else None
             candidates = draw_candidates(split.content, examples, options.candidates, seed, negatives, vectors)
         else:
             # Shuffle the candidates of all users, so that the order does not depend on which users are tested.
-            ordered = shuffled(given, session.rng("order of given candidates"))
+            ordered = shuffled(supplied, session.rng("order of given candidates"))
             candidates = ordered.take(np.searchsorted(split.content.test.user, examples.user))
             _note_given(session, candidates)
         save_candidates(candidates, split.content, examples, folder)
@@ -71,11 +71,11 @@ def stage(
 
 def _note_given(session: Session, candidates: Candidates) -> None:
     """Note if `evaluation.candidates` is not used, because the dataset has its own candidates."""
-    asked, given = session.config.evaluation.candidates, candidates.items.shape[1]
-    if asked != given:
+    asked, supplied = session.config.evaluation.candidates, candidates.items.shape[1]
+    if asked != supplied:
         session.reporter.note(
-            f"evaluation.candidates={asked} is not used: the dataset gives each test example its candidates, {given} "
-            "at most"
+            f"evaluation.candidates={asked} is not used: the dataset gives each test example its candidates, "
+            f"{supplied} at most"
         )
 
 
@@ -119,13 +119,13 @@ def draw_candidates(
     """
     rng = np.random.default_rng(seed)
     if negatives == "uniform":
-        drawn = _uniform(split, examples, count, rng)
+        negative_items = _uniform(split, examples, count, rng)
     elif negatives == "popularity":
-        drawn = _popular(split, examples, count, rng)
+        negative_items = _popular(split, examples, count, rng)
     else:
         assert title_embeddings is not None
-        drawn = _nearest(split, examples, count, title_embeddings)
-    rows = np.concatenate([examples.target[:, None], drawn], axis=1).astype(np.int32)
+        negative_items = _nearest(split, examples, count, title_embeddings)
+    rows = np.concatenate([examples.target[:, None], negative_items], axis=1).astype(np.int32)
     shuffled = rng.permuted(rows, axis=1)
     target_column = np.argmax(shuffled == examples.target[:, None], axis=1).astype(np.int32)
     return Candidates(shuffled, target_column)
@@ -244,13 +244,13 @@ def _distinct_below(limits: Longs, k: int, rng: np.random.Generator) -> Longs:
 
     Robert Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", CACM 30(9), 1987), for all rows at once.
     """
-    drawn = np.empty((len(limits), k), dtype=np.int64)
+    negative_items = np.empty((len(limits), k), dtype=np.int64)
     for column in range(k):
         largest = limits - k + column
         number = rng.integers(0, largest + 1)
-        taken = (drawn[:, :column] == number[:, None]).any(axis=1)
-        drawn[:, column] = np.where(taken, largest, number)
-    return drawn
+        taken = (negative_items[:, :column] == number[:, None]).any(axis=1)
+        negative_items[:, column] = np.where(taken, largest, number)
+    return negative_items
 
 
 def _unseen_at(

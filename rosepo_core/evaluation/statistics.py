@@ -82,8 +82,8 @@ def resampled_means(values: Doubles, resamples: int = RESAMPLES, seed: int = 0) 
     step = max(1, CHUNK_CELLS // users)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        drawn = rng.integers(users, size=(rows, users)) + users * np.arange(rows)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float64)
+        resampled = rng.integers(users, size=(rows, users)) + users * np.arange(rows)[:, None]
+        weights = np.bincount(resampled.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float64)
         part = means[start : start + rows]
         np.matmul(weights, present, out=part)
         # Without any user that the metric applies to, 0 / 0 gives NaN, as intended.

@@ -15,7 +15,7 @@ import polars as pl
 from rosepo_core.contracts.records import Split
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.results import Evaluation, ModelResult
-from rosepo_core.store import write_text
+from rosepo_core.store.files import write_text
 
 SCHEMA = 2
 

@@ -37,7 +37,7 @@ class PromptOptions(Options):
 
 
 @dataclass(frozen=True)
-class CutCount:
+class Truncation:
     """How much of the histories `max_length` cut off.
 
     Attributes:
@@ -291,11 +291,11 @@ class PromptTemplate(Component, ABC):
         places = (np.arange(len(users)) - np.repeat(sequences.offsets[:-1], sequences.lengths)).astype(np.int32)
         return Examples.of(sequences, users[places > 0], places[places > 0])
 
-    def cut(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> CutCount:
+    def truncation(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> Truncation:
         """How much `max_length` cuts off the histories; items before a shared window do not count."""
         starts = self.fitted_starts(places, self._listed(places, candidates))
         lost = starts - np.maximum(places.position - self.history_length, 0)
-        return CutCount(int((lost > 0).sum()), int(lost.sum()))
+        return Truncation(int((lost > 0).sum()), int(lost.sum()))
 
     def fitted_starts(self, places: Places, candidates: Ints | None) -> Longs:
         """Position of the first item of each history, limited by `history_length` and `max_length`: int64 [n]."""

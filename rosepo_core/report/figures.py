@@ -192,14 +192,14 @@ def preferences(
             )
         )
     if similarity is not None and len(similarity[0]):
-        alike, drawn = similarity
-        low = min(0.0, float(min(alike.min(), drawn.min())))
-        groups: Mapping[str, tuple[Floats, str]] = {"rejected": (alike, "orange"), "any item": (drawn, "grey")}
+        alike, random_items = similarity
+        low = min(0.0, float(min(alike.min(), random_items.min())))
+        groups: Mapping[str, tuple[Floats, str]] = {"rejected": (alike, "orange"), "any item": (random_items, "grey")}
         shown.append(
             replace(
                 charts.histogram("Similarity to the target", groups, low, 1.0, "cosine of title embeddings"),
                 caption=f"Share of pairs; mean: rejected {alike.mean():.3f}, an item drawn uniformly "
-                f"{drawn.mean():.3f}.",
+                f"{random_items.mean():.3f}.",
             )
         )
     return shown

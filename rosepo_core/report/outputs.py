@@ -20,11 +20,13 @@ from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
-from rosepo_core.report.page import ReportData, render, render_seeds, render_several
+from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side
 from rosepo_core.stages import embeddings
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
-from rosepo_core.store import CONFIG, Artifact, write_text
+from rosepo_core.store.artifacts import Artifact
+from rosepo_core.store.changes import CONFIG
+from rosepo_core.store.files import write_text
 
 REPORT = "report.html"
 
@@ -80,7 +82,7 @@ def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
     if len(runs) == 1:
         page = render(next(iter(runs.values())))
     else:
-        page = render_several(_together(list(runs)), evaluations_of(runs), runs)
+        page = render_side_by_side(_together(list(runs)), evaluations_of(runs), runs)
     _write_page(page, out)
 
 
@@ -158,9 +160,9 @@ def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats
     titles = embeddings.load(artifacts["embeddings"].folder)
     row, slot = np.nonzero(pairs.rejected >= 0)
     target = pairs.examples.target[row]
-    drawn = np.random.default_rng(0).integers(len(titles), size=len(row))
+    random_items = np.random.default_rng(0).integers(len(titles), size=len(row))
     rejected, others = (
-        np.einsum("nd,nd->n", titles[target], titles[items]) for items in (pairs.rejected[row, slot], drawn)
+        np.einsum("nd,nd->n", titles[target], titles[items]) for items in (pairs.rejected[row, slot], random_items)
     )
     return rejected, others
 

@@ -173,7 +173,7 @@ def render(data: ReportData) -> str:
     return _page(data.title, protocols, data, [run], users=_users(data.evaluations, data))
 
 
-def render_several(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
+def render_side_by_side(title: str, evaluations: Sequence[Evaluation], runs: Mapping[str, ReportData]) -> str:
     """The report of several runs as HTML: one table with all their models, then a part for each run.
 
     Args:

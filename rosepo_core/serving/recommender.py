@@ -22,7 +22,8 @@ from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 from rosepo_core.seeds import is_seeds, seed_runs
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.stages.split import load_split
-from rosepo_core.store import CONFIG, RunStore
+from rosepo_core.store.changes import CONFIG
+from rosepo_core.store.run_store import RunStore
 
 _YEAR = re.compile(r" ?\(\d{4}\)$")
 

@@ -60,7 +60,7 @@ def draw_candidates(session: Session, split: Handle[Split]) -> DrawnCandidates:
 def stage(
     session: Session,
     split: Handle[Split],
-    drawn: DrawnCandidates,
+    to_rank: DrawnCandidates,
     ranked_models: Sequence[RankedModel],
     oracle: Handle[SmoothingOracle] | None = None,
 ) -> tuple[Evaluation, ...]:
@@ -82,7 +82,7 @@ def stage(
     evaluations: list[Evaluation] = []
     inputs: list[Handle[Any]] = []
     for context in contexts:
-        tables, made = _of_part(context, drawn, ranked_models, oracle)
+        tables, made = _of_part(context, to_rank, ranked_models, oracle)
         evaluations += [
             replace(each, protocol=candidates.named(each.protocol, part=context.part), part=context.part)
             for each in tables
@@ -105,7 +105,7 @@ def stage(
 
 def _of_part(
     context: EvaluationContext,
-    drawn: DrawnCandidates,
+    to_rank: DrawnCandidates,
     ranked_models: Sequence[RankedModel],
     oracle: Handle[SmoothingOracle] | None,
 ) -> tuple[list[Evaluation], list[Handle[Any]]]:
@@ -115,7 +115,7 @@ def _of_part(
     for protocol in dict.fromkeys(context.options.protocols):
         if protocol == "candidates":
             made = []
-            for (part, kind), offered in drawn.items():
+            for (part, kind), offered in to_rank.items():
                 if part == context.part:
                     table, scored = _candidates(context, kind, offered, ranked_models, oracle)
                     evaluations.append(table)
@@ -133,18 +133,18 @@ def _of_part(
 def _candidates(
     context: EvaluationContext,
     negatives: Negatives,
-    drawn: Handle[Candidates],
+    to_rank: Handle[Candidates],
     ranked_models: Sequence[RankedModel],
     oracle: Handle[SmoothingOracle] | None,
 ) -> tuple[Evaluation, list[Handle[Any]]]:
     """The protocol ``candidates`` with one kind of negatives, from RUN/scores-MODEL of each model; also the quality
     of the oracle's flip probabilities."""
-    scored = {each.name: _scores(context, negatives, drawn, each, oracle) for each in ranked_models}
+    scored = {each.name: _scores(context, negatives, to_rank, each, oracle) for each in ranked_models}
     evaluation = summarize(
         {name: each.content for name, each in scored.items() if each.content is not None},
         context.split.content,
         context.examples,
-        drawn.content,
+        to_rank.content,
         context.options,
         context.metrics,
         context.session.reporter,
@@ -161,7 +161,7 @@ def _candidates(
 def _scores(
     context: EvaluationContext,
     negatives: Negatives,
-    drawn: Handle[Candidates],
+    to_rank: Handle[Candidates],
     ranked_model: RankedModel,
     oracle: Handle[SmoothingOracle] | None,
 ) -> Handle[Floats | None]:
@@ -171,20 +171,20 @@ def _scores(
     measured = oracle if ranked_model.name == "oracle" else None
 
     def build(folder: Path) -> None:
-        values = score_model(ranked_model.name, ranked_model.score, context.examples, drawn.content)
+        values = score_model(ranked_model.name, ranked_model.score, context.examples, to_rank.content)
         if values is None:
             session.reporter.note(f"the {ranked_model.name} ranks nothing and is left out of the table")
         else:
             save_scores(values, folder / SCORES)
         if measured is not None:
-            flips, outcomes = oracle_quality.held_out_flips(measured.content, context.examples, drawn.content)
+            flips, outcomes = oracle_quality.held_out_flips(measured.content, context.examples, to_rank.content)
             save_file({"flips": flips, "outcomes": outcomes}, folder / FLIPS)
 
     settings: dict[str, object] = {**ranked_model.settings, "flips": measured is not None}
     if ranked_model.language_model is not None:
         settings["length_normalize"] = context.options.length_normalize
     name = candidates.named(f"scores-{ranked_model.name}", negatives, context.part)
-    return session.artifact(name, settings, [drawn, *ranked_model.inputs], build, _load_scores)
+    return session.artifact(name, settings, [to_rank, *ranked_model.inputs], build, _load_scores)
 
 
 def _load_scores(folder: Path) -> Floats | None:

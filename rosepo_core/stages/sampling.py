@@ -148,8 +148,8 @@ def stage(
         def ask(index: int, rows: Longs) -> Ints:
             sampler, asked = samplers[index], examples.take(rows)
             with running(sampler):
-                given = sampler.sample(asked, options.negatives, context(index))
-                return check(sampler, given, asked, options.negatives, context(index))
+                answer = sampler.sample(asked, options.negatives, context(index))
+                return check(sampler, answer, asked, options.negatives, context(index))
 
         rejected, sampler = fill_slots(slots, len(samplers), ask)
         empty = int((rejected < 0).all(1).sum())
@@ -207,10 +207,10 @@ def fill_slots(slots: Ints, samplers: int, ask: Callable[[int, Longs], Ints]) ->
     return rejected, source
 
 
-def _place(rejected: Ints, source: Ints, open_slots: Bools, rows: Longs, index: int, given: Ints) -> None:
+def _place(rejected: Ints, source: Ints, open_slots: Bools, rows: Longs, index: int, answer: Ints) -> None:
     """Put a sampler's items into open slots; items that are already in the row are skipped."""
-    for column in range(given.shape[1]):
-        item = given[:, column]
+    for column in range(answer.shape[1]):
+        item = answer[:, column]
         free = open_slots[rows] & (rejected[rows] < 0)
         usable = (item >= 0) & ~(rejected[rows] == item[:, None]).any(1) & free.any(1)
         to = rows[usable], free[usable].argmax(1)

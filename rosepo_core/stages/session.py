@@ -22,7 +22,9 @@ from rosepo_core.prompts.item_texts import item_texts
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, running
 from rosepo_core.source_code import source_hash
-from rosepo_core.store import Artifact, RunStore, content_sums, fingerprint
+from rosepo_core.store import fingerprint
+from rosepo_core.store.artifacts import Artifact, content_sums
+from rosepo_core.store.run_store import RunStore
 
 
 class RunReporter(Reporter, Protocol):

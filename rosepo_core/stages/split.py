@@ -73,9 +73,9 @@ def save_split(split: Split, folder: Path) -> None:
         arrays[f"{name}.offsets"] = examples.sequences.offsets
         arrays[f"{name}.user"] = examples.user
         arrays[f"{name}.position"] = examples.position
-    if split.given_candidates is not None:
-        arrays["given.items"] = split.given_candidates.items
-        arrays["given.target_column"] = split.given_candidates.target_column
+    if split.supplied_candidates is not None:
+        arrays["given.items"] = split.supplied_candidates.items
+        arrays["given.target_column"] = split.supplied_candidates.target_column
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
     (folder / ABOUT).write_text(json.dumps({"strategy": split.strategy}), encoding="utf-8")
     pl.DataFrame({"user": split.users}, schema={"user": pl.String}).write_parquet(folder / USERS)
@@ -100,9 +100,9 @@ def load_split(folder: Path) -> Split:
         sequences = Sequences(arrays[f"{name}.items"], arrays[f"{name}.offsets"])
         return Examples.of(sequences, arrays[f"{name}.user"], arrays[f"{name}.position"])
 
-    given = None
+    supplied = None
     if "given.items" in arrays:
-        given = Candidates(arrays["given.items"], arrays["given.target_column"])
+        supplied = Candidates(arrays["given.items"], arrays["given.target_column"])
     return Split(
         users=tuple(pl.read_parquet(folder / USERS)["user"]),
         catalogue=catalogue,
@@ -111,5 +111,5 @@ def load_split(folder: Path) -> Split:
         test=examples("test"),
         seen=SeenItems(arrays["seen.keys"], len(catalogue)),
         strategy=json.loads((folder / ABOUT).read_text(encoding="utf-8"))["strategy"],
-        given_candidates=given,
+        supplied_candidates=supplied,
     )

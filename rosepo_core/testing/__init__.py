@@ -32,9 +32,9 @@ from rosepo_core.testing.toys import (  # noqa: E402
     SilentReporter,
     prompt_template,
     random_log_probs,
-    toy_given_split,
     toy_outcomes,
     toy_split,
+    toy_supplied_split,
     toy_tokenizer,
     train_examples,
 )
@@ -50,9 +50,9 @@ __all__ = [
     "SilentReporter",
     "prompt_template",
     "random_log_probs",
-    "toy_given_split",
     "toy_outcomes",
     "toy_split",
+    "toy_supplied_split",
     "toy_tokenizer",
     "train_examples",
 ]

@@ -13,8 +13,8 @@ from rosepo_core.contracts.records import Examples, Ints, Split
 from rosepo_core.testing.component_contract import ComponentContract
 from rosepo_core.testing.toys import (
     SilentReporter,
-    toy_given_split,
     toy_split,
+    toy_supplied_split,
     train_examples,
 )
 
@@ -56,7 +56,7 @@ class OracleContract(ComponentContract):
 
     def test_learns_where_nobody_is_in_two_parts(self, options: Mapping[str, Any]) -> None:
         """Given examples: who is held out, for validation or the test, has nothing to train on."""
-        split = toy_given_split()
+        split = toy_supplied_split()
         oracle = self.fit(options, split)
         for examples in (train_examples(split), split.test):
             flips = oracle.flip_probability(examples, examples.target, self.rejected(split, examples))

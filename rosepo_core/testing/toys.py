@@ -96,9 +96,9 @@ def toy_split(users: int = 30, items: int = 40, shortest: int = 6, longest: int 
     rng = np.random.default_rng(seed)
     weights = np.where(np.arange(items) < items // 2, 3.0, 1.0)
     lengths = rng.integers(shortest, longest + 1, size=users)
-    drawn = [rng.choice(items, size=length, replace=False, p=weights / weights.sum()) for length in lengths]
+    distractors = [rng.choice(items, size=length, replace=False, p=weights / weights.sum()) for length in lengths]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    whole = Sequences(_frozen(np.concatenate(drawn).astype(np.int32)), _frozen(offsets))
+    whole = Sequences(_frozen(np.concatenate(distractors).astype(np.int32)), _frozen(offsets))
     train = whole.prefix(whole.lengths - 2)
     everyone = np.arange(users, dtype=np.int32)
     catalogue = Catalogue(
@@ -117,7 +117,7 @@ def toy_split(users: int = 30, items: int = 40, shortest: int = 6, longest: int 
     )
 
 
-def toy_given_split(users: int = 30, items: int = 40, seed: int = 0) -> Split:
+def toy_supplied_split(users: int = 30, items: int = 40, seed: int = 0) -> Split:
     """The sequences of `toy_split` as examples that are already split: of five users in turn, three are for training,
     one for validation and one for the test, with five candidates. Held-out users have no training interactions."""
     log = toy_split(users, items, seed=seed)
@@ -141,7 +141,7 @@ def toy_given_split(users: int = 30, items: int = 40, seed: int = 0) -> Split:
         validation=held_out(3),
         test=test,
         strategy="given",
-        given_candidates=Candidates(_frozen(offered.astype(np.int32)), np.zeros(len(test), dtype=np.int32)),
+        supplied_candidates=Candidates(_frozen(offered.astype(np.int32)), np.zeros(len(test), dtype=np.int32)),
     )
 
 
@@ -170,8 +170,8 @@ def toy_outcomes(seed: int = 0) -> dict[str, Outcome]:
     embeddings = rng.normal(size=(items, 4))
     embeddings = _frozen((embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32))
     unseen = [np.setdiff1d(np.arange(items), split.seen.of_user(user)) for user in split.test.user.tolist()]
-    drawn = np.stack([rng.permutation(each)[:7] for each in unseen])
-    candidates = np.concatenate([split.test.target[:, None], drawn], axis=1).astype(np.int32)
+    distractors = np.stack([rng.permutation(each)[:7] for each in unseen])
+    candidates = np.concatenate([split.test.target[:, None], distractors], axis=1).astype(np.int32)
     candidates[0, 4:] = -1
     everything = np.tile(np.arange(items, dtype=np.int32), (users, 1))
     before = SeenItems.of(split.test.sequences.prefix(split.test.position.astype(np.int64)), items)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from rosepo_core.pipeline import STAGES
-from rosepo_core.store import RunStore
+from rosepo_core.store.run_store import RunStore
 
 
 def contents(run):

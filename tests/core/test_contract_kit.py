@@ -32,9 +32,9 @@ from rosepo_core.testing import (
     OracleContract,
     PromptContract,
     SamplerContract,
-    toy_given_split,
     toy_outcomes,
     toy_split,
+    toy_supplied_split,
     train_examples,
 )
 
@@ -478,12 +478,12 @@ def test_examples_with_filters_fail():
 
 
 def test_the_given_toy_split_is_one():
-    split = toy_given_split()
+    split = toy_supplied_split()
     assert (len(train_examples(split)), len(split.validation), len(split.test)) == (18, 6, 6)
     held_out = np.concatenate([split.validation.user, split.test.user])
     assert not split.train.lengths[held_out].any()
     assert split.catalogue.popularity.sum() == split.train.lengths.sum()
-    given = split.given_candidates
+    given = split.supplied_candidates
     assert (given.items[np.arange(6), given.target_column] == split.test.target).all()
 
 

@@ -15,7 +15,7 @@ from rosepo_core.config import load_config
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages.session import QuietReporter, Session
-from rosepo_core.store import RunStore
+from rosepo_core.store.run_store import RunStore
 
 PLUGIN = """
 from pathlib import Path

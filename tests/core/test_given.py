@@ -100,7 +100,7 @@ def test_neither_sft_nor_pairs_come_near_what_is_held_out() -> None:
 
 
 def test_given_candidates_follow_the_test_examples() -> None:
-    given = split_corpus(corpus_of(*ROWS), SplitOptions()).given_candidates
+    given = split_corpus(corpus_of(*ROWS), SplitOptions()).supplied_candidates
 
     assert given is not None
     # A row that has fewer is filled up; item 3 is d, and item 0 is a.
@@ -111,7 +111,7 @@ def test_given_candidates_follow_the_test_examples() -> None:
 
 
 def test_without_candidates_there_are_none() -> None:
-    assert split_corpus(corpus_of(*(row[:4] for row in ROWS)), SplitOptions()).given_candidates is None
+    assert split_corpus(corpus_of(*(row[:4] for row in ROWS)), SplitOptions()).supplied_candidates is None
 
 
 @pytest.mark.parametrize("rows", [ROWS, tuple(row[:4] for row in ROWS)], ids=["candidates", "no candidates"])
@@ -128,23 +128,23 @@ def test_corpus_and_split_come_back_from_their_files(tmp_path: Path, rows: tuple
     loaded = load_split(tmp_path)
     assert loaded.strategy == "given"
     assert held_out(loaded, loaded.test) == held_out(split, split.test)
-    if split.given_candidates is None:
-        assert loaded.given_candidates is None
+    if split.supplied_candidates is None:
+        assert loaded.supplied_candidates is None
     else:
-        assert loaded.given_candidates is not None
-        assert loaded.given_candidates.items.tolist() == split.given_candidates.items.tolist()
-        assert loaded.given_candidates.target_column.tolist() == [1, 0]
+        assert loaded.supplied_candidates is not None
+        assert loaded.supplied_candidates.items.tolist() == split.supplied_candidates.items.tolist()
+        assert loaded.supplied_candidates.target_column.tolist() == [1, 0]
 
 
 def test_rows_with_fewer_candidates_are_saved_without_what_fills_them(tmp_path: Path) -> None:
     split = split_corpus(corpus_of(*ROWS), SplitOptions())
-    assert split.given_candidates is not None
+    assert split.supplied_candidates is not None
 
-    save_candidates(split.given_candidates, split, split.test, tmp_path)
+    save_candidates(split.supplied_candidates, split, split.test, tmp_path)
 
     table = pl.read_parquet(tmp_path / "candidates.parquet")
     assert table["candidates"].to_list() == [["h", "d", "c"], ["a", "c", "g", "h"]]
-    assert load_candidates(tmp_path).items.tolist() == split.given_candidates.items.tolist()
+    assert load_candidates(tmp_path).items.tolist() == split.supplied_candidates.items.tolist()
 
 
 def test_a_log_is_cut_as_before() -> None:
@@ -153,7 +153,7 @@ def test_a_log_is_cut_as_before() -> None:
 
     split = split_corpus(Corpus("log", log, catalogue), SplitOptions())
 
-    assert (split.strategy, split.given_candidates) == ("leave-one-out", None)
+    assert (split.strategy, split.supplied_candidates) == ("leave-one-out", None)
     assert held_out(split, split.test) == {"u": ("ab", "c")}
 
 

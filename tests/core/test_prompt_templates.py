@@ -19,7 +19,7 @@ from rosepo_core.engine.saved_template import load_template, save_template
 from rosepo_core.engine.title_trie import TitleTrie, title_trie
 from rosepo_core.prompts import template as prompts
 from rosepo_core.prompts.item_texts import item_texts
-from rosepo_core.prompts.template import CutCount, PromptTemplate
+from rosepo_core.prompts.template import PromptTemplate, Truncation
 from rosepo_core.testing import prompt_template
 
 
@@ -180,7 +180,7 @@ def test_too_long_a_history_loses_its_oldest_items_and_says_so(tiny_tokenizer: A
     examples = every_example(sequences([0, 1, 2, 3, 4]))
     assert template.starts(examples).tolist() == [0, 0, 0, 1, 2]
     assert template.prompt_texts(examples)[-1] == "Chosen:\n" * 3 + "c\nd\n"
-    assert template.cut(examples) == CutCount(examples=2, items=2)
+    assert template.truncation(examples) == Truncation(examples=2, items=2)
     assert max(map(len, template.prompts(examples))) + 2 == options["max_length"]
     assert template.starts(examples, shared=True).tolist() == [0, 0, 0, 2, 2]
 
@@ -192,7 +192,7 @@ def test_where_no_history_fits_the_target_stays(tiny_tokenizer: Any, catalogue: 
     template = prompt_template(options, tiny_tokenizer, texts, 3)
     examples = every_example(sequences([0, 1, 2]))
     assert template.prompt_texts(examples, shared=True) == ["Chosen:\n" * 3] * 3
-    assert template.cut(examples) == CutCount(examples=2, items=3)
+    assert template.truncation(examples) == Truncation(examples=2, items=3)
     assert [int(mask.sum()) for _, mask in template.sft_sequences(examples.sequences)] == [2, 2, 2]
 
 
@@ -318,7 +318,7 @@ def test_a_prompt_that_lists_candidates_is_not_written_without_them(
 ) -> None:
     template = prompt_template({"name": "chat", "candidates": 3}, tiny_tokenizer, catalogue, 3)
     examples = every_example(sequences([5, 6]))
-    for write in (template.prompts, template.starts, template.groups, template.cut):
+    for write in (template.prompts, template.starts, template.groups, template.truncation):
         with pytest.raises(RequestError, match="give a list for each place"):
             write(examples)
 

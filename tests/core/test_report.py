@@ -18,7 +18,7 @@ from rosepo_core.evaluation import results
 from rosepo_core.evaluation.oracle_quality import OracleQuality, ReliabilityBin
 from rosepo_core.registry import load_plugins
 from rosepo_core.report import charts
-from rosepo_core.report.page import ReportData, render, render_several, shown_users
+from rosepo_core.report.page import ReportData, render, render_side_by_side, shown_users
 from rosepo_core.testing import SilentReporter
 
 HOSTILE = "<script>alert('x')</script> & \"more\" <img src=http://evil.example/x.png>"
@@ -319,7 +319,7 @@ def test_several_runs_have_one_table_and_their_own_sections(full, result):
         },
         comparisons=(),
     )
-    text = render_several("two runs", [both], {"first": full, HOSTILE: replace(full, sft_log=[], pairs=None)})
+    text = render_side_by_side("two runs", [both], {"first": full, HOSTILE: replace(full, sft_log=[], pairs=None)})
     page = Page(text)
     assert page.ids == {
         *("results-1", "users", "training-1", "preferences-1", "time-1", "run-1"),
@@ -338,7 +338,7 @@ def test_a_runs_curves_have_the_colour_of_its_model(full, result):
     aligned = {"aligned (first)": result.models["aligned"], "aligned (second)": result.models["<b>mine</b>"]}
     both = replace(result, models=aligned, comparisons=())
     bare = replace(full, pairs=None)
-    text = render_several("two runs", [both], {"first": bare, "second": bare})
+    text = render_side_by_side("two runs", [both], {"first": bare, "second": bare})
     first, second = (
         re.findall(r'<path class="(\w+)"', text.split(f'id="training-{run}"')[1].split("</section>")[0])
         for run in (1, 2)

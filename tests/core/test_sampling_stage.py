@@ -27,7 +27,7 @@ from rosepo_core.stages import preferences, reference
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.sampling import RejectedItems, assign_slots, check, choose_examples, fill_slots, stage
 from rosepo_core.stages.session import Handle, QuietReporter
-from rosepo_core.store import Artifact
+from rosepo_core.store.artifacts import Artifact
 from rosepo_core.testing import prompt_template
 
 

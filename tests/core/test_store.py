@@ -23,8 +23,11 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from rosepo_core.contracts.errors import RequestError, RosepoError
-from rosepo_core.store import RunStore, fingerprint, read_manifest, write_text
 from rosepo_core.store import files as store_files
+from rosepo_core.store import fingerprint
+from rosepo_core.store.artifacts import read_manifest
+from rosepo_core.store.files import write_text
+from rosepo_core.store.run_store import RunStore
 
 RUN = ["config.toml", "run.json"]
 """What every run folder has."""

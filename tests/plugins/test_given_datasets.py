@@ -16,12 +16,12 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Corpus
 from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
-from rosepo_core.data.given_examples import leaks
 from rosepo_core.data.splitting import split_corpus
+from rosepo_core.data.supplied_examples import leaks
 from rosepo_core.registry import load_plugins
 from rosepo_core.testing import SilentReporter
-from rosepo_datasets.given import draw_parts
 from rosepo_datasets.sprec import readings
+from rosepo_datasets.supplied import draw_parts
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data"
@@ -270,10 +270,10 @@ def test_the_target_is_the_candidate_that_equals_it_not_one_inside_it(artists: P
 
     split = split_corpus(load("s-dpo", artists, test=str(test), validation_fraction=0), SplitOptions())
 
-    assert split.given_candidates is not None
-    ranked = [split.catalogue.titles[item] for item in split.given_candidates.items[0]]
+    assert split.supplied_candidates is not None
+    ranked = [split.catalogue.titles[item] for item in split.supplied_candidates.items[0]]
     assert ranked == ["Fish", "Ada and the Fish", "Gil"]
-    assert split.given_candidates.target_column.tolist() == [1]
+    assert split.supplied_candidates.target_column.tolist() == [1]
 
 
 def test_s_dpo_takes_histories_as_lists_and_candidates_once(artists: Path) -> None:
@@ -471,7 +471,7 @@ def test_every_published_row_of_lastfm_is_read() -> None:
     assert Counter(parts_of(corpus).values()) == {"train": 2213, "validation": 277, "test": 277}
     filtered = filter_corpus(corpus, load_plugins().get("dataset", "s-dpo").Options(path=REAL))
     assert not [note for note in filtered.notes if note.startswith("leakage")]
-    given = split_corpus(filtered, SplitOptions()).given_candidates
+    given = split_corpus(filtered, SplitOptions()).supplied_candidates
     assert given is not None
     assert given.items.shape == (277, 20)
     assert given.items.min() >= 0

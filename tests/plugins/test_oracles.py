@@ -17,7 +17,7 @@ from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.registry import load_plugins
-from rosepo_core.testing.toys import SilentReporter, toy_given_split
+from rosepo_core.testing.toys import SilentReporter, toy_supplied_split
 from rosepo_metrics.accuracy import hit_rate, ndcg
 from rosepo_oracles import calibration
 from rosepo_oracles.sasrec import CatalogueCrossEntropy, training_windows
@@ -240,7 +240,7 @@ def test_flips_where_it_was_trained_are_on_average_those_where_it_was_not():
 
 def test_flips_are_widened_as_well_where_nobody_is_in_two_parts():
     """Given examples: who has a validation target has no training position of their own to compare it with."""
-    _, shown = fitted(toy_given_split(users=100), max_epochs=20, patience=20)
+    _, shown = fitted(toy_supplied_split(users=100), max_epochs=20, patience=20)
     assert shown["mean_flip_trained"] < shown["mean_flip"]
     assert shown["temperature"] > shown["temperature_held_out"]
 

@@ -26,7 +26,7 @@ class PopularityMatched(RejectedSampler):
         if not self.options.allow_seen:
             keys[context.seen.contains(examples.user, items)] = np.inf
         lowest = np.argsort(keys, axis=1)[:, :k]
-        drawn = np.take_along_axis(items, lowest, axis=1)
-        drawn[np.isinf(np.take_along_axis(keys, lowest, axis=1))] = -1
-        missing = k - drawn.shape[1]
-        return np.pad(drawn, ((0, 0), (0, missing)), constant_values=-1).astype(np.int32)
+        sampled = np.take_along_axis(items, lowest, axis=1)
+        sampled[np.isinf(np.take_along_axis(keys, lowest, axis=1))] = -1
+        missing = k - sampled.shape[1]
+        return np.pad(sampled, ((0, 0), (0, missing)), constant_values=-1).astype(np.int32)

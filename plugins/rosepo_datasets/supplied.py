@@ -243,12 +243,12 @@ def table_of(examples: Sequence[Example], options: GivenOptions, notes: list[str
     if shares:
         to_train = [place for place, part in enumerate(parts) if part == "train"]
         rows = [[*examples[place].history, examples[place].target] for place in to_train]
-        drawn = draw_parts(rows, shares, options.split_seed)
-        for place, part in zip(to_train, drawn, strict=True):
+        sampled = draw_parts(rows, shares, options.split_seed)
+        for place, part in zip(to_train, sampled, strict=True):
             parts[place] = part
         notes.append(
-            f"{files['train'].name}: drew {', '.join(f'{drawn.count(part)} rows for {part}' for part in shares)} and "
-            f"left {drawn.count('train')} to train on (dataset.split_seed={options.split_seed}); rows that share "
+            f"{files['train'].name}: drew {', '.join(f'{sampled.count(part)} rows for {part}' for part in shares)} "
+            f"and left {sampled.count('train')} to train on (dataset.split_seed={options.split_seed}); rows that share "
             f"{RUN} titles in a row stay together"
         )
     stems = {file.stem for file in files.values()}
@@ -300,14 +300,14 @@ def draw_parts(rows: Sequence[Sequence[str]], shares: Mapping[Part, float], seed
                 of_group[group] = part
                 free[part] -= int(sizes[group])
                 break
-    drawn = [of_group[group] for group in groups.tolist()]
+    sampled = [of_group[group] for group in groups.tolist()]
     for part in ("train", *room):
-        if part not in drawn:
+        if part not in sampled:
             raise RequestError(
                 f"no rows are left for {part}: {len(rows)} rows fall into {len(sizes)} groups that share titles and "
                 f"must stay together; name a file with dataset.{'path' if part == 'train' else part}"
             )
-    return drawn
+    return sampled
 
 
 def _groups(rows: Sequence[Sequence[str]]) -> Ints:
