@@ -248,8 +248,8 @@ def table_of(examples: Sequence[Example], options: GivenOptions, notes: list[str
             parts[place] = part
         notes.append(
             f"{files['train'].name}: drew {', '.join(f'{sampled.count(part)} rows for {part}' for part in shares)} "
-            f"and left {sampled.count('train')} to train on (dataset.split_seed={options.split_seed}); rows that share "
-            f"{RUN} titles in a row stay together"
+            f"and left {sampled.count('train')} to train on (dataset.split_seed={options.split_seed}); rows that "
+            f"share {RUN} titles in a row stay together"
         )
     stems = {file.stem for file in files.values()}
     table = {

@@ -243,8 +243,8 @@ class Split:
         test: at most one example for each user.
         seen: all interactions of each user in train, validation and test. Candidates for evaluation exclude them.
         strategy: how the corpus was divided.
-        supplied_candidates: the items that the dataset wants to be ranked for each test example; `None` where candidates
-            are drawn.
+        supplied_candidates: the items that the dataset wants to be ranked for each test example; `None` where
+            candidates are drawn.
     """
 
     users: tuple[str, ...]

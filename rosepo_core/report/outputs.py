@@ -74,7 +74,7 @@ def write(session: Session, trained: Trained, evaluations: Sequence[Evaluation])
 
 
 def write_report(runs: Mapping[str, ReportData], out: Path) -> None:
-    """The report of runs by label, whole or not at all.
+    """Write the report of one or more runs, completely or not at all.
 
     Raises:
         RequestError: the runs cannot be compared, or `out` cannot be written.

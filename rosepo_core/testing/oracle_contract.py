@@ -1,4 +1,4 @@
-"""What holds for every oracle, as a class of tests to inherit."""
+"""Tests for every oracle, as a class to inherit."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rosepo_core.testing.toys import (
 
 
 class OracleContract(ComponentContract):
-    """What holds for every oracle. Give options with which it learns within seconds."""
+    """Tests for every oracle. Set options with which it learns within seconds."""
 
     kind = "oracle"
 
     def fit(self, options: Mapping[str, Any], split: Split, seed: int = 0) -> SmoothingOracle:
-        """An oracle that has learnt from a split whose test examples cannot be had."""
+        """An oracle trained on a split whose test examples cannot be read."""
         oracle = cast(SmoothingOracle, self.make(options))
         context = OracleContext(rng=np.random.default_rng(seed), seed=seed, reporter=SilentReporter())
         shown = oracle.fit(replace(split, test=cast(Examples, _Forbidden())), context)
@@ -44,7 +44,7 @@ class OracleContract(ComponentContract):
         return rejected
 
     def test_flip_probability(self, options: Mapping[str, Any]) -> None:
-        """A probability below one for each slot, for unseen places in the sequences, too."""
+        """A probability below one for each slot, also at places that were not in training."""
         split = toy_split()
         oracle = self.fit(options, split)
         for examples in (train_examples(split), split.test):
@@ -55,7 +55,7 @@ class OracleContract(ComponentContract):
             assert ((flips >= 0) & (flips < 1)).all()
 
     def test_learns_where_nobody_is_in_two_parts(self, options: Mapping[str, Any]) -> None:
-        """Given examples: who is held out, for validation or the test, has nothing to train on."""
+        """It also learns from given examples, where held-out users have no training interactions."""
         split = toy_supplied_split()
         oracle = self.fit(options, split)
         for examples in (train_examples(split), split.test):
@@ -63,7 +63,7 @@ class OracleContract(ComponentContract):
             assert ((flips >= 0) & (flips < 1)).all()
 
     def test_scores(self, options: Mapping[str, Any]) -> None:
-        """A finite score for each item, whatever else stands beside it; or no scores at all."""
+        """A finite score for each item, which does not depend on the other items; or no scores at all."""
         split = toy_split()
         oracle = self.fit(options, split)
         items = np.abs(self.rejected(split, split.test))
@@ -99,7 +99,7 @@ class OracleContract(ComponentContract):
             np.testing.assert_allclose(again, scores, rtol=1e-5, atol=1e-5)
 
     def test_preference_probability(self, options: Mapping[str, Any]) -> None:
-        """A probability in [0, 1) for each slot, whatever becomes of it for training."""
+        """A probability in [0, 1) for each slot, before changes for training."""
         split = toy_split()
         rejected = self.rejected(split, split.test)
         likely = self.fit(options, split).preference_probability(split.test, split.test.target, rejected)
@@ -107,7 +107,7 @@ class OracleContract(ComponentContract):
         assert ((likely >= 0) & (likely < 1)).all()
 
     def test_same_seed_same_flips(self, options: Mapping[str, Any]) -> None:
-        """Learning twice gives the same."""
+        """Learning twice gives the same result."""
         split = toy_split()
         rejected = self.rejected(split, split.test)
         first, second = (

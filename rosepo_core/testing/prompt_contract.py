@@ -1,4 +1,4 @@
-"""What holds for every prompt template, as a class of tests to inherit."""
+"""Tests for every prompt template, as a class to inherit."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Trained = Counter[tuple[tuple[int, ...], tuple[int, ...]]]
 
 
 class PromptContract(ComponentContract):
-    """What holds for every prompt template. It is bound to a small tokenizer and the titles of `toy_split`."""
+    """Tests for every prompt template. It is bound to a small tokenizer and the titles of `toy_split`."""
 
     kind = "prompt"
 
     def template(
         self, options: Mapping[str, Any], history_length: int = 4, titles: Sequence[str] | None = None
     ) -> PromptTemplate:
-        """The template under test, bound as a run binds it."""
+        """The template under test, bound in the same way as in a run."""
         template = cast(PromptTemplate, self.make(options))
         catalogue = toy_split().catalogue
         texts = item_texts(catalogue, short=template.options.titles == "short") if titles is None else titles
         return template.bind(toy_tokenizer(), texts, history_length)
 
     def lists(self, template: PromptTemplate, examples: Examples) -> Ints | None:
-        """What the prompts of some examples list, if the template lists candidates."""
+        """The candidates in the prompts of some examples, if the template lists candidates."""
         count = template.candidates
         return draw_lists(examples, count, len(template.texts), [0]) if count else None
 
@@ -48,7 +48,7 @@ class PromptContract(ComponentContract):
         return [prompt.tolist() for prompt in written]
 
     def test_a_response_is_its_title_and_ends_once(self, options: Mapping[str, Any]) -> None:
-        """With the terminator, which stands nowhere else in it; what stands before it reads as the title."""
+        """A response ends with the terminator, which is nowhere else in it. The text before it reads as the title."""
         template = self.template(options)
         for ids, text in zip(template.response_ids, template.texts, strict=True):
             assert ids.dtype == np.int32
@@ -57,7 +57,7 @@ class PromptContract(ComponentContract):
         assert len({tuple(ids.tolist()) for ids in template.response_ids}) == len(template.texts)
 
     def test_costs_are_the_tokens_of_a_prompt(self, options: Mapping[str, Any]) -> None:
-        """So that what fits is known before a prompt is written."""
+        """The declared number of tokens is right, so the history can be shortened before a prompt is written."""
         template = self.template(options)
         lists = self.lists(template, every_place(toy_split().train))
         listed = None if lists is None else lists[0]
@@ -67,7 +67,7 @@ class PromptContract(ComponentContract):
             assert len(template.prompt(items, listed)) == fixed + template.item_costs[items].sum()
 
     def test_a_prompt_is_its_examples_own(self, options: Mapping[str, Any]) -> None:
-        """Whatever other examples there are, and in whatever order."""
+        """A prompt does not depend on other examples or their order."""
         template, examples = self.template(options), every_place(toy_split(users=6).train)
         some = np.random.default_rng(0).permutation(len(examples))[:9]
         for shared in (False, True):
@@ -76,7 +76,7 @@ class PromptContract(ComponentContract):
             assert alone == [together[row] for row in some.tolist()]
 
     def test_a_prompt_shows_the_last_items_and_nothing_after_them(self, options: Mapping[str, Any]) -> None:
-        """Exactly `history_length` of them, of those before the target."""
+        """A prompt shows exactly the last `history_length` items before the target."""
         template = self.template(options, history_length=2)
         items = np.arange(6, dtype=np.int32)
         # The list names neither the items of the history nor the one that takes their place.
@@ -97,7 +97,7 @@ class PromptContract(ComponentContract):
             assert prompt(shown) != unchanged, f"item {shown} does not show, though 3 and 4 should before target 5"
 
     def test_a_long_history_loses_its_oldest_items(self, options: Mapping[str, Any]) -> None:
-        """And no others, until prompt and longest response fit into `max_length`."""
+        """Only the oldest items are left out, until prompt and longest response fit into `max_length`."""
         examples = every_place(toy_split(users=6).train)
         whole = self.template(options, history_length=100)
         lengths = [len(prompt) for prompt in self.prompts(whole, examples)]
@@ -116,7 +116,7 @@ class PromptContract(ComponentContract):
                 assert len(prompt) + template.item_costs[history[starts[row] - 1]] + longest > most
 
     def test_a_catalogue_that_does_not_fit_is_refused(self, options: Mapping[str, Any]) -> None:
-        """When the template is bound, before any prompt is written."""
+        """The error comes when the template is bound, before any prompt is written."""
         with pytest.raises(RequestError, match="max_length"):
             self.template({**options, "max_length": 16}, titles=[f"{number} {'long ' * 20}" for number in range(40)])
 
@@ -136,7 +136,8 @@ class PromptContract(ComponentContract):
                     assert not continued or tokens[visible : visible + len(response)] == response
 
     def test_fine_tuning_marks_the_responses_and_nothing_else(self, options: Mapping[str, Any]) -> None:
-        """Each of `sft_examples` once, after its own prompt. A user's first item may be one, too."""
+        """Each example of `sft_examples` is trained on once, after its own prompt. A user's first item may be one,
+        too."""
         template, train = self.template(options), toy_split(users=6).train
         examples = template.sft_examples(train)
         found: Trained = Counter()
@@ -177,7 +178,7 @@ class PromptContract(ComponentContract):
         assert in_prompts[0] == in_prompts[1]
 
     def test_candidates_are_listed_as_given(self, options: Mapping[str, Any]) -> None:
-        """If the template lists any: each shows, in the order given, and no prompt is written without them."""
+        """If the template lists candidates, a prompt shows all of them in the given order, and needs them."""
         template, examples = self.template(options), every_place(toy_split(users=6).train)
         lists = self.lists(template, examples)
         if lists is None:
@@ -189,7 +190,7 @@ class PromptContract(ComponentContract):
             assert places == sorted(places)
 
     def test_a_saved_template_writes_the_same(self, options: Mapping[str, Any], tmp_path: Path) -> None:
-        """Recommending reads it back from the folder of the model."""
+        """The template can be saved and loaded, because recommending loads it from the model's folder."""
         template, examples = self.template(options), every_place(toy_split(users=6).train)
         save_template(template, self.entry().qualified_name, tmp_path)
         again = load_template(tmp_path, toy_tokenizer())

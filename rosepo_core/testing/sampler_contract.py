@@ -1,4 +1,4 @@
-"""What holds for every sampler of rejected items, as a class of tests to inherit."""
+"""Tests for every sampler of rejected items, as a class to inherit."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rosepo_core.testing.toys import (
 
 
 class SamplerContract(ComponentContract):
-    """What holds for every sampler."""
+    """Tests for every sampler."""
 
     kind = "sampler"
 
     def sample(self, options: Mapping[str, Any], split: Split, examples: Examples, k: int, seed: int = 0) -> Ints:
-        """Rejected items, from a context that holds what the sampler says it needs and nothing more."""
+        """Rejected items, from a context with only the data that the sampler declares in `needs`."""
         sampler = cast(RejectedSampler, self.make(options))
         items = len(split.catalogue)
         embeddings = np.random.default_rng(7).normal(size=(items, 16))
@@ -54,7 +54,7 @@ class SamplerContract(ComponentContract):
 
     @pytest.mark.parametrize("k", [1, 4])
     def test_rejected_items(self, options: Mapping[str, Any], k: int) -> None:
-        """Full rows while items are left: none of them the target, seen, or twice."""
+        """Rows are full while there are items. No item is the target, seen, or twice in a row."""
         split = toy_split()
         examples = train_examples(split)
         rejected = self.sample(options, split, examples, k)
@@ -63,7 +63,7 @@ class SamplerContract(ComponentContract):
         assert not split.train_seen.contains(examples.user, rejected).any(), "a seen item is rejected"
 
     def test_rejected_items_when_seen_ones_are_allowed(self, options: Mapping[str, Any]) -> None:
-        """`allow_seen` lets no target through."""
+        """With `allow_seen`, the target is still never rejected."""
         split = toy_split()
         examples = train_examples(split)
         rejected = self.sample({**options, "allow_seen": True}, split, examples, 8)
@@ -81,7 +81,7 @@ class SamplerContract(ComponentContract):
         assert ((rejected >= 0).sum(axis=1) <= left).all()
 
     def test_same_seed_same_items(self, options: Mapping[str, Any]) -> None:
-        """The context's generator is the only source of chance."""
+        """The context's generator is the only source of random numbers."""
         split = toy_split()
         examples = train_examples(split)
         np.random.seed(1)
@@ -90,7 +90,7 @@ class SamplerContract(ComponentContract):
         np.testing.assert_array_equal(first, self.sample(options, split, examples, 3, seed=5))
 
     def test_no_examples(self, options: Mapping[str, Any]) -> None:
-        """No rows in, no rows out."""
+        """Without examples, the result has no rows."""
         split = toy_split()
         none = train_examples(split).take(np.zeros(0, dtype=np.int64))
         assert self.sample(options, split, none, 3).shape == (0, 3)
