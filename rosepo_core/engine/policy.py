@@ -190,6 +190,8 @@ class PolicySlot:
 
     def release(self) -> None:
         """Free the memory."""
+        if self._model is None:
+            return
         self._model = self._state = None
         self._holds_base = False
         gc.collect()

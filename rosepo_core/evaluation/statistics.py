@@ -20,6 +20,9 @@ LEVEL = 0.95
 
 RESAMPLES = 10_000
 
+EXACT_USERS = 13
+"""Up to this number of users, the signed-rank test is exact whether differences are tied or not, as in SciPy."""
+
 # Cells of the largest temporary array, of 8 bytes each.
 CHUNK_CELLS = 1 << 22
 
@@ -216,7 +219,26 @@ def _signed_rank(differences: Doubles) -> float:
     """Two-sided p of Wilcoxon's signed-rank test, without users that do not differ; 1 if no user differs."""
     if len(differences) < 2:
         return float("nan")
-    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+    if not differences.any():
+        return 1.0
+    if len(differences) <= EXACT_USERS:
+        return _exact_signed_rank(differences[differences != 0])
+    return float(stats.wilcoxon(differences).pvalue)
+
+
+def _exact_signed_rank(differences: Doubles) -> float:
+    """Two-sided p of the signed-rank test from all 2^n combinations of signs, each equally likely; float64 [n], none 0.
+
+    SciPy's p is the same, but it ranks the differences anew for each combination if some are tied. Here the
+    combinations are counted by their sum of positive ranks. Tied ranks are halves, so sums are counted in halves.
+    """
+    ranks = np.round(2 * stats.rankdata(np.abs(differences))).astype(np.int64)
+    combinations = np.ones(1)
+    for rank in ranks:
+        combinations = np.pad(combinations, (0, rank)) + np.pad(combinations, (rank, 0))
+    observed = ranks[differences > 0].sum()
+    tail = min(combinations[: observed + 1].sum(), combinations[observed:].sum())
+    return min(1.0, 2 * float(tail / combinations.sum()))
 
 
 @dataclass(frozen=True)

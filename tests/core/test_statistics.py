@@ -126,6 +126,28 @@ def test_a_pair_counts_where_the_metric_applies_under_both():
     assert np.isnan([test.difference[2], test.low[2], test.p_bootstrap[2], test.p_wilcoxon[2]]).all()
 
 
+@pytest.mark.parametrize("users", [2, 5, 8, 14, 30])
+@pytest.mark.parametrize("kind", ["all differ", "ties", "ties and zeros"])
+def test_the_signed_rank_test_is_scipys(users, kind):
+    rng = np.random.default_rng(users)
+    differences = {
+        "all differ": rng.normal(0.3, 1, users),
+        "ties": rng.choice([-1.0, -0.5, 0.5, 1.0, 1.5], users),
+        "ties and zeros": np.append(rng.choice([-1.0, 0.0, 0.5, 1.0], users - 1), 1.0),
+    }[kind][:, None]
+    found = paired_test(differences, np.zeros((users, 1)), 100).p_wilcoxon
+    assert found == pytest.approx(stats.wilcoxon(differences[:, 0]).pvalue, rel=1e-12)
+
+
+def test_the_signed_rank_test_by_hand():
+    # Ranks 1.5 1.5 3 4, of which 1.5 is negative; 3 of the 16 combinations of signs give at most 1.5.
+    differences = np.array([[1.0], [-1.0], [2.0], [4.0], [0.0]])
+    assert paired_test(differences, np.zeros((5, 1)), 100).p_wilcoxon == 2 * 3 / 16
+    # 13 users, of whom 12 gain one: 1 + 13 of the 2^13 combinations have so few positive or negative ones.
+    differences = np.array([[1.0]] * 12 + [[-1.0]])
+    assert paired_test(differences, np.zeros((13, 1)), 100).p_wilcoxon == 2 * 14 / 2**13
+
+
 def test_corrections_by_hand():
     p = np.array([0.01, 0.04, NAN, 0.03, 0.5])
     # Ascending 0.01 0.03 0.04 0.5, times 4 3 2 1, never falling.
