@@ -227,10 +227,10 @@ def _signed_rank(differences: Doubles) -> float:
 
 
 def _exact_signed_rank(differences: Doubles) -> float:
-    """Two-sided p of the signed-rank test from all 2^n combinations of signs, each equally likely; float64 [n], none 0.
+    """Two-sided p of the signed-rank test from all 2^n combinations of signs. `differences` is float64 [n], none 0.
 
-    SciPy's p is the same, but it ranks the differences anew for each combination if some are tied. Here the
-    combinations are counted by their sum of positive ranks. Tied ranks are halves, so sums are counted in halves.
+    SciPy's p is the same, but if some differences are tied, it ranks them anew for each combination. Here the
+    combinations are counted by their sum of positive ranks. Tied ranks may be halves, so sums are counted in halves.
     """
     ranks = np.round(2 * stats.rankdata(np.abs(differences))).astype(np.int64)
     combinations = np.ones(1)
