@@ -29,10 +29,12 @@ from pydantic import Field, SerializeAsAny
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.options import Options, parse_options
 from rosepo_core.contracts.sections import (
+    SCORES,
     AlignmentOptions,
     EvaluationOptions,
     ModelOptions,
     PreferenceOptions,
+    RankingOptions,
     SFTOptions,
     SplitOptions,
 )
@@ -82,6 +84,7 @@ class RunConfig(Options):
     preferences: PreferenceOptions = Field(PreferenceOptions(), description="How many pairs are made.")
     loss: PluginChoice = Field(description="The objective over the pairs.")
     alignment: AlignmentOptions = Field(AlignmentOptions(), description="Preference optimization.")
+    ranking: RankingOptions = Field(RankingOptions(), description="The score by which titles are ranked.")
     evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How models are evaluated.")
     metric: tuple[PluginChoice, ...] = Field(min_length=1, description="The metrics.")
 
@@ -128,6 +131,7 @@ SECTIONS: Mapping[str, type[Options]] = {
     "sft": SFTOptions,
     "preferences": PreferenceOptions,
     "alignment": AlignmentOptions,
+    "ranking": RankingOptions,
     "evaluation": EvaluationOptions,
 }
 """The sections whose options belong to the core."""
@@ -183,10 +187,12 @@ def load_config(
 
 def added_to(before: RunConfig, asked: RunConfig) -> RunConfig:
     """The configuration `asked`, together with everything that `before` measures: the metrics with their cut-offs,
-    and the values of every key of ``[evaluation]`` that takes several (protocols, parts, negatives, cut-offs).
+    the values of every key of ``[evaluation]`` that takes several (protocols, parts, negatives, cut-offs), and the
+    scores of ``[ranking]``.
 
     Raises:
-        RequestError: both have a metric, and its options differ in more than the cut-offs.
+        RequestError: both have a metric, and its options differ in more than the cut-offs; or both have a table with
+            ``fusion``, and its options differ.
     """
     old, new = before.evaluation, asked.evaluation
     several = {key: _union(getattr(old, key), value) for key, value in new if isinstance(value, tuple)}
@@ -197,7 +203,25 @@ def added_to(before: RunConfig, asked: RunConfig) -> RunConfig:
             _with_more_cut_offs(metrics[column], choice, old.ks, new.ks) if column in metrics else choice
         )
     evaluation = new.model_copy(update=several)
-    return asked.model_copy(update={"evaluation": evaluation, "metric": tuple(metrics.values())})
+    return asked.model_copy(
+        update={
+            "ranking": _with_more_scores(before.ranking, asked.ranking),
+            "evaluation": evaluation,
+            "metric": tuple(metrics.values()),
+        }
+    )
+
+
+def _with_more_scores(old: RankingOptions, new: RankingOptions) -> RankingOptions:
+    """The ranking whose tables have the scores of both: a score comes with all before it in `SCORES`."""
+    differing = [key for key, value in new if key != "score" and value != getattr(old, key)]
+    if old.score == "likelihood" or not differing:
+        score = max(old.score, new.score, key=SCORES.index)
+        return new.model_copy(update={"score": score})
+    raise RequestError(
+        f"the run has been ranked by '{old.score}' with another ranking.{differing[0]}, and its tables are added to, "
+        "never replaced: copy the run folder and change config.toml there"
+    )
 
 
 def _union(some: tuple[Any, ...], more: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -189,11 +189,11 @@ def evaluate(
     protocols: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> Run:
-    """Evaluate a finished run again, with changes in the section ``[evaluation]`` or in the metrics. Nothing is
-    trained.
+    """Evaluate a finished run again, with changes in the sections ``[evaluation]`` and ``[ranking]`` or in the
+    metrics. Nothing is trained.
 
-    Protocols, negatives, held-out parts, metrics and cut-offs are added to those of the run: its tables grow, and the
-    models are not asked again what they were asked before.
+    Protocols, negatives, held-out parts, metrics, cut-offs and scores of `ranking.score` are added to those of the
+    run: its tables grow, and the models are not asked again what they were asked before.
 
     Args:
         folder: the run folder.
@@ -207,9 +207,10 @@ def evaluate(
             options of a metric that the run already has. The run stays as it was.
     """
     for key, _ in overrides:
-        if key.partition(".")[0] not in ("evaluation", "metric"):
+        if key.partition(".")[0] not in ("evaluation", "metric", "ranking"):
             raise RequestError(
-                f"'{key}' cannot be changed in a finished run, only evaluation.* and metric can: train a new one"
+                f"'{key}' cannot be changed in a finished run, only evaluation.*, ranking.* and metric can: train a "
+                "new one"
             )
     registry = registry or load_plugins()
     store = RunStore.open(folder)
@@ -225,7 +226,7 @@ def evaluate(
     return Run(folder, tables)
 
 
-EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "evaluation", "metric")
+EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "ranking", "evaluation", "metric")
 """The sections of a configuration that matter for a model that is only evaluated."""
 
 
@@ -291,7 +292,11 @@ def _added_to_evaluation(before: RunConfig, asked: RunConfig, folder: Path) -> R
     together = added_to(before, asked)
     several = {key: value for key, value in before.evaluation if isinstance(value, tuple)}
     without_added = together.model_copy(
-        update={"metric": before.metric, "evaluation": together.evaluation.model_copy(update=several)}
+        update={
+            "metric": before.metric,
+            "ranking": before.ranking,
+            "evaluation": together.evaluation.model_copy(update=several),
+        }
     )
     if other := _differing(before, without_added, EVALUATED):
         raise RequestError(f"{folder} holds a finished evaluation that differs in {other}: choose another --run")
@@ -436,8 +441,8 @@ def _evaluated(session: Session) -> tuple[Trained, tuple[Evaluation, ...]]:
 def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Handle[Split], tuple[Evaluation, ...]]:
     """The tables of the model that the configuration names."""
     held_out = split.stage(session, dataset.stage(session))
-    candidates = evaluation.draw_candidates(session, held_out)
     models = ranked_models.of_model(session, held_out, adapter)
+    candidates = evaluation.draw_candidates(session, held_out, [each.name for each in models])
     return held_out, evaluation.stage(session, held_out, candidates, models)
 
 

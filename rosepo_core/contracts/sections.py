@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, ValidationInfo, field_validator
 
@@ -10,6 +10,9 @@ from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options
 
 Protocol = Literal["candidates", "catalogue", "free"]
 Negatives = Literal["uniform", "popularity", "semantic"]
+Score = Literal["likelihood", "mean", "prior-corrected", "fusion"]
+SCORES: tuple[Score, ...] = get_args(Score)
+"""All scores, by which language models can rank. A score needs everything that those before it need."""
 
 
 def _without_blanks(names: str) -> str:
@@ -165,8 +168,42 @@ class EvaluationOptions(Options):
         False, description="Also replace each answer of 'free' by the nearest titles: protocol 'free-grounded'."
     )
     max_users: int | None = Field(None, ge=1, description="Test on this many users, drawn at random; all if unset.")
-    length_normalize: bool = Field(
-        False, description="Rank candidates by the mean token log-probability instead of the sum."
-    )
     ks: tuple[PositiveInt, ...] = Field((1, 5, 10), min_length=1, description="Cut-offs of metrics that name none.")
     resamples: int = Field(10_000, ge=100, description="Bootstrap resamples behind intervals and paired tests.")
+
+
+FEATURES = ("likelihood", "prior", "popularity", "oracle")
+"""What `fusion` combines if nothing else is named."""
+
+
+class RankingOptions(Options):
+    """Section ``[ranking]``: the score by which language models rank titles (docs/ranking.md)."""
+
+    score: Score = Field(
+        "likelihood",
+        description="'likelihood' is log p(title | history), 'mean' its mean over the title's tokens, "
+        "'prior-corrected' log p(title | history) - log p(title), and 'fusion' a weighted sum of 'features'. "
+        "Evaluation shows this score and all before it in this list; recommending uses this one.",
+    )
+    features: tuple[str, ...] = Field(
+        FEATURES,
+        min_length=1,
+        description="What 'fusion' combines: 'likelihood', 'prior' (log p(title)), 'popularity' (its logarithm), "
+        "or the name of another model in the table, such as 'oracle'.",
+    )
+    ridge: float = Field(
+        1.0, gt=0, description="Penalty of 'fusion': half of this, times the sum of the squared weights."
+    )
+    pool: int = Field(
+        200,
+        ge=1,
+        description="Titles that are scored for each user in 'catalogue' and in recommending, unless the score is "
+        "'likelihood'. They come from several sources; if the catalogue has no more, the ranking is exact.",
+    )
+
+    @field_validator("features")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("name each feature once")
+        return value

@@ -72,7 +72,6 @@ def score_items(
     reporter: Reporter,
     *,
     shared: bool = False,
-    length_normalize: bool = False,
     candidates: Ints | None = None,
 ) -> Floats:
     """Log-probability of generating each item's title after each place's prompt.
@@ -85,7 +84,6 @@ def score_items(
         token_budget: tokens per forward pass, padding included.
         reporter: receives the progress.
         shared: how much history the prompts show, see `PromptTemplate`.
-        length_normalize: return the mean over a response's tokens instead of the sum.
         candidates: the candidates in the prompts, int32 [n, c], see `PromptTemplate.prompts`.
 
     Returns:
@@ -108,8 +106,6 @@ def score_items(
         for members in pack([len(tree) for tree in trees], token_budget):
             batch = TreeBatch.of([trees[index] for index in members.tolist()], pad_token_id=0).to(device)
             values = log_probs(model, batch)
-            if length_normalize:
-                values = values / batch.lengths
             scores[start + batch.rows.cpu().numpy(), batch.columns.cpu().numpy()] = values.cpu().numpy()
             done += len(values)
             reporter.progress(done, total, "titles")

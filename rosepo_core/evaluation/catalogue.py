@@ -5,14 +5,19 @@ itself always counts as new, even if the user chose it before. Models that only 
 every item; items of equal score have a random order. A language model searches the titles by constrained decoding.
 Its list is exact if `evaluation.decoding` is ``exact``; otherwise it is the result of a beam search.
 
+No search finds the best titles under another score than likelihood. So a language model first gets a pool of titles
+for each user (`pools`) and ranks this pool. If the catalogue has at most `ranking.pool` items, it ranks them all.
+
 The lists of all models have the same length, and their scores are not compared. So all metrics end there: a target
 after the end of the list has no rank, for every model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +25,18 @@ from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.errors import RosepoError
 from rosepo_core.contracts.ranking import top_items
-from rosepo_core.contracts.records import Candidates, Examples, Floats, Ints
+from rosepo_core.contracts.records import Candidates, Examples, Floats, Ints, Places
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.candidates import named
 from rosepo_core.evaluation.context import EvaluationContext
+from rosepo_core.evaluation.decision_rules import DecisionRule
+from rosepo_core.evaluation.pools import PoolSources
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, ScoreFn, conclude, score_model
 from rosepo_core.stages.session import Handle
 
 LISTS = "lists.safetensors"
+POOL = "pool.safetensors"
 BLOCK_CELLS = 1 << 18
 """Items scored at once."""
 
@@ -37,12 +45,32 @@ Lists = tuple[Ints, Floats]
 
 
 def evaluate(
-    context: EvaluationContext, ranked_models: Sequence[RankedModel]
-) -> tuple[Evaluation, list[Handle[Lists | None]]]:
-    """The table, from RUN/lists-MODEL of each model."""
+    context: EvaluationContext, ranked_models: Sequence[RankedModel], rules: Sequence[DecisionRule]
+) -> tuple[Evaluation, list[Handle[Any]]]:
+    """The table: each model by each of its decision rules, from RUN/lists-MODEL and RUN/pool-MODEL."""
     length = context.list_length
     made = {each.name: _listed(context, each, length) for each in ranked_models}
-    lists = {name: each.content for name, each in made.items() if each.content is not None}
+    able = [each for each in ranked_models if made[each.name].content is not None]
+    handles: list[Handle[Any]] = list(made.values())
+    lists: dict[str, Lists] = {}
+    recall: dict[str, float] = {}
+    for model in able:
+        own = [
+            rule for rule in rules if rule.model == model.name and set(rule.models) <= {each.name for each in able}
+        ]
+        found = made[model.name].content
+        assert found is not None
+        lists[model.name] = found
+        own = [rule for rule in own if rule.score != "likelihood"]
+        if own and model.language_model is None:
+            lists |= {rule.name: _best_by(context, model, rule, length) for rule in own}
+        elif own:
+            pool = _pool(context, model, able, own, made[model.name])
+            handles.append(pool)
+            items, raw = pool.content
+            lists |= {rule.name: _ranked(items, rule.scores(items, raw), length) for rule in own}
+            held = float((items == context.examples.target[:, None]).any(axis=1).mean())
+            recall |= {rule.name: held for rule in own}
     evaluation = conclude(
         "catalogue",
         f"lists of {length} out of {len(context.catalogue):,} titles, those of the history left out",
@@ -54,7 +82,73 @@ def evaluate(
         scores={name: scores for name, (_, scores) in lists.items()},
         seed=context.session.config.seed,
     )
-    return evaluation, list(made.values())
+    fusions = {rule.name: rule.logit for rule in rules if rule.logit is not None and rule.name in lists}
+    return replace(evaluation, fusions=fusions, pool_recall=recall), handles
+
+
+def _ranked(items: Ints, scores: Floats, length: int) -> Lists:
+    """The lists of a pool's best items."""
+    top = top_items(scores, items, length)
+    best = -np.sort(-scores, axis=1)[:, :length]
+    best = np.pad(best, ((0, 0), (0, length - best.shape[1])), constant_values=-np.inf)
+    return top, np.where(top >= 0, best, -np.inf).astype(np.float32)
+
+
+def _best_by(context: EvaluationContext, model: RankedModel, rule: DecisionRule, length: int) -> Lists:
+    """The lists of a model that only scores, out of the whole catalogue, by a rule."""
+
+    def score(places: Places, items: Ints) -> Floats:
+        values = model.score(places, items)
+        assert values is not None
+        return rule.scores(items, {model.name: values})
+
+    rng = context.session.rng("order of equals")
+    found = best_of_all(rule.name, score, context.examples, len(context.catalogue), length, rng)
+    assert found is not None
+    return found
+
+
+def _pool(
+    context: EvaluationContext,
+    model: RankedModel,
+    able: Sequence[RankedModel],
+    rules: Sequence[DecisionRule],
+    searched: Handle[Lists | None],
+) -> Handle[tuple[Ints, Mapping[str, Floats]]]:
+    """RUN/pool-MODEL: the pool of each user, int32 [n, pool], and the raw scores of the models that the rules need,
+    by name, float32 [n, pool]."""
+    session, size = context.session, context.session.config.ranking.pool
+    needed = tuple(dict.fromkeys(name for rule in rules for name in rule.models))
+    scoring = [each for each in able if each.name in needed]
+    oracle = next((each for each in able if each.name == "oracle"), None)
+    embedded = context.embedded
+
+    def build(folder: Path) -> None:
+        lists = searched.content
+        assert lists is not None
+        sources = PoolSources(
+            context.catalogue.popularity, oracle.score if oracle else None, embedded.content if embedded else None
+        )
+        items = sources.pools(context.examples, history_items(context.examples), lists[0], size)
+        column = np.zeros(len(items), dtype=np.int32)
+        raw = {
+            each.name: score_model(each.name, each.score, context.examples, Candidates(items, column))
+            for each in scoring
+        }
+        arrays = {"items": items, **{f"scores.{name}": values for name, values in raw.items() if values is not None}}
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / POOL)
+
+    settings = {**model.settings, **context.settings, "pool": size, "models": needed}
+    of_sources = [*(oracle.inputs if oracle else ()), *([embedded] if embedded else [])]
+    inputs: list[Handle[Any]] = [context.split, searched, *of_sources]
+    inputs += [handle for each in scoring for handle in each.inputs if handle not in inputs]
+    return session.artifact(named(f"pool-{model.name}", part=context.part), settings, inputs, build, _load_pool)
+
+
+def _load_pool(folder: Path) -> tuple[Ints, Mapping[str, Floats]]:
+    arrays = load_file(folder / POOL)
+    items = arrays.pop("items")
+    return items, {name.removeprefix("scores."): values for name, values in arrays.items()}
 
 
 def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) -> Handle[Lists | None]:
@@ -145,8 +239,5 @@ def best_of_all(
         scores = score_model(name, score, some, Candidates(offered, column))
         if scores is None:
             return None
-        top = top_items(scores, offered, length)
-        best = -np.sort(-scores, axis=1)[:, :length]
-        best = np.pad(best, ((0, 0), (0, length - best.shape[1])), constant_values=-np.inf)
-        found.append((top, np.where(top >= 0, best, -np.inf).astype(np.float32)))
+        found.append(_ranked(offered, scores, length))
     return np.concatenate([top for top, _ in found]), np.concatenate([best for _, best in found])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rosepo_core.config import metric_column
 from rosepo_core.contracts.components import Metric
@@ -58,6 +58,10 @@ class EvaluationContext:
             )
             for part in parts(session.config.evaluation)
         ]
+
+    def on(self, part: HeldOut) -> EvaluationContext:
+        """The same evaluation on another part."""
+        return replace(self, part=part, examples=held_out_examples(self.session, self.split.content, part))
 
     @property
     def options(self) -> EvaluationOptions:

@@ -12,7 +12,7 @@ from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.outcome import MISSING, Measure, Outcome
 from rosepo_core.contracts.records import Bools, Doubles
 from rosepo_core.evaluation import statistics
-from rosepo_core.evaluation.run_models import RUN_MODELS
+from rosepo_core.evaluation.run_models import compared_models
 from rosepo_core.registry import running
 
 Metrics = Mapping[str, float]
@@ -81,7 +81,7 @@ class Measurement:
         metrics: by model and column, the mean over users, or the value of all lists; NaN if there is nothing to
             measure.
         intervals: by model and column, the 95 % interval of the mean, for each model separately.
-        comparisons: each model with its baseline (`RUN_MODELS`), in every column with values for single users.
+        comparisons: the pairs of `compared_models`, in every column with values for single users.
     """
 
     columns: Mapping[str, Column]
@@ -224,12 +224,7 @@ def _intervals(
 
 
 def _comparisons(per_user: Mapping[str, Mapping[str, Doubles]], resamples: int, seed: int) -> tuple[Comparison, ...]:
-    pairs = [
-        (model.name, model.baseline, column)
-        for model in RUN_MODELS.values()
-        if model.baseline and {model.name, model.baseline} <= per_user.keys()
-        for column in per_user[model.name]
-    ]
+    pairs = [(model, baseline, column) for model, baseline in compared_models(per_user) for column in per_user[model]]
     if not pairs:
         return ()
     first = np.stack([per_user[model][column] for model, _, column in pairs], axis=1)

@@ -122,7 +122,6 @@ def _language_model(
             items,
             token_budget=TOKEN_BUDGET,
             reporter=session.reporter,
-            length_normalize=session.config.evaluation.length_normalize,
             candidates=_each_once(items) if template.candidates else None,
         )
 

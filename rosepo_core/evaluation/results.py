@@ -8,7 +8,7 @@ model again. Protocols with lists or answers save these, and `conclude` computes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from rosepo_core.contracts.ranking import Ranks
 from rosepo_core.contracts.records import Candidates, Doubles, Examples, Floats, Ints, Part, Places, Split
 from rosepo_core.contracts.sections import EvaluationOptions, Negatives
 from rosepo_core.evaluation.candidates import protocol_name
+from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.measurement import Column, Comparison, Metrics, longest_list, measure_all
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.run_models import in_order
@@ -69,11 +70,16 @@ class Evaluation:
         examples: the n test examples.
         candidates: the candidates, if the protocol ranks candidates.
         columns: the columns, by name such as ``"hr@10"``, in the order of the metrics.
-        models: results by name, in the order of `RUN_MODELS`, then others.
-        comparisons: each model with its baseline (`RUN_MODELS`), in every column with values for single users.
+        models: results by name, in the order of `in_order`.
+        comparisons: the pairs of `compared_models`, in every column with values for single users.
         offered: share of the catalogue that lists can contain; no coverage can be higher.
         oracle_quality: quality of the run's oracle, on pairs of the same targets and candidates.
         part: the held-out part; for validation, the protocol's name has it, too.
+        fusions: the fitted weights, by name of the model under ``fusion``, such as ``"aligned fusion"``. If the part
+            is validation, each fifth of the users was ranked with weights that were fitted on the others; these are
+            the weights of all.
+        pool_recall: for ``catalogue``: the share of users whose target was among the titles that were scored, by
+            name of the model under a score that ranks a pool of titles only.
     """
 
     protocol: str
@@ -86,6 +92,8 @@ class Evaluation:
     offered: float
     oracle_quality: OracleQuality | None = None
     part: Part = "test"
+    fusions: Mapping[str, ConditionalLogit] = field(default_factory=dict)
+    pool_recall: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def main_columns(self) -> list[str]:

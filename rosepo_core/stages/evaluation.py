@@ -6,8 +6,8 @@ computed again, and a new protocol does not repeat the earlier ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from rosepo_core.contracts.records import Candidates, Floats, Split
 from rosepo_core.contracts.sections import Negatives
 from rosepo_core.evaluation import candidates, catalogue, free, oracle_quality
 from rosepo_core.evaluation.context import EvaluationContext, parts
+from rosepo_core.evaluation.decision_rules import DecisionRule
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, load_scores, save_scores, score_model, summarize
+from rosepo_core.evaluation.run_models import RUN_MODELS
 from rosepo_core.evaluation.tables import first_oracle_quality, per_user_table, write_oracle_quality
 from rosepo_core.source_code import source_hash
+from rosepo_core.stages import fusion
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples
 from rosepo_core.stages.trained import DrawnCandidates
@@ -31,13 +34,23 @@ SCORES = "scores.safetensors"
 FLIPS = "flips.safetensors"
 
 
-def draw_candidates(session: Session, split: Handle[Split]) -> DrawnCandidates:
-    """RUN/candidates of each part and kind of negatives, if a protocol ranks candidates.
+def draw_candidates(
+    session: Session, split: Handle[Split], models: Sequence[str] = tuple(RUN_MODELS)
+) -> DrawnCandidates:
+    """RUN/candidates of each part and kind of negatives, if a protocol ranks candidates; also those of the validation
+    part that ``fusion`` is fitted on.
+
+    Args:
+        session: the run.
+        split: RUN/split.
+        models: the names of the models in the table.
 
     Raises:
         RequestError: a protocol is impossible: there is no user to test, there are too few items to draw from, or
-            prompts list candidates although the protocol asks for a title without a list.
+            prompts list candidates although the protocol asks for a title without a list. Or `ranking.score` is
+            impossible, see `fusion.check`.
     """
+    fusion.check(session, split.content, models)
     asked = parts(session.config.evaluation)
     for part in asked:
         held_out_examples(session, split.content, part)
@@ -48,13 +61,22 @@ def draw_candidates(session: Session, split: Handle[Split]) -> DrawnCandidates:
             f"protocol '{others[0]}' asks for a title out of all, but the prompts list candidates, the target among "
             "them: set prompt.candidates=0, or use protocol 'candidates' alone"
         )
-    if "candidates" not in protocols:
-        return {}
-    return {
-        (part, kind): candidates.stage(session, split, kind, part)
-        for part in asked
-        for kind in session.config.evaluation.negatives
-    }
+    drawn = [(part, kind) for part in asked for kind in _ranked_kinds(session)]
+    drawn += [("validation", kind) for kind in _fitted_kinds(session)]
+    return {(part, kind): candidates.stage(session, split, kind, part) for part, kind in dict.fromkeys(drawn)}
+
+
+def _ranked_kinds(session: Session) -> Sequence[Negatives]:
+    """The kinds of negatives whose candidates are ranked."""
+    return session.config.evaluation.negatives if "candidates" in session.config.evaluation.protocols else ()
+
+
+def _fitted_kinds(session: Session) -> Sequence[Negatives]:
+    """The kinds of negatives for which ``fusion`` is fitted. Only a fit on uniform ones holds for the whole catalogue
+    (`conditional_logit`), so it is always among them."""
+    if session.config.ranking.score != "fusion":
+        return ()
+    return tuple(dict.fromkeys(("uniform", *_ranked_kinds(session))))
 
 
 def stage(
@@ -64,8 +86,9 @@ def stage(
     ranked_models: Sequence[RankedModel],
     oracle: Handle[SmoothingOracle] | None = None,
 ) -> tuple[Evaluation, ...]:
-    """RUN/scores-MODEL, RUN/lists-MODEL or RUN/answers-MODEL of each model, depending on the protocols, and
-    RUN/evaluation: ``per_user.parquet``, and ``oracle_quality.json`` if an oracle was asked about candidates.
+    """RUN/scores-MODEL, RUN/lists-MODEL, RUN/pool-MODEL or RUN/answers-MODEL of each model, depending on the
+    protocols; RUN/prior-MODEL and RUN/fusion-MODEL, depending on `ranking.score`; and RUN/evaluation:
+    ``per_user.parquet``, and ``oracle_quality.json`` if an oracle was asked about candidates.
 
     Args:
         session: the run.
@@ -79,10 +102,13 @@ def stage(
         one for each kind of negatives; ``free`` gives two if answers are grounded.
     """
     contexts = EvaluationContext.of_each_part(session, split)
+    asked = _Asked(to_rank, ranked_models, oracle)
+    # The rules for the whole catalogue are made in any case, because recommending uses them.
+    rules = {kind: _rules(contexts[0], kind, asked) for kind in dict.fromkeys(("uniform", *_ranked_kinds(session)))}
     evaluations: list[Evaluation] = []
-    inputs: list[Handle[Any]] = []
+    inputs: list[Handle[Any]] = [each for _, made in rules.values() for each in made]
     for context in contexts:
-        tables, made = _of_part(context, to_rank, ranked_models, oracle)
+        tables, made = _of_part(context, asked, {kind: found for kind, (found, _) in rules.items()})
         evaluations += [
             replace(each, protocol=candidates.named(each.protocol, part=context.part), part=context.part)
             for each in tables
@@ -94,7 +120,11 @@ def stage(
         if (quality := first_oracle_quality(evaluations)) is not None:
             write_oracle_quality(quality, folder / "oracle_quality.json")
 
-    settings: dict[str, Any] = {"metric": session.plugin_settings("metric"), "ks": session.config.evaluation.ks}
+    settings: dict[str, Any] = {
+        "metric": session.plugin_settings("metric"),
+        "ks": session.config.evaluation.ks,
+        "ranking": session.that_decides["ranking"],
+    }
     if "free" in session.config.evaluation.protocols:
         own = free.answer_metrics(session.registry)
         settings["answer metrics"] = {name: source_hash(type(metric)) for name, metric in own.items()}
@@ -103,48 +133,72 @@ def stage(
     return tuple(evaluations)
 
 
-def _of_part(
-    context: EvaluationContext,
-    to_rank: DrawnCandidates,
-    ranked_models: Sequence[RankedModel],
-    oracle: Handle[SmoothingOracle] | None,
-) -> tuple[list[Evaluation], list[Handle[Any]]]:
+@dataclass(frozen=True)
+class _Asked:
+    """What the models are asked.
+
+    Attributes:
+        to_rank: the candidates, by part and kind of negatives.
+        ranked_models: the models.
+        oracle: RUN/oracle, if its quality is measured.
+    """
+
+    to_rank: DrawnCandidates
+    ranked_models: Sequence[RankedModel]
+    oracle: Handle[SmoothingOracle] | None
+
+
+Rules = Mapping[Negatives, Sequence[DecisionRule]]
+"""The decision rules of all models, by the kind of negatives that ``fusion`` was fitted on."""
+
+
+def _rules(
+    context: EvaluationContext, negatives: Negatives, asked: _Asked
+) -> tuple[list[DecisionRule], list[Handle[Any]]]:
+    """The decision rules of all models, and the artifacts behind them."""
+    session, validation = context.session, None
+    if session.config.ranking.score == "fusion":
+        offered = asked.to_rank["validation", negatives]
+        raw = _raw(context.on("validation"), negatives, offered, asked)
+        validation = fusion.Validation(offered, raw)
+    return fusion.rules(session, context.split, asked.ranked_models, validation, negatives)
+
+
+def _of_part(context: EvaluationContext, asked: _Asked, rules: Rules) -> tuple[list[Evaluation], list[Handle[Any]]]:
     """All protocols on one part, and the artifacts with the models' answers."""
     evaluations: list[Evaluation] = []
     inputs: list[Handle[Any]] = []
     for protocol in dict.fromkeys(context.options.protocols):
         if protocol == "candidates":
             made = []
-            for (part, kind), offered in to_rank.items():
-                if part == context.part:
-                    table, scored = _candidates(context, kind, offered, ranked_models, oracle)
-                    evaluations.append(table)
-                    made += scored
+            for kind in context.options.negatives:
+                table, scored = _candidates(context, kind, asked, rules[kind])
+                evaluations.append(table)
+                made += scored
         elif protocol == "catalogue":
-            table, made = catalogue.evaluate(context, ranked_models)
+            table, made = catalogue.evaluate(context, asked.ranked_models, rules["uniform"])
             evaluations.append(table)
         else:
-            tables, made = free.evaluate(context, ranked_models)
+            tables, made = free.evaluate(context, asked.ranked_models)
             evaluations += tables
         inputs += made
     return evaluations, inputs
 
 
 def _candidates(
-    context: EvaluationContext,
-    negatives: Negatives,
-    to_rank: Handle[Candidates],
-    ranked_models: Sequence[RankedModel],
-    oracle: Handle[SmoothingOracle] | None,
+    context: EvaluationContext, negatives: Negatives, asked: _Asked, rules: Sequence[DecisionRule]
 ) -> tuple[Evaluation, list[Handle[Any]]]:
-    """The protocol ``candidates`` with one kind of negatives, from RUN/scores-MODEL of each model; also the quality
-    of the oracle's flip probabilities."""
-    scored = {each.name: _scores(context, negatives, to_rank, each, oracle) for each in ranked_models}
+    """The protocol ``candidates`` with one kind of negatives: each model by each of its decision rules, from
+    RUN/scores-MODEL; also the quality of the oracle's flip probabilities."""
+    offered = asked.to_rank[context.part, negatives]
+    scored = _raw(context, negatives, offered, asked)
+    raw = {name: each.content for name, each in scored.items() if each.content is not None}
+    ranked = [rule for rule in rules if all(name in raw for name in rule.models)]
     evaluation = summarize(
-        {name: each.content for name, each in scored.items() if each.content is not None},
+        {rule.name: _ranked_by(rule, context, offered.content, raw) for rule in ranked},
         context.split.content,
         context.examples,
-        to_rank.content,
+        offered.content,
         context.options,
         context.metrics,
         context.session.reporter,
@@ -152,10 +206,28 @@ def _candidates(
         seed=context.session.config.seed,
         negatives=negatives,
     )
-    if oracle is not None:
+    evaluation = replace(evaluation, fusions={rule.name: rule.logit for rule in ranked if rule.logit is not None})
+    if asked.oracle is not None:
         answers = load_file(scored["oracle"].folder / FLIPS)
         evaluation = replace(evaluation, oracle_quality=oracle_quality.quality(answers["flips"], answers["outcomes"]))
     return evaluation, list(scored.values())
+
+
+def _ranked_by(
+    rule: DecisionRule, context: EvaluationContext, offered: Candidates, raw: Mapping[str, Floats]
+) -> Floats:
+    """The scores of a rule for the candidates."""
+    session = context.session
+    if rule.score == "fusion" and context.part == "validation":
+        return fusion.cross_fitted(rule, offered, raw, session.config.ranking.ridge, session.rng("folds"))
+    return rule.scores(offered.items, raw)
+
+
+def _raw(
+    context: EvaluationContext, negatives: Negatives, offered: Handle[Candidates], asked: _Asked
+) -> Mapping[str, Handle[Floats | None]]:
+    """RUN/scores-MODEL of each model for the candidates of a part."""
+    return {each.name: _scores(context, negatives, offered, each, asked.oracle) for each in asked.ranked_models}
 
 
 def _scores(
@@ -165,8 +237,8 @@ def _scores(
     ranked_model: RankedModel,
     oracle: Handle[SmoothingOracle] | None,
 ) -> Handle[Floats | None]:
-    """RUN/scores-MODEL, or RUN/scores-MODEL-NEGATIVES if the negatives are not uniform. For the oracle, its flip
-    probabilities are saved there, too. The content is `None` for a model that cannot rank."""
+    """RUN/scores-MODEL, or RUN/scores-MODEL-NEGATIVES if the negatives are not uniform: the model's raw scores. For
+    the oracle, its flip probabilities are saved there, too. The content is `None` for a model that cannot rank."""
     session = context.session
     measured = oracle if ranked_model.name == "oracle" else None
 
@@ -181,8 +253,6 @@ def _scores(
             save_file({"flips": flips, "outcomes": outcomes}, folder / FLIPS)
 
     settings: dict[str, object] = {**ranked_model.settings, "flips": measured is not None}
-    if ranked_model.language_model is not None:
-        settings["length_normalize"] = context.options.length_normalize
     name = candidates.named(f"scores-{ranked_model.name}", negatives, context.part)
     return session.artifact(name, settings, [to_rank, *ranked_model.inputs], build, _load_scores)
 

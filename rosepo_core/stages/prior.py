@@ -1,0 +1,78 @@
+"""The prior of titles: how probable a language model finds each title when it knows nothing about the user.
+
+A title that is probable as a text is probable after every history. log p(title | history) - log p(title) takes this
+out (domain conditional pointwise mutual information: Holtzman et al., "Surface form competition: why the highest
+probability answer isn't always right", EMNLP 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.records import Floats, Places, Sequences, Split
+from rosepo_core.engine.scoring import score_items
+from rosepo_core.stages.session import Handle, Session
+
+PRIOR = "prior.safetensors"
+TOKEN_BUDGET = 4096
+"""Tokens per forward pass; changes memory and speed only, never a result."""
+
+
+def check(session: Session, key: str) -> None:
+    """Check that the prompts of the run allow a prior.
+
+    Args:
+        session: the run.
+        key: the key of the configuration that needs the prior, with its value, for the error.
+
+    Raises:
+        RequestError: prompts list candidates, so a title has another probability in each list.
+    """
+    if session.component("prompt").candidates:
+        raise RequestError(
+            f"{key} needs the probability of each title on its own, and the prompts list candidates: set "
+            "prompt.candidates = 0"
+        )
+
+
+def stage(
+    session: Session,
+    split: Handle[Split],
+    name: str,
+    model: Callable[[], Any],
+    settings: Mapping[str, object],
+    inputs: Sequence[Handle[Any]],
+) -> Handle[Floats]:
+    """RUN/prior-NAME: log p(title) under a language model, float32 [items], after the run's own prompt with an empty
+    history.
+
+    Args:
+        session: the run.
+        split: RUN/split.
+        name: name of the model, as in tables.
+        model: loads the model.
+        settings: everything that the model's answers depend on, except `inputs`.
+        inputs: the artifacts that the model depends on.
+    """
+
+    def build(folder: Path) -> None:
+        items = np.arange(len(split.content.catalogue), dtype=np.int32)[None]
+        # A place before the first item of a sequence has no history.
+        sequence = Sequences(np.zeros(1, np.int32), np.array([0, 1], dtype=np.int64))
+        place = Places(sequence, np.zeros(1, np.int32), np.zeros(1, np.int32))
+        scores = score_items(model(), session.template(split), place, items, TOKEN_BUDGET, session.reporter)
+        save_file({"log_probs": scores[0]}, folder / PRIOR)
+
+    return session.artifact(f"prior-{name}", settings, [split, *inputs], build, load)
+
+
+def load(folder: Path) -> Floats:
+    """What `stage` wrote: float32 [items]."""
+    log_probs: Floats = load_file(folder / PRIOR)["log_probs"]
+    return log_probs
