@@ -226,12 +226,20 @@ def _number(column: Column, value: float) -> str:
     return f"{value:.{column.about.decimals}f}" if math.isfinite(value) else "-"
 
 
-def show_recommendations(found: Sequence[tuple[str, float]]) -> None:
-    """Titles, the most probable first."""
-    table = _table("", "title", "log-probability")
+SCORE_TITLES: Mapping[str, str] = {
+    "likelihood": "log-probability",
+    "mean": "log-probability a token",
+    "prior-corrected": "log-probability gained",
+    "fusion": "probability",
+}
+
+
+def show_recommendations(found: Sequence[tuple[str, float]], score: str) -> None:
+    """Titles and their scores, best first. Probabilities of ``fusion`` are shown as such."""
+    table = _table("", "title", SCORE_TITLES[score])
     table.columns[1].justify = "left"
-    for rank, (title, score) in enumerate(found, 1):
-        table.add_row(f"{rank}", Text(title), f"{score:.2f}")
+    for rank, (title, value) in enumerate(found, 1):
+        table.add_row(f"{rank}", Text(title), f"{math.exp(value):.3f}" if score == "fusion" else f"{value:.2f}")
     _console().print(table)
 
 

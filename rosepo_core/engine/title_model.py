@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Floats, Ints, Longs, Places, Sequences
+from rosepo_core.contracts.records import Floats, Ints, Longs, Places
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.prompt_trees import prompt_trunks
 from rosepo_core.engine.scoring import score_items
@@ -89,6 +89,23 @@ class TitleModel:
             candidates=self._lists(places) if listed is None else listed,
         )
 
+    @property
+    def title_lengths(self) -> Longs:
+        """Number of tokens of each title with its end: int64 [items]."""
+        return self._template.response_lengths
+
+    def log_probs(self, places: Places, items: Ints) -> Floats:
+        """Log-probabilities of titles, with the prompts of evaluation and recommendation: float32 [n, m], -inf where
+        there is no item.
+
+        Args:
+            places: n places.
+            items: int32 [n, m], -1 for an empty slot.
+        """
+        return score_items(
+            self._model, self._template, places, items, token_budget=TOKEN_BUDGET, reporter=self._reporter
+        )
+
     def top(
         self, places: Places, k: int, *, exclude: Sequence[NDArray[np.integer]], beams: int, exact: bool
     ) -> tuple[Ints, Floats]:
@@ -123,22 +140,3 @@ class TitleModel:
             exact=exact,
             exclude=lambda rows: [exclude[row] for row in rows.tolist()],
         )
-
-    def recommend(self, history: Ints, k: int, *, beams: int = 32) -> tuple[Ints, Floats]:
-        """The `k` most probable titles after a history, none of which is in it.
-
-        Args:
-            history: item indices, oldest first, int32 [h].
-            k: number of titles.
-            beams: width of the search; changes speed only.
-
-        Returns:
-            items int32 [k] and their log-probabilities float32 [k], best first; -1 and -inf if there are fewer.
-
-        Raises:
-            RequestError: as `top`.
-        """
-        sequence = Sequences(history.astype(np.int32), np.array([0, len(history)], dtype=np.int64))
-        place = Places(sequence, np.zeros(1, np.int32), np.array([len(history)], dtype=np.int32))
-        items, scores = self.top(place, k, exclude=[history], beams=beams, exact=True)
-        return items[0], scores[0]

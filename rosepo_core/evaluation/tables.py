@@ -78,7 +78,8 @@ def metrics_document(
         ``schema``, ``dataset``, ``seed``; ``protocols``: the value by protocol, model and column; ``intervals``: the
         two ends by protocol, model and column; ``users``: the number of users in each mean over users, by protocol,
         model and column; ``comparisons``: by protocol, a list with the fields of `Comparison`; ``oracle_quality``: by
-        protocol, the fields of `OracleQuality`, or null; ``seconds``.
+        protocol, the fields of `OracleQuality`, or null; ``fusions``: by protocol and model, the fields of
+        `ConditionalLogit`; ``pool_recall``: by protocol and model, see `Evaluation`; ``seconds``.
     """
     document = {
         "schema": SCHEMA,
@@ -109,6 +110,11 @@ def metrics_document(
             evaluation.protocol: asdict(evaluation.oracle_quality) if evaluation.oracle_quality else None
             for evaluation in evaluations
         },
+        "fusions": {
+            evaluation.protocol: {name: asdict(logit) for name, logit in evaluation.fusions.items()}
+            for evaluation in evaluations
+        },
+        "pool_recall": {evaluation.protocol: dict(evaluation.pool_recall) for evaluation in evaluations},
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
     return {key: value if key == "seconds" else _null_for_nan(value) for key, value in document.items()}

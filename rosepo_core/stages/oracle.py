@@ -35,6 +35,11 @@ def stage(session: Session, split: Handle[Split]) -> Handle[SmoothingOracle]:
 def _load(session: Session, folder: Path) -> SmoothingOracle:
     """The fitted oracle."""
     oracle: SmoothingOracle = session.component("oracle")
+    load_state(oracle, folder)
+    return oracle
+
+
+def load_state(oracle: SmoothingOracle, folder: Path) -> None:
+    """Give a new oracle the state that RUN/oracle holds."""
     with running(oracle):
         oracle.restore(load_file(folder / STATE))
-    return oracle

@@ -5,13 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
-from safetensors.numpy import load_file
-
-from rosepo_core.evaluation.candidates import load_candidates
-from rosepo_core.stages.split import load_split
 
 SCORED = [
     *("popularity", "oracle", "oracle fusion", "base", "base mean", "base prior-corrected", "base fusion"),

@@ -1,0 +1,127 @@
+"""The decision rule of a finished run, for recommending: the same rules as in evaluation, on a pool of titles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rosepo_core.contracts.components import SmoothingOracle
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.options import parse_options
+from rosepo_core.contracts.ranking import top_items
+from rosepo_core.contracts.records import Catalogue, Floats, Ints, Places
+from rosepo_core.contracts.sections import RankingOptions, Score
+from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.evaluation.decision_rules import DecisionRule
+from rosepo_core.evaluation.pools import PoolSources
+from rosepo_core.registry import load_plugins, running
+from rosepo_core.stages import embeddings, fusion, prior
+from rosepo_core.stages.oracle import load_state
+from rosepo_core.store.run_store import RunStore
+
+SEARCHED = 20
+"""Titles that the model's own search gives to a pool."""
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Ranks the titles of a pool by a decision rule.
+
+    Attributes:
+        rule: the rule of one language model.
+        sources: the sources of pools other than the model's search.
+        pool: the most titles of a pool.
+        oracle: scores items for places; `None` if the rule needs no oracle.
+    """
+
+    rule: DecisionRule
+    sources: PoolSources
+    pool: int
+    oracle: SmoothingOracle | None = None
+
+    def top(self, model: TitleModel, place: Places, history: Ints, k: int) -> tuple[Ints, Floats]:
+        """The best `k` titles at one place, without those of the history.
+
+        Args:
+            model: the language model of the rule.
+            place: one place.
+            history: the items before it, int32 [h].
+            k: number of titles.
+
+        Returns:
+            items int32 [k] and their scores by the rule, float32 [k], best first; -1 and -inf if there are fewer.
+        """
+        searched = np.empty((1, 0), dtype=np.int32)
+        size = max(self.pool, k)
+        if len(self.sources.popularity) > size:
+            searched, _ = model.top(place, SEARCHED, exclude=[history], beams=SEARCHED, exact=False)
+        items = self.sources.pools(place, [history], searched, size)
+        raw: dict[str, Floats] = {self.rule.model: model.log_probs(place, items)}
+        if self.oracle is not None:
+            raw["oracle"] = _oracle_scores(self.oracle, place, items)
+        scores = self.rule.scores(items, raw)
+        top = top_items(scores, items, k)
+        order = -np.sort(-scores, axis=1)[:, :k]
+        best = np.pad(order, ((0, 0), (0, k - order.shape[1])), constant_values=-np.inf)
+        return top[0], np.where(top >= 0, best, -np.inf).astype(np.float32)[0]
+
+
+def _oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats:
+    with running(oracle):
+        scores = oracle.score(place, np.maximum(items, 0))
+    assert scores is not None
+    return np.where(items >= 0, scores, -np.inf).astype(np.float32)
+
+
+def load_ranker(
+    store: RunStore, config: Mapping[str, Any], stage: str, score: Score, catalogue: Catalogue, model: TitleModel
+) -> Ranker | None:
+    """The ranker of a finished run.
+
+    Args:
+        store: the run.
+        config: the tables of its config.toml.
+        stage: the language model: ``"aligned"``, ``"sft"`` or ``"base"``.
+        score: the score to rank by.
+        catalogue: the run's catalogue.
+        model: the language model.
+
+    Returns:
+        `None` if the score is likelihood, which needs no pool.
+
+    Raises:
+        RequestError: the run was not evaluated with this score, or its fusion needs another language model.
+    """
+    if score == "likelihood":
+        return None
+    options = parse_options(RankingOptions, config.get("ranking", {}), "ranking")
+    command = f"rosepo evaluate {store.folder} --ranking.score {score}"
+    own_prior, logit = None, None
+    if score in ("prior-corrected", "fusion"):
+        own_prior = prior.load(store.artifact(f"prior-{stage}", command).folder)
+    if score == "fusion":
+        logit = fusion.load(store.artifact(f"fusion-{stage}", command).folder)
+    features = logit.features if logit is not None else ()
+    others = [name for name in features if name not in (*fusion.OWN_FEATURES, "oracle")]
+    if others:
+        raise RequestError(
+            f"the fusion of this run uses scores of '{others[0]}', a second language model: recommend by another "
+            "score (--score), or evaluate with other ranking.features"
+        )
+    oracle = _oracle(store, config) if "oracle" in features else None
+    titles = embeddings.load(store.folder / "embeddings") if (store.folder / "embeddings").exists() else None
+    rule = DecisionRule(stage, score, catalogue.popularity, model.title_lengths, own_prior, features, logit)
+    scoring = None if oracle is None else lambda places, items: _oracle_scores(oracle, places, items)
+    return Ranker(rule, PoolSources(catalogue.popularity, scoring, titles), options.pool, oracle)
+
+
+def _oracle(store: RunStore, config: Mapping[str, Any]) -> SmoothingOracle:
+    """The run's oracle. Its plugin must be installed."""
+    section = dict(config.get("oracle", {}))
+    oracle: SmoothingOracle = load_plugins().create("oracle", str(section.pop("name")), section)
+    load_state(oracle, Path(store.artifact("oracle").folder))
+    return oracle
