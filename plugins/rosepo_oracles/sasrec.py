@@ -115,15 +115,24 @@ class Windows:
         """The windows at `rows`."""
         return Windows(self.user[rows], self.start[rows], self.length[rows])
 
-    def tokens(self, sequences: Sequences, marker: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs (the marker, then all targets but the last) and targets, int64 [w, longest], padded on the right,
-        and which places are not padding, bool [w, longest]."""
+    def inputs(self, sequences: Sequences, marker: int) -> Tensor:
+        """The marker, then all targets but the last, int64 [w, longest], padded on the right. The last target is not
+        read: what comes next after the end of a sequence is a question, too."""
+        column = np.arange(int(self.length.max()))
+        read = (column > 0) & (column < self.length[:, None])
+        place = (sequences.offsets[self.user] + self.start)[:, None] + column - 1
+        inputs = sequences.items[np.where(read, place, 0)].astype(np.int64)
+        inputs[:, 0] = marker
+        return torch.from_numpy(inputs)
+
+    def targets(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """The targets, int64 [w, longest], padded on the right, and which places are not padding, bool [w,
+        longest]."""
         column = np.arange(int(self.length.max()))
         filled = column < self.length[:, None]
         place = (sequences.offsets[self.user] + self.start)[:, None] + column
         targets = sequences.items[np.where(filled, place, 0)].astype(np.int64)
-        inputs = np.concatenate([np.full((len(targets), 1), marker), targets[:, :-1]], axis=1)
-        return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(filled)
+        return torch.from_numpy(targets), torch.from_numpy(filled)
 
 
 def training_windows(lengths: Longs, size: int, rng: np.random.Generator) -> Windows:
@@ -367,7 +376,8 @@ class SASRec(SmoothingOracle):
                     rate *= min(1.0, (done + 1 / (steps * options.max_epochs)) / options.warmup_ratio)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                inputs, targets, filled = batch.tokens(split.train, network.items)
+                inputs = batch.inputs(split.train, network.items)
+                targets, filled = batch.targets(split.train)
                 weight = network.item.weight[: network.items]
                 loss = CatalogueCrossEntropy.apply(network(inputs)[filled], weight, network.bias, targets[filled])
                 if not math.isfinite(loss.item()):
@@ -477,7 +487,7 @@ class SASRec(SmoothingOracle):
         with torch.no_grad():
             for at in range(0, len(by_length), WINDOWS_PER_PASS):
                 batch = windows.take(by_length[at : at + WINDOWS_PER_PASS])
-                inputs, _, _ = batch.tokens(places.sequences, self._fitted.items)
+                inputs = batch.inputs(places.sequences, self._fitted.items)
                 here = slice(*np.searchsorted(row, [at, at + WINDOWS_PER_PASS]))
                 hidden[order[here]] = self._fitted(inputs)[row[here] - at, column[here]]
         return hidden

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rosepo_core.contracts.records import Doubles, Floats, Ints, Longs
 from rosepo_core.contracts.sections import SCORES, Score
-from rosepo_core.evaluation.conditional_logit import ConditionalLogit
+
+if TYPE_CHECKING:
+    # The command line reads the names of scores from here, and must not wait for scipy.
+    from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 
 RawScores = Mapping[str, Floats]
 """Scores of items as the models give them, by name of the model: float32 [n, c], -inf for an empty slot. Those of a

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from rosepo_core.contracts.components import OracleContext, SmoothingOracle
-from rosepo_core.contracts.records import Examples, Ints, Split
+from rosepo_core.contracts.records import Examples, Ints, Places, Split
 from rosepo_core.testing.component_contract import ComponentContract
 from rosepo_core.testing.toys import (
     SilentReporter,
@@ -78,6 +78,22 @@ class OracleContract(ComponentContract):
         alone = oracle.score(split.test, items[:, :1].copy())
         assert alone is not None
         np.testing.assert_allclose(alone, scores[:, :1], rtol=1e-4, atol=1e-4)
+
+    def test_scores_at_the_end_of_a_sequence(self, options: Mapping[str, Any]) -> None:
+        """The same scores if the sequences end at the places, as in recommending, where the next item is not
+        known."""
+        split = toy_split()
+        oracle = self.fit(options, split)
+        items = np.abs(self.rejected(split, split.test))
+        scores = oracle.score(split.test, items)
+        if scores is None:
+            return
+        lengths = np.zeros(len(split.test.sequences), dtype=np.int64)
+        lengths[split.test.user] = split.test.position
+        places = Places(split.test.sequences.prefix(lengths), split.test.user, split.test.position)
+        ended = oracle.score(places, items)
+        assert ended is not None
+        np.testing.assert_allclose(ended, scores, rtol=1e-5, atol=1e-5)
 
     def test_state_round_trip(self, options: Mapping[str, Any]) -> None:
         """A new instance with the saved arrays answers the same."""

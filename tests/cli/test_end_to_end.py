@@ -50,7 +50,8 @@ def log_of(run, stage):
 def test_what_a_run_leaves(finished):
     document = metrics_of(finished)
     assert list(document) == [
-        *("schema", "dataset", "seed", "protocols", "intervals", "users", "comparisons", "oracle_quality", "seconds"),
+        *("schema", "dataset", "seed", "protocols", "intervals", "users", "comparisons", "oracle_quality"),
+        *("fusions", "pool_recall", "seconds"),
     ]
     assert (document["schema"], document["dataset"], document["seed"]) == (2, "table", 3)
     models = document["protocols"]["candidates-5"]

@@ -62,10 +62,10 @@ def test_the_command(rosepo, finished, stage):
     done = rosepo("recommend", finished, *titles, "--k", 3, "--stage", stage, "--json")
     assert done.code == 0, done.err
     expected = rosepo_core.Recommender.from_run(finished, stage).recommend(HISTORY, 3)
-    assert [each["title"] for each in done.json] == [title for title, _ in expected]
-    assert [each["log_probability"] for each in done.json] == pytest.approx(
-        [score for _, score in expected], abs=1e-5
-    )
+    assert done.json["ranked_by"] == "likelihood"
+    found = done.json["recommendations"]
+    assert [each["title"] for each in found] == [title for title, _ in expected]
+    assert [each["score"] for each in found] == pytest.approx([score for _, score in expected], abs=1e-5)
 
 
 def test_the_command_shows_a_table(rosepo, finished, recommender):

@@ -303,10 +303,10 @@ def test_metrics_json_has_the_documented_schema(split, candidates):
     evaluation = replace(evaluate(split, candidates, models), oracle_quality=quality)
     document = tables.metrics_document("movielens-100k", 7, [evaluation], {"sft": 12.34567, "alignment": 1.0})
     read = json.loads(tables.metrics_text(document))
-    parts = ["protocols", "intervals", "users", "comparisons", "oracle_quality"]
+    parts = ["protocols", "intervals", "users", "comparisons", "oracle_quality", "fusions", "pool_recall"]
     assert list(read) == ["schema", "dataset", "seed", *parts, "seconds"]
     assert (read["schema"], read["dataset"], read["seed"]) == (2, "movielens-100k", 7)
-    assert [list(read[part]) for part in parts] == [["candidates-3"]] * 5
+    assert [list(read[part]) for part in parts] == [["candidates-3"]] * 7
     assert read["seconds"] == {"sft": 12.346, "alignment": 1.0}
     models, intervals = read["protocols"]["candidates-3"], read["intervals"]["candidates-3"]
     assert list(models) == list(intervals) == ["popularity", "sft", "aligned"]
