@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from typing import TYPE_CHECKING
+
 import numpy as np
 import polars as pl
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rosepo_core.contracts.records import Catalogue
 
-# Models this small gain nothing from more, and wait for each other where the cores are shared.
-torch.set_num_threads(1)
-# Some tests ask for equal bits, which a GPU gives by such algorithms alone.
-torch.use_deterministic_algorithms(torch.cuda.is_available())
+# The process that hands the tests out reads this file and runs none of them: it does without torch.
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 TITLES = (
     "The Lighthouse Keeper (1995)",
@@ -65,6 +64,19 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_collection_finish() -> None:
+    import torch
+
+    # Models this small gain nothing from more, and wait for each other where the cores are shared.
+    torch.set_num_threads(1)
+    # Some tests ask for equal bits, which a GPU gives by such algorithms alone.
+    torch.use_deterministic_algorithms(torch.cuda.is_available())
+    # Each training collects garbage several times. Without this it would go through the half a million objects of the
+    # imported libraries each time.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
     """40 invented titles: years, two pairs that differ by year alone, one that another has without its year, titles
@@ -80,6 +92,9 @@ def catalogue() -> Catalogue:
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE with a chat template; "\\n" is one token, <|im_end|> ends a message, <|endoftext|> pads."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -102,6 +117,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Two layers of 32, four heads over two of keys and values, float32, seeded. Shared: train a copy of it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tiny_tokenizer),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -253,6 +254,18 @@ def _users(evaluations: Sequence[Evaluation], data: ReportData) -> tuple[ShownUs
     return shown_users(evaluations[0], data.split, data.history_length) if evaluations and data.split else ()
 
 
+@cache
+def _environment() -> Environment:
+    """Jinja's environment, one for the process, because it keeps the templates that it has compiled."""
+    return Environment(
+        loader=PackageLoader("rosepo_core", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
 def _page(
     title: str,
     protocols: Sequence[_Protocol],
@@ -262,25 +275,22 @@ def _page(
     growth: Chart | None = None,
     users: Sequence[ShownUser] = (),
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("rosepo_core", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
-        title=title,
-        summary={
-            label: value
-            for label, value in first.summary.items()
-            if all(run.data.summary.get(label) == value for run in runs)
-        },
-        protocols=protocols,
-        growth=growth,
-        users=users,
-        shown_items=SHOWN_ITEMS,
-        runs=runs,
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=title,
+            summary={
+                label: value
+                for label, value in first.summary.items()
+                if all(run.data.summary.get(label) == value for run in runs)
+            },
+            protocols=protocols,
+            growth=growth,
+            users=users,
+            shown_items=SHOWN_ITEMS,
+            runs=runs,
+        )
     )
 
 

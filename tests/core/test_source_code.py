@@ -17,12 +17,12 @@ SOURCES = {
     "acme/__init__.py": "import acme.shared",
     "acme/shared.py": "K = 5",
     "acme/oracle.py": (
-        "import numpy\n"
-        "import rosepo_core.api\n"
-        "from rosepo_losses.dpo import DPO\n"
         "from acme_base import Base\n"
         "class Oracle(Base):\n"
         "    def fit(self):\n"
+        "        import numpy\n"
+        "        import rosepo_core.api\n"
+        "        from rosepo_losses.dpo import DPO\n"
         "        from .parts import network\n"
         "        from acme_helpers import helper\n"
     ),
