@@ -19,7 +19,18 @@ from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.report.page import ReportData
-from rosepo_core.stages import aligned, dataset, evaluation, oracle, preferences, reference, sampling, sft, split
+from rosepo_core.stages import (
+    aligned,
+    dataset,
+    evaluation,
+    oracle,
+    preferences,
+    prior,
+    reference,
+    sampling,
+    sft,
+    split,
+)
 from rosepo_core.stages.session import (
     FinishedSession,
     Handle,
@@ -114,14 +125,19 @@ def _check_stage(stage: str) -> None:
 
 def forced_stages(names: Sequence[str]) -> Callable[[str], bool]:
     """A function that says whether a stage must be made again because of `names`. The answers of models in evaluation
-    are artifacts of their own, and belong to the name ``"evaluation"``.
+    are artifacts of their own, and belong to the name ``"evaluation"``. A prior does not, because a model may have
+    been trained with it; it is made again with the model that it belongs to.
 
     Raises:
         RequestError: there is no stage with such a name.
     """
     for name in names:
         _check_stage(name)
-    return lambda stage: stage in names or (STAGES[-1] in names and stage not in STAGES)
+
+    def forced(stage: str) -> bool:
+        return stage in names or (STAGES[-1] in names and stage not in STAGES and not stage.startswith(prior.PREFIX))
+
+    return forced
 
 
 def to_go_on_with(config: RunConfig, folder: Path, registry: Registry) -> RunConfig:
@@ -167,6 +183,7 @@ def train(session: Session) -> Trained:
     """Run the stages before evaluation, in their order."""
     sft.check(session)
     sampling.check_request(session)
+    reference.check(session)
     corpus = dataset.stage(session)
     held_out = split.stage(session, corpus)
     # Before any expensive work, so that impossible requests fail at once.
@@ -446,6 +463,12 @@ def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Handle[
     return held_out, evaluation.stage(session, held_out, candidates, models)
 
 
+def _of_training(folder: Path) -> set[str]:
+    """The stages before evaluation of a finished run, and the priors that they were made from."""
+    manifests = [manifest for stage in STAGES[:-1] if (manifest := read_manifest(folder / stage))]
+    return {*STAGES[:-1], *(name for manifest in manifests for name in manifest["inputs"])}
+
+
 @contextmanager
 def _opened(
     config: RunConfig,
@@ -460,7 +483,7 @@ def _opened(
 ) -> Iterator[Session]:
     """A session on a folder. If the request fails before `RunStore.commit`, the folder stays as it was."""
     session = (
-        FinishedSession(config, store, registry, reporter, STAGES[:-1])
+        FinishedSession(config, store, registry, reporter, _of_training(store.folder))
         if finished
         else Session(config, store, registry, reporter, base=base, until=until, forced=forced)
     )

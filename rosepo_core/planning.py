@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rosepo_core.config import RunConfig
-from rosepo_core.contracts.records import Examples, Ints, Split
+from rosepo_core.contracts.records import Examples, Ints, Places, Split
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.head import LOGIT_BYTES
 from rosepo_core.engine.prompt_trees import prompt_trees
@@ -26,11 +26,12 @@ from rosepo_core.engine.trees import TokenTree
 from rosepo_core.engine.writing import longest_answer
 from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.context import EvaluationContext
+from rosepo_core.evaluation.decision_rules import shown_scores
 from rosepo_core.measured_speed import MeasuredSpeed, measure_speed
 from rosepo_core.pipeline import forced_stages, to_go_on_with, train
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, load_plugins
-from rosepo_core.stages import sampling, sft
+from rosepo_core.stages import prior, reference, sampling, sft
 from rosepo_core.stages.session import Handle, RunReporter, Session, Settings
 from rosepo_core.stages.trained import DrawnCandidates
 from rosepo_core.store.artifacts import Artifact
@@ -44,7 +45,7 @@ class StagePlan:
     Attributes:
         stage: its name. ``"scores"``, ``"lists"``, ``"answers"`` and ``"grounded"`` are totals over the three
             language models.
-        examples: amount of work: number of interactions, training sequences, pairs, titles to score...
+        examples: amount of work: number of interactions, training sequences (or trees), pairs, titles to score...
         unit: the unit of `examples`.
         tokens: tokens that pass through the model, counted each time, without padding; 0 if there are none.
         longest: tokens of the longest sequence or tree, 0 if there are none.
@@ -157,12 +158,12 @@ def _plan(session: _Rehearsal) -> Plan:
     data = planned.split.content
     template = session.template(planned.split)
     material = sft_lengths(session, template, data)
+    material_parts = [part for parts in material for part in parts]
     examples, rejected = stand_in_pairs(session, data)
     responses = np.concatenate([examples.target[:, None], rejected], axis=1)
     lists = session.lists(examples, len(data.catalogue), rejected)
     trees = prompt_trees(template, examples, responses, shared=True, candidates=lists)
-    budget = session.config.alignment.token_budget
-    split_trees = [tree.split_examples(budget) for tree in trees]
+    split_trees = [tree.split_examples(session.config.alignment.token_budget) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
     contexts = EvaluationContext.of_each_part(session, planned.split)
     context = contexts[0]
@@ -180,17 +181,30 @@ def _plan(session: _Rehearsal) -> Plan:
     tree_lengths = [len(tree) for tree in trees]
     score_lengths = [len(tree) for tree in scored]
     part_lengths = [len(part) for part in parts]
-    sft_tokens = _trained_tokens(material, options.sft)
+    sft_tokens = _trained_tokens([sum(each) for each in material], options.sft)
     aligned_tokens = _trained_tokens([sum(map(len, tree)) for tree in split_trees], options.alignment)
     pair_count = int((rejected >= 0).sum())
+    corrected = "prior-corrected" in shown_scores(options.ranking.score)
+
+    def prior_row(model: str) -> None:
+        name = prior.PREFIX + model
+        if corrected or name in session.artifacts:
+            titles = prior.every_title(len(data.catalogue))
+            lengths = [len(tree) for tree in _scoring_trees(template, *titles)]
+            row(name, len(data.catalogue), "titles", sum(lengths), lengths, sum(lengths) / speed.score)
+
     row("dataset", int(data.seen.keys.size), "interactions", 0, [], 0.0)
     row("split", len(data.users), "users", 0, [], 0.0)
-    row("sft", len(material), "sequences", sft_tokens, material, sft_tokens / speed.train)
+    prior_row("base")
+    row("sft", len(material), "sequences", sft_tokens, material_parts, sft_tokens / speed.train)
     row("oracle", len(data.train.items), "interactions", 0, [], None)
     row("sampling", len(examples), "examples", 0, [], speed.sampling)
-    row("reference", pair_count, "pairs", sum(tree_lengths), tree_lengths, sum(tree_lengths) / speed.score)
+    prior_row("sft")
+    compared = tree_lengths if reference.kind(session) == "sft" else []
+    row("reference", pair_count, "pairs", sum(compared), compared, sum(compared) / speed.score)
     row("preferences", pair_count, "pairs", 0, [], 0.0)
     row("aligned", pair_count, "pairs", aligned_tokens, part_lengths, aligned_tokens / speed.train)
+    prior_row("aligned")
     if context.embedded is not None:
         read = int(template.response_lengths.sum()) if choose_encoder() == "language-model" else 0
         row("embeddings", len(data.catalogue), "titles", read, [], read / speed.score if read else None)
@@ -221,17 +235,22 @@ def _plan(session: _Rehearsal) -> Plan:
         train_rate=speed.train,
         score_rate=speed.score,
         memory=_memory(
-            speed, max(_largest_pass(material, options.sft), _largest_pass(part_lengths, options.alignment))
+            speed, max(_largest_pass(material_parts, options.sft), _largest_pass(part_lengths, options.alignment))
         ),
         notes=tuple(_notes(template, data, *offered[0])),
     )
 
 
-def sft_lengths(session: Session, template: PromptTemplate, data: Split) -> list[int]:
-    """Number of tokens of each sequence of supervised fine-tuning."""
-    users = sft.training_users(data, session.config.sft.max_users, session.rng("sft users"))
-    lists = session.lists(template.sft_examples(users), len(data.catalogue))
-    return [len(ids) for ids, _ in template.sft_sequences(users, candidates=lists)]
+def sft_lengths(session: Session, template: PromptTemplate, data: Split) -> list[list[int]]:
+    """Number of tokens of each sequence of supervised fine-tuning; of a tree, of each part in which it passes through
+    the model."""
+    options = session.config.sft
+    if options.objective == "tokens":
+        return [[len(ids)] for ids, _ in sft.token_sequences(session, template, data)]
+    examples, sampled = sft.choices(session, template, data)
+    responses = np.concatenate([examples.target[:, None], sampled], axis=1)
+    trees = prompt_trees(template, examples, responses, shared=True)
+    return [[len(part) for part in tree.split_examples(options.token_budget)] for tree in trees]
 
 
 def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
@@ -258,9 +277,9 @@ def _stand_in_candidates(context: EvaluationContext, to_rank: DrawnCandidates) -
         yield context.examples.target[:, None]
 
 
-def _scoring_trees(template: PromptTemplate, examples: Examples, items: Ints) -> list[TokenTree]:
+def _scoring_trees(template: PromptTemplate, places: Places, items: Ints) -> list[TokenTree]:
     listed = items if template.candidates else None
-    trees = prompt_trees(template, examples, items, candidates=listed)
+    trees = prompt_trees(template, places, items, candidates=listed)
     return [part for tree in trees for part in tree.split(BRANCH_TOKENS)]
 
 

@@ -260,8 +260,8 @@ class PreferenceLoss(Component, ABC):
     """An objective over preference pairs.
 
     Attributes:
-        needs_reference: whether the loss uses the log-probabilities of the reference model. If not, they are not
-            computed, and are 0.
+        needs_reference: whether the loss uses the log-probabilities of the reference, which `alignment.reference`
+            names. If not, they are not computed, and are 0.
         needs_smoothing: whether the loss uses `eps`. If not, the oracle is not asked for it, and it is 0.
     """
 

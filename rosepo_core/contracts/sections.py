@@ -10,6 +10,7 @@ from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options
 
 Protocol = Literal["candidates", "catalogue", "free"]
 Negatives = Literal["uniform", "popularity", "semantic"]
+Reference = Literal["sft", "prior", "none"]
 Score = Literal["likelihood", "mean", "prior-corrected", "fusion"]
 SCORES: tuple[Score, ...] = get_args(Score)
 """All scores, by which language models can rank. A score needs everything that those before it need."""
@@ -89,6 +90,18 @@ class SFTOptions(TrainingOptions):
         "lora",
         description="'lora' trains an adapter; 'full' trains all weights, and keeps and saves them in float32.",
     )
+    objective: Literal["tokens", "choice"] = Field(
+        "tokens",
+        description="What is learned. 'tokens': to write the next title, token by token. 'choice': to choose it "
+        "among 'negatives' other titles by log p(title | history) - log p(title). log p(title) is the prior of the "
+        "model before training.",
+    )
+    negatives: int = Field(
+        3,
+        ge=1,
+        description="Other titles to choose from ('choice' only), drawn uniformly among those without a training "
+        "interaction of the user.",
+    )
     lora_rank: int = Field(16, ge=1, description="Rank of the adapter.")
     lora_alpha: float = Field(32.0, gt=0, description="Scale of the adapter, divided by the rank.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
@@ -113,6 +126,20 @@ class SFTOptions(TrainingOptions):
             raise ValueError("method = 'full' trains no adapter; leave it out")
         return value
 
+    @field_validator("negatives")
+    @classmethod
+    def _of_choices_alone(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("objective") == "tokens" and value != cls.model_fields["negatives"].default:
+            raise ValueError("objective = 'tokens' trains on the targets alone; leave it out, or set 'choice'")
+        return value
+
+    @field_validator("lora_dropout")
+    @classmethod
+    def _without_dropout(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("objective") == "choice" and value:
+            raise ValueError("objective = 'choice' trains without dropout; leave it out")
+        return value
+
 
 class PreferenceOptions(Options):
     """Section ``[preferences]``: how many pairs are made."""
@@ -133,6 +160,12 @@ class AlignmentOptions(TrainingOptions):
 
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
     batch_size: int = Field(8, ge=1, description="Token trees per optimizer step.")
+    reference: Reference = Field(
+        "sft",
+        description="What a loss with a reference compares the model with. 'sft': log p(title | history) of the SFT "
+        "model, so that the loss begins at a margin of 0 (ln 2 for DPO). 'prior': log p(title) of the SFT model "
+        "without a history, so that preferences are learned on log p(title | history) - log p(title). 'none': 0.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Clip the gradient to this norm.")
 
 

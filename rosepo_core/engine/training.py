@@ -469,7 +469,7 @@ def align_preferences(
     epochs: float,
     warmup_ratio: float,
     weight_decay: float,
-    max_grad_norm: float,
+    max_grad_norm: float = 1.0,
     seed: int,
     reporter: Reporter,
     products: torch.dtype | None = None,
@@ -481,6 +481,7 @@ def align_preferences(
         pad_token_id: any id of the vocabulary.
         batch_size: trees per optimizer step.
         token_budget: most tokens of a forward pass, padding included; memory and speed only.
+        max_grad_norm: clip the gradient to this norm; by default as in `fine_tune`.
         products: the type that products of float32 weights are computed in, `None` for float32.
 
     Returns:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Candidates, Doubles, Examples, Floats, Longs, Split
 from rosepo_core.contracts.sections import HeldOut, Negatives
+from rosepo_core.data.unseen_items import draw_unseen, unseen_counts
 from rosepo_core.stages import embeddings
 from rosepo_core.stages.split import held_out_examples
 
@@ -141,14 +142,9 @@ def shuffled(candidates: Candidates, rng: np.random.Generator) -> Candidates:
 
 
 def _uniform(split: Split, examples: Examples, count: int, rng: np.random.Generator) -> Longs:
-    items = len(split.catalogue)
-    users, row_of = np.unique(examples.user, return_inverse=True)
-    low = np.searchsorted(split.seen.keys, users.astype(np.int64) * items)
-    high = np.searchsorted(split.seen.keys, (users.astype(np.int64) + 1) * items)
-    unseen = items - (high - low)
-    _check_enough(split, users, unseen, count, f"unseen items of {items}")
-    ranks = _distinct_below(unseen[row_of], count - 1, rng)
-    return _unseen_at(ranks, split.seen.keys, users, low, high, row_of, items)
+    unseen = unseen_counts(split.seen, examples.user)
+    _check_enough(split, examples.user, unseen, count, f"unseen items of {len(split.catalogue)}")
+    return draw_unseen(split.seen, examples.user, count - 1, rng)
 
 
 def _popular(split: Split, examples: Examples, count: int, rng: np.random.Generator) -> Longs:
@@ -237,52 +233,3 @@ def load_candidates(folder: Path) -> Candidates:
     """Read what `save_candidates` wrote."""
     table = pl.read_parquet(folder / CANDIDATES)
     return Candidates(table["items"].to_numpy(), table["target_column"].to_numpy())
-
-
-def _distinct_below(limits: Longs, k: int, rng: np.random.Generator) -> Longs:
-    """`k` distinct numbers below ``limits[i]`` for each row i; all sets have the same probability: int64 [n, k].
-
-    Robert Floyd's algorithm (Bentley and Floyd, "A sample of brilliance", CACM 30(9), 1987), for all rows at once.
-    """
-    negative_items = np.empty((len(limits), k), dtype=np.int64)
-    for column in range(k):
-        largest = limits - k + column
-        number = rng.integers(0, largest + 1)
-        taken = (negative_items[:, :column] == number[:, None]).any(axis=1)
-        negative_items[:, column] = np.where(taken, largest, number)
-    return negative_items
-
-
-def _unseen_at(
-    ranks: Longs,
-    keys: Longs,
-    users: NDArray[np.integer],
-    low: NDArray[np.integer],
-    high: NDArray[np.integer],
-    row_of: NDArray[np.integer],
-    items: int,
-) -> Longs:
-    """The item at each rank among a user's unseen items.
-
-    The j-th seen item s_j of a user has s_j - j unseen items before it, so the unseen item of rank r is r plus the
-    number of seen ones with s_j - j <= r.
-
-    Args:
-        ranks: int64 [n, k].
-        keys: the keys of `SeenItems`; those of ``users[m]`` are ``keys[low[m]:high[m]]``.
-        users: ascending, [users].
-        low: [users].
-        high: [users].
-        row_of: index in `users` of each row of `ranks`, [n].
-        items: number of items in the catalogue.
-    """
-    counts = high - low
-    start = np.concatenate([[0], np.cumsum(counts)])
-    within = np.arange(start[-1]) - np.repeat(start[:-1], counts)
-    place = np.repeat(low, counts) + within
-    # `items + 1` separates users: unseen counts and ranks are both in 0..items.
-    block = np.arange(len(users), dtype=np.int64) * (items + 1)
-    before = np.repeat(block, counts) + keys[place] - np.repeat(users.astype(np.int64), counts) * items - within
-    found = np.searchsorted(before, block[row_of][:, None] + ranks, side="right")
-    unseen: Longs = ranks + found - start[:-1][row_of][:, None]
-    return unseen

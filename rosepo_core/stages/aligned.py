@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Pairs, Split
 from rosepo_core.engine.prompt_trees import prompt_trees
-from rosepo_core.engine.saved_template import save_template
 from rosepo_core.engine.training import LogHistory, PreferenceTree, align_preferences
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import running
+from rosepo_core.stages.optimization import load_log, optimize
 from rosepo_core.stages.session import Handle, Session
-from rosepo_core.stages.sft import LOG, load_log
 
 
 def stage(
@@ -27,39 +26,21 @@ def stage(
     settings = {
         **session.prompt_settings(),
         "loss": session.plugin_settings("loss"),
-        "alignment": session.that_decides["alignment"],
+        # The pairs already hold the log-probabilities of the reference.
+        "alignment": {key: value for key, value in session.that_decides["alignment"].items() if key != "reference"},
         "seed": session.config.seed,
     }
 
     def build(folder: Path) -> None:
         loss: PreferenceLoss = session.component("loss")
-        template = session.template(split)
-        trees = preference_trees(template, pairs.content)
-        model = session.policy.to_continue(sft.folder)
-        log = []
-        if options.steps != 0:
+        trees = preference_trees(session.template(split), pairs.content)
+        model, padding = session.policy.to_continue(sft.folder), session.policy.tokenizer.pad_token_id
+
+        def train(**settings: Any) -> LogHistory:
             with running(loss):
-                log = align_preferences(
-                    model,
-                    loss,
-                    trees,
-                    session.policy.tokenizer.pad_token_id,
-                    batch_size=options.batch_size,
-                    token_budget=options.token_budget,
-                    gradient_checkpointing=session.config.sft.gradient_checkpointing,
-                    learning_rate=options.learning_rate,
-                    steps=options.steps,
-                    epochs=options.epochs,
-                    warmup_ratio=options.warmup_ratio,
-                    weight_decay=options.weight_decay,
-                    max_grad_norm=options.max_grad_norm,
-                    seed=session.config.seed,
-                    reporter=session.reporter,
-                    products=session.policy.autocast(session.config.sft),
-                )
-        session.policy.save(folder)
-        save_template(template, session.config.prompt.name, folder)
-        (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
+                return align_preferences(model, loss, trees, padding, max_grad_norm=options.max_grad_norm, **settings)
+
+        optimize(session, split, options, train, folder)
 
     return session.artifact("aligned", settings, [sft, pairs], build, load_log)
 

@@ -34,9 +34,9 @@ def stage(
 
     Columns: ``user`` and ``position`` (indices of the example), ``slot`` (which of the K rejected items),
     ``chosen_item``, ``rejected_item`` (catalogue indices), ``sampler``, ``eps`` (the smoothing factor, 0 if the loss
-    does not use it), ``reference_chosen`` and ``reference_rejected`` (log-probabilities under the SFT model, 0 if the
-    loss does not use them), ``prompt``, ``chosen``, ``rejected`` (text); if prompts list candidates, also ``listed``
-    (their catalogue indices, in the order of the prompt).
+    does not use it), ``reference_chosen`` and ``reference_rejected`` (the log-probabilities of RUN/reference),
+    ``prompt``, ``chosen``, ``rejected`` (text); if prompts list candidates, also ``listed`` (their catalogue indices,
+    in the order of the prompt).
     """
 
     loss: PreferenceLoss = session.component("loss")

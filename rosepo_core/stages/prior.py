@@ -15,11 +15,13 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Floats, Places, Sequences, Split
+from rosepo_core.contracts.records import Floats, Ints, Places, Sequences, Split
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.stages.session import Handle, Session
 
 PRIOR = "prior.safetensors"
+PREFIX = "prior-"
+"""The beginning of the names of these stages."""
 TOKEN_BUDGET = 4096
 """Tokens per forward pass; changes memory and speed only, never a result."""
 
@@ -62,14 +64,29 @@ def stage(
     """
 
     def build(folder: Path) -> None:
-        items = np.arange(len(split.content.catalogue), dtype=np.int32)[None]
-        # A place before the first item of a sequence has no history.
-        sequence = Sequences(np.zeros(1, np.int32), np.array([0, 1], dtype=np.int64))
-        place = Places(sequence, np.zeros(1, np.int32), np.zeros(1, np.int32))
+        place, items = every_title(len(split.content.catalogue))
         scores = score_items(model(), session.template(split), place, items, TOKEN_BUDGET, session.reporter)
         save_file({"log_probs": scores[0]}, folder / PRIOR)
 
-    return session.artifact(f"prior-{name}", settings, [split, *inputs], build, load)
+    return session.artifact(f"{PREFIX}{name}", settings, [split, *inputs], build, load)
+
+
+def of_base(session: Session, split: Handle[Split]) -> Handle[Floats]:
+    """RUN/prior-base: the prior of the base model."""
+    return stage(session, split, "base", session.policy.base, session.prompt_settings(), [])
+
+
+def of_sft(session: Session, split: Handle[Split], sft: Handle[Any]) -> Handle[Floats]:
+    """RUN/prior-sft: the prior of the model in RUN/sft."""
+    return stage(session, split, "sft", lambda: session.policy.trained(sft.folder), session.prompt_settings(), [sft])
+
+
+def every_title(count: int) -> tuple[Places, Ints]:
+    """A place without history, and all `count` items of the catalogue, int32 [1, count]."""
+    # A place before the first item of a sequence has no history.
+    sequence = Sequences(np.zeros(1, np.int32), np.array([0, 1], dtype=np.int64))
+    place = Places(sequence, np.zeros(1, np.int32), np.zeros(1, np.int32))
+    return place, np.arange(count, dtype=np.int32)[None]
 
 
 def load(folder: Path) -> Floats:

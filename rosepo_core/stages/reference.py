@@ -1,5 +1,5 @@
-"""The stage `reference`: the log-probabilities of the pairs under the SFT model. They depend neither on the oracle
-nor on the loss, so they are computed once."""
+"""The stage `reference`: the log-probabilities with which the loss compares those of the model. They depend neither
+on the oracle nor on the loss, so they are computed once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Floats, Split
+from rosepo_core.contracts.sections import Reference
 from rosepo_core.engine.training import LogHistory
+from rosepo_core.stages import prior
 from rosepo_core.stages.sampling import RejectedItems, title_model
 from rosepo_core.stages.session import Handle, Session
 
@@ -21,7 +23,7 @@ REFERENCE = "reference.safetensors"
 
 @dataclass(frozen=True)
 class ReferenceLogProbs:
-    """Log-probabilities under the SFT model, for the examples of `sampling.RejectedItems`.
+    """Log-probabilities of the reference, for the examples of `sampling.RejectedItems`.
 
     Attributes:
         chosen: log-probabilities of the targets, float32 [n].
@@ -32,30 +34,57 @@ class ReferenceLogProbs:
     rejected: Floats
 
 
+def kind(session: Session) -> Reference:
+    """What the run's loss compares the model with: `alignment.reference`, or ``none`` if the loss has no
+    reference."""
+    loss: PreferenceLoss = session.component("loss")
+    return session.config.alignment.reference if loss.needs_reference else "none"
+
+
+def check(session: Session) -> None:
+    """Check, before any work, that the run can have its reference.
+
+    Raises:
+        RequestError: the reference is the prior, and prompts list candidates.
+    """
+    if kind(session) == "prior":
+        prior.check(session, "alignment.reference = 'prior'")
+
+
 def stage(
     session: Session, split: Handle[Split], sft: Handle[LogHistory], rejected: Handle[RejectedItems]
 ) -> Handle[ReferenceLogProbs]:
-    """RUN/reference: ``reference.safetensors`` with the arrays of `ReferenceLogProbs`; 0 if the loss does not use
-    them.
+    """RUN/reference: ``reference.safetensors`` with the arrays of `ReferenceLogProbs`.
 
-    They are the same for all losses that use them. If the loss does not use them, the rewards in the training log are
-    those of the policy alone.
+    - ``sft``: log p(title | history) under the SFT model.
+    - ``prior``: log p(title) under the SFT model, from RUN/prior-sft, whatever the history.
+    - ``none``: 0. The rewards in the training log are then those of the policy alone.
+
+    They are the same for all losses that use them.
     """
-    loss: PreferenceLoss = session.component("loss")
-    needed = loss.needs_reference
+    reference = kind(session)
+    settings: dict[str, Any] = {"reference": reference}
+    inputs: list[Handle[Any]] = [rejected]
+    titles = prior.of_sft(session, split, sft) if reference == "prior" else None
+    if titles is not None:
+        inputs = [titles, rejected]
+    elif reference == "sft":
+        settings |= session.prompt_settings()
+        inputs = [sft, rejected]
 
     def build(folder: Path) -> None:
         examples = rejected.content.examples
         responses = np.concatenate([examples.target[:, None], rejected.content.items], axis=1)
-        scores = np.where(responses >= 0, np.float32(0), -np.inf)
-        if needed:
+        scores = np.zeros(responses.shape, dtype=np.float32)
+        if titles is not None:
+            scores = titles.content[responses]
+        elif reference == "sft":
             scores = title_model(session, split, sft).score(examples, responses, rejected.content.listed)
+        scores = np.where(responses >= 0, scores, np.float32(-np.inf))
         arrays = {"chosen": scores[:, 0], "rejected": scores[:, 1:]}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REFERENCE)
 
-    settings = session.prompt_settings() if needed else {}
-    inputs: list[Handle[Any]] = [sft, rejected] if needed else [rejected]
-    return session.artifact("reference", {**settings, "needed": needed}, inputs, build, _load)
+    return session.artifact("reference", settings, inputs, build, _load)
 
 
 def _load(folder: Path) -> ReferenceLogProbs:

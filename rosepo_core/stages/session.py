@@ -287,7 +287,8 @@ class Session:
                 build(folder)
             return time.perf_counter() - start
 
-        forced = self.is_forced(stage, inputs)
+        # A stage that several others need is made anew only once.
+        forced = stage not in self.artifacts and self.is_forced(stage, inputs)
         found = None if forced else self.store.find(stage, wanted, self.reporter.note)
         made_from = {each.artifact.stage: each.artifact.fingerprint for each in inputs}
         artifact = (
@@ -303,7 +304,7 @@ class FinishedSession(Session):
     changed."""
 
     def __init__(
-        self, config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter, kept: Sequence[str]
+        self, config: RunConfig, store: RunStore, registry: Registry, reporter: RunReporter, kept: Container[str]
     ) -> None:
         """`kept` names the stages that are taken as they are; other stages are found or made as in any session."""
         super().__init__(config, store, registry, reporter)

@@ -1,19 +1,24 @@
-"""The stage `sft`, supervised fine-tuning: the model learns to write the next title after a history."""
+"""The stage `sft`, supervised fine-tuning: the model learns to write the next title after a history, or to choose it
+among others."""
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Sequences, Split
-from rosepo_core.engine.saved_template import save_template
-from rosepo_core.engine.training import LogHistory, fine_tune
+from rosepo_core.contracts.records import Bools, Examples, Floats, Ints, Pairs, Sequences, Split
+from rosepo_core.data.unseen_items import draw_unseen, unseen_counts
+from rosepo_core.engine.choice_loss import ChoiceLoss
+from rosepo_core.engine.training import LogHistory, align_preferences, fine_tune
+from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.stages import prior
+from rosepo_core.stages.aligned import preference_trees
+from rosepo_core.stages.optimization import load_log, optimize
 from rosepo_core.stages.session import Handle, Session
-
-LOG = "log.json"
 
 
 def training_users(split: Split, most: int | None, rng: np.random.Generator) -> Sequences:
@@ -30,52 +35,74 @@ def check(session: Session) -> None:
 
     Raises:
         RequestError: the model cannot read prompts of the allowed length, or has no layer with a name in
-            `target_modules`.
+            `target_modules`; or it should learn to choose, and prompts list candidates.
     """
     session.check_prompts()
     session.policy.check_targets(session.config.sft)
+    if session.config.sft.objective == "choice":
+        prior.check(session, "sft.objective = 'choice'")
 
 
 def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
     """RUN/sft: the adapter or the model, the tokenizer, the prompt template and ``log.json`` with one entry for each
-    step."""
+    step. The objective ``choice`` also needs RUN/prior-base."""
     options = session.config.sft
     settings = {**session.prompt_settings(), "sft": session.that_decides["sft"], "seed": session.config.seed}
+    reference = prior.of_base(session, split) if options.objective == "choice" else None
 
     def build(folder: Path) -> None:
-        template = session.template(split)
-        users = training_users(split.content, options.max_users, session.rng("sft users"))
-        lists = session.lists(template.sft_examples(users), len(split.content.catalogue))
-        sequences = template.sft_sequences(users, candidates=lists)
-        if not sequences:
-            raise RequestError("SFT has no training sequence: no user has a training interaction")
-        model = session.policy.to_train(options, session.config.seed)
-        log = []
-        if options.steps != 0:
-            log = fine_tune(
-                model,
-                session.policy.tokenizer,
-                sequences,
-                batch_size=options.batch_size,
-                token_budget=options.token_budget,
-                learning_rate=options.learning_rate,
-                steps=options.steps,
-                epochs=options.epochs,
-                warmup_ratio=options.warmup_ratio,
-                weight_decay=options.weight_decay,
-                gradient_checkpointing=options.gradient_checkpointing,
-                seed=session.config.seed,
-                reporter=session.reporter,
-                products=session.policy.autocast(options),
-            )
-        session.policy.save(folder)
-        save_template(template, session.config.prompt.name, folder)
-        (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
+        template, data = session.template(split), split.content
+        tokenizer = session.policy.tokenizer
+        if reference is None:
+            sequences = token_sequences(session, template, data)
+            model = session.policy.to_train(options, session.config.seed)
+            train = partial(fine_tune, model, tokenizer, sequences)
+        else:
+            trees = preference_trees(template, choice_pairs(*choices(session, template, data), reference.content))
+            model = session.policy.to_train(options, session.config.seed)
+            train = partial(align_preferences, model, ChoiceLoss(), trees, tokenizer.pad_token_id)
+        optimize(session, split, options, train, folder)
 
-    return session.artifact("sft", settings, [split], build, load_log)
+    inputs: list[Handle[Any]] = [split, *([reference] if reference else [])]
+    return session.artifact("sft", settings, inputs, build, load_log)
 
 
-def load_log(folder: Path) -> LogHistory:
-    """The training log that `stage` wrote into `folder`: one entry for each step."""
-    log: LogHistory = json.loads((folder / LOG).read_text(encoding="utf-8"))
-    return log
+def token_sequences(session: Session, template: PromptTemplate, data: Split) -> list[tuple[Ints, Bools]]:
+    """What the objective ``tokens`` trains on: see `fine_tune`.
+
+    Raises:
+        RequestError: there is nothing to train on.
+    """
+    users = training_users(data, session.config.sft.max_users, session.rng("sft users"))
+    lists = session.lists(template.sft_examples(users), len(data.catalogue))
+    sequences = template.sft_sequences(users, candidates=lists)
+    if not sequences:
+        raise RequestError("SFT has no training sequence: no user has a training interaction")
+    return sequences
+
+
+def choices(session: Session, template: PromptTemplate, data: Split) -> tuple[Examples, Ints]:
+    """What the objective ``choice`` trains on: the examples, and the titles that are sampled beside their targets,
+    int32 [n, negatives].
+
+    Raises:
+        RequestError: there is nothing to train on, or a user has too few unseen items.
+    """
+    options = session.config.sft
+    examples = template.sft_examples(training_users(data, options.max_users, session.rng("sft users")))
+    if not len(examples):
+        raise RequestError("SFT has no choice to learn from: no user has two training interactions")
+    fewest = int(unseen_counts(data.train_seen, examples.user).min())
+    if fewest < options.negatives:
+        raise RequestError(
+            f"option 'sft.negatives' = {options.negatives}: set it to {fewest} or less; of {len(data.catalogue)} "
+            "items, no more are new to one of the users"
+        )
+    sampled = draw_unseen(data.train_seen, examples.user, options.negatives, session.rng("sft negatives"))
+    return examples, sampled.astype(np.int32)
+
+
+def choice_pairs(examples: Examples, sampled: Ints, prior_log_probs: Floats) -> Pairs:
+    """The choices as preference pairs whose reference is the prior, float32 [items]."""
+    eps = np.zeros(sampled.shape, dtype=np.float32)
+    return Pairs(examples, sampled, eps, prior_log_probs[examples.target], prior_log_probs[sampled])

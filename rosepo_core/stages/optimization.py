@@ -1,0 +1,59 @@
+"""What SFT and alignment have in common: the settings of their trainers, and the files that they write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from rosepo_core.contracts.records import Split
+from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
+from rosepo_core.engine.saved_template import save_template
+from rosepo_core.engine.training import LogHistory
+from rosepo_core.stages.session import Handle, Session
+
+LOG = "log.json"
+
+
+def optimize(
+    session: Session,
+    split: Handle[Split],
+    options: SFTOptions | AlignmentOptions,
+    train: Callable[..., LogHistory],
+    folder: Path,
+) -> None:
+    """Train the session's language model, and write it into `folder` with the tokenizer, the prompt template and
+    ``log.json``, one entry for each step.
+
+    Args:
+        session: the run. Its language model is ready to be trained.
+        split: RUN/split.
+        options: the section of the training.
+        train: `fine_tune` or `align_preferences`, with all arguments but those that the options give.
+        folder: the folder of the stage.
+    """
+    sft = session.config.sft
+    log: LogHistory = []
+    if options.steps != 0:
+        log = train(
+            batch_size=options.batch_size,
+            token_budget=options.token_budget,
+            learning_rate=options.learning_rate,
+            steps=options.steps,
+            epochs=options.epochs,
+            warmup_ratio=options.warmup_ratio,
+            weight_decay=options.weight_decay,
+            gradient_checkpointing=sft.gradient_checkpointing,
+            seed=session.config.seed,
+            reporter=session.reporter,
+            products=session.policy.autocast(sft),
+        )
+    session.policy.save(folder)
+    save_template(session.template(split), session.config.prompt.name, folder)
+    (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
+
+
+def load_log(folder: Path) -> LogHistory:
+    """The training log that `optimize` wrote into `folder`: one entry for each step."""
+    log: LogHistory = json.loads((folder / LOG).read_text(encoding="utf-8"))
+    return log
