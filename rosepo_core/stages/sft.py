@@ -83,7 +83,7 @@ def token_sequences(session: Session, template: PromptTemplate, data: Split) -> 
 
 def choices(session: Session, template: PromptTemplate, data: Split) -> tuple[Examples, Ints]:
     """What the objective ``choice`` trains on: the examples, and the titles that are sampled beside their targets,
-    int32 [n, negatives].
+    int32 [n, negatives]. They are the same in each epoch.
 
     Raises:
         RequestError: there is nothing to train on, or a user has too few unseen items.
