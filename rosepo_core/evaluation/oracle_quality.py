@@ -16,30 +16,11 @@ from scipy.stats import rankdata
 
 from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.records import Bools, Candidates, Examples, Floats, Ints
+from rosepo_core.evaluation.calibration import BINS, ReliabilityBin, calibration
 from rosepo_core.stages.preferences import flip_probabilities
 
-BINS = 15
 ITEMS_PER_USER = 5
 """Number of drawn items that each test user's target is paired with. Each makes its own pair."""
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """One point of the reliability curve.
-
-    Attributes:
-        low: lower end of the bin's flip probabilities.
-        high: upper end.
-        pairs: number of questions in the bin.
-        flip: their mean flip probability.
-        observed: the share of them with outcome 1.
-    """
-
-    low: float
-    high: float
-    pairs: int
-    flip: float
-    observed: float
 
 
 @dataclass(frozen=True)
@@ -51,7 +32,7 @@ class OracleQuality:
         auc: probability that a question with outcome 1 has a higher flip probability than one with outcome 0; ties
             count half; 1/2 is chance, higher is better.
         ece: expected calibration error, 0 to 1, lower is better.
-        reliability: the bins that are not empty, in order.
+        reliability: the bins of flip probabilities that are not empty, in order.
     """
 
     pairs: int
@@ -90,36 +71,19 @@ def held_out_flips(oracle: SmoothingOracle, examples: Examples, candidates: Cand
 def quality(flips: Floats, outcomes: Bools, bins: int = BINS) -> OracleQuality:
     """AUC, calibration error and reliability curve.
 
-    ECE = sum over bins of |bin| / pairs times |mean flip probability - share of outcomes 1|, over bins of equal width
-    (Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015; Guo et al. 2017,
-    equation 3, for the probability of one outcome).
-
     Args:
         flips: flip probabilities in [0, 1), [pairs].
         outcomes: whether the pair was flipped, [pairs].
-        bins: number of bins of equal width between 0 and 1.
+        bins: see `calibration`.
     """
-    flips = flips.astype(np.float64)
-    place = np.minimum((flips * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    predicted = np.bincount(place, weights=flips, minlength=bins)
-    observed = np.bincount(place, weights=outcomes.astype(np.float64), minlength=bins)
     flipped, kept = int(outcomes.sum()), int((~outcomes).sum())
-    above = rankdata(flips)[outcomes].sum() - flipped * (flipped + 1) / 2
+    above = rankdata(flips.astype(np.float64))[outcomes].sum() - flipped * (flipped + 1) / 2
+    measured = calibration(flips, outcomes, bins)
     return OracleQuality(
         pairs=len(flips),
         auc=float(above / (flipped * kept)) if flipped and kept else float("nan"),
-        ece=float(np.abs(predicted - observed).sum() / len(flips)) if len(flips) else float("nan"),
-        reliability=tuple(
-            ReliabilityBin(
-                low=bin_number / bins,
-                high=(bin_number + 1) / bins,
-                pairs=int(counts[bin_number]),
-                flip=float(predicted[bin_number] / counts[bin_number]),
-                observed=float(observed[bin_number] / counts[bin_number]),
-            )
-            for bin_number in np.flatnonzero(counts).tolist()
-        ),
+        ece=measured.ece,
+        reliability=measured.reliability,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
-from rosepo_core.contracts.sections import SCORES
+from rosepo_core.contracts.sections import SCORES, Score
 from rosepo_core.evaluation.decision_rules import ranked_name
 
 
@@ -42,6 +44,81 @@ RUN_MODELS: Mapping[str, RunModel] = {
 
 LANGUAGE_MODELS = tuple(name for name, model in RUN_MODELS.items() if model.writes)[::-1]
 """The language models of a run, the last trained first."""
+
+
+ROW_NAME = re.compile(rf"(.+?)(?: ({'|'.join(SCORES[1:])}))?( \(.+\))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class RowName:
+    """The parts of a name in tables, such as ``aligned fusion (runs/a)``.
+
+    Attributes:
+        model: name of the model: ``aligned``.
+        score: the score by which it ranks: ``fusion``.
+        label: the run that it belongs to, with its brackets and a blank before them: `` (runs/a)``; empty if the
+            table is of one run, or the model is the same in all runs.
+    """
+
+    model: str
+    score: Score
+    label: str = ""
+
+    @staticmethod
+    def of(name: str) -> RowName:
+        """The parts of a name."""
+        found = ROW_NAME.fullmatch(name)
+        assert found is not None
+        return RowName(found[1], cast(Score, found[2] or "likelihood"), found[3] or "")
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is a language model. So is a model that is not of a run."""
+        return self.model not in RUN_MODELS or RUN_MODELS[self.model].writes
+
+    @property
+    def own(self) -> str:
+        """The name without the score."""
+        return self.model + self.label
+
+
+def score_in_use(names: Iterable[str]) -> Score:
+    """The score that a table is about. Tables show it beside all scores that come before it."""
+    return max((RowName.of(name).score for name in names), key=SCORES.index, default="likelihood")
+
+
+def by_score_in_use(names: Iterable[str]) -> list[str]:
+    """One row for each model: by the score that the table is about, or by the only score that the model has."""
+    names = list(names)
+    best: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: SCORES.index(RowName.of(name).score)):
+        best[RowName.of(name).own] = name
+    return [name for name in names if name in best.values()]
+
+
+def main_rows(names: Iterable[str]) -> list[str]:
+    """The rows of a table without the scores that nobody ranks by: those of `by_score_in_use`, and likelihood, so
+    that papers can be compared."""
+    names = list(names)
+    used = by_score_in_use(names)
+    return [name for name in names if name in used or RowName.of(name).score == "likelihood"]
+
+
+def few_rows(names: Iterable[str]) -> list[str]:
+    """Rows for a chart, which cannot show many models. If there is one score, all of them. Otherwise the parts of the
+    last trained model's ranking beside the whole: popularity, the oracle, and the model by likelihood and by the
+    score that the table is about. Of several runs, only the latter."""
+    names = list(names)
+    if score_in_use(names) == "likelihood":
+        return names
+    rows = {name: RowName.of(name) for name in names}
+    models = {row.model for row in rows.values() if row.writes}
+    last = next((name for name in LANGUAGE_MODELS if name in models), None)
+    shown = [name for name, row in rows.items() if row.writes and row.model == (last or row.model)]
+    used = [name for name in by_score_in_use(names) if name in shown]
+    scored = [name for name in shown if rows[name].score == "likelihood"] if len(used) == 1 else []
+    other = [name for name, row in rows.items() if not row.writes and row.score == "likelihood"]
+    return [name for name in names if name in (*other, *scored, *used)]
 
 
 def in_order(names: Iterable[str]) -> list[str]:

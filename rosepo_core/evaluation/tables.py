@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 
 from rosepo_core.contracts.records import Split
+from rosepo_core.evaluation.confidence import confidences
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.results import Evaluation, ModelResult
 from rosepo_core.store.files import write_text
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def per_user_table(evaluations: Sequence[Evaluation], split: Split) -> pl.DataFrame:
@@ -27,7 +28,7 @@ def per_user_table(evaluations: Sequence[Evaluation], split: Split) -> pl.DataFr
         One row for each protocol, model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the
         source's ids), ``rank`` (expected over ties; null for a target without a rank), ``tied`` (number of other
         items with the target's score), ``items`` (ids of the top items, best first), ``scores`` (their scores,
-        float32; null if nothing was scored), ``answer`` (the written answer, or null), and one float64 column for
+        float32; for ``fusion`` the logarithms of probabilities; null if nothing was scored), ``answer`` (the written answer, or null), and one float64 column for
         each metric (null if it does not apply, or the protocol does not measure it).
     """
     tables = [
@@ -79,7 +80,8 @@ def metrics_document(
         two ends by protocol, model and column; ``users``: the number of users in each mean over users, by protocol,
         model and column; ``comparisons``: by protocol, a list with the fields of `Comparison`; ``oracle_quality``: by
         protocol, the fields of `OracleQuality`, or null; ``fusions``: by protocol and model, the fields of
-        `ConditionalLogit`; ``pool_recall``: by protocol and model, see `Evaluation`; ``seconds``.
+        `ConditionalLogit`; ``confidence``: by protocol and model, the fields of `Confidence`, only for fusions that
+        rank candidates; ``pool_recall``: by protocol and model, see `Evaluation`; ``seconds``.
     """
     document = {
         "schema": SCHEMA,
@@ -112,6 +114,10 @@ def metrics_document(
         },
         "fusions": {
             evaluation.protocol: {name: asdict(logit) for name, logit in evaluation.fusions.items()}
+            for evaluation in evaluations
+        },
+        "confidence": {
+            evaluation.protocol: {name: asdict(each) for name, each in confidences(evaluation).items()}
             for evaluation in evaluations
         },
         "pool_recall": {evaluation.protocol: dict(evaluation.pool_recall) for evaluation in evaluations},

@@ -210,7 +210,11 @@ def calibration(quality: OracleQuality | None) -> list[Chart]:
     if quality is None or not quality.reliability:
         return []
     bins = [
-        (each.flip, each.observed, f"{each.flip:.3f} predicted, {each.observed:.3f} observed ({each.pairs:,})")
+        (
+            each.predicted,
+            each.observed,
+            f"{each.predicted:.3f} predicted, {each.observed:.3f} observed ({each.count:,})",
+        )
         for each in quality.reliability
     ]
     chart = charts.reliability(

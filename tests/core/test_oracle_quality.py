@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.records import Candidates, Examples, Sequences
-from rosepo_core.evaluation.oracle_quality import ReliabilityBin, held_out_flips, quality
+from rosepo_core.evaluation.calibration import ReliabilityBin
+from rosepo_core.evaluation.oracle_quality import held_out_flips, quality
 
 
 class Even(SmoothingOracle):
@@ -96,7 +97,7 @@ def test_quality_agrees_with_scikit_learn():
     assert found.auc == pytest.approx(roc_auc_score(outcomes, flips))
     observed, predicted = calibration_curve(outcomes, flips, n_bins=15)
     np.testing.assert_allclose([each.observed for each in found.reliability], observed)
-    np.testing.assert_allclose([each.flip for each in found.reliability], predicted)
+    np.testing.assert_allclose([each.predicted for each in found.reliability], predicted)
 
 
 def test_what_is_calibrated_has_a_small_error_and_what_is_not_a_large_one():

@@ -15,7 +15,8 @@ import pytest
 from rosepo_core.contracts.records import Candidates, Catalogue, Examples, Pairs, SeenItems, Sequences, Split
 from rosepo_core.contracts.sections import EvaluationOptions
 from rosepo_core.evaluation import results
-from rosepo_core.evaluation.oracle_quality import OracleQuality, ReliabilityBin
+from rosepo_core.evaluation.calibration import ReliabilityBin
+from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.registry import load_plugins
 from rosepo_core.report import charts
 from rosepo_core.report.page import ReportData, render, render_side_by_side, shown_users

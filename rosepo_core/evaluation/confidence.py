@@ -1,0 +1,126 @@
+"""Confidence: whether the probabilities of ``fusion`` tell when a recommendation can be trusted.
+
+The probability of a user's first title is the confidence in it. A recommender that may stay silent answers the most
+confident users only. Its coverage is the share of users that it answers, and its risk the share of these whose answer
+is wrong (El-Yaniv and Wiener, "On the foundations of noise-free selective classification", JMLR 2010; Geifman and
+El-Yaniv, "Selective classification for deep neural networks", NIPS 2017). AURC, the area under the curve of risk
+against coverage, is the mean risk over all coverages (Geifman et al., "Bias-reduced uncertainty estimation for deep
+neural classifiers", ICLR 2019).
+
+Only the protocol ``candidates`` has these numbers: its probabilities are over everything that the user is offered.
+Under ``catalogue`` they are over a pool of titles, and say nothing about the titles outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rosepo_core.contracts.records import Doubles
+from rosepo_core.evaluation.calibration import Calibration, calibration
+from rosepo_core.evaluation.measurement import Column
+from rosepo_core.evaluation.results import Evaluation, ModelResult
+
+POINTS = 100
+"""The most points of a curve."""
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """Risk against coverage for lists of k titles. An answer is wrong if the target is not in the list.
+
+    Attributes:
+        k: length of the lists.
+        risk: the risk if all users are answered.
+        aurc: area under the curve, lower is better. If confidence tells nothing, it is about `risk`.
+        coverages: shares of users that are answered, ascending, the last is 1.
+        risks: the risk at each of `coverages`.
+    """
+
+    k: int
+    risk: float
+    aurc: float
+    coverages: tuple[float, ...]
+    risks: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What the probabilities of one model's ``fusion`` tell.
+
+    Attributes:
+        users: number of users.
+        mean: mean probability of the first title. Calibrated probabilities have a mean near HR@1.
+        calibration: calibration of the probability of the first title.
+        curves: risk against coverage, for lists of 1 and of each longer cut-off that does not hold all candidates.
+    """
+
+    users: int
+    mean: float
+    calibration: Calibration
+    curves: tuple[RiskCoverage, ...]
+
+
+def confidences(evaluation: Evaluation) -> Mapping[str, Confidence]:
+    """The confidence of each fusion, by its name in tables; empty for protocols that do not rank candidates."""
+    if evaluation.candidates is None:
+        return {}
+    return {
+        name: confidence(evaluation.models[name], cut_offs(evaluation.columns.values()))
+        for name in evaluation.fusions
+        if name in evaluation.models
+    }
+
+
+def cut_offs(columns: Iterable[Column]) -> list[int]:
+    """The cut-offs of columns, ascending, and 1."""
+    return sorted({1, *(int(column.cut_off.removeprefix("@")) for column in columns if column.cut_off)})
+
+
+def confidence(result: ModelResult, ks: Sequence[int]) -> Confidence:
+    """The confidence of one fusion.
+
+    Args:
+        result: the result of a fusion for candidates; its scores are logarithms of probabilities.
+        ks: lengths of lists.
+    """
+    assert result.scores is not None
+    probabilities = -np.sort(-np.exp(result.scores.astype(np.float64)), axis=1)
+    first = probabilities[:, 0]
+    longest = int((result.scores > -np.inf).sum(axis=1).max())
+    hits = {k: result.ranks.expectation(np.ones(k)) for k in (1, *ks)}
+    return Confidence(
+        users=len(first),
+        mean=float(first.mean()),
+        calibration=calibration(np.minimum(first, 1.0), hits[1]),
+        curves=tuple(
+            risk_coverage(k, probabilities[:, :k].sum(axis=1), 1 - hits[k]) for k in hits if k == 1 or k < longest
+        ),
+    )
+
+
+def risk_coverage(k: int, confidence: Doubles, losses: Doubles) -> RiskCoverage:
+    """The curve of risk against coverage.
+
+    Users of equal confidence are answered in a random order: the curve is the mean over all orders.
+
+    Args:
+        k: length of the lists.
+        confidence: of each user, [n], n at least 1.
+        losses: 1 for a wrong answer and 0 for a right one, [n]; between them if tied scores decide.
+    """
+    users = len(losses)
+    _, group = np.unique(-confidence, return_inverse=True)
+    means = np.bincount(group, weights=losses) / np.bincount(group)
+    answered = np.arange(1, users + 1)
+    risks = np.cumsum(means[np.sort(group)]) / answered
+    shown = np.unique(np.ceil(np.linspace(1 / POINTS, 1, POINTS) * users).astype(np.int64)) - 1
+    return RiskCoverage(
+        k=k,
+        risk=float(risks[-1]),
+        aurc=float(risks.mean()),
+        coverages=tuple((answered[shown] / users).tolist()),
+        risks=tuple(risks[shown].tolist()),
+    )
