@@ -104,6 +104,12 @@ def main_rows(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in used or RowName.of(name).score == "likelihood"]
 
 
+def last_language_model(names: Iterable[str]) -> str | None:
+    """The last trained language model of a run among the models of these rows."""
+    models = {RowName.of(name).model for name in names}
+    return next((name for name in LANGUAGE_MODELS if name in models), None)
+
+
 def few_rows(names: Iterable[str]) -> list[str]:
     """Rows for a chart, which cannot show many models. If there is one score, all of them. Otherwise the parts of the
     last trained model's ranking beside the whole: popularity, the oracle, and the model by likelihood and by the
@@ -112,8 +118,7 @@ def few_rows(names: Iterable[str]) -> list[str]:
     if score_in_use(names) == "likelihood":
         return names
     rows = {name: RowName.of(name) for name in names}
-    models = {row.model for row in rows.values() if row.writes}
-    last = next((name for name in LANGUAGE_MODELS if name in models), None)
+    last = last_language_model(names)
     shown = [name for name, row in rows.items() if row.writes and row.model == (last or row.model)]
     used = [name for name in by_score_in_use(names) if name in shown]
     scored = [name for name in shown if rows[name].score == "likelihood"] if len(used) == 1 else []

@@ -28,8 +28,9 @@ def per_user_table(evaluations: Sequence[Evaluation], split: Split) -> pl.DataFr
         One row for each protocol, model and test example: ``protocol``, ``model``, ``user`` and ``target`` (the
         source's ids), ``rank`` (expected over ties; null for a target without a rank), ``tied`` (number of other
         items with the target's score), ``items`` (ids of the top items, best first), ``scores`` (their scores,
-        float32; for ``fusion`` the logarithms of probabilities; null if nothing was scored), ``answer`` (the written answer, or null), and one float64 column for
-        each metric (null if it does not apply, or the protocol does not measure it).
+        float32; for ``fusion`` the logarithms of probabilities; null if nothing was scored), ``answer`` (the written
+        answer, or null), and one float64 column for each metric (null if it does not apply, or the protocol does not
+        measure it).
     """
     tables = [
         _users_of(evaluation, name, result, split)

@@ -196,30 +196,63 @@ def histogram(
     )
 
 
-def reliability(title: str, bins: Sequence[tuple[float, float, str]], x_label: str, style: str) -> Chart:
+def reliability(
+    title: str, groups: Mapping[str, tuple[Sequence[tuple[float, float, str]], str]], x_label: str
+) -> Chart:
     """Observed shares against predicted probabilities, with the diagonal on which a calibrated forecast lies.
 
     Args:
         title: of the chart.
-        bins: predicted probability, observed share, and what a pointer shows; in the order of the first.
+        groups: label -> (bins, at least one; CSS class). A bin is: predicted probability, observed share, and what a
+            pointer shows; in the order of the first.
         x_label: what was predicted.
-        style: CSS class.
     """
-    x, y = Scale(0, 1, LEFT, WIDTH - RIGHT), Scale(0, 1, HEIGHT - BOTTOM, TOP)
-    points = [(x(predicted), y(observed)) for predicted, observed, _ in bins]
-    dots = [
-        Dot(at, height, height, height, "", at, height, "start", style, text)
-        for (at, height), (_, _, text) in zip(points, bins, strict=True)
-    ]
-    curve = "M" + "L".join(f"{at},{height}" for at, height in points)
-    diagonal = f"M{x(0)},{y(0)}L{x(1)},{y(1)}"
+    # To the next fifth, so that small probabilities are not in one corner.
+    highest = max(
+        value for bins, _ in groups.values() for predicted, observed, _ in bins for value in (predicted, observed)
+    )
+    end = min(1.0, max(1, math.ceil(5 * highest)) / 5)
+    x, y = Scale(0, end, LEFT, WIDTH - RIGHT), Scale(0, end, HEIGHT - BOTTOM, TOP)
+    lines, dots = [Line(f"M{x(0)},{y(0)}L{x(end)},{y(end)}", "grey dashed")], []
+    for label, (bins, style) in groups.items():
+        of = f"{label}: " if len(groups) > 1 else ""
+        points = [(x(predicted), y(observed)) for predicted, observed, _ in bins]
+        lines.append(Line("M" + "L".join(f"{at},{height}" for at, height in points), style))
+        dots += [
+            Dot(at, height, height, height, "", at, height, "start", style, of + text)
+            for (at, height), (_, _, text) in zip(points, bins, strict=True)
+        ]
     return Chart(
         title=title,
         x_label=x_label,
         x_ticks=x.ticks(5),
         y_ticks=y.ticks(5),
-        lines=[Line(diagonal, "grey dashed"), Line(curve, style)],
+        lines=lines,
         dots=dots,
+        legend={label: style for label, (_, style) in groups.items()} if len(groups) > 1 else {},
+    )
+
+
+def shares(title: str, groups: Mapping[str, tuple[Sequence[float], Sequence[float], str]], x_label: str) -> Chart:
+    """One share against another.
+
+    Args:
+        title: of the chart.
+        groups: label -> (x, ascending; y; CSS class).
+        x_label: what x is.
+    """
+    held = [value for _, values, _ in groups.values() for value in values]
+    x, y = Scale(0, 1, LEFT, WIDTH - RIGHT), _scale(min(held), max(held), HEIGHT - BOTTOM, TOP)
+    return Chart(
+        title=title,
+        x_label=x_label,
+        x_ticks=_percent(x),
+        y_ticks=_percent(y),
+        lines=[
+            Line("M" + "L".join(f"{x(at)},{y(value)}" for at, value in zip(places, values, strict=True)), style)
+            for places, values, style in groups.values()
+        ],
+        legend={label: style for label, (_, _, style) in groups.items()},
     )
 
 

@@ -4,29 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from rosepo_core.evaluation.run_models import RUN_MODELS
+from rosepo_core.contracts.sections import Score
+from rosepo_core.evaluation.run_models import RUN_MODELS, RowName
 
 ARROWS: Mapping[str, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 MORE_STYLES = ("violet", "cyan", "brown", "orange", "green")
 """Colours of models beyond those of one run, used in turn."""
 
 
+SCORE_TITLES: Mapping[Score, str] = {
+    "likelihood": "Likelihood",
+    "mean": "Mean",
+    "prior-corrected": "Prior-corrected",
+    "fusion": "Fusion",
+}
+"""The titles of the scores by which models rank."""
+
+FEATURE_TITLES: Mapping[str, str] = {
+    "likelihood": "log p(title | history)",
+    "prior": "log p(title)",
+    "popularity": "log(1 + interactions)",
+    "oracle": "score of the oracle",
+}
+"""The titles of the usual features of ``fusion``."""
+
+
 def model_styles(models: Iterable[str]) -> Mapping[str, str]:
-    """The CSS class of each model. The models of a run have their own classes. Of several aligned models, the first
-    has the class of the aligned model."""
+    """The CSS classes of each row of a table. The models of a run have colours of their own. Of several aligned
+    models, the first has the colour of the aligned model. A model has the same colour by all its scores; by another
+    score than likelihood, its points are open."""
     aligned = RUN_MODELS["aligned"].style
+    colours: dict[str, str] = {}
     found: dict[str, str] = {}
     for name in models:
-        style = RUN_MODELS[name].style if name in RUN_MODELS else None
-        if style is None and name.startswith("aligned") and aligned not in found.values():
-            style = aligned
-        others = sum(each in MORE_STYLES for each in found.values())
-        found[name] = style or MORE_STYLES[others % len(MORE_STYLES)]
+        row = RowName.of(name)
+        if row.own not in colours:
+            colour = RUN_MODELS[row.own].style if row.own in RUN_MODELS else None
+            if colour is None and row.model == "aligned" and aligned not in colours.values():
+                colour = aligned
+            others = sum(each in MORE_STYLES for each in colours.values())
+            colours[row.own] = colour or MORE_STYLES[others % len(MORE_STYLES)]
+        found[name] = colours[row.own] + ("" if row.score == "likelihood" else " open")
     return found
 
 
+def colour_of(style: str) -> str:
+    """The class of the colour alone."""
+    return style.partition(" ")[0]
+
+
+def feature_title(feature: str) -> str:
+    """The title of a feature of ``fusion``."""
+    return FEATURE_TITLES.get(feature, f"score of {model_title(feature)}")
+
+
 def model_title(model: str) -> str:
-    """The title of a model for readers: ``aligned (run)`` becomes Aligned (run)."""
+    """The title of a row for readers: ``aligned fusion (run)`` becomes Aligned fusion (run)."""
     name, space, label = model.partition(" ")
     return (RUN_MODELS[name].title if name in RUN_MODELS else name) + space + label
 

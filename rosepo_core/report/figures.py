@@ -10,14 +10,17 @@ import numpy as np
 
 from rosepo_core.contracts.records import Floats, Longs, Pairs
 from rosepo_core.evaluation.buckets import BUCKETS, FEWEST_USERS, by_popularity
+from rosepo_core.evaluation.calibration import ReliabilityBin
+from rosepo_core.evaluation.confidence import Confidence
+from rosepo_core.evaluation.decision_rules import ranked_name
 from rosepo_core.evaluation.measurement import headline
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.results import Evaluation
-from rosepo_core.evaluation.run_models import RUN_MODELS
+from rosepo_core.evaluation.run_models import RUN_MODELS, RowName, few_rows, score_in_use
 from rosepo_core.evaluation.statistics import difference_of_means
 from rosepo_core.report import charts
 from rosepo_core.report.charts import Chart, number
-from rosepo_core.report.display import model_styles, model_title, signed
+from rosepo_core.report.display import colour_of, model_styles, model_title, signed
 
 Log = Sequence[Mapping[str, float]]
 """The log of a Hugging Face trainer, one mapping for each entry."""
@@ -25,8 +28,10 @@ Log = Sequence[Mapping[str, float]]
 
 def popularity_of_targets(evaluation: Evaluation, popularity: Longs, column: str) -> Chart:
     """One column for all users, and for users whose targets have a similar popularity; `popularity` is by item."""
-    found = by_popularity(evaluation, popularity, column)
-    styles = {model_title(name): style for name, style in model_styles(evaluation.models).items()}
+    colours = model_styles(evaluation.models)
+    few = _with_few(evaluation)
+    found = by_popularity(few, popularity, column)
+    styles = {model_title(name): colours[name] for name in few.models}
     groups = {
         f"{each.name.partition(':')[0]} ({number(each.users, 0)})": {
             model_title(name): ends for name, ends in each.means.items()
@@ -54,13 +59,81 @@ def popularity_bias(evaluation: Evaluation, x_name: str, y_name: str) -> Chart |
             *result.intervals[y_name],
             styles[name],
         )
-        for name, result in evaluation.models.items()
+        for name, result in _with_few(evaluation).models.items()
         if math.isfinite(result.metrics[x_name]) and math.isfinite(result.metrics[y_name])
     ]
     if not points:
         return None
     x_title, y_title = evaluation.columns[x_name].title, evaluation.columns[y_name].title
     return charts.scatter(f"{y_title} against popularity", points, f"{x_title}: training interactions")
+
+
+def _with_few(evaluation: Evaluation) -> Evaluation:
+    """The evaluation with the models that charts show."""
+    return replace(evaluation, models={name: evaluation.models[name] for name in few_rows(evaluation.models)})
+
+
+FEWEST_ANSWERED = 10
+"""A risk over fewer users says nothing."""
+
+MOST_CURVES = 5
+
+
+def confidence(evaluation: Evaluation, found: Mapping[str, Confidence]) -> list[Chart]:
+    """Charts about the probabilities of fusions: risk against coverage, and calibration.
+
+    Args:
+        evaluation: the evaluation.
+        found: the confidence of its fusions, by name; empty if there is none.
+    """
+    if not found:
+        return []
+    styles = {name: colour_of(style) for name, style in model_styles(evaluation.models).items()}
+    rows = few_rows(evaluation.models)
+    few = [name for name in found if name in rows or not RowName.of(name).writes] or list(found)
+    drawn = {model_title(name): found[name].curves[0] for name in (found if len(found) <= MOST_CURVES else few)}
+    colours = {model_title(name): styles[name] for name in found}
+    users = next(iter(found.values())).users
+    curves = {}
+    for title, curve in drawn.items():
+        start = next(
+            place for place, share in enumerate(curve.coverages) if share * users >= min(FEWEST_ANSWERED, users)
+        )
+        curves[title] = (curve.coverages[start:], curve.risks[start:], colours[title])
+    areas = "; ".join(f"{title} {curve.aurc:.3f} ({curve.risk:.3f})" for title, curve in drawn.items())
+    calibrated = {model_title(name): found[name] for name in few}
+    errors = "; ".join(
+        f"{title} {each.calibration.ece:.3f} (mean probability {each.mean:.3f})" for title, each in calibrated.items()
+    )
+    groups = {
+        title: (_shown_bins(each.calibration.reliability), colours[title]) for title, each in calibrated.items()
+    }
+    return [
+        replace(
+            charts.shares("Risk against coverage", curves, "users answered, the most confident first"),
+            caption="Risk: the share of the answered users whose first title is wrong. Confidence: the probability "
+            "of the first title. Area under the curve, lower is better (in brackets the risk if all users are "
+            f"answered): {areas}. Coverages of fewer than {FEWEST_ANSWERED} users are left out.",
+        ),
+        replace(
+            charts.reliability(
+                "Calibration of the first title", groups, "probability, mean of a bin; upwards: right"
+            ),
+            caption=f"Expected calibration error, lower is better: {errors}.",
+        ),
+    ]
+
+
+def _shown_bins(bins: Sequence[ReliabilityBin]) -> list[tuple[float, float, str]]:
+    """Predicted, observed, and what a pointer shows."""
+    return [
+        (
+            each.predicted,
+            each.observed,
+            f"{each.predicted:.3f} predicted, {each.observed:.3f} observed ({each.count:,})",
+        )
+        for each in bins
+    ]
 
 
 def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart | None:
@@ -73,11 +146,13 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
     column = headline(evaluation.columns)
     if column is None:
         return None
+    score = score_in_use(evaluation.models)
     points: dict[tuple[str, float], charts.Point] = {}
     for label, of_run in logs.items():
         sft, aligned = (float(log[-1].get("num_tokens", 0)) if log else 0.0 for log in of_run)
         for model, tokens in (("sft", sft), ("aligned", sft + aligned)):
-            name = next((each for each in (model, f"{model} ({label})") if each in evaluation.models), None)
+            ranked = ranked_name(model, score)
+            name = next((each for each in (ranked, f"{ranked} ({label})") if each in evaluation.models), None)
             if name is not None and tokens > 0:
                 result = evaluation.models[name]
                 ends = result.intervals[column]
@@ -86,13 +161,14 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
                 )
     if len({tokens for _, tokens in points}) < 3:
         return None
+    shown = {ranked_name(name, score) if model.writes else name: model for name, model in RUN_MODELS.items()}
     levels = {
-        model.title: (evaluation.models[name].metrics[column], model.style)
-        for name, model in RUN_MODELS.items()
-        if name not in ("sft", "aligned") and name in evaluation.models
+        model_title(name): (evaluation.models[name].metrics[column], model.style)
+        for name, model in shown.items()
+        if model.name not in ("sft", "aligned") and name in evaluation.models
     }
     styles = {point.style for point in points.values()}
-    legend = {model.title: model.style for model in RUN_MODELS.values() if model.style in styles}
+    legend = {model_title(name): model.style for name, model in shown.items() if model.style in styles}
     title = f"{evaluation.columns[column].title} against training"
     return replace(
         charts.growth(title, list(points.values()), levels, "tokens trained on, SFT and alignment", legend),
@@ -209,17 +285,8 @@ def calibration(quality: OracleQuality | None) -> list[Chart]:
     """The reliability curve; empty if no oracle was measured."""
     if quality is None or not quality.reliability:
         return []
-    bins = [
-        (
-            each.predicted,
-            each.observed,
-            f"{each.predicted:.3f} predicted, {each.observed:.3f} observed ({each.count:,})",
-        )
-        for each in quality.reliability
-    ]
-    chart = charts.reliability(
-        "Oracle calibration", bins, "flip probability, mean of a bin; upwards: observed", "gold"
-    )
+    groups = {"oracle": (_shown_bins(quality.reliability), "gold")}
+    chart = charts.reliability("Oracle calibration", groups, "flip probability, mean of a bin; upwards: observed")
     caption = (
         f"On {number(quality.pairs, 0)} held-out questions, each pair asked in both orders: AUC {quality.auc:.3f}, "
         f"expected calibration error {quality.ece:.3f}."

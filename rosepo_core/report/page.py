@@ -17,16 +17,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rosepo_core.contracts.ranking import head_items
 from rosepo_core.contracts.records import Floats, Pairs, Split
 from rosepo_core.evaluation import side_by_side
-from rosepo_core.evaluation.measurement import Column, Comparison, headline, widest
+from rosepo_core.evaluation.conditional_logit import ConditionalLogit
+from rosepo_core.evaluation.confidence import confidences
+from rosepo_core.evaluation.measurement import Comparison, headline, widest
 from rosepo_core.evaluation.over_seeds import ComparedModels, compare_over_seeds
 from rosepo_core.evaluation.results import Evaluation
-from rosepo_core.evaluation.run_models import RUN_MODELS
+from rosepo_core.evaluation.run_models import (
+    RUN_MODELS,
+    RowName,
+    few_rows,
+    last_language_model,
+    score_in_use,
+)
 from rosepo_core.evaluation.statistics import OverSeeds, holm, over_seeds
 from rosepo_core.evaluation.tables import first_oracle_quality
 from rosepo_core.report import figures
 from rosepo_core.report.charts import Chart, number
 from rosepo_core.report.differences import differing
-from rosepo_core.report.display import ARROWS, model_styles, model_title, signed
+from rosepo_core.report.display import model_styles, model_title, signed
+from rosepo_core.report.result_tables import Number, Results, Weights, numbers_of, results_tables, weights_table
 
 SHOWN_USERS = 12
 SHOWN_ITEMS = 5
@@ -99,34 +108,16 @@ class ShownUser:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """A number, its interval, and the number of users if it is not a mean over all users; the last two may be
-    empty."""
-
-    value: str
-    interval: str
-    users: str
-    best: bool
-
-
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    title: str
-    arrow: str
-    cells: tuple[_Cell, ...]
-
-
-@dataclass(frozen=True)
 class _Protocol:
     name: str
     users: str
     part: str
     asked: str
+    recall: str
     offered: str
     note: str
-    models: tuple[tuple[str, str], ...]
-    groups: tuple[tuple[str, tuple[_Row, ...]], ...]
+    results: Results
+    weights: Weights | None
     terms: Mapping[str, str]
     verdicts: tuple[str, ...]
     figures: tuple[Chart, ...]
@@ -247,7 +238,14 @@ def _preferences(data: ReportData) -> list[Chart]:
 
 
 def _protocols(evaluations: Sequence[Evaluation], split: Split | None) -> list[_Protocol]:
-    return [_protocol(evaluation, split) for evaluation in evaluations if evaluation.models]
+    shown: dict[str, Mapping[str, ConditionalLogit]] = {}
+    found = []
+    for evaluation in evaluations:
+        if evaluation.models:
+            same = next((name for name, fusions in shown.items() if fusions == evaluation.fusions), "")
+            found.append(_protocol(evaluation, split, same))
+            shown.setdefault(evaluation.protocol, evaluation.fusions)
+    return found
 
 
 def _users(evaluations: Sequence[Evaluation], data: ReportData) -> tuple[ShownUser, ...]:
@@ -302,6 +300,7 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
     rows = np.unique(np.linspace(0, count - 1, min(SHOWN_USERS, count)).round().astype(int))
     examples = evaluation.examples.take(rows)
     styles = model_styles(evaluation.models)
+    shown = {name: evaluation.models[name] for name in few_rows(evaluation.models)}
     histories = examples.histories(history_length)
 
     def items(row: Iterable[int], target: int) -> tuple[ShownItem, ...]:
@@ -320,7 +319,7 @@ def shown_users(evaluation: Evaluation, split: Split, history_length: int) -> tu
                     _rank(float(result.ranks.expected[row])),
                     items(result.top[row, :SHOWN_ITEMS].tolist(), target),
                 )
-                for name, result in evaluation.models.items()
+                for name, result in shown.items()
             ),
         )
         for place, (row, target) in enumerate(zip(rows.tolist(), examples.target.tolist(), strict=True))
@@ -331,29 +330,42 @@ def _rank(rank: float) -> str:
     return f"target at {rank:g}" if math.isfinite(rank) else "target not listed"
 
 
-def _protocol(evaluation: Evaluation, split: Split | None) -> _Protocol:
-    models, columns, styles = evaluation.models, evaluation.columns, model_styles(evaluation.models)
+def _protocol(evaluation: Evaluation, split: Split | None, same_weights: str) -> _Protocol:
+    columns = evaluation.columns
     y_name, x_name = headline(columns), widest(columns, "arp")
     popularity = split.catalogue.popularity if split else None
     shown = (
         figures.popularity_of_targets(evaluation, popularity, y_name) if y_name and popularity is not None else None,
         figures.popularity_bias(evaluation, x_name, y_name) if x_name and y_name else None,
+        *figures.confidence(evaluation, confidences(evaluation)),
     )
-    groups: dict[str, list[_Row]] = {}
-    for name, column in columns.items():
-        groups.setdefault(column.about.group, []).append(_row(column, name, _cells_of(evaluation, name)))
+    found = {name: numbers_of(evaluation, name) for name in columns}
     return _Protocol(
         name=evaluation.protocol,
         users=number(len(evaluation.examples), 0),
         part=evaluation.part,
         asked=evaluation.asked,
+        recall=_recall(evaluation.pool_recall),
         offered=f"{evaluation.offered:.1%}",
         note=INTERVALS_OVER_USERS,
-        models=tuple((model_title(name), styles[name]) for name in models),
-        groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
+        results=results_tables(columns, found, y_name),
+        weights=weights_table(evaluation, same_weights) if evaluation.fusions else None,
         terms=_terms(evaluation, columns),
         verdicts=_verdicts(side_by_side.compared(evaluation, y_name)) if y_name else (),
         figures=tuple(chart for chart in shown if chart is not None),
+    )
+
+
+def _recall(recall: Mapping[str, float]) -> str:
+    """A sentence about the pools of a catalogue; empty if there are none."""
+    if not recall:
+        return ""
+    # All scores of a model rank the same pool.
+    own = {RowName.of(name).own: share for name, share in recall.items()}
+    listed = ", ".join(f"{model_title(name)} {share:.1%}" for name, share in own.items())
+    return (
+        "By other scores than likelihood, a language model ranks a pool of titles for each user. The share of users "
+        f"whose target is in the pool (pool recall) is a limit to HR: {listed}."
     )
 
 
@@ -363,57 +375,33 @@ def _seed_protocol(by_seed: Mapping[int, Evaluation]) -> _Protocol:
     evaluations = [by_seed[seed] for seed in sorted(by_seed)]
     first = evaluations[0]
     names = [name for name in first.models if all(name in each.models for each in evaluations)]
-    columns = [name for name in first.columns if all(name in each.columns for each in evaluations)]
-    groups: dict[str, list[_Row]] = {}
+    columns = {
+        name: column for name, column in first.columns.items() if all(name in each.columns for each in evaluations)
+    }
+    found: dict[str, dict[str, Number]] = {name: {} for name in columns}
     for column in columns:
-        found = []
         for name in names:
             values = [each.models[name].metrics[column] for each in evaluations]
             known = [value for value in values if math.isfinite(value)]
             over = over_seeds(known) if known else OverSeeds(*[math.nan] * 4)
             fewer = f"{len(known)} seeds" if 0 < len(known) < len(values) else ""
-            found.append((over.mean, (over.low, over.high), fewer))
-        groups.setdefault(first.columns[column].about.group, []).append(_row(first.columns[column], column, found))
-    y_name = headline(first.columns)
-    compared = compare_over_seeds(by_seed, y_name) if y_name in columns and y_name else None
+            found[column][name] = Number(over.mean, (over.low, over.high), fewer)
+    y_name = headline(columns)
     users = number(len(first.examples), 0)
     return _Protocol(
         name=first.protocol,
         users=f"Seeds {', '.join(map(str, sorted(by_seed)))}; under each {users}",
         part=first.part,
         asked=first.asked,
+        recall="",
         offered=f"{min(each.offered for each in evaluations):.1%} or more",
         note=INTERVALS_OVER_SEEDS,
-        models=tuple((model_title(name), model_styles(names)[name]) for name in names),
-        groups=tuple((heading, tuple(rows)) for heading, rows in groups.items()),
+        results=results_tables(columns, found, y_name),
+        weights=None,
         terms=_terms(first, columns),
-        verdicts=_verdicts(compared) if compared else (),
+        verdicts=_verdicts(compare_over_seeds(by_seed, y_name)) if y_name else (),
         figures=(),
     )
-
-
-def _cells_of(evaluation: Evaluation, name: str) -> list[tuple[float, tuple[float, ...], str]]:
-    """For each model: the value, the ends of its interval, and the number of users if it is not all."""
-    found = []
-    for result in evaluation.models.values():
-        measured = result.users(name) or 0
-        users = f"{number(measured, 0)} users" if 0 < measured < len(evaluation.examples) else ""
-        found.append((result.metrics[name], tuple(result.intervals.get(name, ())), users))
-    return found
-
-
-def _row(column: Column, name: str, found: Sequence[tuple[float, tuple[float, ...], str]]) -> _Row:
-    decimals, direction = column.about.decimals, column.about.direction
-    shown = [round(value, decimals) for value, _, _ in found if math.isfinite(value)]
-    # There is no best value if all models have the same, or if neither direction is better.
-    told = direction != "neither" and len(set(shown)) > 1
-    best = (max(shown) if direction == "higher" else min(shown)) if told else math.nan
-    cells = []
-    for value, ends, users in found:
-        interval = "\N{EN DASH}".join(_short(end, decimals) for end in ends if math.isfinite(end))
-        text = number(value, decimals) if math.isfinite(value) else "\N{EN DASH}"
-        cells.append(_Cell(text, interval, users, round(value, decimals) == best))
-    return _Row(name, column.title, ARROWS[direction], tuple(cells))
 
 
 def _terms(evaluation: Evaluation, columns: Iterable[str]) -> Mapping[str, str]:
@@ -422,18 +410,26 @@ def _terms(evaluation: Evaluation, columns: Iterable[str]) -> Mapping[str, str]:
     return {column.about.title + ("@k" if column.cut_off else ""): column.summary for column in shown}
 
 
-def _short(value: float, decimals: int) -> str:
-    """Without the zero before the point."""
-    sign = "\N{MINUS SIGN}" if value < 0 else ""
-    return sign + f"{abs(value):.{decimals}f}".removeprefix("0")
-
-
 def _verdicts(compared: ComparedModels) -> tuple[str, ...]:
-    """A sentence a comparison; that one model is above another is said where it holds for as many sentences."""
-    p = holm(np.array([each.p_bootstrap for each in compared.comparisons], dtype=np.float64))
-    return tuple(
-        _verdict(compared, each, bool(value < 0.05)) for each, value in zip(compared.comparisons, p, strict=True)
-    )
+    """A sentence for each comparison. That one model is above another is said if it holds for that many sentences."""
+    shown = _main_comparisons(compared)
+    p = holm(np.array([each.p_bootstrap for each in shown], dtype=np.float64))
+    return tuple(_verdict(compared, each, bool(value < 0.05)) for each, value in zip(shown, p, strict=True))
+
+
+def _main_comparisons(compared: ComparedModels) -> list[Comparison]:
+    """The comparisons for readers. If models rank by several scores: each trained model with the one before, by the
+    score in use, and the last with itself by likelihood and with the best without a language model. All are in
+    metrics.json."""
+    score, last = score_in_use(compared.models), last_language_model(compared.models)
+    found = []
+    for each in compared.comparisons:
+        model, baseline = RowName.of(each.model), RowName.of(each.baseline)
+        trained = baseline.writes and model.model != baseline.model
+        of_runs = bool(model.label)
+        if of_runs or (model.score == score and (trained or model.model == last)):
+            found.append(each)
+    return found
 
 
 def _verdict(compared: ComparedModels, comparison: Comparison, holds: bool) -> str:

@@ -16,6 +16,8 @@ from rosepo_core.contracts.records import Candidates, Catalogue, Examples, Pairs
 from rosepo_core.contracts.sections import EvaluationOptions
 from rosepo_core.evaluation import results
 from rosepo_core.evaluation.calibration import ReliabilityBin
+from rosepo_core.evaluation.conditional_logit import ConditionalLogit
+from rosepo_core.evaluation.confidence import confidences
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.registry import load_plugins
 from rosepo_core.report import charts
@@ -162,6 +164,150 @@ def test_every_section_is_there(full):
     assert all(titles.values()), titles
     assert page.tags.count("svg") == 2 + 5 + 2
     assert page.tags.count("article") == 12
+
+
+SCORED = ("", " mean", " prior-corrected", " fusion")
+
+
+@pytest.fixture(scope="module")
+def scored(split, result):
+    """Each model by each score. By fusion, the last model knows a third of the targets and is sure of them."""
+    rng = np.random.default_rng(7)
+    candidates = result.candidates
+    names = [
+        "popularity",
+        "oracle",
+        "oracle fusion",
+        *(f"{name}{score}" for name in ("base", "sft") for score in SCORED),
+    ]
+    names += [f"aligned{score}" for score in SCORED]
+    scores = {}
+    for name in names:
+        values = rng.normal(size=candidates.items.shape)
+        values[np.arange(USERS), candidates.target_column] += (
+            8.0 * (np.arange(USERS) < 10) if "aligned" in name else 0
+        )
+        total = np.log(np.exp(values).sum(axis=1, keepdims=True))
+        scores[name] = (values - total if "fusion" in name else values).astype(np.float32)
+    options = EvaluationOptions(resamples=200)
+    found = results.summarize(scores, split, split.test, candidates, options, METRICS, SilentReporter())
+    logit = ConditionalLogit(
+        ("likelihood", "oracle"),
+        (2.0, 1.0),
+        (0.5, -0.25),
+        (-0.125, -0.5),
+        (1.125, 0.0),
+        1234,
+        (("prior", "of this"),),
+    )
+    alone = ConditionalLogit(("oracle",), (1.0,), (0.75,), (0.5,), (1.0,), 1234)
+    fusions = {"oracle fusion": alone, **{f"{name} fusion": logit for name in ("base", "sft", "aligned")}}
+    return replace(found, fusions=fusions)
+
+
+@pytest.fixture(scope="module")
+def scored_page(full, scored):
+    pooled = {
+        f"{name}{score}": 0.5 + 0.125 * (name == "aligned") for name in ("base", "aligned") for score in SCORED[1:]
+    }
+    second = replace(scored, protocol="catalogue", candidates=None, pool_recall=pooled)
+    return render(replace(full, evaluations=(scored, second)))
+
+
+def tables_of(page):
+    """The text of each cell of each table of results, without intervals."""
+    found = []
+    for table in re.findall(r'<table class="results.*?</table>', page, re.S):
+        rows = re.findall(r"<tr.*?</tr>", table, re.S)
+        texts = [re.findall(r"<t[hd].*?</t[hd]>", re.sub(r"<small>.*?</small>", "", row), re.S) for row in rows]
+        found.append([[Page(f"<table><tr>{cell}</tr></table>").text.strip() for cell in row] for row in texts])
+    return found
+
+
+def test_the_main_metric_is_shown_by_model_and_score(scored_page, scored):
+    by_score = tables_of(scored_page)[0]
+    assert by_score[0] == ["Model", "Likelihood", "Mean", "Prior-corrected", "Fusion"]
+
+    def shown(name):
+        return f"{scored.models[name].metrics['ndcg@10']:.3f}"
+
+    assert by_score[1:3] == [
+        ["Popularity", shown("popularity"), "", "", ""],
+        ["Oracle", shown("oracle"), "", "", shown("oracle fusion")],
+    ]
+    assert by_score[5] == ["Aligned", *(shown(f"aligned{score}") for score in SCORED)]
+
+
+def test_the_large_table_has_likelihood_and_the_score_in_use(scored_page, scored):
+    large = tables_of(scored_page)[1]
+    assert large[0] == ["Metric", "Popularity", "Oracle", "Base", "SFT", "Aligned"]
+    assert large[1] == ["Likelihood", "Fusion"] * 4
+    (row,) = (row for row in large if row[0].startswith("MRR"))
+    names = [
+        "popularity",
+        *(f"{name}{score}" for name in ("oracle", "base", "sft", "aligned") for score in ("", " fusion")),
+    ]
+    assert row[1:] == [f"{scored.models[name].metrics['mrr']:.3f}" for name in names]
+    assert scored_page.count('style="--columns: 9"') == 2
+    # 180 and nine times 88, and 48 beside the table, fit into the page.
+    assert "(min-width: 621px) and (max-width: 1019px) { #results-1 .sideways" in scored_page
+
+
+def test_weights_have_intervals_and_what_was_left_out_is_told(scored_page):
+    assert tables_of(scored_page)[2] == [
+        ["Feature", "Oracle fusion", "Base fusion", "SFT fusion", "Aligned fusion"],
+        ["log p(title | history)", "", "+0.50", "+0.50", "+0.50"],
+        ["score of the oracle", "+0.75", *["\N{MINUS SIGN}0.25"] * 3],
+        ["validation users", *["1,234"] * 4],
+    ]
+    assert "<small>.50 to 1.00</small>" in scored_page
+    text = Page(scored_page).text
+    assert "Left out of Base fusion and SFT fusion and Aligned fusion: log p(title), because of this." in text
+    # The catalogue's weights are the same.
+    assert len(tables_of(scored_page)) == 3 + 2
+    assert "The weights of fusion are those under candidates-10." in text
+
+
+def test_the_recall_of_pools_is_told(scored_page):
+    assert "pool recall) is a limit to HR: Base 50.0%, Aligned 62.5%." in Page(scored_page).text
+
+
+def test_sentences_are_about_the_score_in_use(scored_page):
+    said = re.findall(r'<p class="verdict">(.*?) (?:is|does)(.*?) in NDCG@10', scored_page)
+    compared = [(first, rest.rpartition("from ")[2].rpartition("above ")[2]) for first, rest in said]
+    assert compared == [
+        ("SFT fusion", "Base fusion"),
+        ("Aligned fusion", "SFT fusion"),
+        ("Aligned fusion", "Aligned"),
+        ("Aligned fusion", "Oracle fusion"),
+    ]
+
+
+def test_charts_and_lists_show_few_models(scored_page, scored, split):
+    charts_of = {
+        each.split("</h3>")[0]: each.split("</figure>")[0] for each in scored_page.split("<figure>\n  <h3>")[1:]
+    }
+    legend = re.findall(r"</i>([^<]+)</span>", charts_of["NDCG@10 by popularity of the target"])
+    assert legend == ["Popularity", "Oracle", "Aligned", "Aligned fusion"]
+    assert charts_of["NDCG@10 against popularity"].count("<circle") == 4
+    assert [name for name, *_ in shown_users(scored, split, 4)[0].models] == legend
+    # Points of one model have one colour; those by another score are open.
+    assert '<i class="swatch rose"></i>Aligned<' in scored_page
+    assert '<i class="swatch rose open"></i>Aligned fusion<' in scored_page
+
+
+def test_confidence_has_its_charts_where_candidates_are_ranked(scored_page, scored):
+    first, second = scored_page.split('<section id="results-2"')
+    assert first.count("Risk against coverage</h3>") == 1
+    assert "Risk against coverage" not in second.split("</section>")[0]
+    text = re.sub(r"\s+", " ", first)
+    found = confidences(scored)
+    curve = found["aligned fusion"].curves[0]
+    assert f"Aligned fusion {curve.aurc:.3f} ({curve.risk:.3f}). Coverages of fewer than 10 users" in text
+    calibrated = found["oracle fusion"].calibration
+    assert f"Expected calibration error, lower is better: Oracle fusion {calibrated.ece:.3f}" in text
+    chart = first.split("Risk against coverage</h3>")[1].split("</figure>")[0]
+    assert re.findall(r'<path class="(\w+)"', chart) == ["gold", "blue", "teal", "rose"]
 
 
 def test_a_hostile_title_is_shown_and_never_run(full):
