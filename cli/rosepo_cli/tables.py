@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from rosepo_core.evaluation.run_models import RowName, by_score_in_use, score_in_use
 
 if TYPE_CHECKING:
     from rosepo_core.data.corpus_summary import CorpusSummary
@@ -72,16 +74,37 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
             table.add_row(Text(model), *(_value(evaluation, name, result.metrics[name]) for name in accuracy))
         console.print(table)
     if others:
-        _heading(console, f"Beyond accuracy, {protocol}")
-        table = _table("", *map(escape, evaluation.models))
+        used = by_score_in_use(evaluation.models)
+        _heading(console, f"Beyond accuracy, {protocol}{_ranked_by(evaluation.models)}")
+        table = _table("", *(escape(RowName.of(name).own) for name in used))
         for name in others:
             about = columns[name].about
-            values = (_value(evaluation, name, result.metrics[name]) for result in evaluation.models.values())
+            values = (_value(evaluation, name, evaluation.models[model].metrics[name]) for model in used)
             table.add_row(Text(f"{columns[name].title} {SIGNS[about.direction]}"), *values)
         console.print(table)
     console.print(f"\n{len(evaluation.examples):,} {evaluation.part} users, {evaluation.asked}", markup=False)
-    for line in _over_fewer_users(evaluation):
+    for line in (*_over_fewer_users(evaluation), *_about_fusion(evaluation)):
         console.print(line, markup=False)
+
+
+def _ranked_by(models: Iterable[str]) -> str:
+    """The end of a heading over models that are shown by one of several scores."""
+    score = score_in_use(models)
+    return "" if score == "likelihood" else f", ranked by {score}"
+
+
+def _about_fusion(evaluation: Evaluation) -> Iterator[str]:
+    """Lines about the pools that language models rank, and about features that fusions leave out."""
+    if evaluation.pool_recall:
+        # All scores of a model rank the same pool.
+        own = {RowName.of(name).own: share for name, share in evaluation.pool_recall.items()}
+        yield f"targets in the pools (pool recall): {', '.join(f'{name} {share:.3f}' for name, share in own.items())}"
+    left_out: dict[tuple[str, str], list[str]] = {}
+    for name, logit in evaluation.fusions.items():
+        for each in logit.left_out:
+            left_out.setdefault(each, []).append(name)
+    for (feature, why), names in left_out.items():
+        yield f"{', '.join(names)} without {feature}: {why}"
 
 
 def _over_fewer_users(evaluation: Evaluation) -> Iterator[str]:
@@ -93,7 +116,18 @@ def _over_fewer_users(evaluation: Evaluation) -> Iterator[str]:
             if users is not None and users < len(evaluation.examples):
                 found.setdefault((evaluation.columns[name].title, users), []).append(model)
     for (title, users), models in found.items():
-        yield f"over {users:,} of them: {title} of {', '.join(models)}"
+        yield f"over {users:,} of them: {title} of {', '.join(_without_scores(models, evaluation.models))}"
+
+
+def _without_scores(names: Sequence[str], every: Iterable[str]) -> list[str]:
+    """The names, with one name for a model if it is there by all its scores."""
+    by_model: dict[str, list[str]] = {}
+    for name in every:
+        by_model.setdefault(RowName.of(name).own, []).append(name)
+    found: list[str] = []
+    for own, rows in by_model.items():
+        found += [own] if set(rows) <= set(names) else [name for name in rows if name in names]
+    return found
 
 
 def show_comparison(compared: ComparedModels) -> None:
@@ -176,12 +210,13 @@ def show_seeds(found: SeedRuns) -> None:
                 shown.add_row(Text(model), *(_spread(table.columns[name], spreads[name]) for name in accuracy))
             console.print(shown)
         if others:
-            _heading(console, f"Beyond accuracy, {protocol}")
-            shown = _table("", *map(escape, table.models))
+            used = by_score_in_use(table.models)
+            _heading(console, f"Beyond accuracy, {protocol}{_ranked_by(table.models)}")
+            shown = _table("", *(escape(RowName.of(model).own) for model in used))
             for name in others:
                 column = table.columns[name]
                 title = Text(f"{column.title} {SIGNS[column.about.direction]}")
-                shown.add_row(title, *(_spread(column, spreads[name]) for spreads in table.models.values()))
+                shown.add_row(title, *(_spread(column, table.models[model][name]) for model in used))
             console.print(shown)
         console.print()
         for line in _over_fewer(table):
@@ -215,7 +250,7 @@ def _over_fewer(table: SeedTable) -> Iterator[str]:
                 key = (table.columns[name].title, f"{known} of {len(spread.values)}")
                 found.setdefault(key, []).append(model)
     for (title, share), models in found.items():
-        yield f"{title} applies in {share} seeds to {', '.join(models)}"
+        yield f"{title} applies in {share} seeds to {', '.join(_without_scores(models, table.models))}"
 
 
 def _value(evaluation: Evaluation, name: str, value: float) -> str:
