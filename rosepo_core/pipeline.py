@@ -366,7 +366,7 @@ def compare(
     """One evaluation for each protocol, with all models of finished runs, and with comparisons to the first run.
 
     The main model of a run is its aligned model, or the only model of an evaluation. The main model of each later run
-    is compared with that of the first run.
+    is compared with that of the first run, by the last `ranking.score` that all runs have.
 
     Args:
         folders: run folders of `run` or `evaluate_model`.
@@ -381,7 +381,9 @@ def compare(
     found: dict[str, side_by_side.RunEvaluation] = {}
     for run in _finished(folders, labels, reporter, registry):
         data = run.split.content
-        found[run.label] = side_by_side.RunEvaluation(run.evaluations, data.users, data.catalogue.ids, run.subject)
+        found[run.label] = side_by_side.RunEvaluation(
+            run.evaluations, data.users, data.catalogue.ids, run.subject, run.session.config.ranking.score
+        )
     return side_by_side.side_by_side(found, metric)
 
 

@@ -296,13 +296,14 @@ def _measured(done: pipeline.Run) -> Mapping[str, _Measured]:
 
 
 def _table(runs: Sequence[_Measured]) -> SeedTable:
-    # Metrics may have been added to some of the runs only.
+    # Metrics and scores may have been added to some of the runs only.
     columns = {name: column for name, column in runs[0].columns.items() if all(name in run.columns for run in runs)}
     return SeedTable(
         columns,
         {
             model: {name: _spread(tuple(run.models[model][name] for run in runs)) for name in columns}
             for model in runs[0].models
+            if all(model in run.models for run in runs)
         },
     )
 

@@ -25,6 +25,8 @@ def compare(
 ) -> None:
     """Show the models of finished runs side by side, and test which aligned models differ from that of the first run.
 
+    They are compared by ranking.score, or by the last score that all runs have.
+
     A run of `rosepo evaluate --model` takes part with its model. Folders of runs under the same seeds are paired by
     seed, and tested over seeds and users.
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.contracts.sections import SCORES, Score
 from rosepo_core.evaluation import statistics
+from rosepo_core.evaluation.decision_rules import ranked_name
 from rosepo_core.evaluation.measurement import Comparison, headline
 from rosepo_core.evaluation.over_seeds import ComparedModels
 from rosepo_core.evaluation.results import Evaluation, ModelResult
@@ -26,12 +28,14 @@ class RunEvaluation:
         users: the source's user ids, by index.
         items: the source's item ids, by index.
         subject: the main model of the run.
+        score: the score by which it ranks. Runs are compared by the last score that all of them have.
     """
 
     evaluations: Sequence[Evaluation]
     users: Sequence[str]
     items: Sequence[str]
     subject: str = "aligned"
+    score: Score = "likelihood"
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
@@ -53,7 +57,7 @@ def labels(folders: Sequence[Path]) -> list[str]:
 
 def side_by_side(runs: Mapping[str, RunEvaluation], column: str | None = None) -> list[Evaluation]:
     """One evaluation for each protocol that all runs have, with the models of all runs. The main model of each later
-    run is compared with that of the first run.
+    run is compared with that of the first run, by the last score that all runs have.
 
     A model with the same results in several runs appears once. If it has the same results in all runs, it keeps its
     name. Otherwise, and always for main models, the label of the run is added in brackets; of equal ones, the first
@@ -76,13 +80,22 @@ def side_by_side(runs: Mapping[str, RunEvaluation], column: str | None = None) -
         if all(evaluation.protocol in _by_protocol(run) for run in runs.values())
     ]
     found = {label: _by_protocol(run) for label, run in runs.items()}
-    evaluations = [_merge(runs, {label: each[protocol] for label, each in found.items()}) for protocol in shared]
-    subjects = [f"{run.subject} ({label})" for label, run in runs.items()]
-    compared = [column or headline(evaluation.columns) for evaluation in evaluations]
-    return [
-        replace(evaluation, comparisons=_compare(evaluation, of, subjects) if of else ())
-        for evaluation, of in zip(evaluations, compared, strict=True)
-    ]
+    return [_together(runs, {label: each[protocol] for label, each in found.items()}, column) for protocol in shared]
+
+
+def _together(
+    runs: Mapping[str, RunEvaluation], evaluations: Mapping[str, Evaluation], column: str | None
+) -> Evaluation:
+    """The evaluation of all runs under one protocol, with its comparisons."""
+    score = min((run.score for run in runs.values()), key=SCORES.index)
+    subjects = {label: ranked_name(run.subject, score) for label, run in runs.items()}
+    # Models that write freely have no score.
+    if any(name not in evaluations[label].models for label, name in subjects.items()):
+        subjects = {label: run.subject for label, run in runs.items()}
+    merged = _merge(subjects, evaluations)
+    of = column or headline(merged.columns)
+    compared = [f"{name} ({label})" for label, name in subjects.items()]
+    return replace(merged, comparisons=_compare(merged, of, compared) if of else ())
 
 
 def compared(evaluation: Evaluation, column: str) -> ComparedModels:
@@ -141,22 +154,38 @@ def _same(one: ModelResult, other: ModelResult) -> bool:
     return np.array_equal(one.scores, other.scores) and np.array_equal(one.top, other.top)
 
 
-def _merge(runs: Mapping[str, RunEvaluation], evaluations: Mapping[str, Evaluation]) -> Evaluation:
+def _merge(subjects: Mapping[str, str], evaluations: Mapping[str, Evaluation]) -> Evaluation:
+    """One evaluation with the models of all runs; `subjects` are the rows that are compared, by label."""
     first = next(iter(evaluations.values()))
     columns = {
         name: column
         for name, column in first.columns.items()
         if all(name in evaluation.columns for evaluation in evaluations.values())
     }
-    models: dict[str, ModelResult] = {}
+    sources: dict[str, tuple[str, str]] = {}
     names = dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.models)
     for name in in_order(names):
         having = {label: each.models[name] for label, each in evaluations.items() if name in each.models}
-        if not any(runs[label].subject == name for label in having):
+        if not any(subjects[label] == name for label in having):
             having = _distinct(having)
-        alone = len(having) == 1 and not any(run.subject == name for run in runs.values())
-        models |= {name if alone else f"{name} ({label})": result for label, result in having.items()}
-    return replace(first, columns=columns, models=models, comparisons=())
+        alone = len(having) == 1 and name not in subjects.values()
+        sources |= {name if alone else f"{name} ({label})": (label, name) for label in having}
+    return replace(
+        first,
+        columns=columns,
+        models={shown: evaluations[label].models[name] for shown, (label, name) in sources.items()},
+        comparisons=(),
+        fusions={
+            shown: evaluations[label].fusions[name]
+            for shown, (label, name) in sources.items()
+            if name in evaluations[label].fusions
+        },
+        pool_recall={
+            shown: evaluations[label].pool_recall[name]
+            for shown, (label, name) in sources.items()
+            if name in evaluations[label].pool_recall
+        },
+    )
 
 
 def _distinct(results: Mapping[str, ModelResult]) -> dict[str, ModelResult]:

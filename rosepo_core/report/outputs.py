@@ -131,7 +131,7 @@ def _together(labels: Sequence[str]) -> str:
 
 def _run_evaluation(data: ReportData) -> side_by_side.RunEvaluation:
     assert data.split is not None
-    return side_by_side.RunEvaluation(data.evaluations, data.split.users, data.split.catalogue.ids)
+    return side_by_side.RunEvaluation(data.evaluations, data.split.users, data.split.catalogue.ids, score=data.score)
 
 
 def report_data(session: Session, trained: Trained, evaluations: Sequence[Evaluation]) -> ReportData:
@@ -143,6 +143,7 @@ def report_data(session: Session, trained: Trained, evaluations: Sequence[Evalua
         summary=_summary(session, split, evaluations[0]),
         config=session.config.to_toml(),
         evaluations=evaluations,
+        score=session.config.ranking.score,
         split=split,
         sft_log=trained.sft.content,
         alignment_log=trained.aligned.content,

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rosepo_core.contracts.ranking import head_items
 from rosepo_core.contracts.records import Floats, Pairs, Split
+from rosepo_core.contracts.sections import Score
 from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.confidence import confidences
@@ -51,6 +52,7 @@ class ReportData:
         summary: the settings of the run in a few words, label -> value.
         config: the resolved configuration as TOML.
         evaluations: one for each protocol.
+        score: the score by which the run's models rank.
         split: needed for the users' lists and for the popularity of pairs.
         sft_log: the log of the SFT trainer.
         alignment_log: the log of the alignment trainer.
@@ -68,6 +70,7 @@ class ReportData:
     summary: Mapping[str, str] = field(default_factory=dict)
     config: str = ""
     evaluations: Sequence[Evaluation] = ()
+    score: Score = "likelihood"
     split: Split | None = None
     sft_log: figures.Log = ()
     alignment_log: figures.Log = ()
