@@ -51,9 +51,9 @@ def test_what_a_run_leaves(finished):
     document = metrics_of(finished)
     assert list(document) == [
         *("schema", "dataset", "seed", "protocols", "intervals", "users", "comparisons", "oracle_quality"),
-        *("fusions", "pool_recall", "seconds"),
+        *("fusions", "confidence", "pool_recall", "seconds"),
     ]
-    assert (document["schema"], document["dataset"], document["seed"]) == (2, "table", 3)
+    assert (document["schema"], document["dataset"], document["seed"]) == (3, "table", 3)
     models = document["protocols"]["candidates-5"]
     # The constant oracle ranks nothing.
     assert list(models) == ["popularity", "base", "sft", "aligned"]

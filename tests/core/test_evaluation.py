@@ -17,8 +17,9 @@ from rosepo_core.contracts.records import Candidates, Catalogue, Examples, SeenI
 from rosepo_core.contracts.sections import EvaluationOptions
 from rosepo_core.evaluation import results as stage
 from rosepo_core.evaluation import tables
+from rosepo_core.evaluation.calibration import ReliabilityBin
 from rosepo_core.evaluation.measurement import measure
-from rosepo_core.evaluation.oracle_quality import OracleQuality, ReliabilityBin
+from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.registry import load_plugins
 
 POPULARITY = np.array([4, 3, 0, 1, 2, 9], dtype=np.int64)
@@ -303,10 +304,11 @@ def test_metrics_json_has_the_documented_schema(split, candidates):
     evaluation = replace(evaluate(split, candidates, models), oracle_quality=quality)
     document = tables.metrics_document("movielens-100k", 7, [evaluation], {"sft": 12.34567, "alignment": 1.0})
     read = json.loads(tables.metrics_text(document))
-    parts = ["protocols", "intervals", "users", "comparisons", "oracle_quality", "fusions", "pool_recall"]
+    parts = ["protocols", "intervals", "users", "comparisons", "oracle_quality"]
+    parts += ["fusions", "confidence", "pool_recall"]
     assert list(read) == ["schema", "dataset", "seed", *parts, "seconds"]
-    assert (read["schema"], read["dataset"], read["seed"]) == (2, "movielens-100k", 7)
-    assert [list(read[part]) for part in parts] == [["candidates-3"]] * 7
+    assert (read["schema"], read["dataset"], read["seed"]) == (3, "movielens-100k", 7)
+    assert [list(read[part]) for part in parts] == [["candidates-3"]] * len(parts)
     assert read["seconds"] == {"sft": 12.346, "alignment": 1.0}
     models, intervals = read["protocols"]["candidates-3"], read["intervals"]["candidates-3"]
     assert list(models) == list(intervals) == ["popularity", "sft", "aligned"]
@@ -338,7 +340,7 @@ def test_metrics_json_has_the_documented_schema(split, candidates):
         "pairs": 4,
         "auc": 0.75,
         "ece": None,
-        "reliability": [{"low": 0, "high": 0.5, "pairs": 4, "flip": 0.25, "observed": 0.5}],
+        "reliability": [{"low": 0, "high": 0.5, "count": 4, "predicted": 0.25, "observed": 0.5}],
     }
 
 
