@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rosepo_core.contracts.sections import Score
+from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.measurement import Column, Metrics
-from rosepo_core.report.display import ARROWS, model_title
+from rosepo_core.evaluation.run_models import RowName, by_score_in_use, last_language_model
+from rosepo_core.report.display import ARROWS, feature_title, model_title, signed
 
 TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")
 
@@ -46,7 +49,10 @@ class ModelCard:
         dataset: name of the dataset.
         dataset_notes: e.g. its size and its terms of use.
         parts: how the model was made: label -> text, such as the sampler, the oracle and the loss with their options.
-        protocols: the metrics by protocol and model.
+        protocols: the metrics by protocol and model. The tables have each language model by the score in use, and
+            the last also by likelihood.
+        score: the score by which the model is to rank titles.
+        fusion: the fitted weights, if the score is ``fusion``.
         columns: how to read each metric's column.
         prompt: one prompt as text, with an invented history, because a card must not show that of a user.
         response: the response to this prompt.
@@ -63,6 +69,8 @@ class ModelCard:
     dataset_notes: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
     protocols: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    score: Score = "likelihood"
+    fusion: ConditionalLogit | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     prompt: str = ""
     response: str = ""
@@ -79,6 +87,7 @@ def model_card(card: ModelCard) -> str:
         _listed("How it was made", [f"**{_inline(label)}**: {_inline(text)}" for label, text in card.parts.items()]),
         f"## Objective\n\n{OBJECTIVE}",
         _results(card.protocols, card.columns),
+        _ranking(card.score, card.fusion),
         _loading(card),
         _prompt(card),
         _listed("Limitations", LIMITATIONS),
@@ -117,14 +126,20 @@ def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[st
     for protocol, models in protocols.items():
         if not models:
             continue
-        header = ["metric", *map(model_title, models)]
+        used, last = by_score_in_use(models), last_language_model(models)
+        shown = {
+            name: values
+            for name, values in models.items()
+            if name == last or (name in used if RowName.of(name).writes else RowName.of(name).score == "likelihood")
+        }
+        header = ["metric", *map(model_title, shown)]
         rows = []
         for name in next(iter(models.values())):
             column = columns[name]
             title = f"{column.title} {ARROWS[column.about.direction]}".strip()
-            rows.append([title, *(_number(values[name], column.about.decimals) for values in models.values())])
+            rows.append([title, *(_number(values[name], column.about.decimals) for values in shown.values())])
         lines = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in (header, *rows)]
-        lines.insert(1, "|" + " --- |" + " ---: |" * len(models))
+        lines.insert(1, "|" + " --- |" + " ---: |" * len(shown))
         tables.append(f"Protocol `{_code(protocol)}`:\n\n" + "\n".join(lines))
     if not tables:
         return ""
@@ -134,6 +149,55 @@ def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[st
         "formula of each metric."
     )
     return "\n\n".join(["## Results", *tables, legend])
+
+
+SCORE_FORMULAS: Mapping[Score, str] = {
+    "likelihood": "log p(title | history)",
+    "mean": "log p(title | history) / tokens of the title",
+    "prior-corrected": "log p(title | history) - log p(title)",
+}
+
+
+def _ranking(score: Score, fusion: ConditionalLogit | None) -> str:
+    """By which score the model ranks, its formula, and the weights of fusion."""
+    parts = ["## Ranking"]
+    if fusion is None:
+        parts += [f"Rank titles by `{score}`, highest first:", _indented(f"score = {SCORE_FORMULAS[score]}")]
+    else:
+        terms = [
+            f"{_significant(weight)} {feature_title(feature)}"
+            for weight, feature in zip(fusion.per_unit.tolist(), fusion.features, strict=True)
+        ]
+        rows = [["feature", "weight per standard deviation", "95 % interval"]]
+        for feature, weight, low, high in zip(fusion.features, fusion.weights, fusion.low, fusion.high, strict=True):
+            rows.append([feature_title(feature), signed(weight), f"{signed(low)} to {signed(high)}"])
+        lines = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in rows]
+        lines.insert(1, "| --- | ---: | ---: |")
+        left_out = "".join(f" {feature_title(name)} was left out: {why}." for name, why in fusion.left_out)
+        about = (
+            f"The weights were fitted on the choices of {fusion.users:,} validation users (conditional logit). A "
+            f"standard deviation is that among the titles of one user.{left_out}"
+        )
+        parts += [
+            "Rank titles by `fusion`, highest first. Its softmax over the offered titles is the probability of each:",
+            _indented(f"score = {' '.join(terms).removeprefix('+ ')}"),
+            _inline(about),
+            "\n".join(lines),
+        ]
+    if score in ("prior-corrected", "fusion"):
+        parts.append("`log p(title)` is the probability of the title after the same prompt with an empty history.")
+    parts.append("`rosepo recommend` does this.")
+    return "\n\n".join(parts)
+
+
+def _significant(value: float) -> str:
+    """A term's factor with its sign and three digits, such as ``- 0.0123``."""
+    return f"{'-' if value < 0 else '+'} {abs(value):.3g}"
+
+
+def _indented(text: str) -> str:
+    """Text in one line, as code."""
+    return "    " + " ".join(text.split())
 
 
 def _number(value: float, decimals: int) -> str:

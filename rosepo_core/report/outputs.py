@@ -15,13 +15,14 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Floats, Pairs, Places, Sequences, Split
 from rosepo_core.engine.models import ALIASES, published_name
 from rosepo_core.evaluation import side_by_side
+from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side
-from rosepo_core.stages import embeddings
+from rosepo_core.stages import embeddings, fusion
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
 from rosepo_core.store.artifacts import Artifact
@@ -199,11 +200,19 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
             for evaluation in evaluations
         },
         columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
+        score=config.ranking.score,
+        fusion=_aligned_fusion(session),
         prompt=prompt,
         response=response,
         licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
     )
+
+
+def _aligned_fusion(session: Session) -> ConditionalLogit | None:
+    """The fitted weights by which the aligned model recommends; `None` if it recommends by another score."""
+    artifact = session.artifacts.get("fusion-aligned")
+    return fusion.load(artifact.folder) if artifact and session.config.ranking.score == "fusion" else None
 
 
 def _invented_example(session: Session) -> tuple[str, str]:

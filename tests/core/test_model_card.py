@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import ModelCard as HubCard
 
 from rosepo_core.contracts.outcome import Measure
+from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.measurement import Column
 from rosepo_core.report.model_card import ModelCard, model_card
 
@@ -67,6 +68,7 @@ def test_sections_in_order():
             "How it was made",
             "Objective",
             "Results",
+            "Ranking",
             "Loading",
             "Prompt",
             "Limitations",
@@ -74,7 +76,13 @@ def test_sections_in_order():
         ),
     ]
     bare = model_card(ModelCard(name="bare", method="lora", base_model="b", dataset="d"))
-    assert re.findall(r"^#+ (.*)$", HubCard(bare).text, re.M) == ["bare", "Objective", "Loading", "Limitations"]
+    assert re.findall(r"^#+ (.*)$", HubCard(bare).text, re.M) == [
+        "bare",
+        "Objective",
+        "Ranking",
+        "Loading",
+        "Limitations",
+    ]
 
 
 def test_the_table():
@@ -86,6 +94,57 @@ def test_the_table():
         "| NDCG@10 \N{UPWARDS ARROW} | 0.400 | \N{EN DASH} |",
         "| ARP@10 \N{DOWNWARDS ARROW} | 83.1 | 97.0 |",
     ]
+
+
+FUSION = ConditionalLogit(
+    ("likelihood", "prior", "oracle"),
+    *((20.0, 25.0, 2.0), (0.4, -0.5, 0.246), (0.1, -0.75, -0.05), (0.7, -0.25, 0.542)),
+    1234,
+    (("popularity", "it is the same for all candidates of each user"),),
+)
+
+
+def test_fusion_has_its_formula_and_its_weights():
+    text = model_card(make(score="fusion", fusion=FUSION))
+    section = text.split("## Ranking\n")[1].split("\n## ")[0]
+    # Weights per standard deviation, divided by the standard deviations.
+    formula = "    score = 0.02 log p(title | history) - 0.02 log p(title) + 0.123 score of the oracle"
+    assert formula in section.splitlines()
+    assert "1,234 validation users" in section
+    assert "log(1 + interactions) was left out: it is the same for all candidates of each user." in section
+    assert [line for line in section.splitlines() if line.startswith("|")] == [
+        "| feature | weight per standard deviation | 95 % interval |",
+        "| --- | ---: | ---: |",
+        "| log p(title \\| history) | +0.400 | +0.100 to +0.700 |",
+        "| log p(title) | \N{MINUS SIGN}0.500 | \N{MINUS SIGN}0.750 to \N{MINUS SIGN}0.250 |",
+        "| score of the oracle | +0.246 | \N{MINUS SIGN}0.050 to +0.542 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("score", "formula"),
+    [
+        ("likelihood", "score = log p(title | history)"),
+        ("mean", "score = log p(title | history) / tokens of the title"),
+        ("prior-corrected", "score = log p(title | history) - log p(title)"),
+    ],
+)
+def test_other_scores_have_their_formula(score, formula):
+    section = model_card(make(score=score)).split("## Ranking\n")[1].split("\n## ")[0]
+    assert f"Rank titles by `{score}`" in section
+    assert f"    {formula}" in section.splitlines()
+    assert ("empty history" in section) == (score == "prior-corrected")
+
+
+def test_the_table_has_few_of_many_rows():
+    names = ["popularity", "oracle", "oracle fusion"]
+    names += [
+        f"{model}{score}" for model in ("base", "aligned") for score in ("", " mean", " prior-corrected", " fusion")
+    ]
+    text = model_card(make(protocols={"candidates-20": {name: {"hr@1": 0.5} for name in names}}))
+    header = next(line for line in text.splitlines() if line.startswith("| metric"))
+    assert header == "| metric | Popularity | Oracle | Base fusion | Aligned | Aligned fusion |"
+    assert "| --- | ---: | ---: | ---: | ---: | ---: |\n" in text
 
 
 @pytest.mark.parametrize(("method", "count"), [("lora", 5), ("full", 3)])
