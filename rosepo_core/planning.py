@@ -43,8 +43,8 @@ class StagePlan:
     """The planned work of one stage.
 
     Attributes:
-        stage: its name. ``"scores"``, ``"lists"``, ``"answers"`` and ``"grounded"`` are totals over the three
-            language models.
+        stage: its name. ``"scores"``, ``"lists"``, ``"pools"``, ``"answers"`` and ``"grounded"`` are totals over the
+            three language models.
         examples: amount of work: number of interactions, training sequences (or trees), pairs, titles to score...
         unit: the unit of `examples`.
         tokens: tokens that pass through the model, counted each time, without padding; 0 if there are none.
@@ -167,7 +167,10 @@ def _plan(session: _Rehearsal) -> Plan:
     parts = [part for tree in split_trees for part in tree]
     contexts = EvaluationContext.of_each_part(session, planned.split)
     context = contexts[0]
-    offered = [(each, items) for each in contexts for items in _stand_in_candidates(each, planned.candidates)]
+    ranking = session.config.ranking
+    fitted = ranking.score == "fusion" and all(each.part != "validation" for each in contexts)
+    ranked = [*contexts, context.on("validation")] if fitted else contexts
+    offered = [(each, items) for each in ranked for items in _stand_in_candidates(each, planned.candidates)]
     scored = [tree for each, items in offered for tree in _scoring_trees(template, each.examples, items)]
     speed = measure_speed(context, template, examples, parts, scored)
 
@@ -216,12 +219,17 @@ def _plan(session: _Rehearsal) -> Plan:
     prompts = [
         len(prompt) for each in contexts if not template.candidates for prompt in template.prompts(each.examples)
     ]
-    if "candidates" in options.evaluation.protocols:
+    if planned.candidates:
         titles = language_models * sum(len(tree.lengths) for tree in scored)
         tokens = language_models * sum(score_lengths)
         row("scores", titles, "titles", tokens, score_lengths, tokens / speed.score)
     if "catalogue" in options.evaluation.protocols:
         row("lists", users, "users", language_models * sum(prompts), prompts, users * speed.listing)
+        if ranking.score != "likelihood":
+            pool = min(ranking.pool, len(data.catalogue))
+            pools = [length + round(pool * template.response_lengths.mean()) for length in prompts]
+            tokens = language_models * sum(pools)
+            row("pools", users * pool, "titles", tokens, pools, tokens / speed.score)
     if "free" in options.evaluation.protocols:
         answered = [length + longest_answer(template) for length in prompts]
         row("answers", users, "users", language_models * sum(answered), answered, users * speed.writing)

@@ -245,3 +245,18 @@ def test_mistakes_are_found_before_any_work(tmp_path, train, arguments, message)
     assert done.code == 2
     assert message in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_counts_priors_validation_users_and_pools(tmp_path, train):
+    def rows(*arguments):
+        done = train("--run", tmp_path / "run", "--dry-run", "--json", *arguments)
+        assert done.code == 0, done.err
+        return {row["stage"]: row for row in done.json["plan"]["stages"]}
+
+    catalogue = '--evaluation.protocols=["candidates","catalogue"]'
+    plain, fused = rows(catalogue), rows(catalogue, "--ranking.score=fusion")
+    assert not {"prior-aligned", "pools"} & plain.keys()
+    # 24 test users, and as many validation users; three language models, five candidates, 40 titles.
+    assert (plain["scores"]["examples"], fused["scores"]["examples"]) == (24 * 3 * 5, 48 * 3 * 5)
+    assert [fused[f"prior-{name}"]["examples"] for name in ("base", "sft", "aligned")] == [40, 40, 40]
+    assert fused["pools"]["examples"] == 24 * 3 * 40
