@@ -20,6 +20,14 @@ SCORE_TITLES: Mapping[Score, str] = {
 }
 """The titles of the scores by which models rank."""
 
+SCORE_NOTES: Mapping[Score, str] = {
+    "likelihood": "Likelihood: log p(title | history); for popularity and the oracle, their own score.",
+    "mean": "Mean: the likelihood divided by the tokens of the title.",
+    "prior-corrected": "Prior-corrected: log p(title | history) \N{MINUS SIGN} log p(title).",
+    "fusion": "Fusion: a weighted sum with fitted weights.",
+}
+"""What the scores are."""
+
 FEATURE_TITLES: Mapping[str, str] = {
     "likelihood": "log p(title | history)",
     "prior": "log p(title)",

@@ -14,6 +14,7 @@ from rosepo_core.evaluation.run_models import RowName, main_rows, score_in_use
 from rosepo_core.report.charts import number
 from rosepo_core.report.display import (
     ARROWS,
+    SCORE_NOTES,
     SCORE_TITLES,
     colour_of,
     feature_title,
@@ -87,9 +88,11 @@ class Results:
 
 @dataclass(frozen=True)
 class ByScore:
-    """One metric: a row for each model, a column for each score; `None` if the model does not rank by the score."""
+    """One metric: a row for each model, a column for each score; `None` if the model does not rank by the score. The
+    note says what the scores are."""
 
     title: str
+    note: str
     scores: tuple[str, ...]
     rows: tuple[tuple[Heading, tuple[Cell | None, ...]], ...]
 
@@ -176,6 +179,8 @@ def _by_score(
         models.setdefault(row.own, {})[row.score] = name
     return ByScore(
         title=f"{column.title} {ARROWS[column.about.direction]}",
+        note=" ".join(SCORE_NOTES[score] for score in scores)
+        + f" The table of all metrics has {scores[0]} and {scores[-1]} only.",
         scores=tuple(SCORE_TITLES[score] for score in scores),
         rows=tuple(
             (

@@ -21,7 +21,7 @@ from rosepo_core.evaluation.confidence import confidences
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.registry import load_plugins
 from rosepo_core.report import charts
-from rosepo_core.report.page import ReportData, render, render_side_by_side, shown_users
+from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side, shown_users
 from rosepo_core.testing import SilentReporter
 
 HOSTILE = "<script>alert('x')</script> & \"more\" <img src=http://evil.example/x.png>"
@@ -249,8 +249,8 @@ def test_the_large_table_has_likelihood_and_the_score_in_use(scored_page, scored
     ]
     assert row[1:] == [f"{scored.models[name].metrics['mrr']:.3f}" for name in names]
     assert scored_page.count('style="--columns: 9"') == 2
-    # 180 and nine times 88, and 48 beside the table, fit into the page.
-    assert "(min-width: 621px) and (max-width: 1019px) { #results-1 .sideways" in scored_page
+    # 180 and nine times 92, and 48 beside the table, fit into the page.
+    assert "(min-width: 621px) and (max-width: 1055px) { #results-1 .sideways" in scored_page
 
 
 def test_weights_have_intervals_and_what_was_left_out_is_told(scored_page):
@@ -281,6 +281,18 @@ def test_sentences_are_about_the_score_in_use(scored_page):
         ("Aligned fusion", "Aligned"),
         ("Aligned fusion", "Oracle fusion"),
     ]
+
+
+def test_seeds_have_the_same_tables(full, scored):
+    rows = {name: each for name, each in scored.models.items() if not name.endswith("fusion")}
+    fewer = replace(scored, models=rows, comparisons=tuple(each for each in scored.comparisons if each.model in rows))
+    page = render_seeds("two seeds", [{0: fewer, 1: fewer}], {"seed 0": full, "seed 1": full})
+    by_score, large = tables_of(page)
+    assert by_score[0] == ["Model", "Likelihood", "Mean", "Prior-corrected"]
+    assert large[1] == ["Likelihood", "Prior-corrected"] * 3
+    assert "The table of all metrics has likelihood and prior-corrected only." in Page(page).text
+    said = re.findall(r'<p class="verdict">(.*?) (?:is|does)', page)
+    assert said == ["SFT prior-corrected", "Aligned prior-corrected", "Aligned prior-corrected"]
 
 
 def test_charts_and_lists_show_few_models(scored_page, scored, split):
