@@ -2,10 +2,8 @@
 
 The probability of a user's first title is the confidence in it. A recommender that may stay silent answers the most
 confident users only. Its coverage is the share of users that it answers, and its risk the share of these whose answer
-is wrong (El-Yaniv and Wiener, "On the foundations of noise-free selective classification", JMLR 2010; Geifman and
-El-Yaniv, "Selective classification for deep neural networks", NIPS 2017). AURC, the area under the curve of risk
-against coverage, is the mean risk over all coverages (Geifman et al., "Bias-reduced uncertainty estimation for deep
-neural classifiers", ICLR 2019).
+is wrong (Geifman and El-Yaniv, "Selective classification for deep neural networks", NIPS 2017). The area under the
+curve of risk against coverage (AURC) is the mean risk over all coverages.
 
 Only the protocol ``candidates`` has these numbers: its probabilities are over everything that the user is offered.
 Under ``catalogue`` they are over a pool of titles, and say nothing about the titles outside of it.

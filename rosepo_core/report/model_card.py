@@ -164,10 +164,12 @@ def _ranking(score: Score, fusion: ConditionalLogit | None) -> str:
     if fusion is None:
         parts += [f"Rank titles by `{score}`, highest first:", _indented(f"score = {SCORE_FORMULAS[score]}")]
     else:
-        terms = [
-            f"{_significant(weight)} {feature_title(feature)}"
+        sum_of_terms = " ".join(
+            f"{'-' if weight < 0 else '+'} {abs(weight):.3g} {feature_title(feature)}"
             for weight, feature in zip(fusion.per_unit.tolist(), fusion.features, strict=True)
-        ]
+        )
+        first = sum_of_terms.removeprefix("+ ").removeprefix("- ")
+        formula = f"-{first}" if sum_of_terms.startswith("-") else first
         rows = [["feature", "weight per standard deviation", "95 % interval"]]
         for feature, weight, low, high in zip(fusion.features, fusion.weights, fusion.low, fusion.high, strict=True):
             rows.append([feature_title(feature), signed(weight), f"{signed(low)} to {signed(high)}"])
@@ -180,7 +182,7 @@ def _ranking(score: Score, fusion: ConditionalLogit | None) -> str:
         )
         parts += [
             "Rank titles by `fusion`, highest first. Its softmax over the offered titles is the probability of each:",
-            _indented(f"score = {' '.join(terms).removeprefix('+ ')}"),
+            _indented(f"score = {formula}"),
             _inline(about),
             "\n".join(lines),
         ]
@@ -188,11 +190,6 @@ def _ranking(score: Score, fusion: ConditionalLogit | None) -> str:
         parts.append("`log p(title)` is the probability of the title after the same prompt with an empty history.")
     parts.append("`rosepo recommend` does this.")
     return "\n\n".join(parts)
-
-
-def _significant(value: float) -> str:
-    """A term's factor with its sign and three digits, such as ``- 0.0123``."""
-    return f"{'-' if value < 0 else '+'} {abs(value):.3g}"
 
 
 def _indented(text: str) -> str:

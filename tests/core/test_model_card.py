@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard as HubCard
@@ -111,6 +112,8 @@ def test_fusion_has_its_formula_and_its_weights():
     formula = "    score = 0.02 log p(title | history) - 0.02 log p(title) + 0.123 score of the oracle"
     assert formula in section.splitlines()
     assert "1,234 validation users" in section
+    turned = model_card(make(score="fusion", fusion=replace(FUSION, weights=(-0.4, 0.5, 0.246))))
+    assert "    score = -0.02 log p(title | history) + 0.02 log p(title) + 0.123 score of the oracle\n" in turned
     assert "log(1 + interactions) was left out: it is the same for all candidates of each user." in section
     assert [line for line in section.splitlines() if line.startswith("|")] == [
         "| feature | weight per standard deviation | 95 % interval |",
