@@ -260,3 +260,18 @@ def test_the_plan_counts_priors_validation_users_and_pools(tmp_path, train):
     assert (plain["scores"]["examples"], fused["scores"]["examples"]) == (24 * 3 * 5, 48 * 3 * 5)
     assert [fused[f"prior-{name}"]["examples"] for name in ("base", "sft", "aligned")] == [40, 40, 40]
     assert fused["pools"]["examples"] == 24 * 3 * 40
+
+
+def test_confidence_and_weights_reach_the_readers(fused):
+    document = json.loads((fused / "metrics.json").read_text())
+    found = document["confidence"]["candidates-5"]["aligned fusion"]
+    users = pl.read_parquet(fused / "evaluation" / "per_user.parquet").filter(model="aligned fusion")
+    first = np.array([np.exp(each[0]) for each in users["scores"].to_list()])
+    assert found["mean"] == pytest.approx(first.mean(), abs=1e-6)
+    assert found["curves"][0]["risk"] == pytest.approx(1 - users["hr@1"].mean())
+    logit = json.loads((fused / "fusion-aligned" / "fusion.json").read_text())
+    card = (fused / "aligned" / "README.md").read_text()
+    assert f"| log p(title \\| history) | {logit['weights'][0]:+.3f} |".replace("-", "\N{MINUS SIGN}") in card
+    page = (fused / "report.html").read_text()
+    assert "Weights of fusion</h3>" in page
+    assert "Risk against coverage</h3>" in page
