@@ -1,7 +1,8 @@
 """What should training learn: tokens or choices, at which rate, and compared with which reference?
 
     python -m benchmarks.training_objectives --dataset movielens|amazon [--part grid|references] [--tokens T]
-        [--users U] [--candidates C] [--rates R ...] [--negatives K] [--folder F] [--results FILE]
+        [--users U] [--candidates C] [--rates R ...] [--betas B ...] [--negatives K]
+        [--folder F] [--results FILE]
 
 SmolLM2-135M with LoRA of rank 16 and timelines, judged on *validation* targets of U users among C uniform candidates.
 
@@ -12,8 +13,9 @@ SmolLM2-135M with LoRA of rank 16 and timelines, judged on *validation* targets 
   `alignment.reference`.
 
 Every model is ranked by log p(title | history), by its mean over tokens, and by its difference from log p(title),
-once under the model itself and once under the base model, which is what `choice` trains. The drift of the prior shows
-what a model forgets: mean |log p - log p of base| over the candidates' titles, and their correlation.
+once under the model itself and once under the base model, which is what `choice` trains (times beta; a guess among
+K + 1 titles has the loss log(K + 1)). The drift of the prior shows what a model forgets: mean |log p - log p of base|
+over the candidates' titles, and their correlation.
 
 Every model's numbers are kept in F/DATASET, and only missing ones are made. The results of all data sets in F are
 written to results/training-objectives.md.
@@ -38,7 +40,7 @@ from rosepo_core.contracts.sections import SFTOptions, SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.data.unseen_items import draw_unseen
-from rosepo_core.engine.choice_loss import ChoiceLoss
+from rosepo_core.engine.choice_loss import ChoiceLoss, ChoiceOptions
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import score_items
@@ -191,8 +193,8 @@ class Experiment:
             others.append(sampled)
         return Examples.of(train, np.concatenate(user), np.concatenate(position)), np.concatenate(others)
 
-    def tuned(self, objective: str, rate: float, keep: Path | None = None) -> Record:
-        """SFT from the base model."""
+    def tuned(self, objective: str, rate: float, *, beta: float = 1.0, keep: Path | None = None) -> Record:
+        """SFT from the base model; `beta` is of choices."""
         options = SFTOptions()
         if objective == "tokens":
             sequences = self.sequences()
@@ -204,7 +206,7 @@ class Experiment:
             prior = self.prior(self.policy.base(), np.unique([*examples.target, *sampled.ravel()]))
             pairs = choice_pairs(examples, sampled, prior)
             targets, model = len(examples), self.policy.to_train(options, 0)
-            log = self.aligned(model, ChoiceLoss(), pairs, objective, rate)
+            log = self.aligned(model, ChoiceLoss(ChoiceOptions(beta=beta)), pairs, objective, rate)
         if keep is not None:
             self.policy.save(keep)
         return {"objective": objective, "rate": rate, "targets": targets, **_of_log(log)} | self.judged(model.eval)
@@ -320,6 +322,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--negatives", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.1, 1.0], help="of choices")
     parser.add_argument("--folder", type=Path, default=Path("runs/training-objectives"))
     parser.add_argument("--results", type=Path, default=RESULT)
     given = parser.parse_args()
@@ -328,11 +331,13 @@ def main() -> None:
     experiment.keep("base", lambda: experiment.judged(experiment.policy.base))
     if given.part != "references":
         for rate in given.rates:
-            for objective in ("tokens", "choice"):
-                experiment.keep(f"{objective} at {rate:g}", lambda o=objective, r=rate: experiment.tuned(o, r))
+            experiment.keep(f"tokens at {rate:g}", lambda r=rate: experiment.tuned("tokens", r))
+            for beta in given.betas:
+                name = f"choice at {rate:g}, beta {beta:g}"
+                experiment.keep(name, lambda r=rate, b=beta: experiment.tuned("choice", r, beta=b))
     if given.part != "grid":
         sft = experiment.folder / "sft"
-        experiment.keep(f"sft at {given.rates[0]:g}", lambda: experiment.tuned("tokens", given.rates[0], sft))
+        experiment.keep(f"sft at {given.rates[0]:g}", lambda: experiment.tuned("tokens", given.rates[0], keep=sft))
         for reference in ("sft", "prior", "none"):
             experiment.keep(f"reference {reference}", lambda r=reference: experiment.compared(r, sft))
     parts = []

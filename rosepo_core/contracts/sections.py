@@ -102,6 +102,12 @@ class SFTOptions(TrainingOptions):
         description="Other titles to choose from ('choice' only), drawn uniformly among those without a training "
         "interaction of the user.",
     )
+    beta: float = Field(
+        0.1,
+        gt=0,
+        description="Scale of log p(title | history) - log p(title) in the softmax ('choice' only). Sums over the "
+        "tokens of a title differ by many nats, so at a scale of 1 a model would be far too sure of its choices.",
+    )
     lora_rank: int = Field(16, ge=1, description="Rank of the adapter.")
     lora_alpha: float = Field(32.0, gt=0, description="Scale of the adapter, divided by the rank.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
@@ -126,10 +132,11 @@ class SFTOptions(TrainingOptions):
             raise ValueError("method = 'full' trains no adapter; leave it out")
         return value
 
-    @field_validator("negatives")
+    @field_validator("negatives", "beta")
     @classmethod
-    def _of_choices_alone(cls, value: int, info: ValidationInfo) -> int:
-        if info.data.get("objective") == "tokens" and value != cls.model_fields["negatives"].default:
+    def _of_choices_alone(cls, value: float, info: ValidationInfo) -> float:
+        assert info.field_name is not None
+        if info.data.get("objective") == "tokens" and value != cls.model_fields[info.field_name].default:
             raise ValueError("objective = 'tokens' trains on the targets alone; leave it out, or set 'choice'")
         return value
 

@@ -12,7 +12,7 @@ import numpy as np
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Bools, Examples, Floats, Ints, Pairs, Sequences, Split
 from rosepo_core.data.unseen_items import draw_unseen, unseen_counts
-from rosepo_core.engine.choice_loss import ChoiceLoss
+from rosepo_core.engine.choice_loss import ChoiceLoss, ChoiceOptions
 from rosepo_core.engine.training import LogHistory, align_preferences, fine_tune
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.stages import prior
@@ -59,8 +59,9 @@ def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
             train = partial(fine_tune, model, tokenizer, sequences)
         else:
             trees = preference_trees(template, choice_pairs(*choices(session, template, data), reference.content))
+            loss = ChoiceLoss(ChoiceOptions(beta=options.beta))
             model = session.policy.to_train(options, session.config.seed)
-            train = partial(align_preferences, model, ChoiceLoss(), trees, tokenizer.pad_token_id)
+            train = partial(align_preferences, model, loss, trees, tokenizer.pad_token_id)
         optimize(session, split, options, train, folder)
 
     inputs: list[Handle[Any]] = [split, *([reference] if reference else [])]

@@ -25,7 +25,7 @@ from rosepo_core.store.run_store import RunStore
 QUICK = ("--metric=hr", "--evaluation.resamples=100")
 # All trees in the first step, so that its loss is the mean over all pairs.
 AT_ONCE = ("--alignment.batch_size=100", "--alignment.reference=prior", "--loss=dpo", "--loss.beta=0.3")
-CHOICE = ("--sft.objective=choice", "--sft.negatives=2", "--sft.batch_size=100")
+CHOICE = ("--sft.objective=choice", "--sft.negatives=2", "--sft.beta=0.2", "--sft.batch_size=100")
 EMPTY = Examples.of(Sequences(np.zeros(1, np.int32), np.array([0, 1])), np.zeros(1, np.int32), np.zeros(1, np.int32))
 
 
@@ -107,7 +107,7 @@ def test_the_first_loss_of_choices_is_that_of_plain_forward_passes(with_choice, 
         scores = [
             log_probability(model, prompt, template.response_ids[item]) - priors[item] for item in (target, *others)
         ]
-        losses.append(-float(torch.log_softmax(torch.tensor(scores), 0)[0]))
+        losses.append(-float(torch.log_softmax(0.2 * torch.tensor(scores), 0)[0]))
     assert first_loss(run / "sft") == pytest.approx(np.mean(losses), abs=1e-4)
     log = json.loads((run / "sft" / "log.json").read_text())
     assert [entry["step"] for entry in log] == [1, 2, 3]
@@ -191,6 +191,11 @@ def test_the_plan_counts_trees_and_priors(with_prior, with_choice, train, finish
             ("--sft.negatives=5",),
             "option 'sft.negatives' = 5: value error, objective = 'tokens' trains on the targets alone; leave it "
             "out, or set 'choice'",
+        ),
+        (
+            ("--sft.beta=0.5",),
+            "option 'sft.beta' = 0.5: value error, objective = 'tokens' trains on the targets alone; leave it out, "
+            "or set 'choice'",
         ),
         (
             ("--sft.objective=choice", "--sft.lora_dropout=0.1"),

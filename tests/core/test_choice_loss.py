@@ -12,7 +12,7 @@ import torch
 
 from rosepo_core.contracts.records import Examples, LogProbs, SeenItems, Sequences
 from rosepo_core.data.unseen_items import draw_unseen
-from rosepo_core.engine.choice_loss import ChoiceLoss
+from rosepo_core.engine.choice_loss import ChoiceLoss, ChoiceOptions
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import align_preferences
 from rosepo_core.stages.aligned import preference_trees
@@ -25,16 +25,16 @@ QUIET = QuietReporter()
 
 
 def test_values_by_hand():
-    """Row 1: the scores are -5 - -6 = 1 for the target, -7 - -7 = 0 and -9 - -8 = -1 for the others. So the loss is
+    """Row 1: half of -5 - -7 = 2 for the target, of -7 - -7 = 0 and of -9 - -7 = -2 for the others. So the loss is
     log(1 + e^-1 + e^-2) = 0.4076059644. Row 2 has one other title, with the target's score: ln 2."""
     chosen = torch.tensor([-5.0, -3.0], dtype=torch.float64, requires_grad=True)
     rejected = torch.tensor([[-7.0, -9.0], [-4.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    loss = ChoiceLoss()(
+    loss = ChoiceLoss(ChoiceOptions(beta=0.5))(
         LogProbs(
             chosen=chosen,
             rejected=rejected,
-            reference_chosen=torch.tensor([-6.0, -2.0], dtype=torch.float64),
-            reference_rejected=torch.tensor([[-7.0, -8.0], [-3.0, -math.inf]], dtype=torch.float64),
+            reference_chosen=torch.tensor([-7.0, -2.0], dtype=torch.float64),
+            reference_rejected=torch.tensor([[-7.0, -7.0], [-3.0, -math.inf]], dtype=torch.float64),
             chosen_tokens=torch.tensor([3, 2]),
             rejected_tokens=torch.tensor([[4, 5], [2, 0]]),
             eps=torch.zeros(2, 2),
@@ -43,11 +43,11 @@ def test_values_by_hand():
     )
     assert loss.tolist() == pytest.approx([0.4076059644, math.log(2)], abs=1e-9)
     loss.sum().backward()
-    # The gradient is the softmax, less 1 for the target.
+    # The gradient is half of the softmax, less 1 for the target.
     e = math.e
     others = [1 / e / (1 + 1 / e + 1 / e**2), 1 / e**2 / (1 + 1 / e + 1 / e**2), 0.5, 0.0]
-    assert rejected.grad.flatten().tolist() == pytest.approx(others, abs=1e-12)
-    assert chosen.grad.tolist() == pytest.approx([-others[0] - others[1], -0.5], abs=1e-12)
+    assert (2 * rejected.grad.flatten()).tolist() == pytest.approx(others, abs=1e-12)
+    assert (2 * chosen.grad).tolist() == pytest.approx([-others[0] - others[1], -0.5], abs=1e-12)
 
 
 def test_titles_that_people_choose_rise_above_those_that_nobody_chooses(tiny_model: Any, tiny_tokenizer, catalogue):
@@ -74,7 +74,7 @@ def test_titles_that_people_choose_rise_above_those_that_nobody_chooses(tiny_mod
     model = copy.deepcopy(tiny_model).train()
     align_preferences(
         model,
-        ChoiceLoss(),
+        ChoiceLoss(ChoiceOptions(beta=1.0)),
         preference_trees(template, choice_pairs(examples, sampled, prior)),
         0,
         batch_size=8,
