@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/rosepo train --config examples/quickstart.toml --run runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The oldest and the newest versions that pyproject.toml admits, each in a virtual environment of its own.
 test-ranges:

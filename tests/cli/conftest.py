@@ -28,6 +28,7 @@ SMALL = (
     "--alignment.steps=3",
     "--alignment.learning_rate=0.01",
     "--evaluation.candidates=5",
+    "--evaluation.resamples=500",
     "--seed=3",
 )
 """Sizes at which every stage is done in a moment."""

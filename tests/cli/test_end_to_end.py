@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import weakref
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -159,14 +160,29 @@ def test_one_seed_gives_one_result(train, finished, tmp_path):
     assert log_of(finished, "aligned")[-1]["loss"] == log_of(runs[1], "aligned")[-1]["loss"]
 
 
-def test_equal_runs_are_equal_byte_for_byte(finished, tmp_path):
-    """In a process whose sets have another order."""
-    again = tmp_path / "again"
-    code = "import sys; from rosepo_cli.app import run; sys.exit(run(sys.argv[1:]))"
-    arguments = ["train", "--config", finished / "config.toml", "--run", again]
+@pytest.fixture(scope="module")
+def process(finished, tmp_path_factory):
+    """The configuration of `finished` in a real process, whose sets have another order."""
+    again = tmp_path_factory.mktemp("process") / "again"
+    rosepo = Path(sys.executable).parent / "rosepo"
+    arguments = ["train", "--config", finished / "config.toml", "--run", again, "--json"]
     environment = {**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    done = subprocess.run([rosepo, *arguments], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
+    return again, done
+
+
+def test_the_streams_of_a_real_process(process):
+    run, done = process
+    assert json.loads(done.stdout) == {"run": str(run), "metrics": metrics_of(run)}
+    # One line a stage, notes indented, and nothing that a library says.
+    shown = [line.split()[0] for line in done.stderr.splitlines() if line and not line.startswith(" ")]
+    assert [stage for stage in shown if stage in STAGES] == list(STAGES)
+    assert {stage for stage in shown if stage not in STAGES} == {"embeddings", "evaluation", *RESCORED}
+
+
+def test_equal_runs_are_equal_byte_for_byte(finished, process):
+    again, _ = process
     first, second = (
         {
             str(path.relative_to(run)): path.read_bytes()

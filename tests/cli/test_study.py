@@ -29,6 +29,7 @@ steps = 1
 
 [evaluation]
 candidates = 5
+resamples = 500
 
 [datasets.table]
 dataset = {{ history_length = 8 }}

@@ -49,6 +49,16 @@ def base(tiny_model, tiny_tokenizer, tmp_path) -> Path:
     return tmp_path / "base"
 
 
+@pytest.fixture(scope="module")
+def template(tiny_tokenizer, catalogue):
+    return prompt_template({}, tiny_tokenizer, catalogue, 8)
+
+
+@pytest.fixture(scope="module")
+def of_base(tiny_model, template) -> np.ndarray:
+    return plain(tiny_model, template)
+
+
 @pytest.fixture
 def saved(tiny_model, base, tmp_path):
     """Save an adapter as plain PEFT does; everything that it trains is changed before."""
@@ -122,12 +132,10 @@ def plain(model, template) -> np.ndarray:
     ],
 )
 def test_an_adapter_gets_what_plain_peft_gives_it_and_the_base_model_comes_back(
-    config, saved, base, tiny_model, tiny_tokenizer, catalogue
+    config, saved, base, tiny_model, template, of_base, catalogue
 ):
-    template = prompt_template({}, tiny_tokenizer, catalogue, 8)
     folder = saved(config)
     expected = plain(PeftModel.from_pretrained(deepcopy(tiny_model), str(folder)).eval(), template)
-    of_base = plain(tiny_model, template)
     assert np.abs(expected - of_base).max() > 0.1, "an adapter that changes nothing would show nothing"
     found = find_adapter(str(folder), REPORTER)
     assert found is not None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CHANGING = ("accelerate", "datasets", "peft", "transformers", "trl")
-TESTS = ("-n", "2", "--dist", "loadfile", "tests/core", "tests/plugins")
+TESTS = ("-n", "2", "--dist", "worksteal", "tests/core", "tests/plugins")
 
 
 def oldest(dependencies: list[str]) -> list[str]:
