@@ -178,7 +178,7 @@ def test_the_streams_of_a_real_process(process):
     # One line a stage, notes indented, and nothing that a library says.
     shown = [line.split()[0] for line in done.stderr.splitlines() if line and not line.startswith(" ")]
     assert [stage for stage in shown if stage in STAGES] == list(STAGES)
-    assert {stage for stage in shown if stage not in STAGES} == {"embeddings", "evaluation", *RESCORED}
+    assert {stage for stage in shown if stage not in STAGES} == {"candidates", "embeddings", *RESCORED}
 
 
 def test_equal_runs_are_equal_byte_for_byte(finished, process):
