@@ -220,7 +220,8 @@ def test_a_change_that_is_not_complete_waits_beside_the_run(train, rosepo, finis
     [
         (
             ["--sft.steps=5"],
-            "'sft.steps' cannot be changed in a finished run, only evaluation.*, ranking.* and metric can: train a new one",
+            "'sft.steps' cannot be changed in a finished run, only evaluation.*, ranking.* and metric can: train a "
+            "new one",
         ),
         (["--metric=ndgc"], "no metric is called 'ndgc'; did you mean 'ndcg' or 'dgu'?"),
         (["--metric=hr", "--metric=rosepo/hr"], "metric 'hr' is named twice; name it once, with all its cut-offs in"),
