@@ -1,7 +1,7 @@
 """By which score should a language model rank titles?
 
     python -m benchmarks.decision_rule [--dataset movielens-100k|amazon-industrial ...] [--users N] [--folder F]
-        [--set KEY=VALUE ...] [--table]
+        [--set KEY=VALUE ...] [--untrained] [--table]
 
 Trains the quickstart's run on each data set with `ranking.score = "fusion"`: popularity, SASRec, and SmolLM2-135M
 before and after SFT and after alignment, each by every score that it has, on the same 20 uniform candidates for each
@@ -10,7 +10,8 @@ seed. The weights of ``fusion`` are fitted on as many validation users. Each row
 (bootstrap; p with Holm's correction for all rows of the data set).
 
 Runs are F/DATASET (default runs/decision-rule). The same command continues an interrupted run. Results go to
-benchmarks/results/decision-rule.md and decision-rule.json. --table writes them again from finished runs.
+benchmarks/results/decision-rule.md and decision-rule.json. --untrained leaves SFT and alignment out. --table writes
+the page again from the JSON.
 """
 
 from __future__ import annotations
@@ -27,10 +28,17 @@ import numpy as np
 from benchmarks import amazon
 from rosepo_core import pipeline
 from rosepo_core.config import RunConfig, load_config
+from rosepo_core.evaluation.ranked_models import before_training
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.statistics import holm, paired_test
+from rosepo_core.registry import load_plugins
+from rosepo_core.report import outputs
 from rosepo_core.report.display import model_title
-from rosepo_core.stages.session import QuietReporter
+from rosepo_core.stages import dataset as dataset_stage
+from rosepo_core.stages import evaluation as evaluation_stage
+from rosepo_core.stages import oracle, split
+from rosepo_core.stages.session import QuietReporter, Session
+from rosepo_core.store.run_store import RunStore
 
 RESULTS = Path(__file__).parent / "results"
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.toml"
@@ -117,21 +125,37 @@ def table_of(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def measured(dataset: str, config: RunConfig, folder: Path, command: str) -> dict[str, Any]:
+def untrained(config: RunConfig, folder: Path) -> Evaluation:
+    """The table of popularity, the oracle and the base model."""
+    store = RunStore(folder)
+    session = Session(config, store, load_plugins(), Progress())
+    with store.working(config.to_toml(), pipeline.STAGES):
+        held_out = split.stage(session, dataset_stage.stage(session))
+        candidates = evaluation_stage.draw_candidates(session, held_out)
+        smoothing = oracle.stage(session, held_out)
+        models = before_training(session, held_out, smoothing)
+        (table,) = evaluation_stage.stage(session, held_out, candidates, models, smoothing)
+        outputs.write_tables(session, [table])
+    return table
+
+
+def measured(dataset: str, config: RunConfig, folder: Path, command: str, *, trained: bool) -> dict[str, Any]:
     """Run a data set, or read its finished run."""
     start = time.perf_counter()
-    (evaluation,) = pipeline.run(config, folder, Progress()).evaluations
+    evaluation = pipeline.run(config, folder, Progress()).evaluations[0] if trained else untrained(config, folder)
     print(f"{dataset}: {time.perf_counter() - start:.0f} s", flush=True)
     fusions = json.loads((folder / "metrics.json").read_text())["fusions"][evaluation.protocol]
-    sft = f"{config.sft.steps} steps of {config.sft.batch_size} timelines" if config.sft.steps else "no SFT"
     pairs = config.preferences
+    training = (
+        f"SFT of {config.sft.steps} steps of {config.sft.batch_size} timelines at a rate of "
+        f"{config.sft.learning_rate:g}, then pairs of {pairs.max_users} users, at most {pairs.max_per_user} each"
+    )
     return {
         "dataset": dataset,
         "command": command,
         "users": len(evaluation.examples),
         "fitted": max(each["users"] for each in fusions.values()),
-        "settings": f"SFT {sft} at a rate of {config.sft.learning_rate:g}; pairs of {pairs.max_users} users, at most "
-        f"{pairs.max_per_user} each; seed {config.seed}",
+        "settings": f"{training if trained else 'the language model is not trained'}; seed {config.seed}",
         "rows": rows_of(evaluation),
         "fusions": fusions,
     }
@@ -144,6 +168,7 @@ def main() -> None:
     parser.add_argument("--users", type=int)
     parser.add_argument("--folder", type=Path, default=RUNS)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     file = RESULTS / "decision-rule.json"
@@ -154,9 +179,11 @@ def main() -> None:
         if not asked.table:
             users = [] if asked.users is None else ["--users", str(asked.users)]
             sets = [part for each in asked.set for part in ("--set", each)]
+            sets += ["--untrained"] if asked.untrained else []
             command = " ".join(["python -m benchmarks.decision_rule --dataset", dataset, *users, *sets])
             config = config_of(dataset, asked.folder, asked.users, asked.set)
-            results[dataset] = measured(dataset, config, asked.folder / dataset, command)
+            folder = asked.folder / (f"{dataset}-untrained" if asked.untrained else dataset)
+            results[dataset] = measured(dataset, config, folder, command, trained=not asked.untrained)
             file.write_text(json.dumps(results, indent=1) + "\n")
         print(table_of(results[dataset]))
     parts = [table_of(results[name]) for name in DATASETS if name in results]

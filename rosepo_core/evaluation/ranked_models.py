@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.records import Floats, Ints, Places, Split
 from rosepo_core.engine.models import Adapter, folder_fingerprint
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, read_template
@@ -43,7 +44,16 @@ class RankedModel:
 
 def of_run(session: Session, trained: Trained) -> list[RankedModel]:
     """The models of a run: popularity, the oracle, and the language model before and after each training."""
-    split, sft, oracle, aligned = trained.split, trained.sft, trained.oracle, trained.aligned
+    split, sft, aligned = trained.split, trained.sft, trained.aligned
+    return [
+        *before_training(session, split, trained.oracle),
+        _language_model(session, split, "sft", lambda: session.policy.trained(sft.folder), inputs=[sft]),
+        _language_model(session, split, "aligned", lambda: session.policy.trained(aligned.folder), inputs=[aligned]),
+    ]
+
+
+def before_training(session: Session, split: Handle[Split], oracle: Handle[SmoothingOracle]) -> list[RankedModel]:
+    """The models of a run that need no training of the language model: popularity, the oracle and the base model."""
 
     def oracle_scores(places: Places, items: Ints) -> Floats | None:
         with running(oracle.content):
@@ -53,8 +63,6 @@ def of_run(session: Session, trained: Trained) -> list[RankedModel]:
         RankedModel("popularity", popularity_scores(split.content)),
         RankedModel("oracle", oracle_scores, inputs=[oracle]),
         _language_model(session, split, "base", session.policy.base),
-        _language_model(session, split, "sft", lambda: session.policy.trained(sft.folder), inputs=[sft]),
-        _language_model(session, split, "aligned", lambda: session.policy.trained(aligned.folder), inputs=[aligned]),
     ]
 
 
