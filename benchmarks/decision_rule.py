@@ -174,19 +174,17 @@ def main() -> None:
     file = RESULTS / "decision-rule.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for dataset in asked.dataset or list(DATASETS):
-        if asked.table and dataset not in results:
-            continue
         if not asked.table:
             users = [] if asked.users is None else ["--users", str(asked.users)]
             sets = [part for each in asked.set for part in ("--set", each)]
             sets += ["--untrained"] if asked.untrained else []
             command = " ".join(["python -m benchmarks.decision_rule --dataset", dataset, *users, *sets])
             config = config_of(dataset, asked.folder, asked.users, asked.set)
-            folder = asked.folder / (f"{dataset}-untrained" if asked.untrained else dataset)
-            results[dataset] = measured(dataset, config, folder, command, trained=not asked.untrained)
+            name = f"{dataset}-untrained" if asked.untrained else dataset
+            results[name] = measured(name, config, asked.folder / name, command, trained=not asked.untrained)
             file.write_text(json.dumps(results, indent=1) + "\n")
-        print(table_of(results[dataset]))
-    parts = [table_of(results[name]) for name in DATASETS if name in results]
+            print(table_of(results[name]))
+    parts = [table_of(results[name]) for name in sorted(results)]
     (RESULTS / "decision-rule.md").write_text("# By which score to rank\n\n" + "\n".join(parts))
 
 

@@ -214,10 +214,15 @@ def added_to(before: RunConfig, asked: RunConfig) -> RunConfig:
 
 def _with_more_scores(old: RankingOptions, new: RankingOptions) -> RankingOptions:
     """The ranking whose tables have the scores of both: a score comes with all before it in `SCORES`."""
-    differing = [key for key, value in new if key != "score" and value != getattr(old, key)]
-    if old.score == "likelihood" or not differing:
-        score = max(old.score, new.score, key=SCORES.index)
-        return new.model_copy(update={"score": score})
+    # Likelihood uses none of the other keys.
+    if old.score == "likelihood":
+        return new
+    if new.score == "likelihood":
+        return old
+    used = ["pool", *(("features", "ridge") if old.score == new.score == "fusion" else ())]
+    differing = [key for key in used if getattr(new, key) != getattr(old, key)]
+    if not differing:
+        return max(old, new, key=lambda ranking: SCORES.index(ranking.score))
     raise RequestError(
         f"the run has been ranked by '{old.score}' with another ranking.{differing[0]}, and its tables are added to, "
         "never replaced: copy the run folder and change config.toml there"

@@ -43,7 +43,9 @@ def stage(
     Raises:
         RequestError: negatives cannot be drawn.
     """
-    options, seed = session.config.evaluation, session.config.seed
+    options = session.config.evaluation
+    # Most users are in both parts. With the same draws, they would have the same negatives in both.
+    seed = session.config.seed if part == "test" else [session.config.seed, *part.encode()]
     supplied = split.content.supplied_candidates if part == "test" and negatives == "uniform" else None
     embedded = embeddings.stage(session, split) if negatives == "semantic" else None
 
@@ -95,7 +97,7 @@ def draw_candidates(
     split: Split,
     examples: Examples,
     count: int,
-    seed: int,
+    seed: int | list[int],
     negatives: Negatives = "uniform",
     title_embeddings: Floats | None = None,
 ) -> Candidates:

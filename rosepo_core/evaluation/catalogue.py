@@ -14,7 +14,7 @@ after the end of the list has no rank, for every model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.errors import RosepoError
 from rosepo_core.contracts.ranking import top_items
-from rosepo_core.contracts.records import Candidates, Examples, Floats, Ints, Places
+from rosepo_core.contracts.records import Candidates, Examples, Floats, Ints, Longs
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.candidates import named
 from rosepo_core.evaluation.context import EvaluationContext
@@ -68,7 +68,8 @@ def evaluate(
             pool = _pool(context, model, able, own, made[model.name])
             handles.append(pool)
             items, raw = pool.content
-            lists |= {rule.name: _ranked(items, rule.scores(items, raw), length) for rule in own}
+            rows = context.fitted_rows(np.arange(len(items)))
+            lists |= {rule.name: _ranked(items, rule.scores(items, raw, rows), length) for rule in own}
             held = float((items == context.examples.target[:, None]).any(axis=1).mean())
             recall |= {rule.name: held for rule in own}
     evaluation = conclude(
@@ -97,13 +98,11 @@ def _ranked(items: Ints, scores: Floats, length: int) -> Lists:
 def _best_by(context: EvaluationContext, model: RankedModel, rule: DecisionRule, length: int) -> Lists:
     """The lists of a model that only scores, out of the whole catalogue, by a rule."""
 
-    def score(places: Places, items: Ints) -> Floats:
-        values = model.score(places, items)
-        assert values is not None
-        return rule.scores(items, {model.name: values})
+    def rank(rows: Longs, items: Ints, values: Floats) -> Floats:
+        return rule.scores(items, {model.name: values}, context.fitted_rows(rows))
 
     rng = context.session.rng("order of equals")
-    found = best_of_all(rule.name, score, context.examples, len(context.catalogue), length, rng)
+    found = best_of_all(rule.name, model.score, context.examples, len(context.catalogue), length, rng, rank)
     assert found is not None
     return found
 
@@ -139,8 +138,9 @@ def _pool(
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / POOL)
 
     settings = {**model.settings, **context.settings, "pool": size, "models": needed}
-    of_sources = [*(oracle.inputs if oracle else ()), *([embedded] if embedded else [])]
-    inputs: list[Handle[Any]] = [context.split, searched, *of_sources]
+    inputs: list[Handle[Any]] = [context.split]
+    if len(context.catalogue) > size:
+        inputs += [searched, *(oracle.inputs if oracle else ()), *([embedded] if embedded else [])]
     inputs += [handle for each in scoring for handle in each.inputs if handle not in inputs]
     return session.artifact(named(f"pool-{model.name}", part=context.part), settings, inputs, build, _load_pool)
 
@@ -206,7 +206,13 @@ def history_items(examples: Examples) -> list[NDArray[np.integer]]:
 
 
 def best_of_all(
-    name: str, score: ScoreFn, examples: Examples, items: int, length: int, rng: np.random.Generator
+    name: str,
+    score: ScoreFn,
+    examples: Examples,
+    items: int,
+    length: int,
+    rng: np.random.Generator,
+    rank: Callable[[Longs, Ints, Floats], Floats] = lambda rows, items, scores: scores,
 ) -> tuple[Ints, Floats] | None:
     """The items with the highest scores among all that are new to each example's user.
 
@@ -217,6 +223,8 @@ def best_of_all(
         items: number of items in the catalogue.
         length: length of the lists.
         rng: draws the order of items with equal scores, which is the same for all examples.
+        rank: gives the scores to rank by, from rows of examples, their items, -1 for an empty slot, and the results
+            of `score`.
 
     Returns:
         items int32 [n, length] and scores float32 [n, length], best first, -1 and -inf fill rows with fewer; `None`
@@ -239,5 +247,5 @@ def best_of_all(
         scores = score_model(name, score, some, Candidates(offered, column))
         if scores is None:
             return None
-        found.append(_ranked(offered, scores, length))
+        found.append(_ranked(offered, rank(rows, offered, scores), length))
     return np.concatenate([top for top, _ in found]), np.concatenate([best for _, best in found])

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rosepo_core.config import metric_column
 from rosepo_core.contracts.components import Metric
 from rosepo_core.contracts.outcome import Outcome
@@ -62,6 +65,11 @@ class EvaluationContext:
     def on(self, part: HeldOut) -> EvaluationContext:
         """The same evaluation on another part."""
         return replace(self, part=part, examples=held_out_examples(self.session, self.split.content, part))
+
+    def fitted_rows(self, rows: NDArray[np.integer]) -> Ints | None:
+        """The rows of examples among the users that ``fusion`` is fitted on, int32; `None` if it is not fitted on
+        this part."""
+        return rows.astype(np.int32) if self.part == "validation" else None
 
     @property
     def options(self) -> EvaluationOptions:

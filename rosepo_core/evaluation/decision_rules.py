@@ -7,7 +7,7 @@ explains them with an example.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +67,8 @@ class DecisionRule:
             language models.
         features: the features of ``fusion``.
         logit: the fitted weights of ``fusion``.
+        cross_fits: for each fifth of the users behind `logit`: their rows, and weights that were fitted on the
+            others.
     """
 
     model: str
@@ -76,6 +78,7 @@ class DecisionRule:
     prior: Floats | None = None
     features: tuple[str, ...] = ()
     logit: ConditionalLogit | None = None
+    cross_fits: tuple[tuple[Ints, ConditionalLogit], ...] = ()
 
     @property
     def name(self) -> str:
@@ -109,16 +112,25 @@ class DecisionRule:
             found.append(np.where(items >= 0, value, 0.0))
         return np.stack(found, axis=2)
 
-    def scores(self, items: Ints, raw: RawScores) -> Floats:
+    def scores(self, items: Ints, raw: RawScores, fitted_rows: Ints | None = None) -> Floats:
         """The scores of items: float32 [n, c], higher is better, -inf for an empty slot. ``fusion`` gives the
         logarithm of the probability that an item is chosen out of those of its row.
 
         Args:
             items: int32 [n, c], -1 for an empty slot.
             raw: the raw scores of `models`, for these items.
+            fitted_rows: for users whom ``fusion`` was fitted on: the row of each among them, [n]. Each is then ranked
+                with weights that were fitted on other users.
         """
         offered = items >= 0
-        if self.score == "fusion":
+        if self.score == "fusion" and fitted_rows is not None:
+            assert self.cross_fits
+            found = np.full(items.shape, -np.inf, dtype=np.float32)
+            for rows, logit in self.cross_fits:
+                here = np.flatnonzero(np.isin(fitted_rows, rows))
+                part = {name: values[here] for name, values in raw.items()}
+                found[here] = replace(self, logit=logit).scores(items[here], part)
+        elif self.score == "fusion":
             assert self.logit is not None
             logit = self.logit
             found = logit.log_probabilities(self.values(items, raw, logit.features), offered).astype(np.float32)

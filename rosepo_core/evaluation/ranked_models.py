@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,9 +97,11 @@ def _note_prompts(session: Session, folder: Path) -> None:
 
 
 def model_name(spec: str) -> str:
-    """The name of a single evaluated model in tables: the last part of its path or hub id."""
+    """The name of a single evaluated model in tables: the last part of its path or hub id. It has no blanks and
+    brackets, because these separate a model from its score and its run."""
     path = Path(spec).expanduser()
     name = path.resolve().name if path.exists() else spec.rpartition("/")[2]
+    name = re.sub(r"[\s()]+", "-", name).strip("-")
     return name if name not in ("", "popularity") else "model"
 
 

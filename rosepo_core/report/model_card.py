@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rosepo_core.contracts.sections import Score
+from rosepo_core.contracts.sections import Reference, Score
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.measurement import Column, Metrics
 from rosepo_core.evaluation.run_models import RowName, by_score_in_use, last_language_model
@@ -17,8 +17,15 @@ from rosepo_core.report.display import ARROWS, feature_title, model_title, signe
 
 TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")
 
-OBJECTIVE = """With `r(y) = beta (log pi(y | x) - log ref(y | x))` for a response `y` to a prompt `x`, where `ref` is
-the model after supervised fine-tuning, and `Delta = r(chosen) - r(rejected)`, RosePO
+REFERENCES: Mapping[Reference, str] = {
+    "sft": "`ref` is the model after supervised fine-tuning",
+    "prior": "`ref` is the model after supervised fine-tuning, asked without a history",
+    "none": "`log ref` is 0",
+}
+"""What each kind of reference is, in the objective."""
+
+OBJECTIVE = """With `r(y) = beta (log pi(y | x) - log ref(y | x))` for a response `y` to a prompt `x`, where
+{reference}, and `Delta = r(chosen) - r(rejected)`, RosePO
 ([arXiv 2410.12519](https://arxiv.org/abs/2410.12519)) minimizes
 
     L = -(1 - eps) log sigmoid(Delta) - eps log sigmoid(-Delta)
@@ -56,6 +63,7 @@ class ModelCard:
         columns: how to read each metric's column.
         prompt: one prompt as text, with an invented history, because a card must not show that of a user.
         response: the response to this prompt.
+        reference: what the loss compares the model with.
         licence: identifier of the base model's licence on the hub (``"apache-2.0"``), if known.
         licence_notes: requirements of the licences of the base model and the data, one sentence each.
     """
@@ -74,6 +82,7 @@ class ModelCard:
     columns: Mapping[str, Column] = field(default_factory=dict)
     prompt: str = ""
     response: str = ""
+    reference: Reference = "sft"
     licence: str | None = None
     licence_notes: Sequence[str] = ()
 
@@ -85,7 +94,7 @@ def model_card(card: ModelCard) -> str:
         f"# {_inline(card.name)}",
         _introduction(card),
         _listed("How it was made", [f"**{_inline(label)}**: {_inline(text)}" for label, text in card.parts.items()]),
-        f"## Objective\n\n{OBJECTIVE}",
+        f"## Objective\n\n{OBJECTIVE.format(reference=REFERENCES[card.reference])}",
         _results(card.protocols, card.columns),
         _ranking(card.score, card.fusion),
         _loading(card),

@@ -22,7 +22,7 @@ from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side
-from rosepo_core.stages import embeddings, fusion
+from rosepo_core.stages import embeddings, fusion, reference
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
 from rosepo_core.store.artifacts import Artifact
@@ -204,6 +204,7 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
         fusion=_aligned_fusion(session),
         prompt=prompt,
         response=response,
+        reference=reference.kind(session),
         licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
     )

@@ -14,17 +14,15 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.ranking import top_items
 from rosepo_core.contracts.records import Catalogue, Floats, Ints, Places
-from rosepo_core.contracts.sections import RankingOptions, Score
+from rosepo_core.contracts.sections import EvaluationOptions, RankingOptions, Score
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.evaluation.context import SHORTEST_LIST
 from rosepo_core.evaluation.decision_rules import DecisionRule
 from rosepo_core.evaluation.pools import PoolSources
 from rosepo_core.registry import load_plugins, running
 from rosepo_core.stages import embeddings, fusion, prior
 from rosepo_core.stages.oracle import load_state
 from rosepo_core.store.run_store import RunStore
-
-SEARCHED = 20
-"""Titles that the model's own search gives to a pool."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +33,17 @@ class Ranker:
         rule: the rule of one language model.
         sources: the sources of pools other than the model's search.
         pool: the most titles of a pool.
-        oracle: scores items for places; `None` if the rule needs no oracle.
+        searched: how many titles of the model's own search are a source of pools.
+        beams: width of this search.
+        oracle: the run's oracle.
     """
 
     rule: DecisionRule
     sources: PoolSources
     pool: int
-    oracle: SmoothingOracle | None = None
+    searched: int
+    beams: int
+    oracle: SmoothingOracle
 
     def top(self, model: TitleModel, place: Places, history: Ints, k: int) -> tuple[Ints, Floats]:
         """The best `k` titles at one place, without those of the history.
@@ -58,11 +60,13 @@ class Ranker:
         searched = np.empty((1, 0), dtype=np.int32)
         size = max(self.pool, k)
         if len(self.sources.popularity) > size:
-            searched, _ = model.top(place, SEARCHED, exclude=[history], beams=SEARCHED, exact=False)
+            searched, _ = model.top(place, self.searched, exclude=[history], beams=self.beams, exact=False)
         items = self.sources.pools(place, [history], searched, size)
         raw: dict[str, Floats] = {self.rule.model: model.log_probs(place, items)}
-        if self.oracle is not None:
-            raw["oracle"] = _oracle_scores(self.oracle, place, items)
+        if "oracle" in self.rule.models:
+            scores = _oracle_scores(self.oracle, place, items)
+            assert scores is not None
+            raw["oracle"] = scores
         scores = self.rule.scores(items, raw)
         top = top_items(scores, items, k)
         order = -np.sort(-scores, axis=1)[:, :k]
@@ -70,11 +74,11 @@ class Ranker:
         return top[0], np.where(top >= 0, best, -np.inf).astype(np.float32)[0]
 
 
-def _oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats:
+def _oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats | None:
+    """Scores of items, -inf for an empty slot; `None` if the oracle ranks nothing."""
     with running(oracle):
         scores = oracle.score(place, np.maximum(items, 0))
-    assert scores is not None
-    return np.where(items >= 0, scores, -np.inf).astype(np.float32)
+    return None if scores is None else np.where(items >= 0, scores, -np.inf).astype(np.float32)
 
 
 def load_ranker(
@@ -112,11 +116,13 @@ def load_ranker(
             f"the fusion of this run uses scores of '{others[0]}', a second language model: recommend by another "
             "score (--score), or evaluate with other ranking.features"
         )
-    oracle = _oracle(store, config) if "oracle" in features else None
+    oracle = _oracle(store, config)
     titles = embeddings.load(store.folder / "embeddings") if (store.folder / "embeddings").exists() else None
     rule = DecisionRule(stage, score, catalogue.popularity, model.title_lengths, own_prior, features, logit)
-    scoring = None if oracle is None else lambda places, items: _oracle_scores(oracle, places, items)
-    return Ranker(rule, PoolSources(catalogue.popularity, scoring, titles), options.pool, oracle)
+    evaluation = parse_options(EvaluationOptions, config.get("evaluation", {}), "evaluation")
+    sources = PoolSources(catalogue.popularity, lambda places, items: _oracle_scores(oracle, places, items), titles)
+    searched = max(SHORTEST_LIST, *evaluation.ks)
+    return Ranker(rule, sources, options.pool, searched, evaluation.beams, oracle)
 
 
 def _oracle(store: RunStore, config: Mapping[str, Any]) -> SmoothingOracle:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.components import SmoothingOracle
@@ -217,10 +218,7 @@ def _ranked_by(
     rule: DecisionRule, context: EvaluationContext, offered: Candidates, raw: Mapping[str, Floats]
 ) -> Floats:
     """The scores of a rule for the candidates."""
-    session = context.session
-    if rule.score == "fusion" and context.part == "validation":
-        return fusion.cross_fitted(rule, offered, raw, session.config.ranking.ridge, session.rng("folds"))
-    return rule.scores(offered.items, raw)
+    return rule.scores(offered.items, raw, context.fitted_rows(np.arange(len(offered.items))))
 
 
 def _raw(

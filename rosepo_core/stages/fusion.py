@@ -57,10 +57,21 @@ def check(session: Session, split: Split, models: Sequence[str]) -> None:
         # A run has an oracle by default. A model that is evaluated on its own has none.
         if name not in known and name != "oracle":
             raise RequestError(f"unknown feature '{name}' in ranking.features{nearest(name, known)}")
+    if split.supplied_candidates is not None and "uniform" in session.config.evaluation.negatives:
+        session.reporter.note(
+            "fusion is fitted on uniformly drawn candidates of validation users, and the test users' candidates are "
+            "the dataset's: its probabilities may be off"
+        )
     if not len(split.validation):
         raise RequestError(
             "ranking.score = 'fusion' is fitted on validation users, and the split has none: choose another score, "
             "or a dataset with validation examples"
+        )
+    most = session.config.evaluation.max_users
+    if "validation" in session.config.evaluation.part and min(len(split.validation), most or 2) < 2:
+        raise RequestError(
+            "ranking.score = 'fusion' ranks a validation user with weights that were fitted on others, and there is "
+            "one user: raise evaluation.max_users, or leave evaluation.part at 'test'"
         )
 
 
@@ -100,7 +111,7 @@ def rules(
     found: list[DecisionRule] = []
     made: list[Handle[Any]] = []
     if validation is not None:
-        _note_missing(session, validation)
+        _note_missing(session, ranked_models, validation)
     for model in ranked_models:
         for score in _scores_of(session, model, validation):
             rule, inputs = _rule(session, split, model, score)
@@ -109,25 +120,31 @@ def rules(
                 rule = replace(rule, features=_available(session, model, validation))
                 handle = _logit(session, split, rule, validation, inputs, negatives)
                 rule = replace(rule, logit=handle.content)
+                if "validation" in session.config.evaluation.part:
+                    rule = replace(rule, cross_fits=_cross_fits(session, rule, validation))
                 inputs = [*inputs, handle]
             found.append(rule)
             made += [each for each in inputs if each not in made]
     return found, made
 
 
-def _note_missing(session: Session, validation: Validation) -> None:
-    """Note features that this run does not have."""
+def _note_missing(session: Session, ranked_models: Sequence[RankedModel], validation: Validation) -> None:
+    """Note features that this run does not have, and language models without any feature."""
     able = [name for name, each in validation.raw.items() if each.content is not None]
     missing = [name for name in session.config.ranking.features if name not in (*OWN_FEATURES, *able)]
     if missing:
         session.reporter.note(f"fusion leaves {', '.join(missing)} out: no such model ranks here")
+    for model in ranked_models:
+        if model.language_model is not None and not _available(session, model, validation):
+            session.reporter.note(f"{model.name} has no fusion: ranking.features has no feature for it")
 
 
 def _scores_of(session: Session, model: RankedModel, validation: Validation | None) -> Sequence[Score]:
     """The scores that a model has. A model that only scores has its own, and a fusion with popularity."""
     scores = shown_scores(session.config.ranking.score)
     if model.language_model is not None:
-        return scores
+        fits = validation is not None and _available(session, model, validation)
+        return tuple(score for score in scores if score != "fusion" or fits)
     fused = (
         "fusion" in scores
         and validation is not None
@@ -208,30 +225,17 @@ def fitted(rule: DecisionRule, items: Ints, raw: RawScores, chosen: Ints, ridge:
     return fit(rule.features, values, items >= 0, chosen, ridge)
 
 
-def cross_fitted(
-    rule: DecisionRule, candidates: Candidates, raw: RawScores, ridge: float, rng: np.random.Generator
-) -> Floats:
-    """Scores of ``fusion`` for the users that it is fitted on: float32 [n, c]. The weights for each fifth of the
-    users are fitted on the others.
-
-    Args:
-        rule: a rule with features.
-        candidates: the users' candidates.
-        raw: the raw scores of the rule's models, for these.
-        ridge: see `conditional_logit.fit`.
-        rng: divides the users.
-    """
-    items = candidates.items
-    scores = np.full(items.shape, -np.inf, dtype=np.float32)
-    for rows in folds(len(items), rng):
-        others = np.setdiff1d(np.arange(len(items)), rows)
-        logit = fitted(
-            rule,
-            items[others],
-            {name: values[others] for name, values in raw.items()},
-            candidates.target_column[others],
-            ridge,
-        )
-        part = {name: values[rows] for name, values in raw.items()}
-        scores[rows] = replace(rule, logit=logit).scores(items[rows], part)
-    return scores
+def _cross_fits(
+    session: Session, rule: DecisionRule, validation: Validation
+) -> tuple[tuple[Ints, ConditionalLogit], ...]:
+    """For each fifth of the validation users: their rows, and the weights that were fitted on the others."""
+    candidates = validation.candidates.content
+    raw = {name: _content(validation.raw[name]) for name in rule.models}
+    found = []
+    for rows in folds(len(candidates.items), session.rng("folds")):
+        others = np.setdiff1d(np.arange(len(candidates.items)), rows)
+        part = {name: values[others] for name, values in raw.items()}
+        chosen = candidates.target_column[others]
+        logit = fitted(rule, candidates.items[others], part, chosen, session.config.ranking.ridge)
+        found.append((rows, logit))
+    return tuple(found)

@@ -62,6 +62,9 @@ def stage(
         settings: everything that the model's answers depend on, except `inputs`.
         inputs: the artifacts that the model depends on.
     """
+    # Several scores, several kinds of negatives and training may need it in one session.
+    if (known := session.artifacts.get(f"{PREFIX}{name}")) is not None:
+        return Handle(known, load)
 
     def build(folder: Path) -> None:
         place, items = every_title(len(split.content.catalogue))

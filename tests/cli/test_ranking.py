@@ -11,13 +11,12 @@ import polars as pl
 import pytest
 import torch
 from safetensors.numpy import load_file
-from scipy.special import log_softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rosepo_core
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.evaluation.candidates import load_candidates
-from rosepo_core.evaluation.conditional_logit import fit
+from rosepo_core.evaluation.conditional_logit import fit, folds
 from rosepo_core.stages.split import load_split
 
 SCORED = [
@@ -121,22 +120,47 @@ def test_weights_are_fitted_on_validation_users_alone(fused):
 
 def test_validation_users_are_ranked_by_weights_of_others(fused, tmp_path, rosepo):
     run = shutil.copytree(fused, tmp_path / "run")
-    done = rosepo("evaluate", run, "--evaluation.part=validation", "--json")
+    protocols = ("--protocol=catalogue", "--evaluation.part=validation")
+    done = rosepo("evaluate", run, *protocols, "--json")
     assert done.code == 0, done.err
     assert not any(stage.startswith(("scores", "prior", "fusion")) for stage in done.made)
-    logit = json.loads((run / "fusion-oracle" / "fusion.json").read_text())
-    candidates = load_candidates(run / "candidates-validation")
-    popularity = load_split(run / "split").catalogue.popularity
-    values = np.stack([np.log1p(popularity[candidates.items]), raw_scores(run, "oracle", "-validation")], axis=2)
-    inside = log_softmax(values @ (np.array(logit["weights"]) / logit["scales"]), axis=1)
-    rows = np.arange(len(values))
-    users = pl.read_parquet(run / "evaluation" / "per_user.parquet").filter(
-        model="oracle fusion", protocol="candidates-5-validation"
-    )
-    shown = np.array([float(np.max(each)) for each in users["scores"].to_list()])
-    # Weights of four fifths differ from those of all, for every user a little.
-    assert (np.abs(shown - inside.max(axis=1)) > 1e-6).all()
-    assert np.corrcoef(shown, inside[rows].max(axis=1))[0, 1] > 0.5
+    split, candidates = load_split(run / "split"), load_candidates(run / "candidates-validation")
+    popularity = np.log1p(split.catalogue.popularity)
+    values = np.stack([popularity[candidates.items], raw_scores(run, "oracle", "-validation")], axis=2)
+    offered = candidates.items >= 0
+    expected = np.zeros(len(values))
+    for rows in folds(len(values), np.random.default_rng([3, *b"folds"])):
+        others = np.setdiff1d(np.arange(len(values)), rows)
+        logit = fit(["popularity", "oracle"], values[others], offered[others], candidates.target_column[others])
+        expected[rows] = logit.log_probabilities(values[rows], offered[rows]).max(axis=1)
+    users = pl.read_parquet(run / "evaluation" / "per_user.parquet").filter(model="oracle fusion")
+    shown = users.filter(protocol="candidates-5-validation")["scores"].list.max().to_numpy()
+    np.testing.assert_allclose(shown, expected, atol=1e-5)
+    # The same weights rank the catalogue. Its probabilities are over all 40 titles without those of the history.
+    listed = users.filter(protocol="catalogue-validation")
+    assert listed["scores"].list.len().to_list() == [10] * 24
+    assert (listed["scores"].list.eval(pl.element().exp()).list.sum() < 1.0001).all()
+
+
+def test_validation_and_test_have_negatives_of_their_own(fused):
+    split = load_split(fused / "split")
+    negatives = {}
+    for part, examples in (("", split.test), ("-validation", split.validation)):
+        candidates = load_candidates(fused / f"candidates{part}")
+        kept = np.arange(candidates.items.shape[1]) != candidates.target_column[:, None]
+        of_users = candidates.items[kept].reshape(len(kept), -1).tolist()
+        negatives[part] = dict(zip(examples.user.tolist(), map(set, of_users), strict=True))
+    same = [negatives[""][user] == negatives["-validation"][user] for user in negatives[""]]
+    assert np.mean(same) < 0.2
+
+
+def test_a_model_without_a_feature_has_no_fusion(tmp_path, train):
+    done = train("--run", tmp_path / "run", *FUSED, '--ranking.features=["base"]', "--json")
+    assert done.code == 0, done.err
+    assert "base has no fusion: ranking.features has no feature for it" in done.err
+    found = done.json["metrics"]["protocols"]["candidates-5"]
+    assert "base fusion" not in found
+    assert "aligned fusion" in found
 
 
 def test_a_finished_run_gets_more_scores_and_keeps_its_tables(finished, tmp_path, rosepo):
@@ -154,9 +178,9 @@ def test_a_finished_run_gets_more_scores_and_keeps_its_tables(finished, tmp_path
     # A lower score adds nothing and takes nothing away.
     again = rosepo("evaluate", run, "--ranking.score=mean", "--json")
     assert again.json["metrics"]["protocols"] == done.json["metrics"]["protocols"]
-    refused = rosepo("evaluate", run, "--ranking.score=fusion", "--ranking.ridge=3")
+    refused = rosepo("evaluate", run, "--ranking.score=fusion", "--ranking.pool=3")
     assert refused.code == 2
-    assert "another ranking.ridge" in refused.err
+    assert "another ranking.pool" in refused.err
 
 
 def test_without_an_oracle_that_ranks_the_fusion_has_the_rest(finished, tmp_path, rosepo):
