@@ -166,8 +166,8 @@ def process(finished, tmp_path_factory):
     again = tmp_path_factory.mktemp("process") / "again"
     rosepo = Path(sys.executable).parent / "rosepo"
     arguments = ["train", "--config", finished / "config.toml", "--run", again, "--json"]
-    # torch has one thread here. The products of NumPy have as many as were allowed when it was imported, and their last
-    # bits depend on this number.
+    # torch has one thread here. The products of NumPy have as many as were allowed when it was imported, and the
+    # last bits of their results depend on this number.
     threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
     environment = {**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": threads}
     done = subprocess.run([rosepo, *arguments], capture_output=True, text=True, env=environment, check=False)
