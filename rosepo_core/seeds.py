@@ -222,7 +222,7 @@ def compare(
         registry: the plugins; by default those that are installed.
 
     Raises:
-        RequestError: as `pipeline.compare`; or the folders have different seeds.
+        RequestError: as `pipeline.compare`; or the folders have different seeds, or seeds have different scores.
     """
     by_seed = _runs_by_seed(folders)
     labels = side_by_side.labels(folders)
@@ -230,7 +230,26 @@ def compare(
     for seed, runs in by_seed.items():
         for evaluation in pipeline.compare(runs, metric, reporter, labels=labels, registry=registry):
             found.setdefault(evaluation.protocol, {})[seed] = evaluation
-    return [compare_over_seeds(each, metric) for each in found.values() if each.keys() == by_seed.keys()]
+    shared = [each for each in found.values() if each.keys() == by_seed.keys()]
+    for evaluations in shared:
+        _check_same_comparisons(evaluations)
+    return [compare_over_seeds(each, metric) for each in shared]
+
+
+def _check_same_comparisons(evaluations: Mapping[int, Evaluation]) -> None:
+    """Check that the same models are compared under each seed.
+
+    Raises:
+        RequestError: they are not, because the runs of some seeds were ranked by another score.
+    """
+    pairs = {seed: {(each.model, each.baseline) for each in of.comparisons} for seed, of in evaluations.items()}
+    first = next(iter(pairs))
+    for seed, of_seed in pairs.items():
+        if of_seed != pairs[first]:
+            raise RequestError(
+                f"the runs of seed {seed} rank by another score than those of seed {first}: evaluate each folder by "
+                "one score, `rosepo evaluate FOLDER --ranking.score SCORE`"
+            )
 
 
 def report(folders: Sequence[Path], out: Path, reporter: RunReporter, *, registry: Registry | None = None) -> None:

@@ -334,6 +334,13 @@ def test_folders_of_seeds_are_compared_seed_by_seed(rosepo, trained, other):
     assert "seeds 3, 4, 5, 24 users; p by drawing seeds and users\n" in shown
 
 
+def test_seeds_that_rank_by_different_scores_are_refused(rosepo, other, runs, tmp_path):
+    copy = shutil.copytree(other, tmp_path / "ipo")
+    for folder in (runs, copy):
+        assert rosepo("evaluate", folder / "seed-5", "--ranking.score=mean").code == 0
+    assert "seed 5 rank by another score than those of seed 3" in fault(rosepo("compare", runs, copy))
+
+
 def test_what_cannot_be_compared_seed_by_seed(rosepo, trained, other, runs):
     shutil.rmtree(runs / "seed-4")
     assert "has the seeds 3, 4, 5 and" in fault(rosepo("compare", trained[1], runs))
