@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rosepo_core.contracts.records import Bools, Doubles, Ints, Longs
+from rosepo_core.contracts.records import Bools, Doubles, Floats, Ints, Longs
 
 Scores = NDArray[np.floating]
 
@@ -134,6 +134,14 @@ def top_items(scores: Scores, items: NDArray[np.integer], k: int) -> Ints:
     order = np.lexsort((-np.asarray(scores, dtype=np.float64), items < 0), axis=1)[:, :k]
     best = np.take_along_axis(items, order, axis=1)
     return np.pad(best, ((0, 0), (0, k - best.shape[1])), constant_values=-1).astype(np.int32)
+
+
+def best_items(scores: Scores, items: NDArray[np.integer], k: int) -> tuple[Ints, Floats]:
+    """The items of `top_items` and their scores: int32 [n, k] and float32 [n, k]; -1 and -inf fill rows with fewer."""
+    top = top_items(scores, items, k)
+    best = -np.sort(-np.where(items >= 0, scores, -np.inf), axis=1)[:, :k]
+    best = np.pad(best, ((0, 0), (0, k - best.shape[1])), constant_values=-np.inf)
+    return top, np.where(top >= 0, best, -np.inf).astype(np.float32)
 
 
 def head_items(popularity: Longs, share: float = HEAD_SHARE) -> Bools:

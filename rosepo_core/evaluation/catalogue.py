@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.errors import RosepoError
-from rosepo_core.contracts.ranking import top_items
+from rosepo_core.contracts.ranking import best_items
 from rosepo_core.contracts.records import Candidates, Examples, Floats, Ints, Longs
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.candidates import named
@@ -69,7 +69,7 @@ def evaluate(
             handles.append(pool)
             items, raw = pool.content
             rows = context.fitted_rows(np.arange(len(items)))
-            lists |= {rule.name: _ranked(items, rule.scores(items, raw, rows), length) for rule in own}
+            lists |= {rule.name: best_items(rule.scores(items, raw, rows), items, length) for rule in own}
             held = float((items == context.examples.target[:, None]).any(axis=1).mean())
             recall |= {rule.name: held for rule in own}
     evaluation = conclude(
@@ -85,14 +85,6 @@ def evaluate(
     )
     fusions = {rule.name: rule.logit for rule in rules if rule.logit is not None and rule.name in lists}
     return replace(evaluation, fusions=fusions, pool_recall=recall), handles
-
-
-def _ranked(items: Ints, scores: Floats, length: int) -> Lists:
-    """The lists of a pool's best items."""
-    top = top_items(scores, items, length)
-    best = -np.sort(-scores, axis=1)[:, :length]
-    best = np.pad(best, ((0, 0), (0, length - best.shape[1])), constant_values=-np.inf)
-    return top, np.where(top >= 0, best, -np.inf).astype(np.float32)
 
 
 def _best_by(context: EvaluationContext, model: RankedModel, rule: DecisionRule, length: int) -> Lists:
@@ -247,5 +239,5 @@ def best_of_all(
         scores = score_model(name, score, some, Candidates(offered, column))
         if scores is None:
             return None
-        found.append(_ranked(offered, rank(rows, offered, scores), length))
+        found.append(best_items(rank(rows, offered, scores), offered, length))
     return np.concatenate([top for top, _ in found]), np.concatenate([best for _, best in found])

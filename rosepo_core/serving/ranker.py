@@ -12,7 +12,7 @@ import numpy as np
 from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.options import parse_options
-from rosepo_core.contracts.ranking import top_items
+from rosepo_core.contracts.ranking import best_items
 from rosepo_core.contracts.records import Catalogue, Floats, Ints, Places
 from rosepo_core.contracts.sections import EvaluationOptions, RankingOptions, Score
 from rosepo_core.engine.title_model import TitleModel
@@ -22,6 +22,7 @@ from rosepo_core.evaluation.pools import PoolSources
 from rosepo_core.registry import load_plugins, running
 from rosepo_core.stages import embeddings, fusion, prior
 from rosepo_core.stages.oracle import load_state
+from rosepo_core.store.artifacts import read_manifest
 from rosepo_core.store.run_store import RunStore
 
 
@@ -67,11 +68,8 @@ class Ranker:
             scores = _oracle_scores(self.oracle, place, items)
             assert scores is not None
             raw["oracle"] = scores
-        scores = self.rule.scores(items, raw)
-        top = top_items(scores, items, k)
-        order = -np.sort(-scores, axis=1)[:, :k]
-        best = np.pad(order, ((0, 0), (0, k - order.shape[1])), constant_values=-np.inf)
-        return top[0], np.where(top >= 0, best, -np.inf).astype(np.float32)[0]
+        top, best = best_items(self.rule.scores(items, raw), items, k)
+        return top[0], best[0]
 
 
 def _oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats | None:
@@ -117,7 +115,8 @@ def load_ranker(
             "score (--score), or evaluate with other ranking.features"
         )
     oracle = _oracle(store, config)
-    titles = embeddings.load(store.folder / "embeddings") if (store.folder / "embeddings").exists() else None
+    embedded = read_manifest(store.folder / "embeddings") is not None
+    titles = embeddings.load(store.artifact("embeddings", command).folder) if embedded else None
     rule = DecisionRule(stage, score, catalogue.popularity, model.title_lengths, own_prior, features, logit)
     evaluation = parse_options(EvaluationOptions, config.get("evaluation", {}), "evaluation")
     sources = PoolSources(catalogue.popularity, lambda places, items: _oracle_scores(oracle, places, items), titles)

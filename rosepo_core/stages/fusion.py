@@ -101,7 +101,7 @@ def rules(
     Args:
         session: the run.
         split: RUN/split.
-        ranked_models: the models. Leave out those that cannot rank.
+        ranked_models: the models. One that cannot rank has the rule of its own score only.
         validation: what ``fusion`` is fitted on, if it is among the scores.
         negatives: the kind of negatives of `validation`.
 

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rosepo_core.contracts.ranking import UNRANKED, Ranks, head_items, rank_in_lists, rank_targets, top_items
+from rosepo_core.contracts.ranking import (
+    UNRANKED,
+    Ranks,
+    best_items,
+    head_items,
+    rank_in_lists,
+    rank_targets,
+    top_items,
+)
 
 NEVER = -np.inf
 GAINS = np.array([1.0, 0.5, 0.25])
@@ -102,6 +110,14 @@ def test_top_items_best_first_ties_by_column_and_holes_last():
     scores = np.array([[0.1, 0.5, 0.5, NEVER], [NEVER, 9.0, 1.0, 2.0]])
     assert top_items(scores, items, 3).tolist() == [[7, 2, 4], [8, 6, 5]]
     assert top_items(scores, items, 5).tolist() == [[7, 2, 4, 9, -1], [8, 6, 5, -1, -1]]
+
+
+def test_best_items_have_their_scores_and_holes_have_none():
+    scores = np.array([[0.5, 9.0, 0.25], [-np.inf, -2.0, 0.0]], dtype=np.float32)
+    items = np.array([[4, -1, 6], [1, 2, 3]])
+    top, best = best_items(scores, items, 4)
+    assert top.tolist() == [[4, 6, -1, -1], [3, 2, 1, -1]]
+    assert best.tolist() == [[0.5, 0.25, -np.inf, -np.inf], [0.0, -2.0, -np.inf, -np.inf]]
 
 
 def test_the_head_is_the_most_popular_fifth():
