@@ -137,7 +137,7 @@ def top_items(scores: Scores, items: NDArray[np.integer], k: int) -> Ints:
 
 
 def best_items(scores: Scores, items: NDArray[np.integer], k: int) -> tuple[Ints, Floats]:
-    """The result of `top_items`, and the scores: int32 [n, k] and float32 [n, k]. -1 and -inf fill rows with fewer."""
+    """The items of `top_items`, int32 [n, k], and their scores, float32 [n, k]; -1 and -inf fill rows with fewer."""
     top = top_items(scores, items, k)
     best = -np.sort(-np.where(items >= 0, scores, -np.inf), axis=1)[:, :k]
     best = np.pad(best, ((0, 0), (0, k - best.shape[1])), constant_values=-np.inf)
