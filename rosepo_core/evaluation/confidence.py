@@ -15,14 +15,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rosepo_core.contracts.records import Doubles
 from rosepo_core.evaluation.calibration import Calibration, calibration
 from rosepo_core.evaluation.measurement import Column
 from rosepo_core.evaluation.results import Evaluation, ModelResult
+from rosepo_core.evaluation.statistics import CHUNK_CELLS, LEVEL
 
 POINTS = 100
 """The most points of a curve."""
+RESAMPLES = 1_000
+"""Resamples of users behind the interval of an area."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class RiskCoverage:
         k: length of the lists.
         risk: the risk if all users are answered.
         aurc: area under the curve, lower is better. If confidence tells nothing, it is about `risk`.
+        aurc_interval: ends of its 95 % interval for other users.
         coverages: shares of users that are answered, ascending, the last is 1.
         risks: the risk at each of `coverages`.
     """
@@ -40,6 +45,7 @@ class RiskCoverage:
     k: int
     risk: float
     aurc: float
+    aurc_interval: tuple[float, float]
     coverages: tuple[float, ...]
     risks: tuple[float, ...]
 
@@ -110,15 +116,46 @@ def risk_coverage(k: int, confidence: Doubles, losses: Doubles) -> RiskCoverage:
         losses: 1 for a wrong answer and 0 for a right one, [n]; between them if tied scores decide.
     """
     users = len(losses)
-    _, group = np.unique(-confidence, return_inverse=True)
-    means = np.bincount(group, weights=losses) / np.bincount(group)
     answered = np.arange(1, users + 1)
-    risks = np.cumsum(means[np.sort(group)]) / answered
+    order = np.argsort(-confidence, kind="stable")
+    first = np.flatnonzero(np.diff(confidence[order], prepend=np.inf))
+    (risks,) = _risks(losses[order], first, np.ones((1, users), dtype=np.int64))
     shown = np.unique(np.ceil(np.linspace(1 / POINTS, 1, POINTS) * users).astype(np.int64)) - 1
     return RiskCoverage(
         k=k,
         risk=float(risks[-1]),
         aurc=float(risks.mean()),
+        aurc_interval=_aurc_interval(losses[order], first),
         coverages=tuple((answered[shown] / users).tolist()),
         risks=tuple(risks[shown].tolist()),
     )
+
+
+def _risks(losses: Doubles, first: NDArray[np.int64], counts: NDArray[np.int64]) -> Doubles:
+    """The risk after each answered user, for samples of users: float64 [samples, n].
+
+    Args:
+        losses: of each user, the most confident first, [n].
+        first: the first user of each group of equal confidence, ascending, [g].
+        counts: how often each user is in each sample, [samples, n]; each row has the sum n.
+    """
+    samples, users = counts.shape
+    sizes = np.add.reduceat(counts, first, axis=1)
+    means = np.add.reduceat(counts * losses, first, axis=1) / np.maximum(sizes, 1)
+    in_order = np.repeat(means.ravel(), sizes.ravel()).reshape(samples, users)
+    risks: Doubles = np.cumsum(in_order, axis=1) / np.arange(1, users + 1)
+    return risks
+
+
+def _aurc_interval(losses: Doubles, first: NDArray[np.int64]) -> tuple[float, float]:
+    """The 95 % percentile interval of AURC over users drawn with replacement; arguments as in `_risks`."""
+    rng, users = np.random.default_rng(0), len(losses)
+    step = max(1, CHUNK_CELLS // users)
+    areas = [
+        _risks(
+            losses, first, rng.multinomial(users, np.full(users, 1 / users), size=min(step, RESAMPLES - start))
+        ).mean(axis=1)
+        for start in range(0, RESAMPLES, step)
+    ]
+    low, high = np.quantile(np.concatenate(areas), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -100,7 +100,10 @@ def confidence(evaluation: Evaluation, found: Mapping[str, Confidence]) -> list[
             place for place, share in enumerate(curve.coverages) if share * users >= min(FEWEST_ANSWERED, users)
         )
         curves[title] = (curve.coverages[start:], curve.risks[start:], colours[title])
-    areas = "; ".join(f"{title} {curve.aurc:.3f} ({curve.risk:.3f})" for title, curve in drawn.items())
+    areas = "; ".join(
+        f"{title} {curve.aurc:.3f} ({curve.aurc_interval[0]:.3f} to {curve.aurc_interval[1]:.3f}; {curve.risk:.3f})"
+        for title, curve in drawn.items()
+    )
     calibrated = {model_title(name): found[name] for name in few}
     errors = "; ".join(
         f"{title} {each.calibration.ece:.3f} (mean probability {each.mean:.3f})" for title, each in calibrated.items()
@@ -112,8 +115,8 @@ def confidence(evaluation: Evaluation, found: Mapping[str, Confidence]) -> list[
         replace(
             charts.shares("Risk against coverage", curves, "users answered, the most confident first"),
             caption="Risk: the share of the answered users whose first title is wrong. Confidence: the probability "
-            "of the first title. Area under the curve, lower is better (in brackets the risk if all users are "
-            f"answered): {areas}. Coverages of fewer than {FEWEST_ANSWERED} users are left out.",
+            "of the first title. Area under the curve, lower is better (in brackets its 95 % interval, and the risk "
+            f"if all users are answered): {areas}. Coverages of fewer than {FEWEST_ANSWERED} users are left out.",
         ),
         replace(
             charts.reliability(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from rosepo_core.contracts.outcome import Measure
 from rosepo_core.contracts.ranking import rank_targets
@@ -89,6 +90,25 @@ def test_the_area_agrees_with_a_threshold_at_each_user():
     assert found.risks[9] == pytest.approx(losses[sure >= threshold].mean())
 
 
+def test_the_interval_of_the_area_agrees_with_scipy():
+    rng = np.random.default_rng(3)
+    sure = rng.integers(8, size=60) / 8
+    losses = (rng.random(60) < 0.6 - 0.4 * sure).astype(np.float64)
+
+    def area(chosen):
+        """The mean risk over all users, those of equal confidence in a random order."""
+        order = sure[chosen].argsort(kind="stable")[::-1]
+        levels = [losses[chosen][sure[chosen] == level].mean() for level in sure[chosen][order]]
+        return (np.cumsum(levels) / np.arange(1, len(levels) + 1)).mean()
+
+    found = risk_coverage(1, sure, losses)
+    assert found.aurc == pytest.approx(area(np.arange(60)))
+    other = bootstrap((np.arange(60),), area, vectorized=False, method="percentile", n_resamples=1000, rng=1)
+    assert found.aurc_interval == pytest.approx(other.confidence_interval, abs=0.02)
+    # All users are alike, so other users would be, too.
+    assert risk_coverage(1, sure, np.ones(60)).aurc_interval == (1, 1)
+
+
 def test_choices_of_the_model_itself_are_calibrated():
     """Targets are drawn with the probabilities that are measured."""
     rng = np.random.default_rng(1)
@@ -141,5 +161,7 @@ def test_the_document_has_fusions_and_confidence(evaluation):
     assert set(found) == {"users", "mean", "calibration", "curves"}
     assert set(found["calibration"]) == {"ece", "reliability"}
     assert set(found["calibration"]["reliability"][0]) == {"low", "high", "count", "predicted", "observed"}
-    assert [set(each) for each in found["curves"]] == [{"k", "risk", "aurc", "coverages", "risks"}] * 2
+    assert [set(each) for each in found["curves"]] == [
+        {"k", "risk", "aurc", "aurc_interval", "coverages", "risks"}
+    ] * 2
     assert found["curves"][0]["coverages"] == [0.25, 0.5, 0.75, 1]

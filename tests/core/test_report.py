@@ -315,7 +315,8 @@ def test_confidence_has_its_charts_where_candidates_are_ranked(scored_page, scor
     text = re.sub(r"\s+", " ", first)
     found = confidences(scored)
     curve = found["aligned fusion"].curves[0]
-    assert f"Aligned fusion {curve.aurc:.3f} ({curve.risk:.3f}). Coverages of fewer than 10 users" in text
+    interval = " to ".join(f"{end:.3f}" for end in curve.aurc_interval)
+    assert f"Aligned fusion {curve.aurc:.3f} ({interval}; {curve.risk:.3f}). Coverages of fewer than 10 users" in text
     calibrated = found["oracle fusion"].calibration
     assert f"Expected calibration error, lower is better: Oracle fusion {calibrated.ece:.3f}" in text
     chart = first.split("Risk against coverage</h3>")[1].split("</figure>")[0]
