@@ -36,7 +36,15 @@ from rosepo_core.report import figures
 from rosepo_core.report.charts import Chart, number
 from rosepo_core.report.differences import differing
 from rosepo_core.report.display import model_styles, model_title, signed
-from rosepo_core.report.result_tables import Number, Results, Weights, numbers_of, results_tables, weights_table
+from rosepo_core.report.result_tables import (
+    Number,
+    Results,
+    Weights,
+    mean_fusion,
+    numbers_of,
+    results_tables,
+    weights_table,
+)
 
 SHOWN_USERS = 12
 SHOWN_ITEMS = 5
@@ -352,11 +360,25 @@ def _protocol(evaluation: Evaluation, split: Split | None, same_weights: str) ->
         offered=f"{evaluation.offered:.1%}",
         note=INTERVALS_OVER_USERS,
         results=results_tables(columns, found, y_name),
-        weights=weights_table(evaluation, same_weights) if evaluation.fusions else None,
+        weights=_weights(evaluation, same_weights),
         terms=_terms(evaluation, columns),
         verdicts=_verdicts(side_by_side.compared(evaluation, y_name)) if y_name else (),
         figures=tuple(chart for chart in shown if chart is not None),
     )
+
+
+def _weights(evaluation: Evaluation, same: str) -> Weights | None:
+    """The weights of a protocol's fusions, or where they are shown; `None` if there are none."""
+    if not evaluation.fusions:
+        return None
+    return Weights(same=same) if same else weights_table(evaluation.fusions, list(evaluation.models))
+
+
+def _seed_weights(evaluations: Sequence[Evaluation], names: Sequence[str]) -> Weights | None:
+    """The mean weights of the fusions that all seeds have; `None` if there are none."""
+    shared = [name for name in names if all(name in each.fusions for each in evaluations)]
+    fusions = {name: mean_fusion([each.fusions[name] for each in evaluations]) for name in shared}
+    return weights_table(fusions, names, "seeds") if fusions else None
 
 
 def _recall(recall: Mapping[str, float]) -> str:
@@ -400,7 +422,7 @@ def _seed_protocol(by_seed: Mapping[int, Evaluation]) -> _Protocol:
         offered=f"{min(each.offered for each in evaluations):.1%} or more",
         note=INTERVALS_OVER_SEEDS,
         results=results_tables(columns, found, y_name),
-        weights=None,
+        weights=_seed_weights(evaluations, names),
         terms=_terms(first, columns),
         verdicts=_verdicts(compare_over_seeds(by_seed, y_name)) if y_name else (),
         figures=(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rosepo_core.contracts.sections import SCORES, Score
@@ -11,6 +11,7 @@ from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.measurement import Column
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.run_models import RowName, main_rows, score_in_use
+from rosepo_core.evaluation.statistics import OverSeeds, over_seeds
 from rosepo_core.report.charts import number
 from rosepo_core.report.display import (
     ARROWS,
@@ -103,6 +104,7 @@ class Weights:
 
     Attributes:
         same: the protocol that shows the same weights; empty if this one shows them.
+        over: what the intervals are over: ``"users"`` or ``"seeds"``.
         models: title and CSS class of each fusion.
         rows: title of each feature, and its weight in each fusion.
         users: number of users that each was fitted on.
@@ -110,6 +112,7 @@ class Weights:
     """
 
     same: str = ""
+    over: str = "users"
     models: tuple[tuple[str, str], ...] = ()
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...] = ()
     users: tuple[str, ...] = ()
@@ -207,16 +210,15 @@ def _cells(column: Column, found: Mapping[str, Number]) -> dict[str, Cell]:
     return cells
 
 
-def weights_table(evaluation: Evaluation, same: str = "") -> Weights:
-    """The weights of all fusions of a protocol.
+def weights_table(fusions: Mapping[str, ConditionalLogit], names: Sequence[str], over: str = "users") -> Weights:
+    """The weights of the fusions of a protocol.
 
     Args:
-        evaluation: the evaluation.
-        same: the protocol that shows the same weights, if one does.
+        fusions: the fusions by name of the row.
+        names: the names of all rows of the protocol.
+        over: what the intervals of the weights are over: ``"users"`` or ``"seeds"``.
     """
-    if same:
-        return Weights(same=same)
-    fusions, styles = evaluation.fusions, model_styles(evaluation.models)
+    styles = model_styles(names)
     # In the order of the fusion that has the most.
     most = sorted(fusions.values(), key=lambda logit: -len(logit.features))
     features = dict.fromkeys(feature for logit in most for feature in logit.features)
@@ -225,6 +227,7 @@ def weights_table(evaluation: Evaluation, same: str = "") -> Weights:
         for each in logit.left_out:
             left_out.setdefault(each, []).append(model_title(name))
     return Weights(
+        over=over,
         models=tuple((model_title(name), colour_of(styles[name])) for name in fusions),
         rows=tuple(
             (feature_title(feature), tuple(_weight(logit, feature) for logit in fusions.values()))
@@ -235,6 +238,26 @@ def weights_table(evaluation: Evaluation, same: str = "") -> Weights:
             f"Left out of {' and '.join(names)}: {feature_title(feature)}, because {why}."
             for (feature, why), names in left_out.items()
         ),
+    )
+
+
+def mean_fusion(logits: Sequence[ConditionalLogit]) -> ConditionalLogit:
+    """The fusions of several seeds as one: the features that all have, mean weights with Student's intervals over
+    seeds, and the smallest number of users."""
+    features = [name for name in logits[0].features if all(name in each.features for each in logits)]
+
+    def mean(values: Callable[[ConditionalLogit], Sequence[float]]) -> list[OverSeeds]:
+        return [over_seeds([values(each)[each.features.index(name)] for each in logits]) for name in features]
+
+    weights = mean(lambda logit: logit.weights)
+    return ConditionalLogit(
+        features=tuple(features),
+        scales=tuple(each.mean for each in mean(lambda logit: logit.scales)),
+        weights=tuple(each.mean for each in weights),
+        low=tuple(each.low for each in weights),
+        high=tuple(each.high for each in weights),
+        users=min(each.users for each in logits),
+        left_out=tuple(dict.fromkeys(pair for each in logits for pair in each.left_out)),
     )
 
 

@@ -283,6 +283,25 @@ def test_sentences_are_about_the_score_in_use(scored_page):
     ]
 
 
+def test_weights_over_seeds_are_means(full, scored):
+    # Fusions of the second seed have all weights larger by 0.2, and one has a feature less.
+    moved = {
+        name: replace(logit, weights=tuple(each + 0.2 for each in logit.weights))
+        for name, logit in scored.fusions.items()
+    }
+    moved["sft fusion"] = ConditionalLogit(("oracle",), (1.0,), (-0.05,), (-1.0,), (1.0,), 1000)
+    page = render_seeds("two", [{0: scored, 1: replace(scored, fusions=moved)}], {"seed 0": full, "seed 1": full})
+    assert tables_of(page)[2] == [
+        ["Feature", "Oracle fusion", "Base fusion", "SFT fusion", "Aligned fusion"],
+        ["log p(title | history)", "", "+0.60", "", "+0.60"],
+        ["score of the oracle", "+0.85", *["\N{MINUS SIGN}0.15"] * 3],
+        ["validation users", "1,234", "1,234", "1,000", "1,234"],
+    ]
+    # Student's interval of two seeds: the mean, 0.6, and 12.706 x 0.1.
+    assert "<small>\N{MINUS SIGN}.67 to 1.87</small>" in page
+    assert "interval over seeds" in re.sub(r"&nbsp;|\s+", " ", page)
+
+
 def test_seeds_have_the_same_tables(full, scored):
     rows = {name: each for name, each in scored.models.items() if not name.endswith("fusion")}
     fewer = replace(scored, models=rows, comparisons=tuple(each for each in scored.comparisons if each.model in rows))
