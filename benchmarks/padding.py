@@ -18,9 +18,9 @@ import numpy as np
 from benchmarks import material
 from rosepo_core.contracts.components import DatasetOptions
 from rosepo_core.contracts.sections import AlignmentOptions, PreferenceOptions
+from rosepo_core.engine.packing import pack
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.title_model import TOKEN_BUDGET
-from rosepo_core.engine.trees import pack
 from rosepo_core.stages.sampling import choose_examples
 from rosepo_core.testing import prompt_template
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rosepo_core.contracts.records import Bools, Ints, Longs
+from rosepo_core.engine.packing import pack
 from rosepo_core.engine.prefixes import PrefixStates, Slots
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.rows import best_tokens, row_log_probs
-from rosepo_core.engine.trees import pack
 
 _H = TypeVar("_H")
 

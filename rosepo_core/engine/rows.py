@@ -38,15 +38,16 @@ class Rows:
     def of(batch: TreeBatch) -> Rows:
         """The trunk and each branch of a batch's trees, one row each, on the batch's device.
 
-        A response that is in the trunk, or that has a single token after the trunk, is read in the row of the trunk.
-        If there is no such response, the trunk gets no row.
+        A response that is in the trunk, or that has a single token after the trunk, is read in the row of the trunk,
+        or of a branch that starts at the end of the trunk. If there is no such response, the trunk gets no row.
         """
-        depth, branch = batch.position_ids.flatten().cpu().numpy(), batch.branch.flatten().cpu().numpy()
+        depth, leave = batch.position_ids.flatten().cpu().numpy(), batch.leave.flatten().cpu().numpy()
         parents, responses = batch.parents.cpu().numpy(), batch.responses.cpu().numpy()
         # The token before a response's last: in the trunk or in the response's branch.
         last = parents[np.flatnonzero(np.diff(responses, append=-1))]
         width = batch.input_ids.shape[1]
-        _, path = np.unique(np.stack([last // width, branch[last]]), axis=1, return_inverse=True)
+        # All tokens of a branch are left at once, and all of the trunk at the end of the tree.
+        _, path = np.unique(np.stack([last // width, leave[last]]), axis=1, return_inverse=True)
         path = path.reshape(-1)
         deepest = np.empty(path.max() + 1, np.int64)
         order = np.argsort(depth[last], kind="stable")

@@ -11,10 +11,11 @@ from torch import Tensor
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Floats, Ints, Places
 from rosepo_core.engine.head import decoder_of, token_log_probs
+from rosepo_core.engine.packing import pack
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.rows import Rows, row_log_probs
-from rosepo_core.engine.trees import TreeBatch, pack, tree_log_probs
+from rosepo_core.engine.trees import TreeBatch, tree_log_probs
 from rosepo_core.prompts.template import PromptTemplate
 
 BRANCH_TOKENS = 1024

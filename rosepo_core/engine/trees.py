@@ -19,6 +19,7 @@ from torch import Tensor
 from rosepo_core.contracts.records import Bools, Ints, Longs
 from rosepo_core.engine.attention import Rule, attention, laid_out
 from rosepo_core.engine.head import decoder_of, token_log_probs
+from rosepo_core.engine.packing import pack as pack  # engine/training.py takes it from here
 
 
 @dataclass(frozen=True)
@@ -155,46 +156,19 @@ class TokenTree:
         )
 
 
-PADDING = 0.05
-"""Largest share of padding in a batch. A batch ends before trees would be too short for it."""
-
-
-def pack(lengths: Sequence[int] | NDArray[np.integer], token_budget: int) -> list[Longs]:
-    """Group trees of about the same length into batches. The longest come first, so that too little memory shows at
-    once.
-
-    Args:
-        lengths: number of tokens of each tree, [n].
-        token_budget: most tokens of a batch, padding included; a longer tree is a batch of its own.
-
-    Returns:
-        the indices of the trees, one array for each batch, int64 [n] in total. At most the share `PADDING` of a batch
-        is padding.
-    """
-    lengths = np.asarray(lengths)
-    order = np.argsort(-lengths, kind="stable").astype(np.int64)
-    batches = []
-    first = 0
-    while first < len(order):
-        longest = max(1, int(lengths[order[first]]))
-        fitting = order[first : first + max(1, token_budget // longest)]
-        padded = longest * np.arange(1, len(fitting) + 1)
-        # The mean length falls with each further tree, so if a batch satisfies the limit, its beginnings do, too.
-        width = max(1, int(np.count_nonzero(np.cumsum(lengths[fitting]) >= (1 - PADDING) * padded)))
-        batches.append(fitting[:width])
-        first += width
-    return batches
-
-
 @dataclass(frozen=True)
 class TreeBatch:
-    """Trees of about the same length, padded to the longest.
+    """Trees side by side, padded to the longest.
+
+    Depth first, each tree's tokens are numbered: after a token of the trunk come the branches that start there, and
+    then the next token of the trunk. What comes below a token has the numbers that follow its own. So token q sees
+    token k exactly if ``enter[k] <= enter[q] < leave[k]``.
 
     Attributes:
         input_ids: int64 [b, t].
-        position_ids: int64 [b, t].
-        branch: 0 in trunks, -1 in padding, int64 [b, t].
-        limit: how many trunk tokens each token sees, int64 [b, t]; 0 in padding.
+        position_ids: depths, int64 [b, t]; 0 in padding.
+        enter: number of each token, depth first, int64 [b, t]. Padding has numbers after those of all tokens.
+        leave: the first number that is not below the token, int64 [b, t].
         parents: index in the flattened [b * t] of the token before each response token, int64 [s].
         targets: ids of the response tokens, int64 [s].
         responses: the response that each response token belongs to, int64 [s].
@@ -204,8 +178,8 @@ class TreeBatch:
 
     input_ids: Tensor
     position_ids: Tensor
-    branch: Tensor
-    limit: Tensor
+    enter: Tensor
+    leave: Tensor
     parents: Tensor
     targets: Tensor
     responses: Tensor
@@ -223,22 +197,25 @@ class TreeBatch:
         row = np.repeat(np.arange(len(trees)), sizes)
         column = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes - shift, sizes)
 
-        def padded(name: str, fill: int) -> Tensor:
-            table = np.full((len(trees), width), fill, dtype=np.int64)
-            table[row, column] = np.concatenate([getattr(tree, name) for tree in trees])
-            return torch.from_numpy(table)
-
         def flat(name: str) -> Longs:
             return np.concatenate([getattr(tree, name) for tree in trees]).astype(np.int64)
 
+        def padded(values: Longs, fill: int | Longs) -> Tensor:
+            table = np.empty((len(trees), width), dtype=np.int64)
+            table[:] = fill
+            table[row, column] = values
+            return torch.from_numpy(table)
+
+        enter, leave = _intervals(row, sizes, flat("depth"), flat("branch"), flat("limit"))
+        after = width + np.arange(width)
         counts = np.array([len(tree.rows) for tree in trees])
         predicted = np.array([len(tree.parents) for tree in trees])
         lengths = flat("lengths")
         return TreeBatch(
-            input_ids=padded("tokens", pad_token_id),
-            position_ids=padded("depth", 0),
-            branch=padded("branch", -1),
-            limit=padded("limit", 0),
+            input_ids=padded(flat("tokens"), pad_token_id),
+            position_ids=padded(flat("depth"), 0),
+            enter=padded(enter, after),
+            leave=padded(leave, after + 1),
             parents=torch.from_numpy(flat("parents") + np.repeat(np.arange(len(trees)) * width + shift, predicted)),
             targets=torch.from_numpy(flat("targets")),
             responses=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
@@ -256,12 +233,10 @@ class TreeBatch:
         return TreeBatch(**moved)
 
     def sees(self) -> Tensor:
-        """Whether the token of dimension 1 sees the token of dimension 2: bool [b, t, t]. Padding sees only padding:
-        a row without any true value would make attention NaN."""
-        depth, branch = self.position_ids, self.branch
-        on_trunk = depth[:, None, :] < self.limit[:, :, None]
-        in_branch = (branch[:, None, :] == branch[:, :, None]) & (depth[:, None, :] <= depth[:, :, None])
-        return torch.where((branch == 0)[:, None, :], on_trunk, in_branch)
+        """Whether the token of dimension 1 sees the token of dimension 2: bool [b, t, t]. Padding sees itself: a row
+        without any true value would make attention NaN."""
+        query = self.enter[:, :, None]
+        return (self.enter[:, None, :] <= query) & (query < self.leave[:, None, :])
 
     def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor:
         """See `Layout.mask`: 0 where a token sees another, otherwise -inf, [b, 1, t, t]."""
@@ -279,6 +254,24 @@ class TreeBatch:
         if mask is None or mask.ndim != 4:
             raise NotImplementedError(f"{type(module).__name__} got no mask of the tree")
         return attention(module, query, key, value, mask, **options)
+
+
+def _intervals(row: Longs, sizes: Longs, depth: Longs, branch: Longs, limit: Longs) -> tuple[Longs, Longs]:
+    """`TreeBatch.enter` and `TreeBatch.leave` of the tokens of some trees, one tree after another: int64 [t] each.
+
+    Args:
+        row: the tree of each token, [t]. sizes: number of tokens of each tree.
+        depth, branch, limit: as in `TokenTree`, [t].
+    """
+    # A branch that sees n tokens of the trunk comes after token n - 1 and before token n.
+    place = np.where(branch == 0, 2 * depth, 2 * limit - 1)
+    order = np.lexsort((place, row))
+    first = np.cumsum(sizes) - sizes
+    enter = np.empty_like(order)
+    enter[order] = np.arange(len(order)) - first[row[order]]
+    ends = np.flatnonzero((np.diff(row, append=-1) != 0) | (np.diff(branch, append=-1) != 0))
+    end = ends[np.searchsorted(ends, np.arange(len(order)))]
+    return enter, np.where(branch == 0, sizes[row], enter[end] + 1)
 
 
 def tree_log_probs(model: Any, batch: TreeBatch) -> Tensor:

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Longs, Places
+from rosepo_core.engine.packing import pack
 from rosepo_core.engine.reading import States, read_prompts
-from rosepo_core.engine.trees import pack
 from rosepo_core.prompts.template import PromptTemplate
 
 

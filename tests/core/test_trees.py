@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosepo_core.engine.trees import TokenTree, TreeBatch, pack
+from rosepo_core.engine.trees import TokenTree, TreeBatch
 
 
 def tree(trunk: list[int], responses: list[tuple[int, list[int], bool]]) -> TokenTree:
@@ -33,6 +33,13 @@ def test_a_tree_is_its_trunk_and_its_branches_without_their_last_tokens() -> Non
     assert EXAMPLE.depth.tolist() == [0, 1, 2, 3, 4, 2, 3, 5]
     assert EXAMPLE.branch.tolist() == [0, 0, 0, 0, 0, 2, 2, 3]
     assert EXAMPLE.limit.tolist() == [1, 2, 3, 4, 5, 2, 2, 5]
+
+
+def test_tokens_are_numbered_depth_first_and_left_where_nothing_more_is_below_them() -> None:
+    batch = TreeBatch.of([EXAMPLE, tree([1, 2], [(1, [3, 4], False)])], 0)
+    # 1 2 (7 8) 3 4 5 (6), and 1 (3) 2.
+    assert batch.enter.tolist() == [[0, 1, 4, 5, 6, 2, 3, 7], [0, 2, 1, *range(8 + 3, 8 + 8)]]
+    assert batch.leave.tolist() == [[8, 8, 8, 8, 8, 4, 4, 8], [3, 3, 2, *range(9 + 3, 9 + 8)]]
 
 
 def test_every_response_token_has_the_token_before_it_as_parent() -> None:
@@ -80,27 +87,6 @@ def test_a_window_counts_depths_not_places() -> None:
 def test_rows_can_be_counted_anew() -> None:
     assert EXAMPLE.with_rows(np.array([4, 4, 9])).rows.tolist() == [4, 4, 9]
     assert EXAMPLE.rows.tolist() == [0, 1, 2]
-
-
-def test_pack_keeps_to_the_budget_with_padding_counted() -> None:
-    # Two of 30 fill 60, also where one of them is padded; 29 and 10 are too unlike, 70 is more than the budget.
-    assert [batch.tolist() for batch in pack([10, 30, 29, 30, 70, 10, 10], 60)] == [[4], [1, 3], [2], [0, 5, 6]]
-    assert pack([], 60) == []
-
-
-@given(
-    lengths=st.lists(st.integers(1, 400), max_size=60),
-    budget=st.integers(1, 1000),
-)
-@settings(max_examples=100, deadline=None)
-def test_pack_keeps_its_promises_whatever_the_lengths(lengths: list[int], budget: int) -> None:
-    batches = pack(lengths, budget)
-    assert sorted(index for batch in batches for index in batch.tolist()) == list(range(len(lengths)))
-    for batch in batches:
-        held = np.array(lengths)[batch]
-        padded = len(held) * held.max()
-        assert len(batch) == 1 or padded <= budget
-        assert padded - held.sum() <= 0.05 * padded + 1e-9
 
 
 def path(grown: TokenTree, response: int) -> tuple[list[int], list[int]]:
