@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rosepo_core import ranks
 from rosepo_core.config import RunConfig, added_to, as_written, load_config
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Split
-from rosepo_core.engine.models import Adapter, find_adapter
+from rosepo_core.engine.models import Adapter, find_adapter, resolve_model
 from rosepo_core.engine.saved_template import read_template
 from rosepo_core.evaluation import ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
@@ -38,12 +39,14 @@ from rosepo_core.stages.session import (
     RunReporter,
     Session,
     UntilReached,
+    shown,
 )
 from rosepo_core.stages.trained import Trained
 from rosepo_core.store import fingerprint
 from rosepo_core.store.artifacts import check_artifact, read_manifest
 from rosepo_core.store.changes import CONFIG, UNFINISHED
 from rosepo_core.store.run_store import RunStore
+from rosepo_core.store.shared_store import SharedStore
 
 STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
 """The names of the stages, in their order."""
@@ -100,11 +103,11 @@ def run(
         RequestError: something in the request or the data is wrong. If this is found before fine-tuning is done, the
             folder stays as it was; later, the finished stages are kept.
     """
-    registry = registry or load_plugins()
+    registry, reporter = registry or load_plugins(), shown(reporter)
     if until is not None:
         _check_stage(until)
     forced = forced_stages(force)
-    store = RunStore(folder)
+    store = SharedStore(folder)
     if not overwrite:
         config = to_go_on_with(config, folder, registry)
     tables: tuple[Evaluation, ...] = ()
@@ -114,7 +117,8 @@ def run(
         trained = train(session)
         models = ranked_models.of_run(session, trained)
         tables = evaluation.stage(session, trained.split, trained.candidates, models, trained.oracle)
-        outputs.write(session, trained, tables)
+        if ranks.is_first():
+            outputs.write(session, trained, tables)
     return Run(folder, tables)
 
 
@@ -229,8 +233,8 @@ def evaluate(
                 f"'{key}' cannot be changed in a finished run, only evaluation.*, ranking.* and metric can: train a "
                 "new one"
             )
-    registry = registry or load_plugins()
-    store = RunStore.open(folder)
+    registry, reporter = registry or load_plugins(), shown(reporter)
+    store = SharedStore.open(folder)
     if _only_evaluates(folder):
         raise RequestError(
             f"{folder} holds the evaluation of a model: name the model again, --model, and --run {folder}"
@@ -239,7 +243,8 @@ def evaluate(
     config = added_to(load_config(folder / CONFIG, [], registry), load_config(folder / CONFIG, further, registry))
     with _opened(config, store, registry, reporter, finished=True) as session:
         trained, tables = _evaluated(session)
-        outputs.write(session, trained, tables)
+        if ranks.is_first():
+            outputs.write(session, trained, tables)
     return Run(folder, tables)
 
 
@@ -286,18 +291,29 @@ def evaluate_model(
         RequestError: something in the request, the data or the model is wrong; or `folder` holds a finished
             evaluation of another model, of other data, or with other settings. The folder is left as it was.
     """
-    registry = registry or load_plugins()
-    store = RunStore(folder)
+    registry, reporter = registry or load_plugins(), shown(reporter)
+    store = SharedStore(folder)
     if read_manifest(folder / "sft"):
         raise RequestError(f"{folder} is a run that trained a model: choose another --run")
     if read_manifest(folder / "evaluation"):
         config = _added_to_evaluation(load_config(folder / CONFIG, [], registry), config, folder)
-    adapter = find_adapter(config.model.name, reporter)
+    adapter = _named_adapter(config, reporter)
     with _opened(config, store, registry, reporter, base=adapter.base if adapter else None) as session:
         session.check_prompts()
         _, tables = _evaluated_model(session, adapter)
         outputs.write_tables(session, tables)
     return Run(folder, tables)
+
+
+def _named_adapter(config: RunConfig, reporter: RunReporter) -> Adapter | None:
+    """The adapter that the configuration names, as rank 0 found it, see `find_adapter`."""
+
+    def find() -> list[str] | None:
+        adapter = find_adapter(config.model.name, reporter)
+        return [str(adapter.folder), adapter.base] if adapter else None
+
+    found = ranks.told_by_first("finding the adapter", find)
+    return Adapter(Path(found[0]), found[1]) if found else None
 
 
 def _added_to_evaluation(before: RunConfig, asked: RunConfig, folder: Path) -> RunConfig:
@@ -489,7 +505,10 @@ def _opened(
         if finished
         else Session(config, store, registry, reporter, base=base, until=until, forced=forced)
     )
-    check_artifact(Path(config.model.name).expanduser())
+    ranks.told_by_first("checking the model", lambda: check_artifact(Path(config.model.name).expanduser()))
+    if ranks.count() > 1 and not finished:
+        # One process fetches or converts the model. The others find it.
+        ranks.told_by_first("fetching the model", lambda: str(resolve_model(base or config.model.name, reporter)))
     with store.working(config.to_toml(), STAGES):
         with suppress(UntilReached):
             yield session

@@ -108,7 +108,13 @@ class _Rehearsal(Session):
         self._scratch = scratch
 
     def provide(
-        self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+        self,
+        stage: str,
+        settings: Settings,
+        inputs: Sequence[Handle[Any]],
+        build: Callable[[Path], None],
+        *,
+        by_all: bool = False,
     ) -> Artifact:
         """An existing artifact, a new one of a quick stage, or a planned one whose folder does not exist."""
         wanted = self.fingerprint(stage, settings, inputs)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rosepo_core import pipeline
+from rosepo_core import pipeline, ranks
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.evaluation import side_by_side
@@ -24,7 +24,7 @@ from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.statistics import OverSeeds, over_seeds
 from rosepo_core.registry import Registry
 from rosepo_core.report import outputs
-from rosepo_core.stages.session import RunReporter
+from rosepo_core.stages.session import RunReporter, shown
 from rosepo_core.store.files import write_text
 from rosepo_core.store.run_store import MARKER, is_run
 
@@ -140,8 +140,10 @@ def run_seeds(
         RequestError: something in the request or the data is wrong. If the first run finds this before fine-tuning is
             done, `folder` stays as it was.
     """
+    reporter = shown(reporter)
     runs = seed_folders(config, folder, count)
     existed = folder.exists()
+    ranks.meet("before the first seed")
     measured: list[Mapping[str, _Measured]] = []
     for seed, run_folder in runs.items():
         reporter.note(f"seed {seed} ({len(measured) + 1} of {count}): {run_folder}")
@@ -155,13 +157,14 @@ def run_seeds(
                 overwrite=overwrite,
             )
         except RequestError:
-            if not existed:
+            if not existed and ranks.is_first():
                 # This works only if the folder is empty.
                 with suppress(OSError):
                     folder.rmdir()
             raise
         # seeds.json exists only when all seeds are done, and always describes these.
-        (folder / SEEDS).unlink(missing_ok=True)
+        if ranks.is_first():
+            (folder / SEEDS).unlink(missing_ok=True)
         measured.append(_measured(done))
     return _written(folder, runs, measured)
 
@@ -200,6 +203,7 @@ def evaluate(
     Raises:
         RequestError: as `pipeline.evaluate`.
     """
+    reporter = shown(reporter)
     runs = seed_runs(folder)
     measured = []
     for place, (seed, run_folder) in enumerate(runs.items(), 1):
@@ -291,7 +295,9 @@ def _written(folder: Path, runs: Mapping[int, Path], measured: Sequence[Mapping[
     shared = [protocol for protocol in measured[0] if all(protocol in each for each in measured)]
     tables = {protocol: _table([each[protocol] for each in measured]) for protocol in shared}
     found = SeedRuns(folder, runs, tables)
-    write_text(folder / SEEDS, json.dumps(found.document(), ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    if ranks.is_first():
+        document = json.dumps(found.document(), ensure_ascii=False, allow_nan=False, indent=1)
+        write_text(folder / SEEDS, document + "\n")
     return found
 
 

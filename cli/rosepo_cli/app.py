@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
 
 from rosepo_cli import evaluation, finished, inspection, recommendation, training
+from rosepo_core import ranks
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.registry import PluginWarning, load_plugins
+
+ECHO = 2.0
+"""Seconds."""
 
 app = typer.Typer(
     name="rosepo",
@@ -43,29 +49,49 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     # --debug is allowed anywhere, so that users can add it to the end of a command that failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", PluginWarning)
+    with warnings.catch_warnings(), _shown_by_first():
+        warnings.simplefilter("always" if ranks.is_first() else "ignore", PluginWarning)
         warnings.showwarning = _show_warning
         try:
             load_plugins().register_commands(app)
             command = get_command(app)
             # Typer's own runner handles interruptions and closed pipes in another way, so it is not used.
-            with command.make_context("rosepo", list(arguments)) as context:
+            with command.make_context("rosepo", list(arguments), obj=arguments) as context:
                 command.invoke(context)
+            ranks.leave()
             sys.stdout.flush()
             return 0
         except typer.Exit as end:
             return end.exit_code
         except (KeyboardInterrupt, typer.Abort):
-            print("interrupted; finished stages are kept and will be reused", file=sys.stderr)
+            if ranks.is_first():
+                print("interrupted; finished stages are kept and will be reused", file=sys.stderr)
             return 130
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except Exception as error:
+            if not (ranks.is_first() and isinstance(error, RosepoError)):
+                _wait_for_the_end()
             if debug:
                 traceback.print_exc()
             return _tell(error, debug)
+
+
+@contextmanager
+def _shown_by_first() -> Iterator[None]:
+    """Of all processes of a run, only rank 0 writes to stdout."""
+    with ExitStack() as stack:
+        if not ranks.is_first():
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
+
+
+def _wait_for_the_end() -> None:
+    """With several processes, wait a moment before an error is shown. It may only be the echo of another process's
+    end. Then the launcher ends this process within the moment."""
+    if ranks.count() > 1:
+        time.sleep(ECHO)
 
 
 def _tell(error: Exception, debug: bool) -> int:
@@ -78,15 +104,21 @@ def _tell(error: Exception, debug: bool) -> int:
         print(f"error: {error.format_message()} (see `{command} --help`)", file=sys.stderr)
         return 2
     if isinstance(error, RequestError):
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{_error(error)}: {error}", file=sys.stderr)
         return error.exit_code
     meant_for_users = isinstance(error, RosepoError)
-    lines = [f"error: {error}" if meant_for_users else f"error: {type(error).__name__}: {error}"]
+    lines = [f"{_error(error)}: {error}" if meant_for_users else f"{_error(error)}: {type(error).__name__}: {error}"]
     lines += getattr(error, "__notes__", [])
     if not meant_for_users and not debug:
         lines.append("run again with --debug for the traceback")
     print("\n".join(lines), file=sys.stderr)
     return 1
+
+
+def _error(error: Exception) -> str:
+    """The beginning of a message. It names the process, unless rank 0 speaks for all."""
+    speaks_for_all = ranks.is_first() and isinstance(error, RosepoError)
+    return "error" if ranks.count() == 1 or speaks_for_all else f"error (rank {ranks.rank()} of {ranks.count()})"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

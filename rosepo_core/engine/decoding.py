@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Bools, Floats, Ints, Longs
 from rosepo_core.engine.reading import States, read_prompts
@@ -42,6 +43,10 @@ class Trunks:
     def __len__(self) -> int:
         return len(self.trunk)
 
+    def take(self, rows: Longs) -> Trunks:
+        """The prompts of some examples."""
+        return replace(self, trunk=self.trunk[rows], anchor=self.anchor[rows])
+
 
 def decode(
     model: Any,
@@ -58,7 +63,7 @@ def decode(
     rng: np.random.Generator | None = None,
     score: bool = True,
 ) -> tuple[Ints, Floats]:
-    """The titles that the model generates after each prompt, best first.
+    """The titles that the model generates after each prompt, best first. The processes of a run share the prompts.
 
     The score of a title is the sum of its tokens' log-probabilities under the model, over the whole vocabulary and
     with the terminator. It is the same as in scoring.
@@ -100,8 +105,6 @@ def decode(
         items int32 [n, k], -1 fills rows with fewer titles; their scores float32 [n, k], -inf where there is no
         title, and NaN if `score` is false.
     """
-    items = np.full((len(trunks), k), -1, dtype=np.int32)
-    scores = np.full((len(trunks), k), -np.inf, dtype=np.float32)
     seeds = None
     if temperature > 0:
         if rng is None:
@@ -109,12 +112,17 @@ def decode(
         seeds = rng.integers(0, 2**64, size=len(trunks), dtype=np.uint64)
         beams, exact = k, False
     beams = max(beams, k)
-    done = 0
     if model.training:
         raise ValueError("the model is in training mode; call its eval() first")
-    with torch.inference_mode():
-        for rows in _batches(trunks, beams, token_budget):
-            search = _Search(
+
+    @torch.inference_mode()
+    def search(mine: Longs) -> ranks.Arrays:
+        items = np.full((len(mine), k), -1, dtype=np.int32)
+        scores = np.full((len(mine), k), -np.inf, dtype=np.float32)
+        some, done = trunks.take(mine), 0
+        for part in _batches(some, beams, token_budget):
+            rows = mine[part]
+            found = _Search(
                 trie=trie,
                 k=k,
                 beams=beams,
@@ -124,10 +132,14 @@ def decode(
                 seeds=seeds[rows] if seeds is not None else None,
                 excluded=trie.exclusion_keys(exclude(rows) if exclude is not None else []),
             )
-            items[rows], scores[rows] = search.run(_Prompts.of(model, trunks, rows, token_budget))
-            done += len(rows)
-            reporter.progress(done, len(trunks), "examples")
-    return items, scores
+            items[part], scores[part] = found.run(_Prompts.of(model, some, part, token_budget))
+            done += len(part)
+            reporter.progress(done, len(mine), "examples")
+        return {"items": items, "scores": scores}
+
+    asked = ranks.digest(trunks.trunk, trunks.anchor, np.array([k, beams, exact, temperature]), seeds)
+    found = ranks.shared(f"decoding {asked}", trunks.trunk, search)
+    return found["items"], found["scores"]
 
 
 def _batches(trunks: Trunks, beams: int, token_budget: int) -> Iterator[Longs]:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
-from rosepo_core.contracts.records import Floats, Ints, Places
+from rosepo_core.contracts.records import Floats, Ints, Longs, Places
 from rosepo_core.engine.head import decoder_of, token_log_probs
 from rosepo_core.engine.packing import pack
 from rosepo_core.engine.preparation import prepared
@@ -63,7 +64,6 @@ def sequence_log_probs(model: Any, input_ids: Tensor, wanted: Tensor) -> Tensor:
     return token_log_probs(model, hidden[row, column - 1], targets, states)
 
 
-@torch.no_grad()
 def score_items(
     model: Any,
     template: PromptTemplate,
@@ -75,7 +75,8 @@ def score_items(
     shared: bool = False,
     candidates: Ints | None = None,
 ) -> Floats:
-    """Log-probability of generating each item's title after each place's prompt.
+    """Log-probability of generating each item's title after each place's prompt. The processes of a run share the
+    users, or the items of a few users.
 
     Args:
         model: as in `log_probs`, in evaluation mode.
@@ -90,6 +91,31 @@ def score_items(
     Returns:
         float32 [n, m]; -inf where there is no item.
     """
+
+    def score(rows: Longs, columns: Longs | slice) -> Floats:
+        listed = None if candidates is None else candidates[rows]
+        some = items[rows][:, columns]
+        return _scored(model, template, places.take(rows), some, token_budget, reporter, shared, listed)
+
+    place = f"scoring titles {ranks.digest(places.user, places.position, items, candidates)}"
+    if len(np.unique(places.user)) >= ranks.count():
+        return ranks.shared(place, places.user, lambda rows: {"scores": score(rows, slice(None))})["scores"]
+    rows, columns = np.arange(len(places)), np.arange(items.shape[1])
+    return ranks.shared(place, columns, lambda mine: {"scores": score(rows, mine).T})["scores"].T
+
+
+@torch.no_grad()
+def _scored(
+    model: Any,
+    template: PromptTemplate,
+    places: Places,
+    items: Ints,
+    token_budget: int,
+    reporter: Reporter,
+    shared: bool,
+    candidates: Ints | None,
+) -> Floats:
+    """What `score_items` returns, by this process alone."""
     scores = np.full(items.shape, -np.inf, dtype=np.float32)
     device = next(model.parameters()).device
     total, done = int((items >= 0).sum()), 0

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Longs, Places
 from rosepo_core.engine.packing import pack
@@ -21,7 +22,6 @@ def longest_answer(template: PromptTemplate) -> int:
     return int(template.response_lengths.max())
 
 
-@torch.inference_mode()
 def write_answers(
     model: Any,
     template: PromptTemplate,
@@ -30,7 +30,8 @@ def write_answers(
     token_budget: int,
     reporter: Reporter,
 ) -> list[str]:
-    """The model's answer after each place's prompt, by greedy decoding (always the most probable token): [n].
+    """The model's answer after each place's prompt, by greedy decoding (always the most probable token): [n]. The
+    processes of a run share the users.
 
     An answer ends with the template's terminator, with the tokenizer's end-of-sequence token, or after
     `longest_answer` tokens. The model's ``generation_config`` is not used, so sampling settings, penalties or
@@ -46,22 +47,27 @@ def write_answers(
     """
     if model.training:
         raise ValueError("the model is in training mode; call its eval() first")
-    prompts = template.prompts(places)
     longest = longest_answer(template)
-    answers = [""] * len(prompts)
-    done = 0
-    for members in pack([len(prompt) + longest for prompt in prompts], token_budget):
-        written = _written(
-            read_prompts(model, [prompts[index] for index in members.tolist()], token_budget),
-            np.array([len(prompts[index]) for index in members.tolist()]),
-            {template.terminator, tokenizer.eos_token_id} - {None},
-            longest,
-        )
-        for index, tokens in zip(members.tolist(), written, strict=True):
-            answers[index] = template.read(tokens)
-        done += len(members)
-        reporter.progress(done, len(prompts), "answers")
-    return answers
+    ends = {template.terminator, tokenizer.eos_token_id} - {None}
+
+    @torch.inference_mode()
+    def write(rows: Longs) -> ranks.Arrays:
+        prompts = template.prompts(places.take(rows))
+        answers = np.full((len(prompts), longest), -1)
+        done = 0
+        for members in pack([len(prompt) + longest for prompt in prompts], token_budget):
+            some = [prompts[index] for index in members.tolist()]
+            lengths = np.array([len(prompt) for prompt in some])
+            written = _written(read_prompts(model, some, token_budget), lengths, ends, longest)
+            for index, tokens in zip(members.tolist(), written, strict=True):
+                answers[index, : len(tokens)] = tokens
+            done += len(members)
+            reporter.progress(done, len(prompts), "answers")
+        return {"answers": answers}
+
+    asked = ranks.digest(places.user, places.position)
+    found = ranks.shared(f"writing answers {asked}", places.user, write)["answers"]
+    return [template.read(tokens[tokens >= 0].tolist()) for tokens in found]
 
 
 def _written(states: States[Any], lengths: Longs, ends: Collection[int], longest: int) -> list[list[int]]:

@@ -134,7 +134,9 @@ def _pool(
     if len(context.catalogue) > size:
         inputs += [searched, *(oracle.inputs if oracle else ()), *([embedded] if embedded else [])]
     inputs += [handle for each in scoring for handle in each.inputs if handle not in inputs]
-    return session.artifact(named(f"pool-{model.name}", part=context.part), settings, inputs, build, _load_pool)
+    asks_model = any(each.language_model is not None for each in scoring)
+    name = named(f"pool-{model.name}", part=context.part)
+    return session.artifact(name, settings, inputs, build, _load_pool, by_all=asks_model)
 
 
 def _load_pool(folder: Path) -> tuple[Ints, Mapping[str, Floats]]:
@@ -176,7 +178,8 @@ def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) 
         save_file({"items": np.ascontiguousarray(items), "scores": np.ascontiguousarray(scores)}, folder / LISTS)
 
     inputs = [context.split, *ranked_model.inputs]
-    return session.artifact(named(f"lists-{ranked_model.name}", part=context.part), settings, inputs, build, _load)
+    name, asks_model = named(f"lists-{ranked_model.name}", part=context.part), ranked_model.language_model is not None
+    return session.artifact(name, settings, inputs, build, _load, by_all=asks_model)
 
 
 def _load(folder: Path) -> Lists | None:

@@ -104,9 +104,8 @@ def _written(context: EvaluationContext, ranked_model: RankedModel) -> Handle[li
 
     settings = {**ranked_model.settings, **context.settings}
     inputs = [context.split, *ranked_model.inputs]
-    return session.artifact(
-        named(f"answers-{ranked_model.name}", part=context.part), settings, inputs, build, _load_answers
-    )
+    name = named(f"answers-{ranked_model.name}", part=context.part)
+    return session.artifact(name, settings, inputs, build, _load_answers, by_all=True)
 
 
 def _load_answers(folder: Path) -> list[str]:

@@ -42,7 +42,7 @@ def stage(
 
         optimize(session, split, options, train, folder)
 
-    return session.artifact("aligned", settings, [sft, pairs], build, load_log)
+    return session.artifact("aligned", settings, [sft, pairs], build, load_log, by_all=True)
 
 
 def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[PreferenceTree]:

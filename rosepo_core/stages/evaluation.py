@@ -252,7 +252,14 @@ def _scores(
 
     settings: dict[str, object] = {**ranked_model.settings, "flips": measured is not None}
     name = candidates.named(f"scores-{ranked_model.name}", negatives, context.part)
-    return session.artifact(name, settings, [to_rank, *ranked_model.inputs], build, _load_scores)
+    return session.artifact(
+        name,
+        settings,
+        [to_rank, *ranked_model.inputs],
+        build,
+        _load_scores,
+        by_all=ranked_model.language_model is not None,
+    )
 
 
 def _load_scores(folder: Path) -> Floats | None:

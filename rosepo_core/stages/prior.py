@@ -71,7 +71,7 @@ def stage(
         scores = score_items(model(), session.template(split), place, items, TOKEN_BUDGET, session.reporter)
         save_file({"log_probs": scores[0]}, folder / PRIOR)
 
-    return session.artifact(f"{PREFIX}{name}", settings, [split, *inputs], build, load)
+    return session.artifact(f"{PREFIX}{name}", settings, [split, *inputs], build, load, by_all=True)
 
 
 def of_base(session: Session, split: Handle[Split]) -> Handle[Floats]:

@@ -84,7 +84,7 @@ def stage(
         arrays = {"chosen": scores[:, 0], "rejected": scores[:, 1:]}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REFERENCE)
 
-    return session.artifact("reference", settings, inputs, build, _load)
+    return session.artifact("reference", settings, inputs, build, _load, by_all=reference == "sft")
 
 
 def _load(folder: Path) -> ReferenceLogProbs:

@@ -166,7 +166,14 @@ def stage(
             session.reporter.note(f"{empty:,} of {len(examples):,} examples got no rejected item and are left out")
         _note_filled(session, slots, sampler)
 
-    return session.artifact("sampling", settings, inputs, build, lambda folder: _load(folder, split.content))
+    return session.artifact(
+        "sampling",
+        settings,
+        inputs,
+        build,
+        lambda folder: _load(folder, split.content),
+        by_all="language-model" in needs,
+    )
 
 
 def _load(folder: Path, split: Split) -> RejectedItems:

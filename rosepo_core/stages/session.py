@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from rosepo_core import __version__
+from rosepo_core import __version__, ranks
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.components import Component, Reporter
 from rosepo_core.contracts.records import Examples, Ints, Split
@@ -51,6 +51,11 @@ class QuietReporter:
 
     def stage_finished(self, artifact: Artifact) -> None:
         """Nothing."""
+
+
+def shown(reporter: RunReporter) -> RunReporter:
+    """The reporter of this process: of all processes of a run, only rank 0 shows something."""
+    return reporter if ranks.is_first() else QuietReporter()
 
 
 ContentT = TypeVar("ContentT")
@@ -256,6 +261,8 @@ class Session:
         inputs: Sequence[Handle[Any]],
         build: Callable[[Path], None],
         load: Callable[[Path], ContentT],
+        *,
+        by_all: bool = False,
     ) -> Handle[ContentT]:
         """The artifact of a stage: found by its fingerprint, or made by `build`.
 
@@ -265,26 +272,35 @@ class Session:
             inputs: the results of earlier stages that this stage reads.
             build: makes the artifact in the folder that it gets.
             load: reads the artifact from its folder.
+            by_all: whether `build` uses the language model, with which all processes of the run work together. Then
+                each of them calls it, and what rank 0 writes is kept. Otherwise only rank 0 calls it.
 
         Raises:
             UntilReached: this is the last stage to do.
         """
-        artifact = self.artifacts[stage] = self.provide(stage, settings, inputs, build)
+        artifact = self.artifacts[stage] = self.provide(stage, settings, inputs, build, by_all=by_all)
         if stage == self._until:
             raise UntilReached
         return Handle(artifact, load)
 
     def provide(
-        self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+        self,
+        stage: str,
+        settings: Settings,
+        inputs: Sequence[Handle[Any]],
+        build: Callable[[Path], None],
+        *,
+        by_all: bool = False,
     ) -> Artifact:
         """The artifact for the handle that `artifact` returns."""
-        wanted = self.fingerprint(stage, settings, inputs)
+        wanted = ranks.told_by_first(f"the fingerprint of {stage}", lambda: self.fingerprint(stage, settings, inputs))
         self.reporter.stage_started(stage)
 
         def timed(folder: Path) -> float:
             start = time.perf_counter()
-            with deterministic(self.config.deterministic):
-                build(folder)
+            if by_all or ranks.is_first():
+                with deterministic(self.config.deterministic):
+                    build(folder)
             return time.perf_counter() - start
 
         # A stage that several others need is made anew only once.
@@ -295,7 +311,8 @@ class Session:
             self.store.reuse(found) if found else self.store.make(stage, wanted, made_from, timed, replace=forced)
         )
         self.reporter.stage_finished(artifact)
-        self.registry.stage_finished(self.store.folder, stage, artifact.folder, artifact.reused is not None)
+        if ranks.is_first():
+            self.registry.stage_finished(self.store.folder, stage, artifact.folder, artifact.reused is not None)
         return artifact
 
 
@@ -311,14 +328,22 @@ class FinishedSession(Session):
         self._kept = kept
 
     def provide(
-        self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+        self,
+        stage: str,
+        settings: Settings,
+        inputs: Sequence[Handle[Any]],
+        build: Callable[[Path], None],
+        *,
+        by_all: bool = False,
     ) -> Artifact:
         """The finished artifact of a kept stage.
 
         Raises:
             RequestError: the run has not finished this stage.
         """
-        return self.store.artifact(stage) if stage in self._kept else super().provide(stage, settings, inputs, build)
+        if stage in self._kept:
+            return self.store.artifact(stage)
+        return super().provide(stage, settings, inputs, build, by_all=by_all)
 
 
 class ReadingSession(Session):
@@ -339,7 +364,13 @@ class ReadingSession(Session):
         self._command = command
 
     def provide(
-        self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]], build: Callable[[Path], None]
+        self,
+        stage: str,
+        settings: Settings,
+        inputs: Sequence[Handle[Any]],
+        build: Callable[[Path], None],
+        *,
+        by_all: bool = False,
     ) -> Artifact:
         """The finished artifact.
 

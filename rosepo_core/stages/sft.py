@@ -65,7 +65,7 @@ def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
         optimize(session, split, options, train, folder)
 
     inputs: list[Handle[Any]] = [split, *([reference] if reference else [])]
-    return session.artifact("sft", settings, inputs, build, load_log)
+    return session.artifact("sft", settings, inputs, build, load_log, by_all=True)
 
 
 def token_sequences(session: Session, template: PromptTemplate, data: Split) -> list[tuple[Ints, Bools]]:

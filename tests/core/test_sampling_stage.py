@@ -190,7 +190,9 @@ class Run:
     def lists(self, examples: Examples, items: int, rejected: Any) -> None:
         return None
 
-    def artifact(self, stage: str, settings: Any, inputs: Any, build: Any, load: Any) -> Handle[RejectedItems]:
+    def artifact(
+        self, stage: str, settings: Any, inputs: Any, build: Any, load: Any, *, by_all: bool
+    ) -> Handle[RejectedItems]:
         build(self.folder)
         return Handle(Artifact(stage, self.folder, "f", None, 0.0), load)
 
@@ -413,7 +415,10 @@ def test_what_a_loss_does_not_read_is_not_computed(tmp_path, split):
     # A session without a language model: to ask for its scores would fail.
     session: Any = SimpleNamespace(
         component=lambda section: Unread(),
-        artifact=lambda stage, settings, inputs, build, load: (build(tmp_path), Handle(unused.artifact, load))[1],
+        artifact=lambda stage, settings, inputs, build, load, by_all: (
+            build(tmp_path),
+            Handle(unused.artifact, load),
+        )[1],
     )
     found = reference.stage(session, unused, unused, rejected).content
     assert found.chosen.tolist() == [0, 0]
