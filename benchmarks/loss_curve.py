@@ -28,7 +28,7 @@ from benchmarks import material
 from rosepo_core.api import Examples, Ints
 from rosepo_core.engine.attention import NAME as BLOCKS
 from rosepo_core.engine.models import load_model
-from rosepo_core.engine.training import align_preferences
+from rosepo_core.engine.training import TrainingSettings, align_preferences
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.testing import prompt_template
 from rosepo_core.testing.toys import SilentReporter
@@ -37,7 +37,7 @@ RESULT = Path(__file__).parent / "results" / "loss_curve.json"
 WITHIN = 0.01
 MOVED = 0.5
 BETA = 0.1
-COMMON = {
+COMMON: dict[str, Any] = {
     "gradient_checkpointing": False,
     "learning_rate": 3e-4,
     "max_grad_norm": 1.0,
@@ -67,14 +67,8 @@ def ours(
         model,
         material.dpo(),
         trees,
-        material.tokenizer().pad_token_id,
-        batch_size=batch,
-        token_budget=2048,
-        steps=steps,
-        epochs=1.0,
-        warmup_ratio=WARMUP,
-        reporter=SilentReporter(),
-        **COMMON,
+        TrainingSettings(batch_size=batch, token_budget=2048, steps=steps, warmup_ratio=WARMUP, **COMMON),
+        SilentReporter(),
     )
     return [len(tree.tree.tokens) for tree in trees], log
 

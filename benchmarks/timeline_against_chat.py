@@ -41,7 +41,7 @@ from rosepo_core.api import Examples
 from rosepo_core.contracts.ranking import rank_targets
 from rosepo_core.contracts.records import Candidates
 from rosepo_core.engine.scoring import score_items
-from rosepo_core.engine.training import align_preferences, fine_tune
+from rosepo_core.engine.training import TrainingSettings, align_preferences, fine_tune
 from rosepo_core.evaluation.candidates import draw_candidates, load_candidates, save_candidates
 from rosepo_core.evaluation.statistics import bootstrap_interval
 from rosepo_core.testing.toys import SilentReporter
@@ -55,16 +55,7 @@ SFT_RATE, ALIGNMENT_RATE = 1e-3, 3e-4
 BATCH = {"timeline": 1, "chat": 4}
 """Windows, or prompts, a step."""
 PROBE_STEPS = 3
-COMMON: dict[str, Any] = {
-    "epochs": 1.0,
-    "gradient_checkpointing": False,
-    "reporter": SilentReporter(),
-    "seed": 0,
-    # A warm-up would take the first of the few steps that an arm of limited time has.
-    "token_budget": 1024,
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-}
+TOKEN_BUDGET = 1024
 
 
 class Experiment:
@@ -175,12 +166,10 @@ class Arm:
         start = time.perf_counter()
         fine_tune(
             model.train(),
-            material.tokenizer(),
             sequences,
-            batch_size=BATCH[self.kind],
-            learning_rate=SFT_RATE,
-            steps=None,
-            **COMMON,
+            # A warm-up would take the first of the few steps that an arm of limited time has.
+            TrainingSettings(SFT_RATE, BATCH[self.kind], TOKEN_BUDGET),
+            SilentReporter(),
         )
         return time.perf_counter() - start
 
@@ -210,12 +199,8 @@ class Arm:
             model.train(),
             material.dpo(),
             trees,
-            material.tokenizer().pad_token_id,
-            batch_size=BATCH[self.kind],
-            learning_rate=ALIGNMENT_RATE,
-            max_grad_norm=1.0,
-            steps=None,
-            **COMMON,
+            TrainingSettings(ALIGNMENT_RATE, BATCH[self.kind], TOKEN_BUDGET),
+            SilentReporter(),
         )
         return time.perf_counter() - start
 

@@ -44,7 +44,7 @@ from rosepo_core.engine.choice_loss import ChoiceLoss, ChoiceOptions
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import score_items
-from rosepo_core.engine.training import LogHistory, align_preferences, fine_tune
+from rosepo_core.engine.training import LogHistory, TrainingSettings, align_preferences, fine_tune
 from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.statistics import bootstrap_interval, paired_test
 from rosepo_core.registry import load_plugins
@@ -199,7 +199,7 @@ class Experiment:
         if objective == "tokens":
             sequences = self.sequences()
             model = self.policy.to_train(options, 0)
-            log = fine_tune(model, self.policy.tokenizer, sequences, **self.common(objective, rate))
+            log = fine_tune(model, sequences, settings(objective, rate), QUIET)
             targets = int(sum(int((ids[mask] == self.template.terminator).sum()) for ids, mask in sequences))
         else:
             examples, sampled = self.with_others(self.sizes["negatives"], None)
@@ -227,23 +227,12 @@ class Experiment:
 
     def aligned(self, model: Any, loss: Any, pairs: Pairs, what: str, rate: float) -> LogHistory:
         trees = preference_trees(self.template, pairs)
-        padding = self.policy.tokenizer.pad_token_id
-        return align_preferences(model, loss, trees, padding, **self.common(what, rate))
+        return align_preferences(model, loss, trees, settings(what, rate), QUIET)
 
-    def common(self, what: str, rate: float) -> dict[str, Any]:
-        """The settings of the trainers."""
-        return {
-            "batch_size": BATCH[what],
-            "token_budget": TOKEN_BUDGET,
-            "learning_rate": rate,
-            "steps": None,
-            "epochs": 1.0,
-            "warmup_ratio": 0.1,
-            "weight_decay": 0.0,
-            "gradient_checkpointing": False,
-            "seed": 0,
-            "reporter": QUIET,
-        }
+
+def settings(what: str, rate: float) -> TrainingSettings:
+    """The settings of the trainers."""
+    return TrainingSettings(rate, BATCH[what], TOKEN_BUDGET, warmup_ratio=0.1)
 
 
 def _of_log(log: LogHistory) -> Record:

@@ -26,29 +26,14 @@ ROUNDS = 3
 def _rosepo() -> None:
     from benchmarks import material
     from rosepo_core.contracts.sections import AlignmentOptions
-    from rosepo_core.engine.training import align_preferences
+    from rosepo_core.engine.training import TrainingSettings, align_preferences
     from rosepo_core.testing.toys import SilentReporter
 
     chat, model = material.template("chat", candidates=20), material.adapted_model()
     pairs = material.examples(PAIRS, 1)
     grown = material.trees(model, chat, pairs, material.rejected(pairs, 1))
-    align_preferences(
-        model,
-        material.dpo(),
-        grown,
-        0,
-        batch_size=PAIRS,
-        token_budget=AlignmentOptions().token_budget,
-        gradient_checkpointing=False,
-        learning_rate=1e-5,
-        steps=STEPS,
-        epochs=1.0,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        seed=0,
-        reporter=SilentReporter(),
-    )
+    settings = TrainingSettings(1e-5, PAIRS, AlignmentOptions().token_budget, steps=STEPS)
+    align_preferences(model, material.dpo(), grown, settings, SilentReporter())
 
 
 def _trl() -> None:

@@ -29,7 +29,7 @@ from benchmarks import material
 from benchmarks.rows.memory import high_water
 from rosepo_core.api import Examples, Ints
 from rosepo_core.contracts.sections import AlignmentOptions
-from rosepo_core.engine.training import align_preferences, fine_tune
+from rosepo_core.engine.training import TrainingSettings, align_preferences, fine_tune
 from rosepo_core.prompts.template import PromptTemplate
 
 _GIVEN = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--peer-batches=")]
@@ -37,16 +37,11 @@ BATCHES = tuple(int(size) for size in (_GIVEN[-1] if _GIVEN else "4,8,16").split
 LEARNING_RATE = 1e-5
 MEMORY = 0.95 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 """MiB."""
-STEPS: dict[str, Any] = {
-    "epochs": 1.0,
-    "gradient_checkpointing": False,
-    "learning_rate": LEARNING_RATE,
-    "seed": 0,
-    "token_budget": AlignmentOptions().token_budget,
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-}
-"""Of rosepo's steps, in SFT and in alignment."""
+
+
+def settings(batch: int, steps: int) -> TrainingSettings:
+    """Of rosepo's steps, in SFT and in alignment."""
+    return TrainingSettings(LEARNING_RATE, batch, AlignmentOptions().token_budget, steps=steps)
 
 
 class Stepper:
@@ -212,17 +207,7 @@ def preference_row(
     peer = Peer(of_peer, BATCHES[:1] if quick else BATCHES)
     floor = material.Floor(model, backward=True)
     turns = Turns(peer.step, floor.measure)
-    align_preferences(
-        model,
-        material.dpo(),
-        grown,
-        0,
-        batch_size=size["batch"],
-        max_grad_norm=1.0,
-        steps=rounds + 1,
-        reporter=turns,
-        **STEPS,
-    )
+    align_preferences(model, material.dpo(), grown, settings(size["batch"], rounds + 1), turns)
     per_step = len(negatives) * size["k"] * size["batch"] / len(grown)
     tokens = sum(len(tree.tree) for tree in grown) / len(grown) * size["batch"]
     states = sum(len(np.unique(tree.tree.parents)) for tree in grown) / len(grown) * size["batch"]
@@ -283,15 +268,7 @@ def sft_targets(quick: bool) -> dict[str, Any]:
     peer = Peer(partial(sft_peer, chat, pairs, batch=BATCHES[-1]), BATCHES[:1] if quick else BATCHES)
     floor = material.Floor(model, backward=True)
     turns = Turns(peer.step, floor.measure)
-    fine_tune(
-        model,
-        material.tokenizer(),
-        ours,
-        batch_size=8,
-        steps=rounds + 1,
-        reporter=turns,
-        **STEPS,
-    )
+    fine_tune(model, ours, settings(8, rounds + 1), turns)
     targets = 8 * kept.lengths.sum() / len(ours)
     tokens = 8 * sum(len(ids) for ids, _ in ours) / len(ours)
     states = 8 * sum(int(labelled.sum()) for _, labelled in ours) / len(ours)

@@ -81,6 +81,7 @@ class TrainingOptions(Options):
     )
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient to this norm; 0 clips nothing.")
 
 
 class SFTOptions(TrainingOptions):
@@ -173,7 +174,6 @@ class AlignmentOptions(TrainingOptions):
         "model, so that the loss begins at a margin of 0 (ln 2 for DPO). 'prior': log p(title) of the SFT model "
         "without a history, so that preferences are learned on log p(title | history) - log p(title). 'none': 0.",
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="Clip the gradient to this norm.")
 
 
 class EvaluationOptions(Options):

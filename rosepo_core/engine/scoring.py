@@ -11,7 +11,6 @@ from torch import Tensor
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Floats, Ints, Longs, Places
-from rosepo_core.engine.head import decoder_of, token_log_probs
 from rosepo_core.engine.packing import pack
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.prompt_trees import prompt_trees
@@ -44,24 +43,6 @@ def log_probs(model: Any, batch: TreeBatch) -> Tensor:
             model, rows.input_ids, rows.row, rows.column, batch.targets, batch.input_ids.numel()
         )
     return torch.zeros(len(batch.rows), device=of_tokens.device).index_add(0, batch.responses, of_tokens)
-
-
-def sequence_log_probs(model: Any, input_ids: Tensor, wanted: Tensor) -> Tensor:
-    """Log-probabilities of tokens of plain sequences, each given all tokens before it: float32 [m].
-
-    Args:
-        model: as in `log_probs`.
-        input_ids: int64 [n, t], padded on the right with any token.
-        wanted: which tokens, bool [n, t]; none in the first column.
-    """
-    row, column = wanted.nonzero(as_tuple=True)
-    targets = input_ids[row, column]
-    if not prepared(model).trees:
-        return row_log_probs(model, input_ids, row, column - 1, targets, input_ids.numel())
-    # Padding is on the right, so no wanted token sees it.
-    hidden = decoder_of(model)(input_ids=input_ids, use_cache=False).last_hidden_state
-    states = torch.arange(len(targets), device=targets.device)
-    return token_log_probs(model, hidden[row, column - 1], targets, states)
 
 
 def score_items(

@@ -8,7 +8,7 @@ the tree. So every token has the same position as in a plain sequence of the pro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from torch import Tensor
 from rosepo_core.contracts.records import Bools, Ints, Longs
 from rosepo_core.engine.attention import Rule, attention, laid_out
 from rosepo_core.engine.head import decoder_of, token_log_probs
-from rosepo_core.engine.packing import pack as pack  # engine/training.py takes it from here
 
 
 @dataclass(frozen=True)
@@ -155,6 +154,28 @@ class TokenTree:
             targets=targets.astype(np.int32),
         )
 
+    @staticmethod
+    def of_sequence(ids: Ints, labelled: Bools) -> TokenTree:
+        """The tree without branches of a plain sequence. Each stretch of labelled tokens is a response in the trunk.
+
+        Args:
+            ids: token ids, [t].
+            labelled: the tokens to predict, [t], at least one after the first token. The first token is never
+                predicted, because there is nothing before it.
+        """
+        wanted = np.flatnonzero(labelled[1:]) + 1
+        first = np.flatnonzero(np.diff(wanted, prepend=-1) > 1)
+        count = len(first)
+        return TokenTree.grow(
+            ids[: wanted[-1]],
+            rows=np.zeros(count, np.int32),
+            columns=np.arange(count),
+            visible=wanted[first],
+            lengths=np.diff(first, append=len(wanted)),
+            targets=ids[wanted],
+            in_trunk=np.ones(count, np.bool_),
+        )
+
 
 @dataclass(frozen=True)
 class TreeBatch:
@@ -174,6 +195,8 @@ class TreeBatch:
         responses: the response that each response token belongs to, int64 [s].
         trees: the tree of the batch that each response belongs to, int64 [r].
         rows: int64 [r]. columns: int64 [r]. lengths: int64 [r]. As in `TokenTree`.
+        causal: whether there are trunks only, padded on the right. Then the plain causal mask is right for every
+            token but padding.
     """
 
     input_ids: Tensor
@@ -187,6 +210,7 @@ class TreeBatch:
     rows: Tensor
     columns: Tensor
     lengths: Tensor
+    causal: bool
 
     @staticmethod
     def of(trees: Sequence[TokenTree], pad_token_id: int, *, pad_left: bool = False) -> TreeBatch:
@@ -223,14 +247,17 @@ class TreeBatch:
             rows=torch.from_numpy(flat("rows")),
             columns=torch.from_numpy(flat("columns")),
             lengths=torch.from_numpy(lengths),
+            causal=not pad_left and not any(tree.branch.any() for tree in trees),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
         """The same batch on `device`."""
-        moved = {
-            field.name: getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self)
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
         }
-        return TreeBatch(**moved)
+        return replace(self, **moved)
 
     def sees(self) -> Tensor:
         """Whether the token of dimension 1 sees the token of dimension 2: bool [b, t, t]. Padding sees itself: a row
@@ -238,8 +265,11 @@ class TreeBatch:
         query = self.enter[:, :, None]
         return (self.enter[:, None, :] <= query) & (query < self.leave[:, None, :])
 
-    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor:
-        """See `Layout.mask`: 0 where a token sees another, otherwise -inf, [b, 1, t, t]."""
+    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor | None:
+        """See `Layout.mask`: 0 where a token sees another, otherwise -inf, [b, 1, t, t]; `None` for the plain causal
+        mask."""
+        if self.causal and rule is None:
+            return None
         sees = self.sees()[:, None]
         if rule is not None:
             depth = self.position_ids
@@ -251,7 +281,7 @@ class TreeBatch:
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
     ) -> Tensor:
         """See `Layout.attend`."""
-        if mask is None or mask.ndim != 4:
+        if not self.causal and (mask is None or mask.ndim != 4):
             raise NotImplementedError(f"{type(module).__name__} got no mask of the tree")
         return attention(module, query, key, value, mask, **options)
 

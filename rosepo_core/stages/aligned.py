@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rosepo_core.contracts.components import PreferenceLoss
+from rosepo_core.contracts.components import PreferenceLoss, Reporter
 from rosepo_core.contracts.records import Pairs, Split
 from rosepo_core.engine.prompt_trees import prompt_trees
-from rosepo_core.engine.training import LogHistory, PreferenceTree, align_preferences
+from rosepo_core.engine.training import LogHistory, PreferenceTree, TrainingSettings, align_preferences
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import running
 from rosepo_core.stages.optimization import load_log, optimize
@@ -34,11 +33,11 @@ def stage(
     def build(folder: Path) -> None:
         loss: PreferenceLoss = session.component("loss")
         trees = preference_trees(session.template(split), pairs.content)
-        model, padding = session.policy.to_continue(sft.folder), session.policy.tokenizer.pad_token_id
+        model = session.policy.to_continue(sft.folder)
 
-        def train(**settings: Any) -> LogHistory:
+        def train(settings: TrainingSettings, reporter: Reporter) -> LogHistory:
             with running(loss):
-                return align_preferences(model, loss, trees, padding, max_grad_norm=options.max_grad_norm, **settings)
+                return align_preferences(model, loss, trees, settings, reporter)
 
         optimize(session, split, options, train, folder)
 

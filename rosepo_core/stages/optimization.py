@@ -6,20 +6,24 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Split
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.saved_template import save_template
-from rosepo_core.engine.training import LogHistory
+from rosepo_core.engine.training import LogHistory, TrainingSettings
 from rosepo_core.stages.session import Handle, Session
 
 LOG = "log.json"
+
+Train = Callable[[TrainingSettings, Reporter], LogHistory]
+"""`fine_tune` or `align_preferences`, with the model and what it is trained on."""
 
 
 def optimize(
     session: Session,
     split: Handle[Split],
     options: SFTOptions | AlignmentOptions,
-    train: Callable[..., LogHistory],
+    train: Train,
     folder: Path,
 ) -> None:
     """Train the session's language model, and write it into `folder` with the tokenizer, the prompt template and
@@ -29,25 +33,26 @@ def optimize(
         session: the run. Its language model is ready to be trained.
         split: RUN/split.
         options: the section of the training.
-        train: `fine_tune` or `align_preferences`, with all arguments but those that the options give.
+        train: trains the model.
         folder: the folder of the stage.
     """
     sft = session.config.sft
     log: LogHistory = []
     if options.steps != 0:
-        log = train(
+        settings = TrainingSettings(
+            learning_rate=options.learning_rate,
             batch_size=options.batch_size,
             token_budget=options.token_budget,
-            learning_rate=options.learning_rate,
             steps=options.steps,
             epochs=options.epochs,
             warmup_ratio=options.warmup_ratio,
             weight_decay=options.weight_decay,
+            max_grad_norm=options.max_grad_norm,
             gradient_checkpointing=sft.gradient_checkpointing,
-            seed=session.config.seed,
-            reporter=session.reporter,
             products=session.policy.autocast(sft),
+            seed=session.config.seed,
         )
+        log = train(settings, session.reporter)
     session.policy.save(folder)
     save_template(session.template(split), session.config.prompt.name, folder)
     (folder / LOG).write_text(json.dumps(log), encoding="utf-8")

@@ -52,16 +52,15 @@ def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
 
     def build(folder: Path) -> None:
         template, data = session.template(split), split.content
-        tokenizer = session.policy.tokenizer
         if reference is None:
             sequences = token_sequences(session, template, data)
             model = session.policy.to_train(options, session.config.seed)
-            train = partial(fine_tune, model, tokenizer, sequences)
+            train = partial(fine_tune, model, sequences)
         else:
             trees = preference_trees(template, choice_pairs(*choices(session, template, data), reference.content))
             loss = ChoiceLoss(ChoiceOptions(beta=options.beta))
             model = session.policy.to_train(options, session.config.seed)
-            train = partial(align_preferences, model, loss, trees, tokenizer.pad_token_id)
+            train = partial(align_preferences, model, loss, trees)
         optimize(session, split, options, train, folder)
 
     inputs: list[Handle[Any]] = [split, *([reference] if reference else [])]

@@ -23,9 +23,9 @@ from rosepo_core.contracts.records import Ints
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.rows import Rows, row_log_probs
-from rosepo_core.engine.scoring import log_probs, sequence_log_probs
+from rosepo_core.engine.scoring import log_probs
 from rosepo_core.engine.title_trie import TitleTrie
-from rosepo_core.engine.training import PreferenceTree, align_preferences
+from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.engine.writing import write_answers
 from rosepo_core.registry import load_plugins
@@ -128,15 +128,12 @@ def test_scoring_search_and_training_see_the_model_that_transformers_has(family:
     by_response = torch.zeros(len(BATCH.rows)).index_add(0, BATCH.responses, in_rows)
     torch.testing.assert_close(by_response.view_as(expected), expected, atol=1e-3, rtol=0)
 
-    # Supervised fine-tuning reads plain sequences, padded on the right.
+    # Supervised fine-tuning reads plain sequences.
     texts = [np.concatenate([prompt, TITLES[3]]) for prompt in PROMPTS]
-    ids = torch.zeros(2, max(map(len, texts)), dtype=torch.long)
-    wanted = torch.zeros_like(ids, dtype=torch.bool)
-    for row, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
-        ids[row, : len(text)] = torch.from_numpy(text)
-        wanted[row, len(prompt) : len(text)] = True
-    sums = sequence_log_probs(model, ids, wanted).view(2, -1).sum(1)
-    torch.testing.assert_close(sums, expected[:, 3], atol=1e-3, rtol=0)
+    labelled = [np.arange(len(text)) >= len(prompt) for prompt, text in zip(PROMPTS, texts, strict=True)]
+    trunks = [TokenTree.of_sequence(text, those) for text, those in zip(texts, labelled, strict=True)]
+    found = log_probs(model, TreeBatch.of(trunks, pad_token_id=0))
+    torch.testing.assert_close(found, expected[:, 3], atol=1e-3, rtol=0)
 
     # The prompts, and the first nine tokens of each, grow beams side by side.
     for exact in (True, False):
@@ -230,23 +227,8 @@ def test_alignment_begins_at_the_reference(family: str) -> None:
         again = log_probs(model, TreeBatch.of([SMALL], pad_token_id=0))
     assert (again - reference).abs().max() > 1e-2, "nothing was dropped, so nothing is tested"
     pair = PreferenceTree(SMALL, np.zeros((1, len(reference) - 1), np.float32), reference.numpy()[None])
-    log = align_preferences(
-        model,
-        dpo(),
-        [pair],
-        0,
-        batch_size=1,
-        token_budget=4096,
-        gradient_checkpointing=False,
-        learning_rate=1e-3,
-        steps=1,
-        epochs=1.0,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        seed=0,
-        reporter=SilentReporter(),
-    )
+    settings = TrainingSettings(batch_size=1, token_budget=4096, learning_rate=1e-3, steps=1)
+    log = align_preferences(model, dpo(), [pair], settings, SilentReporter())
     assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
 
 

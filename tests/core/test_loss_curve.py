@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer
 from rosepo_core.contracts.records import Examples, Pairs, Sequences
 from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.scoring import score_items
-from rosepo_core.engine.training import align_preferences
+from rosepo_core.engine.training import TrainingSettings, align_preferences
 from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.session import QuietReporter
@@ -59,16 +59,10 @@ def test_the_loss_curve_is_trls(tmp_path: Path, tiny_model, tiny_tokenizer, cata
         ours.train(),
         load_plugins().create("loss", "dpo", {"beta": BETA}),
         trees,
-        tiny_tokenizer.pad_token_id,
-        batch_size=BATCH,
-        token_budget=400,
-        epochs=1.0,
-        gradient_checkpointing=False,
-        learning_rate=rate,
-        reporter=QuietReporter(),
-        steps=STEPS,
-        warmup_ratio=WARMUP,
-        **COMMON,
+        TrainingSettings(
+            batch_size=BATCH, token_budget=400, learning_rate=rate, steps=STEPS, warmup_ratio=WARMUP, **COMMON
+        ),
+        QuietReporter(),
     )
 
     texts = template.response_texts

@@ -22,7 +22,7 @@ from rosepo_core.engine import precision
 from rosepo_core.engine.models import ALIASES, find_adapter, load_model, published_name
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.precision import bfloat16_pays
-from rosepo_core.engine.training import fine_tune
+from rosepo_core.engine.training import TrainingSettings, fine_tune
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.testing import prompt_template
 
@@ -98,22 +98,10 @@ def trained(slot: PolicySlot, options: SFTOptions, tokenizer: Any, catalogue: An
     """One step of SFT with a rate of 1e-5, by which Adam moves every weight that has a gradient."""
     template = prompt_template({}, tokenizer, catalogue, 5)
     sequences = template.sft_sequences(Sequences(np.arange(12, dtype=np.int32), np.array([0, 6, 12])))
-    fine_tune(
-        slot.to_train(options, seed=0),
-        tokenizer,
-        sequences,
-        batch_size=2,
-        token_budget=512,
-        learning_rate=1e-5,
-        steps=1,
-        epochs=1.0,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        gradient_checkpointing=False,
-        seed=0,
-        reporter=QUIET,
-        products=slot.autocast(options),
+    settings = TrainingSettings(
+        batch_size=2, token_budget=512, learning_rate=1e-5, steps=1, products=slot.autocast(options)
     )
+    fine_tune(slot.to_train(options, seed=0), sequences, settings, QUIET)
     slot.save(folder)
     return folder
 

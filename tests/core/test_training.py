@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trl import DPOConfig, DPOTrainer
 
-from rosepo_core.contracts.components import PreferenceLoss
+from rosepo_core.contracts.components import PreferenceLoss, Reporter
 from rosepo_core.contracts.errors import PluginError, RosepoError
 from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, LogProbs, Pairs, Sequences
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.head import decoder_of
 from rosepo_core.engine.scoring import score_items
-from rosepo_core.engine.training import (
-    AlignmentConfig,
-    AlignmentTrainer,
-    PreferenceTree,
-    align_preferences,
-    fine_tune,
-)
+from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences, fine_tune
+from rosepo_core.engine.training.alignment import PreferencePairs
+from rosepo_core.engine.training.configuration import AlignmentConfig
+from rosepo_core.engine.training.module import TreeModule
+from rosepo_core.engine.training.trainer import TreeTrainer
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
@@ -112,28 +111,17 @@ def draw(examples: Examples, k: int, holes: bool = False) -> Ints:
     return rejected
 
 
-SFT = {
-    "batch_size": 4,
-    "token_budget": 2048,
-    "learning_rate": 1e-2,
-    "steps": 1,
-    "epochs": 1.0,
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-    "gradient_checkpointing": False,
-    "seed": 0,
-    "reporter": QUIET,
-}
-ALIGN = {**SFT, "max_grad_norm": 1.0}
+SETTINGS = TrainingSettings(batch_size=4, token_budget=2048, learning_rate=1e-2, steps=1)
 
 
-def tuned(model: Any, tokenizer: Any, sequences: Any, **options: Any) -> list[dict[str, float]]:
-    return fine_tune(model, tokenizer, sequences, **{**SFT, **options})
+def tuned(model: Any, sequences: Any, reporter: Reporter = QUIET, **options: Any) -> list[dict[str, float]]:
+    return fine_tune(model, sequences, replace(SETTINGS, **options), reporter)
 
 
-def aligned(model: Any, trees: Sequence[PreferenceTree], **options: Any) -> list[dict[str, float]]:
-    loss = options.pop("loss", dpo())
-    return align_preferences(model, loss, trees, 0, **{**ALIGN, **options})
+def aligned(
+    model: Any, trees: Sequence[PreferenceTree], loss: PreferenceLoss | None = None, **options: Any
+) -> list[dict[str, float]]:
+    return align_preferences(model, loss or dpo(), trees, replace(SETTINGS, **options), QUIET)
 
 
 def parameters(model: Any) -> dict[str, Tensor]:
@@ -156,17 +144,18 @@ def test_sft_begins_at_the_mean_over_the_labelled_tokens(tiny_model, lora, tiny_
             of_tokens = steps.gather(1, tokens[1:, None])[:, 0]
             total -= float(of_tokens[torch.from_numpy(labelled[1:])].sum())
             count += int(labelled.sum())
-    log = tuned(lora, tiny_tokenizer, sequences, batch_size=len(sequences))
+    log = tuned(lora, sequences, batch_size=len(sequences))
     assert len(log) == 1
     assert log[0]["loss"] == pytest.approx(total / count, abs=1e-4)
-    assert log[0]["num_tokens"] == sum(len(ids) for ids, _ in sequences)
+    # The last token of a sequence is only predicted.
+    assert log[0]["num_tokens"] == sum(len(ids) - 1 for ids, _ in sequences)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_sft_changes_the_adapter_alone_and_learns_a_pattern(lora, tiny_tokenizer, template, checkpointing):
     pattern = Sequences(np.tile(np.array([3, 14, 15, 9, 26], dtype=np.int32), 4), np.arange(0, 21, 5))
     before = parameters(lora)
-    log = tuned(lora, tiny_tokenizer, template.sft_sequences(pattern), steps=8, gradient_checkpointing=checkpointing)
+    log = tuned(lora, template.sft_sequences(pattern), steps=8, gradient_checkpointing=checkpointing)
     assert [entry["step"] for entry in log] == list(range(1, 9))
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
     assert changed(before, lora) == {name for name in before if "lora_" in name}
@@ -176,7 +165,7 @@ def test_sft_of_all_weights(tiny_model, tiny_tokenizer, template):
     model = copy.deepcopy(tiny_model).train()
     sequences = template.sft_sequences(users(4, 4))
     before = parameters(model)
-    log = tuned(model, tiny_tokenizer, sequences, steps=3)
+    log = tuned(model, sequences, steps=3)
     assert log[-1]["loss"] < log[0]["loss"]
     assert changed(before, model) == before.keys()
 
@@ -244,34 +233,10 @@ def test_holes_leave_the_loss_of_the_pairs_that_are_there(lora, template):
         assert_close(one, others[name], atol=1e-5, rtol=0, msg=name)
 
 
-def stepped(
-    model: Any, trees: Sequence[PreferenceTree], token_budget: int = 2048, **options: Any
-) -> dict[str, float]:
+def stepped(model: Any, trees: Sequence[PreferenceTree], **options: Any) -> dict[str, float]:
     """One step of plain gradient descent with rate 1, so that parameters change by their gradients."""
-    args = AlignmentConfig(**step_options(**options))
-    trainer = AlignmentTrainer(model, args, dpo(), trees, 0, token_budget)
-    trainer.train()
-    entry: dict[str, float] = trainer.state.log_history[0]
-    return entry
-
-
-def step_options(**options: Any) -> dict[str, Any]:
-    return {
-        "output_dir": "unused",
-        "bf16": False,
-        "disable_tqdm": True,
-        "learning_rate": 1.0,
-        "logging_steps": 1,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "max_steps": 1,
-        "optim": "sgd",
-        "report_to": "none",
-        "save_strategy": "no",
-        "use_cpu": True,
-        **({"per_device_train_batch_size": options.pop("batch_size")} if "batch_size" in options else {}),
-        **options,
-    }
+    plain = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    return aligned(model, trees, **{**plain, **options})[0]
 
 
 class Passes:
@@ -363,7 +328,7 @@ def test_sft_is_the_same_in_however_many_passes(tiny_model, tiny_tokenizer, temp
     for budget in (1, longest, 3 * longest, 10**6):
         model = with_lora(tiny_model)
         with Passes(model) as heard:
-            logs.append(tuned(model, tiny_tokenizer, sequences, batch_size=8, token_budget=budget, steps=2))
+            logs.append(tuned(model, sequences, batch_size=8, token_budget=budget, steps=2))
         assert sum(rows for rows, _ in heard.shapes) == 2 * 8
         assert max(heard.tokens) <= max(budget, longest)
         assert budget > 1 or len(heard.shapes) == 2 * 8
@@ -394,13 +359,12 @@ def test_less_than_one_token_in_twenty_is_padding(tiny_model, tiny_tokenizer, ca
     with Passes(model) as heard:
         tuned(
             model,
-            tiny_tokenizer,
             sequences,
             batch_size=default.batch_size,
             token_budget=default.token_budget,
             steps=None,
         )
-    needed = sum(len(ids) for ids, _ in sequences)
+    needed = sum(len(ids) - 1 for ids, _ in sequences)
     assert needed <= sum(heard.tokens) < needed / 0.95
     assert max(rows for rows, _ in heard.shapes) > 1, "nothing could be padded"
 
@@ -451,7 +415,7 @@ def test_logits_come_a_chunk_at_a_time(tiny_model, tiny_tokenizer, template, mon
     with LargestLogits(head) as scored:
         reference = references(model, template, examples, rejected)
     with LargestLogits(head) as fine_tuned:
-        tuned(model, tiny_tokenizer, template.sft_sequences(sequences))
+        tuned(model, template.sft_sequences(sequences))
     with LargestLogits(head) as trained:
         aligned(model, preference_trees(template, pairs_of(examples, rejected, reference)))
     seen = {"scoring": scored.bytes, "sft": fine_tuned.bytes, "alignment": trained.bytes}
@@ -478,7 +442,7 @@ def test_bfloat16_learns_as_float32_does(tiny_model, tiny_tokenizer, template, m
         computed: set[torch.dtype] = set()
         layer = base.model.layers[0].mlp.down_proj
         layer.register_forward_hook(lambda _, __, output, seen=computed: seen.add(output.dtype))
-        sft = tuned(model, tiny_tokenizer, template.sft_sequences(sequences), steps=6, **options)
+        sft = tuned(model, template.sft_sequences(sequences), steps=6, **options)
         reference = references(model, template, examples, rejected)
         trees = preference_trees(template, pairs_of(examples, rejected, reference))
         computed.clear()
@@ -499,7 +463,7 @@ def test_one_seed_gives_one_log(tiny_model, template, tiny_tokenizer):
     for seed in (3, 3, 4):
         model = with_lora(tiny_model)
         sequences = template.sft_sequences(examples.sequences)
-        sft = tuned(model, tiny_tokenizer, sequences, batch_size=2, steps=2, seed=seed)
+        sft = tuned(model, sequences, batch_size=2, steps=2, seed=seed)
         reference = references(model, template, examples, rejected)
         trees = preference_trees(template, pairs_of(examples, rejected, reference))
         logs.append((sft, aligned(model, trees, batch_size=2, steps=2, seed=seed)))
@@ -551,7 +515,6 @@ def test_warmup_is_a_share_of_the_steps(lora, tiny_tokenizer, template, ratio, r
     """Up from 0 in a straight line and down to 0 in another; a ratio of 1 is all the steps, not one."""
     log = tuned(
         lora,
-        tiny_tokenizer,
         template.sft_sequences(users(4, 4)),
         steps=4,
         warmup_ratio=ratio,
@@ -604,20 +567,20 @@ def test_training_that_breaks_is_told_of_at_once(tiny_model, tiny_tokenizer, tem
     sequences = template.sft_sequences(users(4, 4, 4))
     model = copy.deepcopy(tiny_model).train()
     with pytest.raises(RosepoError, match=r"training failed: .* in step [12]; .* Lower the learning rate"):
-        tuned(model, tiny_tokenizer, sequences, learning_rate=1e30, steps=3)
+        tuned(model, sequences, learning_rate=1e30, steps=3)
     # The last step's weights are seen by nobody before they are written.
     model = copy.deepcopy(tiny_model).train()
     model.register_parameter("spare", torch.nn.Parameter(torch.tensor([torch.nan])))
     with pytest.raises(RosepoError, match=r"training failed: not all of spare are numbers"):
-        tuned(model, tiny_tokenizer, sequences)
+        tuned(model, sequences)
 
 
 def test_a_learning_rate_that_is_0_throughout_is_noted(lora, tiny_tokenizer, template):
     sequences = template.sft_sequences(users(4, 4))
     one, two = Notes(), Notes()
-    tuned(lora, tiny_tokenizer, sequences, steps=1, warmup_ratio=0.1, reporter=one)
+    tuned(lora, sequences, steps=1, warmup_ratio=0.1, reporter=one)
     assert one.notes == ["the learning rate was 0 in every step, so nothing was learned: set warmup_ratio to 0"]
-    tuned(lora, tiny_tokenizer, sequences, steps=2, warmup_ratio=0.1, reporter=two)
+    tuned(lora, sequences, steps=2, warmup_ratio=0.1, reporter=two)
     assert two.notes == []
 
 
@@ -630,9 +593,10 @@ def test_several_gpus_do_not_end_in_data_parallel(monkeypatch, lora, template):
     rejected = draw(examples, 1)
     trees = preference_trees(template, pairs_of(examples, rejected, references(lora, template, examples, rejected)))
     args = AlignmentConfig(output_dir="unused", bf16=False, per_device_train_batch_size=3)
-    trainer = AlignmentTrainer(lora, args, dpo(), trees, 0, 2048)
+    module = TreeModule(lora, dropout=False)
+    trainer = TreeTrainer(module, args, PreferencePairs(dpo()), trees, 2048)
     assert (args.n_gpu, args.train_batch_size) == (1, 3)
-    assert trainer._wrap_model(lora) is lora
+    assert trainer._wrap_model(module) is module
 
 
 class _AsGiven(DPOTrainer):  # type: ignore[misc]
@@ -674,7 +638,19 @@ def test_a_step_is_trls_own(tmp_path: Path, tiny_model, tiny_tokenizer, catalogu
             beta=0.1,
             max_length=None,
             precompute_ref_log_probs=True,
-            **step_options(output_dir=str(tmp_path), batch_size=len(examples)),
+            bf16=False,
+            disable_tqdm=True,
+            learning_rate=1.0,
+            logging_steps=1,
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            max_steps=1,
+            optim="sgd",
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=len(examples),
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
         ),
         train_dataset=table,
         processing_class=tiny_tokenizer,

@@ -48,6 +48,28 @@ def test_every_response_token_has_the_token_before_it_as_parent() -> None:
     assert EXAMPLE.parents.tolist() == [1, 2, 1, 5, 6, 4, 7]
 
 
+def test_a_sequence_is_a_trunk_whose_labelled_stretches_are_responses() -> None:
+    ids = np.array([11, 12, 13, 14, 15, 16, 17], dtype=np.int32)
+    found = TokenTree.of_sequence(ids, np.array([True, False, True, True, False, True, False]))
+    # 11 has nothing before it; 16 is only predicted, and nothing after it is needed.
+    assert found.tokens.tolist() == [11, 12, 13, 14, 15]
+    assert found.branch.tolist() == [0] * 5
+    assert found.lengths.tolist() == [2, 1]
+    assert found.targets.tolist() == [13, 14, 16]
+    assert found.parents.tolist() == [1, 2, 4]
+    assert len(found.split_examples(1)) == 1, "a sequence is one example"
+
+
+def test_trunks_alone_need_no_mask_of_their_own() -> None:
+    trunks = [tree([1, 2, 3], [(1, [2, 3, 4], True)]), tree([1, 2], [(2, [5], False)])]
+    assert TreeBatch.of(trunks, 0).mask(None, torch.float32) is None
+    window = TreeBatch.of(trunks, 0).mask(lambda sequence, head, query, key: query - key < 2, torch.float32)
+    assert window is not None
+    assert (window[0, 0] == 0).tolist() == [[True, False, False], [True, True, False], [False, True, True]]
+    for batch in (TreeBatch.of(trunks, 0, pad_left=True), TreeBatch.of([*trunks, EXAMPLE], 0)):
+        assert batch.mask(None, torch.float32) is not None
+
+
 @pytest.mark.parametrize("pad_left", [False, True])
 def test_a_token_sees_its_ancestors_only_and_padding_sees_padding(pad_left: bool) -> None:
     batch = TreeBatch.of([tree([1, 2], [(1, [5, 6], False)]), tree([1], [(1, [4], False)])], 0, pad_left=pad_left)
@@ -66,6 +88,7 @@ def test_a_token_sees_its_ancestors_only_and_padding_sees_padding(pad_left: bool
 def test_the_additive_mask_is_minus_infinity_where_nothing_is_seen() -> None:
     batch = TreeBatch.of([EXAMPLE], 0)
     mask = batch.mask(None, torch.bfloat16)
+    assert mask is not None
     assert mask.shape == (1, 1, 8, 8)
     assert mask.dtype == torch.bfloat16
     assert torch.equal(mask[0, 0] == 0, batch.sees()[0])
@@ -75,6 +98,7 @@ def test_the_additive_mask_is_minus_infinity_where_nothing_is_seen() -> None:
 def test_a_window_counts_depths_not_places() -> None:
     batch = TreeBatch.of([EXAMPLE], 0)
     mask = batch.mask(lambda sequence, head, query, key: (key <= query) & (query - key < 3), torch.float32)
+    assert mask is not None
     # 7 and 8 leave the trunk after 1 2; 6 after 1 2 3 4 5.
     assert [(mask[0, 0, place] == 0).nonzero()[:, 0].tolist() for place in (4, 5, 6, 7)] == [
         [2, 3, 4],

@@ -17,7 +17,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CHANGING = ("accelerate", "datasets", "peft", "transformers", "trl")
+CHANGING = ("accelerate", "peft", "transformers", "trl")
 TESTS = ("-n", "2", "--dist", "worksteal", "tests/core", "tests/plugins")
 
 

@@ -1,0 +1,13 @@
+"""Training on token trees: supervised fine-tuning and preference optimization, by one trainer.
+
+`fine_tune` and `align_preferences` train a model in place. Each gives its objective, and `running.train` does the
+rest: transformers' `Trainer` (`trainer.py`) with TRL's configurations and metric names (`configuration.py`) on a
+module that takes packed trees and gives log-probabilities (`module.py`).
+"""
+
+from rosepo_core.engine.training.alignment import PreferenceTree, align_preferences
+from rosepo_core.engine.training.fine_tuning import fine_tune
+from rosepo_core.engine.training.metrics import LogHistory
+from rosepo_core.engine.training.settings import TrainingSettings
+
+__all__ = ["LogHistory", "PreferenceTree", "TrainingSettings", "align_preferences", "fine_tune"]

@@ -1,0 +1,163 @@
+"""Preference optimization: the mean of a `PreferenceLoss` over pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rosepo_core.contracts.components import PreferenceLoss, Reporter
+from rosepo_core.contracts.records import Floats, LogProbs
+from rosepo_core.engine.training.checks import check_losses
+from rosepo_core.engine.training.configuration import AlignmentConfig
+from rosepo_core.engine.training.metrics import LogHistory, Totals
+from rosepo_core.engine.training.module import TreeModule
+from rosepo_core.engine.training.objective import PADDING_TOKEN, Objective, Pass
+from rosepo_core.engine.training.running import train
+from rosepo_core.engine.training.settings import TrainingSettings
+from rosepo_core.engine.trees import TokenTree, TreeBatch
+
+
+@dataclass(frozen=True)
+class PreferenceTree:
+    """A tree, and for each of its pairs the inputs of the loss other than the policy's log-probabilities.
+
+    Attributes:
+        tree: the rows of its responses number the pairs of this tree from 0. Column 0 is the chosen response, and
+            column 1 + j the rejected response in slot j.
+        eps: smoothing factors, float32 [pairs, K].
+        reference: log-probabilities of the reference model, float32 [pairs, 1 + K]; any value in an empty slot.
+    """
+
+    tree: TokenTree
+    eps: Floats
+    reference: Floats
+
+    @staticmethod
+    def of(tree: TokenTree, eps: Floats, reference: Floats) -> PreferenceTree:
+        """From a tree whose rows refer to rows of the tables `eps` and `reference`."""
+        rows, local = np.unique(tree.rows, return_inverse=True)
+        return PreferenceTree(tree.with_rows(local), eps[rows], reference[rows])
+
+    def __len__(self) -> int:
+        return len(self.eps)
+
+    def split(self, token_budget: int) -> list[PreferenceTree]:
+        """The same pairs in trees as `TokenTree.split_examples` makes them."""
+        return [PreferenceTree.of(part, self.eps, self.reference) for part in self.tree.split_examples(token_budget)]
+
+
+class PreferencePairs(Objective[PreferenceTree]):
+    """The mean of a preference loss. The items are the pairs.
+
+    Logs, averaged over pairs or rejected responses, with TRL's names: ``rewards/chosen``, ``rewards/rejected``,
+    ``rewards/accuracies``, ``rewards/margins``, ``logps/chosen``, ``logps/rejected``; and ``smoothing``, the mean
+    eps. Rewards are beta (log pi - log ref).
+    """
+
+    def __init__(self, loss: PreferenceLoss) -> None:
+        self._loss = loss
+
+    def parts(self, example: PreferenceTree, token_budget: int) -> list[PreferenceTree]:
+        """Trees that are too large are split between pairs."""
+        return example.split(token_budget)
+
+    def tree(self, example: PreferenceTree) -> TokenTree:
+        """The tree alone."""
+        return example.tree
+
+    def stacked(self, examples: Sequence[PreferenceTree]) -> Pass:
+        """One pass with all these trees."""
+        width = max(example.reference.shape[1] for example in examples)
+
+        def table(values: Sequence[Floats], columns: int) -> Tensor:
+            padded = [np.pad(value, ((0, 0), (0, columns - value.shape[1]))) for value in values]
+            return torch.from_numpy(np.concatenate(padded))
+
+        batch = TreeBatch.of([example.tree for example in examples], PADDING_TOKEN)
+        offsets = torch.tensor([0, *[len(example) for example in examples]]).cumsum(0)
+        rows = offsets[batch.trees] + batch.rows
+        tokens = torch.zeros(int(offsets[-1]), width, dtype=torch.long)
+        tokens[rows, batch.columns] = batch.lengths
+        inputs = {
+            "rows": rows,
+            "tokens": tokens,
+            "reference": table([example.reference for example in examples], width),
+            "eps": table([example.eps for example in examples], width - 1),
+        }
+        return Pass(batch, len(tokens), inputs)
+
+    def loss(self, log_probs: Tensor, one: Pass, first: bool) -> tuple[Tensor, Totals]:
+        """The sum over the pairs.
+
+        Raises:
+            PluginError: in the first step, the loss breaks its contract.
+        """
+        reference, tokens = one.inputs["reference"], one.inputs["tokens"]
+        policy = torch.zeros_like(reference).index_put((one.inputs["rows"], one.batch.columns), log_probs)
+        pairs = LogProbs(
+            chosen=policy[:, 0],
+            rejected=policy[:, 1:],
+            reference_chosen=reference[:, 0],
+            reference_rejected=reference[:, 1:],
+            chosen_tokens=tokens[:, 0],
+            rejected_tokens=tokens[:, 1:],
+            eps=one.inputs["eps"],
+            valid=tokens[:, 1:] > 0,
+        )
+        losses = self._loss(pairs)
+        if first:
+            check_losses(self._loss, losses, pairs)
+        # A pair has one chosen response, and all others are rejected.
+        return losses.sum(), self._measured(pairs, len(log_probs) - one.items)
+
+    @torch.no_grad()
+    def _measured(self, pairs: LogProbs, rejected_count: int) -> Totals:
+        chosen = self._loss.beta * (pairs.chosen - pairs.reference_chosen)
+        rejected = self._loss.beta * (pairs.rejected - pairs.reference_rejected)
+        margins = chosen[:, None] - rejected
+        of_rejected = {
+            "rewards/rejected": rejected,
+            "rewards/accuracies": (margins > 0).float(),
+            "rewards/margins": margins,
+            "logps/rejected": pairs.rejected,
+            "smoothing": pairs.eps,
+        }
+        return {
+            **{name: (values.where(pairs.valid, 0.0).sum(), rejected_count) for name, values in of_rejected.items()},
+            "rewards/chosen": (chosen.sum(), len(chosen)),
+            "logps/chosen": (pairs.chosen.sum(), len(chosen)),
+        }
+
+
+def align_preferences(
+    model: Any,
+    loss: PreferenceLoss,
+    trees: Sequence[PreferenceTree],
+    settings: TrainingSettings,
+    reporter: Reporter,
+) -> LogHistory:
+    """Preference optimization in place, without any dropout (`engine.dropout`).
+
+    Args:
+        model: a prepared causal language model (`engine.preparation`); the parameters to train require gradients.
+        loss: the loss of pairs.
+        trees: what is trained on.
+        settings: of the training; ``batch_size`` counts trees.
+        reporter: receives the progress.
+
+    Returns:
+        the log, as `running.train` gives it, with the metrics of `PreferencePairs`.
+
+    Raises:
+        PluginError: the loss breaks its contract.
+        RosepoError: loss or weights are no numbers any more.
+    """
+    module = TreeModule(model, dropout=False, products=settings.products)
+    configuration = partial(AlignmentConfig, beta=loss.beta)
+    return train(module, configuration, PreferencePairs(loss), trees, settings, reporter)

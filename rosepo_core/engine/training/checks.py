@@ -1,0 +1,67 @@
+"""Checks of what is trained: losses that break their contract, and numbers that are none any more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rosepo_core.contracts.components import PreferenceLoss
+from rosepo_core.contracts.errors import PluginError, RosepoError
+from rosepo_core.contracts.records import LogProbs
+
+
+def check_losses(loss: PreferenceLoss, losses: Any, pairs: LogProbs) -> None:
+    """Check the result of a loss.
+
+    Raises:
+        PluginError: the loss broke its contract; the message names it and its result.
+    """
+    name, count = loss.origin or type(loss).__qualname__, len(pairs.chosen)
+    if not isinstance(losses, Tensor):
+        raise PluginError(f"{name} returned {type(losses).__name__}, not a tensor with the loss of each pair")
+    if losses.shape != (count,) or not losses.is_floating_point():
+        found = f"{str(losses.dtype).removeprefix('torch.')} {tuple(losses.shape)}"
+        raise PluginError(f"{name} returned {found}, not the loss of each pair, float ({count},); do not average it")
+    if not losses.requires_grad:
+        raise PluginError(f"{name} returned losses without a gradient; make them of log_probs with torch alone")
+    known = pairs.chosen.isfinite() & (pairs.rejected.isfinite() | ~pairs.valid).all(1)
+    wrong = torch.nonzero(known & ~losses.isfinite())
+    if len(wrong):
+        row = int(wrong[0])
+        raise PluginError(
+            f"{name} returned {losses[row].item()} for a pair whose log-probabilities are numbers (row {row}); mind "
+            "what log_probs.valid leaves out"
+        )
+
+
+def check_log(logs: Mapping[str, float], step: int) -> None:
+    """Check a log entry.
+
+    Raises:
+        RosepoError: loss or gradient is not a number any more.
+    """
+    for name, words in (("loss", "the loss"), ("grad_norm", "the gradient")):
+        if not math.isfinite(logs.get(name, 0.0)):
+            raise _broken(f"{words} is {float(logs[name])} in step {step}")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Check the weights after a training.
+
+    Raises:
+        RosepoError: some trained weights are no numbers any more.
+    """
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            raise _broken(f"not all of {name} are numbers")
+
+
+def _broken(what: str) -> RosepoError:
+    return RosepoError(
+        f"training failed: {what}; nothing of it is kept. Lower the learning rate, or compute in float32 with "
+        "model.dtype = 'float32'"
+    )

@@ -1,0 +1,39 @@
+"""What a training logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+LogHistory = list[dict[str, float]]
+"""One entry for each logged step."""
+
+Totals = Mapping[str, tuple[Tensor, int]]
+"""By name, the sum of a metric and the number of values in it."""
+
+
+class MetricSums:
+    """Metrics summed on the device, and read once for each log entry. Reading makes the processor wait for the
+    device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, totals: Totals) -> None:
+        """Add the sums of one pass."""
+        for name, (total, count) in totals.items():
+            known = self._sums.get(name)
+            self._sums[name] = total if known is None else known + total
+            self._counts[name] = self._counts.get(name, 0) + count
+
+    def read(self) -> dict[str, float]:
+        """The mean of each metric since the last call; 0 without any value."""
+        if not self._sums:
+            return {}
+        totals = torch.stack(list(self._sums.values())).tolist()
+        means = {name: total / max(self._counts[name], 1) for name, total in zip(self._sums, totals, strict=True)}
+        self._sums, self._counts = {}, {}
+        return means

@@ -1,0 +1,82 @@
+"""One training from its beginning to its end."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback
+
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.engine.memory import kept_memory
+from rosepo_core.engine.training.checks import check_weights
+from rosepo_core.engine.training.configuration import arguments
+from rosepo_core.engine.training.metrics import LogHistory
+from rosepo_core.engine.training.module import TreeModule
+from rosepo_core.engine.training.objective import ExampleT, Objective
+from rosepo_core.engine.training.settings import TrainingSettings
+from rosepo_core.engine.training.trainer import TreeTrainer
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._reporter.progress(state.global_step, state.max_steps, "steps")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the trainer inside the context, because the reporter already shows its progress."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def train(
+    module: TreeModule,
+    configuration: Callable[..., Any],
+    objective: Objective[ExampleT],
+    examples: Sequence[ExampleT],
+    settings: TrainingSettings,
+    reporter: Reporter,
+) -> LogHistory:
+    """Train `module` in place.
+
+    Args:
+        module: its parameters to train require gradients.
+        configuration: makes the trainer's configuration of `arguments`.
+        objective: what is minimized.
+        examples: what is trained on.
+        settings: of the training.
+        reporter: receives the progress.
+
+    Returns:
+        the trainer's log: one entry a step with ``loss``, ``grad_norm``, ``learning_rate``, ``num_tokens`` and the
+        metrics of the objective.
+
+    Raises:
+        RosepoError: loss or weights are no numbers any more.
+    """
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        args = configuration(**arguments(settings, scratch))
+        trainer = TreeTrainer(module, args, objective, examples, settings.token_budget, [_Progress(reporter)])
+        trainer.remove_callback(PrinterCallback)
+        with kept_memory():
+            trainer.train()
+    check_weights(module.model)
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if log and all(entry["learning_rate"] == 0 for entry in log):
+        reporter.note("the learning rate was 0 in every step, so nothing was learned: set warmup_ratio to 0")
+    return log
