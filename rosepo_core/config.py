@@ -31,6 +31,7 @@ from rosepo_core.contracts.options import Options, parse_options
 from rosepo_core.contracts.sections import (
     SCORES,
     AlignmentOptions,
+    CheckpointOptions,
     EvaluationOptions,
     ModelOptions,
     PreferenceOptions,
@@ -87,6 +88,7 @@ class RunConfig(Options):
     ranking: RankingOptions = Field(RankingOptions(), description="The score by which titles are ranked.")
     evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How models are evaluated.")
     metric: tuple[PluginChoice, ...] = Field(min_length=1, description="The metrics.")
+    checkpoint: CheckpointOptions = Field(CheckpointOptions(), description="What is kept of a stage in progress.")
 
     def choices(self, section: str) -> tuple[PluginChoice, ...]:
         """The plugins that a section names."""
@@ -133,6 +135,7 @@ SECTIONS: Mapping[str, type[Options]] = {
     "alignment": AlignmentOptions,
     "ranking": RankingOptions,
     "evaluation": EvaluationOptions,
+    "checkpoint": CheckpointOptions,
 }
 """The sections whose options belong to the core."""
 

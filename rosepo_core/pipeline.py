@@ -228,7 +228,7 @@ def evaluate(
             options of a metric that the run already has. The run stays as it was.
     """
     for key, _ in overrides:
-        if key.partition(".")[0] not in ("evaluation", "metric", "ranking"):
+        if key.partition(".")[0] not in ("evaluation", "metric", "ranking", "checkpoint"):
             raise RequestError(
                 f"'{key}' cannot be changed in a finished run, only evaluation.*, ranking.* and metric can: train a "
                 "new one"
@@ -248,7 +248,10 @@ def evaluate(
     return Run(folder, tables)
 
 
-EVALUATED = ("seed", "deterministic", "dataset", "split", "model", "prompt", "ranking", "evaluation", "metric")
+EVALUATED = (
+    *("seed", "deterministic", "dataset", "split", "model", "prompt"),
+    *("ranking", "evaluation", "metric", "checkpoint"),
+)
 """The sections of a configuration that matter for a model that is only evaluated."""
 
 

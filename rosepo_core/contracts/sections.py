@@ -212,6 +212,18 @@ class EvaluationOptions(Options):
     resamples: int = Field(10_000, ge=100, description="Bootstrap resamples behind intervals and paired tests.")
 
 
+class CheckpointOptions(Options):
+    """Section ``[checkpoint]``: what is kept of a stage in progress, so that an interrupted run loses little."""
+
+    minutes: float = Field(
+        10.0,
+        ge=0,
+        json_schema_extra=CHANGES_NO_RESULT,
+        description="Save what a stage in progress has so far every this many minutes. After an interruption, the "
+        "same command goes on from there. 0 saves after each step and block.",
+    )
+
+
 FEATURES = ("likelihood", "prior", "popularity", "oracle")
 """What `fusion` combines if nothing else is named."""
 

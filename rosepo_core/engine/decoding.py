@@ -21,6 +21,7 @@ from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Bools, Floats, Ints, Longs
 from rosepo_core.engine.reading import States, read_prompts
 from rosepo_core.engine.title_trie import TitleTrie, ranges
+from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 Doubles = NDArray[np.float64]
 Exclude = Callable[[Longs], Sequence[NDArray[np.integer]]]
@@ -62,6 +63,7 @@ def decode(
     exclude: Exclude | None = None,
     rng: np.random.Generator | None = None,
     score: bool = True,
+    partial: Partial = KEEPS_NOTHING,
 ) -> tuple[Ints, Floats]:
     """The titles that the model generates after each prompt, best first. The processes of a run share the prompts.
 
@@ -100,6 +102,7 @@ def decode(
         exclude: a function from rows of `trunks` to the items that must not be generated, one array for each row.
         rng: needed above temperature 0. The draw of an example depends on its row, and not on the batches.
         score: if false, draws above temperature 0 skip the work that is needed for scores only.
+        partial: keeps the batches that are done. The others are the same as without an interruption.
 
     Returns:
         items int32 [n, k], -1 fills rows with fewer titles; their scores float32 [n, k], -inf where there is no
@@ -119,22 +122,29 @@ def decode(
     def search(mine: Longs) -> ranks.Arrays:
         items = np.full((len(mine), k), -1, dtype=np.int32)
         scores = np.full((len(mine), k), -np.inf, dtype=np.float32)
-        some, done = trunks.take(mine), 0
-        for part in _batches(some, beams, token_budget):
-            rows = mine[part]
-            found = _Search(
-                trie=trie,
-                k=k,
-                beams=beams,
-                exact=exact,
-                temperature=temperature,
-                score=score or not temperature,
-                seeds=seeds[rows] if seeds is not None else None,
-                excluded=trie.exclusion_keys(exclude(rows) if exclude is not None else []),
-            )
-            items[part], scores[part] = found.run(_Prompts.of(model, some, part, token_budget))
-            done += len(part)
-            reporter.progress(done, len(mine), "examples")
+        done = np.zeros(len(mine), dtype=np.bool_)
+        some, own_seeds = trunks.take(mine), None if seeds is None else seeds[mine]
+        kept = {"items": items, "scores": scores, "done": done}
+        about = ("decoding", some.trunk, some.anchor, beams, exact, temperature, score, own_seeds)
+        with partial.filled(kept, *about) as block_is_done:
+            for part in _batches(some, beams, token_budget):
+                if done[part].all():
+                    continue
+                rows = mine[part]
+                found = _Search(
+                    trie=trie,
+                    k=k,
+                    beams=beams,
+                    exact=exact,
+                    temperature=temperature,
+                    score=score or not temperature,
+                    seeds=seeds[rows] if seeds is not None else None,
+                    excluded=trie.exclusion_keys(exclude(rows) if exclude is not None else []),
+                )
+                items[part], scores[part] = found.run(_Prompts.of(model, some, part, token_budget))
+                done[part] = True
+                block_is_done()
+                reporter.progress(int(done.sum()), len(mine), "examples")
         return {"items": items, "scores": scores}
 
     asked = ranks.digest(trunks.trunk, trunks.anchor, np.array([k, beams, exact, temperature]), seeds)

@@ -17,6 +17,7 @@ from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.rows import Rows, row_log_probs
 from rosepo_core.engine.trees import TreeBatch, tree_log_probs
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 BRANCH_TOKENS = 1024
 """Approximate limit of branch tokens in one tree when scoring."""
@@ -55,6 +56,7 @@ def score_items(
     *,
     shared: bool = False,
     candidates: Ints | None = None,
+    partial: Partial = KEEPS_NOTHING,
 ) -> Floats:
     """Log-probability of generating each item's title after each place's prompt. The processes of a run share the
     users, or the items of a few users.
@@ -68,6 +70,7 @@ def score_items(
         reporter: receives the progress.
         shared: how much history the prompts show, see `PromptTemplate`.
         candidates: the candidates in the prompts, int32 [n, c], see `PromptTemplate.prompts`.
+        partial: keeps the passes that are done. The others are made of the same trees as without an interruption.
 
     Returns:
         float32 [n, m]; -inf where there is no item.
@@ -76,7 +79,7 @@ def score_items(
     def score(rows: Longs, columns: Longs | slice) -> Floats:
         listed = None if candidates is None else candidates[rows]
         some = items[rows][:, columns]
-        return _scored(model, template, places.take(rows), some, token_budget, reporter, shared, listed)
+        return _scored(model, template, places.take(rows), some, token_budget, reporter, shared, listed, partial)
 
     place = f"scoring titles {ranks.digest(places.user, places.position, items, candidates)}"
     if len(np.unique(places.user)) >= ranks.count():
@@ -95,26 +98,37 @@ def _scored(
     reporter: Reporter,
     shared: bool,
     candidates: Ints | None,
+    partial: Partial,
 ) -> Floats:
     """What `score_items` returns, by this process alone."""
-    scores = np.full(items.shape, -np.inf, dtype=np.float32)
+    # NaN means "not done yet".
+    scores = np.where(items >= 0, np.float32(np.nan), np.float32(-np.inf))
     device = next(model.parameters()).device
-    total, done = int((items >= 0).sum()), 0
     block = max(1, BLOCK_RESPONSES // max(1, items.shape[1]))
-    for start in range(0, len(places), block):
-        rows = np.arange(start, min(start + block, len(places)))
-        grown = prompt_trees(
-            template,
-            places.take(rows),
-            items[rows],
-            shared=shared,
-            candidates=None if candidates is None else candidates[rows],
-        )
-        trees = [part for tree in grown for part in tree.split(BRANCH_TOKENS)]
-        for members in pack([len(tree) for tree in trees], token_budget):
-            batch = TreeBatch.of([trees[index] for index in members.tolist()], pad_token_id=0).to(device)
-            values = log_probs(model, batch)
-            scores[start + batch.rows.cpu().numpy(), batch.columns.cpu().numpy()] = values.cpu().numpy()
-            done += len(values)
-            reporter.progress(done, total, "titles")
+    asked = ("scores", places.user, places.position, items, shared, candidates)
+    with partial.filled({"scores": scores}, *asked) as block_is_done:
+        total = int((items >= 0).sum())
+        done = total - int(np.isnan(scores).sum())
+        for start in range(0, len(places), block):
+            rows = np.arange(start, min(start + block, len(places)))
+            if not np.isnan(scores[rows]).any():
+                continue
+            grown = prompt_trees(
+                template,
+                places.take(rows),
+                items[rows],
+                shared=shared,
+                candidates=None if candidates is None else candidates[rows],
+            )
+            trees = [part for tree in grown for part in tree.split(BRANCH_TOKENS)]
+            for members in pack([len(tree) for tree in trees], token_budget):
+                batch = TreeBatch.of([trees[index] for index in members.tolist()], pad_token_id=0)
+                cells = start + batch.rows.numpy(), batch.columns.numpy()
+                missing = int(np.isnan(scores[cells]).sum())
+                if not missing:
+                    continue
+                scores[cells] = log_probs(model, batch.to(device)).cpu().numpy()
+                done += missing
+                block_is_done()
+                reporter.progress(done, total, "titles")
     return scores

@@ -16,6 +16,7 @@ from rosepo_core.engine.prompt_trees import prompt_trunks
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.title_trie import title_trie
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 TOKEN_BUDGET = 4096
 """Tokens per forward pass; changes memory and speed only, never a result."""
@@ -34,6 +35,7 @@ class TitleModel:
         reporter: Reporter,
         seed: int,
         lists: Callable[[Places], Ints | None] = lambda _: None,
+        partial: Partial = KEEPS_NOTHING,
     ) -> None:
         """
         Args:
@@ -43,12 +45,14 @@ class TitleModel:
             seed: seed of draws above temperature 0.
             lists: returns the candidates in the prompts of `generate` and `score`, int32 [n, c]; required if the
                 template lists candidates.
+            partial: keeps the answers that the stage in progress has so far.
         """
         self._model = model
         self._template = template
         self._reporter = reporter
         self._rng = np.random.default_rng(seed)
         self._lists = lists
+        self._partial = partial
 
     def generate(
         self,
@@ -72,6 +76,7 @@ class TitleModel:
             exclude=exclude,
             rng=self._rng,
             score=False,
+            partial=self._partial,
         )
         return items
 
@@ -87,6 +92,7 @@ class TitleModel:
             reporter=self._reporter,
             shared=True,
             candidates=self._lists(places) if listed is None else listed,
+            partial=self._partial,
         )
 
     @property
@@ -103,7 +109,13 @@ class TitleModel:
             items: int32 [n, m], -1 for an empty slot.
         """
         return score_items(
-            self._model, self._template, places, items, token_budget=TOKEN_BUDGET, reporter=self._reporter
+            self._model,
+            self._template,
+            places,
+            items,
+            token_budget=TOKEN_BUDGET,
+            reporter=self._reporter,
+            partial=self._partial,
         )
 
     def top(
@@ -139,4 +151,5 @@ class TitleModel:
             beams=beams,
             exact=exact,
             exclude=lambda rows: [exclude[row] for row in rows.tolist()],
+            partial=self._partial,
         )

@@ -15,6 +15,7 @@ from rosepo_core.contracts.records import Longs, Places
 from rosepo_core.engine.packing import pack
 from rosepo_core.engine.reading import States, read_prompts
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 
 def longest_answer(template: PromptTemplate) -> int:
@@ -29,6 +30,7 @@ def write_answers(
     places: Places,
     token_budget: int,
     reporter: Reporter,
+    partial: Partial = KEEPS_NOTHING,
 ) -> list[str]:
     """The model's answer after each place's prompt, by greedy decoding (always the most probable token): [n]. The
     processes of a run share the users.
@@ -44,6 +46,7 @@ def write_answers(
         places: n places.
         token_budget: tokens per forward pass of prompts; changes memory and speed only.
         reporter: receives the progress.
+        partial: keeps the batches that are done. The others are the same as without an interruption.
     """
     if model.training:
         raise ValueError("the model is in training mode; call its eval() first")
@@ -52,17 +55,23 @@ def write_answers(
 
     @torch.inference_mode()
     def write(rows: Longs) -> ranks.Arrays:
-        prompts = template.prompts(places.take(rows))
+        some = places.take(rows)
+        prompts = template.prompts(some)
         answers = np.full((len(prompts), longest), -1)
-        done = 0
-        for members in pack([len(prompt) + longest for prompt in prompts], token_budget):
-            some = [prompts[index] for index in members.tolist()]
-            lengths = np.array([len(prompt) for prompt in some])
-            written = _written(read_prompts(model, some, token_budget), lengths, ends, longest)
-            for index, tokens in zip(members.tolist(), written, strict=True):
-                answers[index, : len(tokens)] = tokens
-            done += len(members)
-            reporter.progress(done, len(prompts), "answers")
+        done = np.zeros(len(prompts), dtype=np.bool_)
+        kept = {"answers": answers, "done": done}
+        with partial.filled(kept, "writing", some.user, some.position) as block_is_done:
+            for members in pack([len(prompt) + longest for prompt in prompts], token_budget):
+                if done[members].all():
+                    continue
+                asked = [prompts[index] for index in members.tolist()]
+                lengths = np.array([len(prompt) for prompt in asked])
+                written = _written(read_prompts(model, asked, token_budget), lengths, ends, longest)
+                for index, tokens in zip(members.tolist(), written, strict=True):
+                    answers[index, : len(tokens)] = tokens
+                done[members] = True
+                block_is_done()
+                reporter.progress(int(done.sum()), len(prompts), "answers")
         return {"answers": answers}
 
     asked = ranks.digest(places.user, places.position)

@@ -158,7 +158,11 @@ def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) 
             found = best_of_all(ranked_model.name, ranked_model.score, context.examples, count, length, rng)
         else:
             found = TitleModel(
-                ranked_model.language_model(), session.template(context.split), session.reporter, session.config.seed
+                ranked_model.language_model(),
+                session.template(context.split),
+                session.reporter,
+                session.config.seed,
+                partial=session.partial,
             ).top(
                 context.examples,
                 length,

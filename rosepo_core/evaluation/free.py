@@ -97,6 +97,7 @@ def _written(context: EvaluationContext, ranked_model: RankedModel) -> Handle[li
             context.examples,
             TOKEN_BUDGET,
             session.reporter,
+            session.partial,
         )
         users = [context.split.content.users[user] for user in context.examples.user.tolist()]
         schema = {"user": pl.String, "answer": pl.String}

@@ -134,6 +134,7 @@ def _language_model(
             token_budget=TOKEN_BUDGET,
             reporter=session.reporter,
             candidates=_each_once(items) if template.candidates else None,
+            partial=session.partial,
         )
 
     return RankedModel(name, score, {**session.prompt_settings(), **(settings or {})}, inputs, model)

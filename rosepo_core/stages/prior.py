@@ -68,7 +68,8 @@ def stage(
 
     def build(folder: Path) -> None:
         place, items = every_title(len(split.content.catalogue))
-        scores = score_items(model(), session.template(split), place, items, TOKEN_BUDGET, session.reporter)
+        template, partial = session.template(split), session.partial
+        scores = score_items(model(), template, place, items, TOKEN_BUDGET, session.reporter, partial=partial)
         save_file({"log_probs": scores[0]}, folder / PRIOR)
 
     return session.artifact(f"{PREFIX}{name}", settings, [split, *inputs], build, load, by_all=True)

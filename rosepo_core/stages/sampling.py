@@ -327,6 +327,7 @@ def title_model(session: Session, split: Handle[Split], weights: Handle[LogHisto
         session.reporter,
         session.config.seed,
         lists_for_samplers(session, split),
+        session.partial,
     )
 
 

@@ -24,6 +24,7 @@ from rosepo_core.registry import Registry, running
 from rosepo_core.source_code import source_hash
 from rosepo_core.store import fingerprint
 from rosepo_core.store.artifacts import Artifact, content_sums
+from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 from rosepo_core.store.run_store import RunStore
 
 
@@ -127,6 +128,8 @@ class Session:
         self._made_anew: set[str] = set()
         self._templates: dict[str, PromptTemplate] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self.partial: Partial = KEEPS_NOTHING
+        """What the stage that is being made has so far, for its `build`."""
 
     @cached_property
     def resolved(self) -> Mapping[str, Any]:
@@ -296,15 +299,12 @@ class Session:
         wanted = ranks.told_by_first(f"the fingerprint of {stage}", lambda: self.fingerprint(stage, settings, inputs))
         self.reporter.stage_started(stage)
 
-        def timed(folder: Path) -> float:
-            start = time.perf_counter()
-            if by_all or ranks.is_first():
-                with deterministic(self.config.deterministic):
-                    build(folder)
-            return time.perf_counter() - start
-
         # A stage that several others need is made anew only once.
         forced = stage not in self.artifacts and self.is_forced(stage, inputs)
+
+        def timed(folder: Path) -> float:
+            return self._timed(stage, wanted, build, folder, by_all=by_all, forced=forced)
+
         found = None if forced else self.store.find(stage, wanted, self.reporter.note)
         made_from = {each.artifact.stage: each.artifact.fingerprint for each in inputs}
         artifact = (
@@ -314,6 +314,42 @@ class Session:
         if ranks.is_first():
             self.registry.stage_finished(self.store.folder, stage, artifact.folder, artifact.reused is not None)
         return artifact
+
+    def _timed(
+        self,
+        stage: str,
+        wanted: str,
+        build: Callable[[Path], None],
+        folder: Path,
+        *,
+        by_all: bool,
+        forced: bool,
+    ) -> float:
+        """Let `build` fill `folder`, and go on with what earlier attempts left. Returns the seconds that all attempts
+        took."""
+        start = time.perf_counter()
+        if not (by_all or ranks.is_first()):
+            return 0.0
+        how: Any = {"minutes": self.config.checkpoint.minutes, "replace": forced}
+        if ranks.is_first():
+            # This removes what is there for another fingerprint.
+            partial = self.store.partial(stage, wanted, **how)
+        if by_all:
+            ranks.meet(f"going on with {stage}")
+        if not ranks.is_first():
+            partial = self.store.partial(stage, wanted, **how)
+        if partial.goes_on:
+            self.reporter.note(f"{stage} goes on with what {partial.folder} has")
+        self.partial = partial
+        try:
+            with deterministic(self.config.deterministic):
+                build(folder)
+        except KeyboardInterrupt:
+            partial.save()
+            raise
+        finally:
+            self.partial = KEEPS_NOTHING
+        return partial.seconds + time.perf_counter() - start
 
 
 class FinishedSession(Session):

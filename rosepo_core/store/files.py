@@ -15,11 +15,16 @@ STAGING = ".new-"
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file completely or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file completely or not at all."""
     handle, name = tempfile.mkstemp(prefix=f"{STAGING}{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)

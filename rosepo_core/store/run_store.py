@@ -16,6 +16,7 @@ from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.store import files
 from rosepo_core.store.artifacts import Artifact, copy_artifact, damage, read_manifest, write_manifest
 from rosepo_core.store.changes import CONFIG, Change
+from rosepo_core.store.partial import SUFFIX, PartialFolder, read_about
 
 MARKER = "run.json"
 """The file that identifies a run folder. config.toml cannot do this, because other projects have files of this
@@ -46,6 +47,7 @@ class RunStore:
         self._apart = False
         self._provisional = False
         self._made: list[Path] = []
+        self._partial_before: frozenset[Path] = frozenset()
         self._settled: dict[str, Path] = {}
         self._kept: set[str] = set()
         self._texts: dict[str, str] = {}
@@ -83,8 +85,8 @@ class RunStore:
         """Make the artifacts of a configuration inside this context.
 
         - After a `RequestError` before `commit`, the folder is as it was.
-        - After any other exception, the old artifacts are as they were, and finished new artifacts are kept for the
-          next time.
+        - After any other exception, the old artifacts are as they were. Finished new artifacts, and what the stage in
+          progress has so far (`partial`), are kept for the next time.
         - Otherwise a change is put in place if it has a new artifact for each main stage of the run. If it has not,
           it waits in RUN/unfinished (`is_apart`).
 
@@ -190,8 +192,25 @@ class RunStore:
                     "same command again, finished stages are reused"
                 ) from error
             place = self._put(staged, stage, wanted, replace=replace)
+        files.remove(self._partial_folder(stage))
         self._settled[stage] = place
         return Artifact(stage, place, wanted, None, seconds)
+
+    def partial(self, stage: str, wanted: str, minutes: float, *, replace: bool = False) -> PartialFolder:
+        """What earlier attempts at an artifact left, for the `build` of `make`. What is there for another fingerprint
+        is removed.
+
+        Args:
+            stage: the name of the stage.
+            wanted: the artifact's fingerprint.
+            minutes: how often to save.
+            replace: as in `make`. What an attempt without it left is not used then.
+        """
+        # Outside its stage, an artifact that is made again has the same fingerprint as the one that it replaces.
+        return PartialFolder(self._partial_folder(stage), f"{wanted} again" if replace else wanted, minutes)
+
+    def _partial_folder(self, stage: str) -> Path:
+        return self.folder / f"{stage}{SUFFIX}"
 
     def write(self, name: str, text: str) -> None:
         """Write the file RUN/`name` when the work is done, together with the artifacts that it describes."""
@@ -274,9 +293,17 @@ class RunStore:
         self._provisional = True
 
     def _clear(self) -> None:
-        for folder in (self.folder, self._change.folder):
+        partial = list(self.folder.glob(f"*{SUFFIX}"))
+        for folder in (self.folder, self._change.folder, *partial):
             for left in folder.glob(f"{files.STAGING}*"):
                 files.remove(left)
+        for folder in partial:
+            # The process was killed after it had put the artifact in place.
+            stage, about = folder.name.removesuffix(SUFFIX), read_about(folder)
+            whole = [read_manifest(parent / stage) for parent in (self.folder, self._change.folder)]
+            if about is None or any(each and each["fingerprint"] == about["fingerprint"] for each in whole):
+                files.remove(folder)
+        self._partial_before = frozenset(self.folder.glob(f"*{SUFFIX}"))
 
     def _give_back(self) -> None:
         if self._owner is not None:
@@ -287,7 +314,7 @@ class RunStore:
     def _roll_back(self) -> None:
         if self._owner is None or not self._provisional:
             return
-        for place in self._made:
+        for place in (*self._made, *set(self.folder.glob(f"*{SUFFIX}")) - self._partial_before):
             files.remove(place)
         if self._new_folder:
             files.remove(self.folder)
