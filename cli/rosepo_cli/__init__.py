@@ -6,7 +6,8 @@ import sys
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 the request was wrong, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 the request was wrong, 130 interrupted by Ctrl-C, 143 ended
+    by SIGTERM."""
     from rosepo_cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -15,9 +16,13 @@ import typer
 from typer.main import get_command
 
 from rosepo_cli import evaluation, finished, inspection, recommendation, training
+from rosepo_cli.signals import SIGNALS
 from rosepo_core import ranks
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.registry import PluginWarning, load_plugins
+
+CONTINUED = ("train", "evaluate")
+"""The commands that go on where they were interrupted."""
 
 ECHO = 2.0
 """Seconds."""
@@ -49,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     # --debug is allowed anywhere, so that users can add it to the end of a command that failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
-    with warnings.catch_warnings(), _shown_by_first():
+    with SIGNALS.watched(), warnings.catch_warnings(), _shown_by_first():
         warnings.simplefilter("always" if ranks.is_first() else "ignore", PluginWarning)
         warnings.showwarning = _show_warning
         try:
@@ -59,14 +64,15 @@ def run(arguments: Sequence[str]) -> int:
             with command.make_context("rosepo", list(arguments), obj=arguments) as context:
                 command.invoke(context)
             ranks.leave()
+            SIGNALS.check()
             sys.stdout.flush()
             return 0
         except typer.Exit as end:
             return end.exit_code
         except (KeyboardInterrupt, typer.Abort):
             if ranks.is_first():
-                print("interrupted; finished stages are kept and will be reused", file=sys.stderr)
-            return 130
+                print(_how_to_go_on(arguments), file=sys.stderr)
+            return SIGNALS.exit_code
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -92,6 +98,13 @@ def _wait_for_the_end() -> None:
     end. Then the launcher ends this process within the moment."""
     if ranks.count() > 1:
         time.sleep(ECHO)
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """What is shown after an interruption; for a run, the command that continues it."""
+    if not any(argument in CONTINUED for argument in arguments[:1]):
+        return "interrupted"
+    return f"interrupted; what is done is kept, and the same command goes on:\n  {shlex.join(['rosepo', *arguments])}"
 
 
 def _tell(error: Exception, debug: bool) -> int:

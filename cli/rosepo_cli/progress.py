@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from rosepo_cli.signals import SIGNALS
+
 if TYPE_CHECKING:
     from rosepo_core.store.artifacts import Artifact
 
@@ -18,7 +20,8 @@ PLAIN_EVERY = 20.0
 
 
 class ConsoleReporter:
-    """Shows finished stages, and the progress of the running stage."""
+    """Shows finished stages, and the progress of the running stage. Each report of work done is a chance to end the
+    command, see `rosepo_cli.signals`."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -26,7 +29,8 @@ class ConsoleReporter:
         self._task: TaskID | None = None
         self._unit = ""
         self._stage = ""
-        self._started = self._told = 0.0
+        self._told = 0.0
+        self._first: tuple[float, int] | None = None
 
     @contextmanager
     def live(self) -> Iterator[ConsoleReporter]:
@@ -48,7 +52,8 @@ class ConsoleReporter:
 
     def stage_started(self, stage: str) -> None:
         """Start the clock of `stage`."""
-        self._stage, self._started, self._told = stage, time.monotonic(), time.monotonic()
+        self._stage, self._unit, self._told = stage, "", time.monotonic()
+        SIGNALS.check()
 
     def stage_finished(self, artifact: Artifact) -> None:
         """Print one line for the finished stage."""
@@ -59,20 +64,25 @@ class ConsoleReporter:
             here = artifact.reused.resolve() == artifact.folder.parent.resolve()
             source = "this run" if here else str(artifact.reused)
             self._line(f"{artifact.stage:<17} reused from {source}")
+        SIGNALS.check()
 
     def progress(self, done: int, total: int, unit: str) -> None:
         """Move the bar; without a terminal, print a line from time to time."""
-        elapsed = time.monotonic() - self._started
-        rate = f"{done / elapsed:,.1f}/s" if elapsed > 0 else ""
+        now = time.monotonic()
+        if self._first is None or unit != self._unit:
+            # Work that goes on after an interruption does not begin at 0.
+            self._drop()
+            self._unit, self._first = unit, (now, done)
+        since, before = self._first
+        rate = f"{(done - before) / (now - since):,.1f}/s" if now > since else ""
         if self._bar is not None:
-            if self._task is None or unit != self._unit:
-                self._drop()
-                self._task = self._bar.add_task(self._stage, total=total, unit=unit, rate="")
-                self._unit = unit
+            if self._task is None:
+                self._task = self._bar.add_task(self._stage, total=total, completed=before, unit=unit, rate="")
             self._bar.update(self._task, completed=done, total=total, unit=unit, rate=rate)
-        elif not self._console.is_terminal and time.monotonic() - self._told > PLAIN_EVERY:
-            self._told = time.monotonic()
+        elif not self._console.is_terminal and now - self._told > PLAIN_EVERY:
+            self._told = now
             self._line(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}")
+        SIGNALS.check(waits=done < total)
 
     def note(self, message: str) -> None:
         """Print the note."""
