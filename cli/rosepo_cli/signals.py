@@ -1,7 +1,7 @@
 """Ends a command when a signal asks for it (Ctrl-C, or SIGTERM from a job scheduler), without losing what is done.
 
-Python's own handler raises KeyboardInterrupt wherever the program is. An exception in a destructor is lost, and one in
-the middle of a training step loses the step. Here the handler notes the signal, and the command ends at the next
+Python's own handler raises KeyboardInterrupt wherever the program is. An exception in a destructor is lost, and one
+in the middle of a training step loses the step. Here the handler notes the signal, and the command ends at the next
 `check`, of which there is one at each step and block. If no such work is running, it also raises KeyboardInterrupt at
 once. The same signal again ends the process at once; the next command removes what it leaves.
 """

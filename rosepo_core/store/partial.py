@@ -1,8 +1,9 @@
 """What a stage in progress has so far. After an interruption, the same command goes on from there.
 
-RUN/STAGE.partial has a file ``blocks-N.safetensors`` for the N-th long computation of the stage, with the arrays that it
-fills block by block, and folders ``checkpoint-STEP`` of a training. Each of them is complete or absent. Computations
-and trainings are the same in each attempt, so an attempt takes what an earlier one saved and does the rest.
+RUN/STAGE.partial has a file ``blocks-N.safetensors`` for the N-th long computation of the stage, with the arrays that
+it fills block by block, and a folder ``checkpoint-STEP`` of a training. Each of them is complete or absent.
+Computations and trainings are the same in each attempt, so an attempt takes what an earlier one saved and does the
+rest.
 """
 
 from __future__ import annotations

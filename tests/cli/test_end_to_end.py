@@ -306,7 +306,7 @@ def test_what_was_done_before_an_interruption_is_kept(train, tmp_path, monkeypat
         patch.setattr("rosepo_core.stages.oracle.stage", interrupt)
         done = train("--run", run)
     assert (done.code, done.out) == (130, "")
-    assert done.err.splitlines()[-1] == "interrupted; finished stages are kept and will be reused"
+    assert done.err.splitlines()[-2] == "interrupted; what is done is kept, and the same command goes on:"
     again = train("--run", run, "--until=oracle")
     assert again.code == 0
     assert again.made == {"oracle"}

@@ -718,3 +718,101 @@ def test_runs_are_read_where_nobody_may_write(tmp_path):
         with pytest.raises(RequestError, match="is in use"), RunStore(run).working(""):
             pass
     assert files(run) == {"sft": "a", "scores": "a", "config": "seed = 0\n"}
+
+
+# A stage in progress keeps what it has so far, until it is in place.
+
+
+def ends(store: RunStore, error: type[BaseException], stage: str, wanted: str, **named: bool) -> None:
+    """An attempt at a stage that saves a checkpoint and ends."""
+
+    def build(folder: Path) -> float:
+        partial = store.partial(stage, wanted, 10, **named)
+        partial.save_checkpoint(1, lambda folder: (folder / "step").write_text("1") and None)
+        raise error
+
+    store.make(stage, wanted, {}, build, **named)
+
+
+def found(store: RunStore, stage: str, wanted: str, **named: bool) -> list[str]:
+    """What the next attempt at a stage finds. It then makes the stage."""
+    seen: list[str] = []
+
+    def build(folder: Path) -> float:
+        checkpoint = store.partial(stage, wanted, 10, **named).checkpoint()
+        seen.extend([] if checkpoint is None else [checkpoint.name])
+        return writes(file=wanted)(folder)
+
+    store.make(stage, wanted, {}, build, **named)
+    return seen
+
+
+def attempt(run: Path, error: type[BaseException], stage: str, wanted: str, config: str = "seed = 0\n") -> None:
+    store = RunStore(run)
+
+    def work() -> None:
+        with store.working(config, MAIN):
+            store.commit()
+            ends(store, error, stage, wanted)
+
+    with pytest.raises(error):
+        work()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_the_next_attempt_goes_on_and_leaves_nothing_behind(tmp_path, error):
+    run = made(tmp_path / "run", split="a").folder
+    attempt(run, error, "sft", "sft-a")
+    assert sorted(os.listdir(run)) == [*RUN, "sft.partial", "split"]
+    with working(run) as store:
+        assert found(store, "sft", "sft-a") == ["checkpoint-1"]
+    assert sorted(os.listdir(run)) == [*RUN, "sft", "split"]
+
+
+def test_another_configuration_never_goes_on_from_it(tmp_path):
+    run = made(tmp_path / "run", **OLD).folder
+    attempt(run, KeyboardInterrupt, "sft", "sft-b", "seed = 1\n")
+    # The old run is whole beside it, and is read as if it were not there.
+    assert made(run, **OLD).find("sft", "sft-a") is not None
+    with working(run, "seed = 2\n") as store:
+        assert found(store, "sft", "sft-c") == []
+    assert not (run / "sft.partial").exists()
+
+
+def test_a_stage_that_is_made_again_goes_on_from_attempts_to_make_it_again_alone(tmp_path):
+    run = tmp_path / "run"
+    attempt(run, KeyboardInterrupt, "sft", "sft-a")
+    with working(run) as store:
+        assert found(store, "sft", "sft-a", replace=True) == []
+        with pytest.raises(KeyboardInterrupt):
+            ends(store, KeyboardInterrupt, "sft", "sft-a", replace=True)
+    with working(run) as store:
+        assert found(store, "sft", "sft-a", replace=True) == ["checkpoint-1"]
+
+
+def test_a_wrong_request_leaves_no_trace_and_removes_nothing(tmp_path):
+    run = made(tmp_path / "run", split="a").folder
+    attempt(run, KeyboardInterrupt, "sft", "sft-a")
+    before = contents(run)
+
+    def wrong() -> None:
+        store = RunStore(run)
+        with store.working("seed = 0\n", MAIN):
+            ends(store, RequestError, "oracle", "oracle-a")
+
+    with pytest.raises(RequestError):
+        wrong()
+    assert contents(run) == before
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    run = made(tmp_path / "run", split="a", sft="a").folder
+    attempt(run, KeyboardInterrupt, "oracle", "oracle-a")
+    (run / "oracle.partial" / ".new-checkpoint-x").mkdir()
+    # Killed after the stage had been put in place; killed before anything was saved.
+    shutil.copytree(run / "oracle.partial", run / "sft.partial")
+    write_text(run / "sft.partial" / "partial.json", json.dumps({"fingerprint": "sft-a", "seconds": 1.0}))
+    (run / "aligned.partial").mkdir()
+    with working(run):
+        assert sorted(os.listdir(run)) == [".lock", *RUN[:1], "oracle.partial", *RUN[1:], "sft", "split"]
+        assert sorted(os.listdir(run / "oracle.partial")) == ["checkpoint-1", "partial.json"]
