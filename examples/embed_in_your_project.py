@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import rosepo_core
+from rosepo_core.serving.recommender import Recommendation
 
 CONFIG = {
     "dataset": "movielens-100k",
@@ -23,14 +24,14 @@ CONFIG = {
 }
 
 
-def main(config: Mapping[str, Any], run: str, history: list[str]) -> list[tuple[str, float]]:
+def main(config: Mapping[str, Any], run: str, history: list[str]) -> list[Recommendation]:
     done = rosepo_core.align(config, run)
     for evaluation in done.evaluations:
         for name, result in evaluation.models.items():
             print(f"{name:<12} NDCG@10 {result.metrics['ndcg@10']:.3f}")
     recommended = rosepo_core.Recommender.from_run(done.folder).recommend(history, k=5)
-    for title, log_probability in recommended:
-        print(f"{log_probability:8.2f}  {title}")
+    for each in recommended:
+        print(f"{each.score:8.2f}  {each.title}")
     return recommended
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rosepo_core.planning import Plan
     from rosepo_core.registry import Entry
     from rosepo_core.seeds import SeedRuns, SeedTable, Spread
+    from rosepo_core.serving.recommender import Recommendation
 
 SIGNS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -269,12 +270,13 @@ SCORE_TITLES: Mapping[str, str] = {
 }
 
 
-def show_recommendations(found: Sequence[tuple[str, float]], score: str) -> None:
+def show_recommendations(found: Sequence[Recommendation], score: str) -> None:
     """Titles and their scores, best first. Probabilities of ``fusion`` are shown as such."""
     table = _table("", "title", SCORE_TITLES[score])
     table.columns[1].justify = "left"
-    for rank, (title, value) in enumerate(found, 1):
-        table.add_row(f"{rank}", Text(title), f"{math.exp(value):.3f}" if score == "fusion" else f"{value:.2f}")
+    for rank, each in enumerate(found, 1):
+        value = f"{math.exp(each.score):.3f}" if score == "fusion" else f"{each.score:.2f}"
+        table.add_row(f"{rank}", Text(each.title), value)
     _console().print(table)
 
 

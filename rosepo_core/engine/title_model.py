@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,16 @@ from rosepo_core.contracts.records import Floats, Ints, Longs, Places
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.prompt_trees import prompt_trunks
 from rosepo_core.engine.scoring import score_items
-from rosepo_core.engine.title_trie import title_trie
+from rosepo_core.engine.title_trie import TitleTrie, title_trie
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 TOKEN_BUDGET = 4096
 """Tokens per forward pass; changes memory and speed only, never a result."""
+
+
+KEPT_TRIES = 8
+"""How many tries of parts of the catalogue are kept."""
 
 
 class TitleModel:
@@ -53,6 +58,8 @@ class TitleModel:
         self._rng = np.random.default_rng(seed)
         self._lists = lists
         self._partial = partial
+        self._parts: dict[bytes, TitleTrie] = {}
+        self._lock = Lock()
 
     def generate(
         self,
@@ -96,13 +103,18 @@ class TitleModel:
         )
 
     @property
+    def listed_count(self) -> int:
+        """How many candidates a prompt lists; 0 if it has no list."""
+        return self._template.candidates
+
+    @property
     def title_lengths(self) -> Longs:
         """Number of tokens of each title with its end: int64 [items]."""
         return self._template.response_lengths
 
     def log_probs(self, places: Places, items: Ints) -> Floats:
         """Log-probabilities of titles, with the prompts of evaluation and recommendation: float32 [n, m], -inf where
-        there is no item.
+        there is no item. If prompts list candidates, the list of a prompt is the row of `items`.
 
         Args:
             places: n places.
@@ -116,10 +128,18 @@ class TitleModel:
             token_budget=TOKEN_BUDGET,
             reporter=self._reporter,
             partial=self._partial,
+            candidates=items if self._template.candidates else None,
         )
 
     def top(
-        self, places: Places, k: int, *, exclude: Sequence[NDArray[np.integer]], beams: int, exact: bool
+        self,
+        places: Places,
+        k: int,
+        *,
+        exclude: Sequence[NDArray[np.integer]],
+        beams: int,
+        exact: bool,
+        only: NDArray[np.integer] | None = None,
     ) -> tuple[Ints, Floats]:
         """The `k` most probable titles after each place's prompt, with the prompts of evaluation and recommendation.
 
@@ -129,6 +149,7 @@ class TitleModel:
             exclude: items that must not be generated, one array for each place.
             beams: width of the search.
             exact: see `decode`. If false, a title with an improbable beginning may be missed.
+            only: the items that are possible, ascending; by default all.
 
         Returns:
             items int32 [n, k] and their log-probabilities float32 [n, k], best first; -1 and -inf fill rows with
@@ -141,15 +162,38 @@ class TitleModel:
             raise RequestError(
                 "this run's prompts list candidates (prompt.candidates), so it cannot recommend freely"
             )
-        return decode(
+        trie = title_trie(self._template) if only is None else self._part_of_trie(only)
+        out = exclude if only is None else [_among(only, each) for each in exclude]
+        items, scores = decode(
             self._model,
             Trunks(*prompt_trunks(self._template, places)),
-            title_trie(self._template),
+            trie,
             k,
             reporter=self._reporter,
             token_budget=TOKEN_BUDGET,
             beams=beams,
             exact=exact,
-            exclude=lambda rows: [exclude[row] for row in rows.tolist()],
+            exclude=lambda rows: [out[row] for row in rows.tolist()],
             partial=self._partial,
         )
+        return items if only is None else np.where(items >= 0, only[items], -1).astype(np.int32), scores
+
+    def _part_of_trie(self, only: NDArray[np.integer]) -> TitleTrie:
+        """The trie of some items. The latest ones are kept, because the same filter often comes again."""
+        key = only.tobytes()
+        with self._lock:
+            found = self._parts.pop(key, None)
+            if found is None:
+                responses = self._template.response_ids
+                found = TitleTrie.of([responses[item] for item in only.tolist()])
+            self._parts[key] = found
+            while len(self._parts) > KEPT_TRIES:
+                del self._parts[next(iter(self._parts))]
+        return found
+
+
+def _among(only: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The places in `only`, ascending, of those items that are in it."""
+    places = np.searchsorted(only, items)
+    inside = only[np.minimum(places, len(only) - 1)] == items
+    return places[inside]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import RequestError
@@ -46,30 +47,42 @@ class Ranker:
     beams: int
     oracle: SmoothingOracle
 
-    def top(self, model: TitleModel, place: Places, history: Ints, k: int) -> tuple[Ints, Floats]:
-        """The best `k` titles at one place, without those of the history.
+    def top(
+        self, model: TitleModel, places: Places, exclude: Sequence[NDArray[np.integer]], k: int
+    ) -> tuple[Ints, Floats]:
+        """The best `k` titles at each place.
 
         Args:
             model: the language model of the rule.
-            place: one place.
-            history: the items before it, int32 [h].
+            places: n places.
+            exclude: items that must not be recommended, one array for each place.
             k: number of titles.
 
         Returns:
-            items int32 [k] and their scores by the rule, float32 [k], best first; -1 and -inf if there are fewer.
+            items int32 [n, k] and their scores by the rule, float32 [n, k], best first; -1 and -inf if there are
+            fewer.
         """
-        searched = np.empty((1, 0), dtype=np.int32)
+        searched = np.empty((len(places), 0), dtype=np.int32)
         size = max(self.pool, k)
         if len(self.sources.popularity) > size:
-            searched, _ = model.top(place, self.searched, exclude=[history], beams=self.beams, exact=False)
-        items = self.sources.pools(place, [history], searched, size)
-        raw: dict[str, Floats] = {self.rule.model: model.log_probs(place, items)}
+            searched, _ = model.top(places, self.searched, exclude=exclude, beams=self.beams, exact=False)
+        items = self.sources.pools(places, exclude, searched, size)
+        return best_items(self.scores(model, places, items), items, k)
+
+    def scores(self, model: TitleModel, places: Places, items: Ints) -> Floats:
+        """The scores of items by the rule: float32 [n, c], -inf for an empty slot.
+
+        Args:
+            model: the language model of the rule.
+            places: n places.
+            items: int32 [n, c], -1 for an empty slot.
+        """
+        raw: dict[str, Floats] = {self.rule.model: model.log_probs(places, items)}
         if "oracle" in self.rule.models:
-            scores = _oracle_scores(self.oracle, place, items)
+            scores = _oracle_scores(self.oracle, places, items)
             assert scores is not None
             raw["oracle"] = scores
-        top, best = best_items(self.rule.scores(items, raw), items, k)
-        return top[0], best[0]
+        return self.rule.scores(items, raw)
 
 
 def _oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats | None:

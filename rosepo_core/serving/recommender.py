@@ -1,103 +1,93 @@
-"""Recommends with a finished run. Histories and recommendations are titles, not item numbers."""
+"""Recommends with a finished run. Histories and recommendations are titles or ids, not item numbers."""
 
 from __future__ import annotations
 
-import re
 import tomllib
-import unicodedata
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.options import parse_options
-from rosepo_core.contracts.records import Floats, Ints, Places, Sequences
+from rosepo_core.contracts.ranking import best_items
+from rosepo_core.contracts.records import Bools, Catalogue, Floats, Ints, Places, Sequences, Split
 from rosepo_core.contracts.sections import SCORES, ModelOptions, RankingOptions, Score
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 from rosepo_core.seeds import is_seeds, seed_runs
+from rosepo_core.serving.filters import Filter
 from rosepo_core.serving.ranker import Ranker, load_ranker
+from rosepo_core.serving.title_index import By, IdIndex, TitleIndex
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.stages.split import load_split
 from rosepo_core.store.changes import CONFIG
 from rosepo_core.store.run_store import RunStore
 
-_YEAR = re.compile(r" ?\(\d{4}\)$")
+
+class Recommendation(NamedTuple):
+    """A recommended item.
+
+    Attributes:
+        title: its title.
+        score: its score; `Recommender.recommend` says what it is.
+        item: its own id in the log.
+    """
+
+    title: str
+    score: float
+    item: str
 
 
-class TitleIndex:
-    """Finds the item of a title, also if it is written a little differently."""
-
-    def __init__(self, titles: Sequence[str]) -> None:
-        """`titles` are the titles of the catalogue, in index order, without duplicates."""
-        self._titles = titles
-        self._exact = {title: item for item, title in enumerate(titles)}
-        self._folded: dict[str, list[int]] = defaultdict(list)
-        self._stems: dict[str, list[int]] = defaultdict(list)
-        for item, title in enumerate(titles):
-            self._folded[_fold(title)].append(item)
-            self._stems[_YEAR.sub("", _fold(title))].append(item)
-
-    def find(self, title: str) -> int:
-        """The item of a title.
-
-        The title may differ from the catalogue in case and white space. It may have a year where the catalogue has
-        none, or the other way round. Exactly one item must match.
-
-        Raises:
-            RequestError: no item matches, or several do; the message has the nearest titles.
-        """
-        if title in self._exact:
-            return self._exact[title]
-        folded = _fold(title)
-        if not folded:
-            raise RequestError("a title of the history is empty; leave it out")
-        # Two different years are two different films.
-        stem = _YEAR.sub("", folded)
-        for items in (self._folded.get(folded), (self._stems if stem == folded else self._folded).get(stem)):
-            if items and len(items) == 1:
-                return items[0]
-            if items:
-                meant = " or ".join(repr(self._titles[item]) for item in items)
-                raise RequestError(f"title '{title}' may be {meant}; write one of them")
-        raise RequestError(f"title '{title}' is not in the run's catalogue{nearest(title, self._titles)}")
-
-
-def _fold(title: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", title).casefold().split())
-
+OnUnknown = Literal["error", "skip"]
+"""What happens to an item of a history that is not in the catalogue."""
 
 BEAMS = 32
 """Width of the exact search; changes speed only."""
 
 
 class Recommender:
-    """A language model of a run and the run's catalogue. It recommends only titles of this catalogue.
+    """A language model of a run and the run's catalogue. It recommends only items of this catalogue. Several threads
+    may use it at once.
 
     Attributes:
-        titles: the titles of the catalogue, in index order.
+        catalogue: the items.
         score: the score by which titles are ranked.
     """
 
-    def __init__(self, model: TitleModel, titles: Sequence[str], ranker: Ranker | None = None) -> None:
+    def __init__(
+        self,
+        model: TitleModel,
+        catalogue: Catalogue,
+        ranker: Ranker | None = None,
+        users: Callable[[], Mapping[str, Ints]] = dict,
+        reporter: Reporter | None = None,
+    ) -> None:
         """See `from_run`.
 
         Args:
             model: the language model over the catalogue.
-            titles: the titles of the catalogue, in index order.
+            catalogue: the items.
             ranker: ranks by another score than likelihood.
+            users: the items of each user of the log, in order of time, by the user's own id.
+            reporter: receives notes.
         """
-        self.titles = tuple(titles)
+        self.catalogue = catalogue
         self.score: Score = "likelihood" if ranker is None else ranker.rule.score
         self._ranker = ranker
         self._model = model
-        self._index = TitleIndex(self.titles)
+        self._find: Mapping[By, Callable[[str], int]] = {
+            "title": TitleIndex(catalogue.titles).find,
+            "id": IdIndex(catalogue.ids).find,
+        }
+        self._users = cache(users)
+        self._reporter = reporter or QuietReporter()
 
     @staticmethod
     def from_run(
@@ -135,45 +125,224 @@ class Recommender:
         template = load_template(weights, policy.tokenizer)
         model = policy.base() if stage == "base" else policy.trained(weights)
         titled = TitleModel(model, template, reporter, seed=0)
-        catalogue = load_split(store.artifact("split").folder).catalogue
+        split = load_split(store.artifact("split").folder)
         ranking = parse_options(RankingOptions, config.get("ranking", {}), "ranking")
-        ranker = load_ranker(store, config, stage, score or ranking.score, catalogue, titled)
-        return Recommender(titled, catalogue.titles, ranker)
+        ranker = load_ranker(store, config, stage, score or ranking.score, split.catalogue, titled)
+        return Recommender(titled, split.catalogue, ranker, partial(full_histories, split), reporter)
 
-    def recommend(self, history: Sequence[str], k: int = 10) -> list[tuple[str, float]]:
-        """Recommend titles to choose next.
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The titles of the catalogue, in index order."""
+        return self.catalogue.titles
+
+    def history(self, user: str, by: By = "title") -> list[str]:
+        """Everything that a user of the log has chosen, oldest first, held-out items too.
 
         Args:
-            history: titles, oldest first, in any spelling that `TitleIndex.find` accepts.
-            k: number of titles; there may be fewer if the catalogue is small.
-
-        Returns:
-            Titles and their scores, best first. No title is in the history. The score depends on `score`: the
-            log-probability of the title; its mean over the title's tokens; the log-probability minus that without a
-            history; or, for ``fusion``, the logarithm of the probability that the title is chosen among those that
-            were scored.
+            user: the user's own id in the log.
+            by: whether items are named by title or id.
 
         Raises:
-            RequestError: a title is not in the catalogue, or the history is empty.
+            RequestError: there is no such user.
         """
-        if not history:
-            raise RequestError("the history is empty; give at least one title")
-        items = np.array([self._index.find(title) for title in history], dtype=np.int32)
-        sequence = Sequences(items, np.array([0, len(items)], dtype=np.int64))
-        place = Places(sequence, np.zeros(1, np.int32), np.array([len(items)], dtype=np.int32))
-        found, scores = self._top(place, items, min(k, len(self.titles)))
+        known = self._users()
+        if user not in known:
+            raise RequestError(f"user '{user}' is not in the run's log{nearest(user, known)}")
+        names = self.catalogue.titles if by == "title" else self.catalogue.ids
+        return [names[item] for item in known[user].tolist()]
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        by: By = "title",
+        on_unknown: OnUnknown = "error",
+    ) -> list[Recommendation]:
+        """Recommend items to choose next.
+
+        Args:
+            history: items, oldest first: titles in any spelling that `TitleIndex.find` accepts, or ids.
+            k: number of items; there may be fewer if few are possible.
+            filter: which items are possible; by default all.
+            by: whether `history` and `filter` name items by title or by their own id in the log.
+            on_unknown: what to do with items of the history that are not in the catalogue: ``"error"``, or
+                ``"skip"`` them with a note.
+
+        Returns:
+            The items, best first. None is in the history. The score depends on `score`: the log-probability of the
+            title; its mean over the title's tokens; the log-probability minus that without a history; or, for
+            ``fusion``, the logarithm of the probability that the title is chosen among those that were scored.
+
+        Raises:
+            RequestError: an item is not in the catalogue, the history is empty, or no item passes the filter.
+        """
+        (found,) = self.recommend_many([history], k, filter=filter, by=by, on_unknown=on_unknown)
+        return found
+
+    def recommend_many(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        by: By = "title",
+        on_unknown: OnUnknown = "error",
+    ) -> list[list[Recommendation]]:
+        """Recommend items for many histories at once; see `recommend`.
+
+        Raises:
+            RequestError: as `recommend`; the message has the number of the history, from 1.
+        """
+        known = self._known(histories, by, on_unknown)
+        passing = None if filter is None else filter.passing(self.catalogue, self._find[by])
+        if not known:
+            return []
+        items, scores = self._top(_places(known), known, min(k, len(self.catalogue)), passing)
+        return self._named(items, scores)
+
+    def rank(
+        self,
+        history: Sequence[str],
+        candidates: Sequence[str],
+        *,
+        by: By = "title",
+        on_unknown: OnUnknown = "error",
+    ) -> list[Recommendation]:
+        """Rank candidates for a history.
+
+        Args:
+            history: as for `recommend`.
+            candidates: items of the catalogue, each once; they may be in the history.
+            by: as for `recommend`, for the candidates, too.
+            on_unknown: as for `recommend`. An unknown candidate is always an error.
+
+        Returns:
+            The candidates, best first. Scores are as those of `recommend`; the probabilities of ``fusion`` are among
+            the candidates.
+
+        Raises:
+            RequestError: an item is not in the catalogue, or a list is empty.
+        """
+        (found,) = self.rank_many([history], [candidates], by=by, on_unknown=on_unknown)
+        return found
+
+    def rank_many(
+        self,
+        histories: Sequence[Sequence[str]],
+        candidates: Sequence[Sequence[str]],
+        *,
+        by: By = "title",
+        on_unknown: OnUnknown = "error",
+    ) -> list[list[Recommendation]]:
+        """Rank candidates for many histories at once, a list of candidates for each history; see `rank`.
+
+        Raises:
+            RequestError: as `rank`; the message has the number of the history, from 1.
+        """
+        if len(candidates) != len(histories):
+            raise RequestError(
+                f"there are {len(histories)} histories and {len(candidates)} lists of candidates; give one each"
+            )
+        known = self._known(histories, by, on_unknown)
+        if not known:
+            return []
+        table = np.full((len(known), max(map(len, candidates))), -1, dtype=np.int32)
+        for row, names in enumerate(candidates):
+            with _numbered(row, len(candidates)):
+                if not names:
+                    raise RequestError("there are no candidates; give at least one")
+                if self._model.listed_count not in (0, len(names)):
+                    raise RequestError(
+                        f"the prompts of this run list {self._model.listed_count} candidates (prompt.candidates), "
+                        f"and here are {len(names)}"
+                    )
+                items = [self._find[by](name) for name in names]
+                if len(set(items)) < len(items):
+                    raise RequestError("a candidate is there twice; give each once")
+            table[row, : len(items)] = items
+        places = _places(known)
+        if self._ranker is not None:
+            scores = self._ranker.scores(self._model, places, table)
+        else:
+            scores = self._model.log_probs(places, table)
+        return self._named(*best_items(scores, table, table.shape[1]))
+
+    def _known(self, histories: Sequence[Sequence[str]], by: By, on_unknown: OnUnknown) -> list[Ints]:
+        """The items of each history, int32 [h]."""
+        found, skipped = [], 0
+        for row, history in enumerate(histories):
+            items = []
+            with _numbered(row, len(histories)):
+                if isinstance(history, str):
+                    raise RequestError(f"a history is a list of {by}s, and '{history}' is one {by}")
+                for name in history:
+                    try:
+                        items.append(self._find[by](name))
+                    except RequestError:
+                        if on_unknown == "error":
+                            raise
+                        skipped += 1
+                if not items:
+                    raise RequestError(
+                        "no item of the history is in the catalogue"
+                        if history
+                        else f"the history is empty; give at least one {by}"
+                    )
+            found.append(np.array(items, dtype=np.int32))
+        if skipped:
+            self._reporter.note(f"skipped {skipped:,} items of histories that are not in the catalogue")
+        return found
+
+    def _top(self, places: Places, histories: Sequence[Ints], k: int, passing: Bools | None) -> tuple[Ints, Floats]:
+        """Items int32 [n, k] and their scores float32 [n, k], best first; -1 and -inf if there are fewer."""
+        if self._ranker is not None:
+            out = np.empty(0, np.int32) if passing is None else np.flatnonzero(~passing).astype(np.int32)
+            return self._ranker.top(self._model, places, [np.union1d(each, out) for each in histories], k)
+        only = None if passing is None else np.flatnonzero(passing)
+        return self._model.top(places, k, exclude=histories, beams=BEAMS, exact=True, only=only)
+
+    def _named(self, items: Ints, scores: Floats) -> list[list[Recommendation]]:
+        titles, ids = self.catalogue.titles, self.catalogue.ids
         return [
-            (self.titles[item], float(score))
-            for item, score in zip(found.tolist(), scores.tolist(), strict=True)
-            if item >= 0
+            [
+                Recommendation(titles[item], score, ids[item])
+                for item, score in zip(of_row.tolist(), of_scores.tolist(), strict=True)
+                if item >= 0
+            ]
+            for of_row, of_scores in zip(items, scores, strict=True)
         ]
 
-    def _top(self, place: Places, history: Ints, k: int) -> tuple[Ints, Floats]:
-        """Items int32 [k] and their scores float32 [k], best first; -1 and -inf if there are fewer."""
-        if self._ranker is not None:
-            return self._ranker.top(self._model, place, history, k)
-        items, scores = self._model.top(place, k, exclude=[history], beams=BEAMS, exact=True)
-        return items[0], scores[0]
+
+def full_histories(split: Split) -> Mapping[str, Ints]:
+    """Everything that each user has chosen, in order of time, by the user's own id: int32 [h]. Users without any item
+    are left out."""
+    found = dict(enumerate(split.train))
+    for examples in (split.validation, split.test):
+        for user, position, target in zip(
+            examples.user.tolist(), examples.position.tolist(), examples.target.tolist(), strict=True
+        ):
+            found[user] = np.append(examples.sequences[user][:position], np.int32(target))
+    return {split.users[user]: items for user, items in found.items() if len(items)}
+
+
+def _places(histories: Sequence[Ints]) -> Places:
+    """The ends of histories."""
+    lengths = np.array([len(items) for items in histories], dtype=np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Places(Sequences(np.concatenate(histories), offsets), np.arange(len(lengths), dtype=np.int32), lengths)
+
+
+@contextmanager
+def _numbered(row: int, rows: int) -> Iterator[None]:
+    """Errors inside say which of several histories they are about."""
+    try:
+        yield
+    except RequestError as error:
+        if rows == 1:
+            raise
+        raise RequestError(f"history {row + 1}: {error}") from None
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

@@ -220,10 +220,10 @@ def test_the_whole_catalogue_is_ranked_by_each_score(fused, tmp_path, rosepo):
         model="aligned fusion", protocol="catalogue", user=split.users[user]
     )
     names = dict(zip(split.catalogue.ids, titles, strict=True))
-    assert [title for title, _ in found] == [names[item] for item in users["items"][0].to_list()[:5]]
-    assert [score for _, score in found] == pytest.approx(users["scores"][0].to_list()[:5], abs=1e-3)
+    assert [each.title for each in found] == [names[item] for item in users["items"][0].to_list()[:5]]
+    assert [each.score for each in found] == pytest.approx(users["scores"][0].to_list()[:5], abs=1e-3)
     everything = recommended.recommend(history, 40)
-    assert sum(np.exp(score) for _, score in everything) == pytest.approx(1.0, abs=1e-4)
+    assert sum(np.exp(each.score) for each in everything) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_small_pool_reports_how_many_targets_it_has(fused, tmp_path, rosepo):

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 import rosepo_core
 from rosepo_core.engine.saved_template import load_template
-from rosepo_core.serving.recommender import TitleIndex
+from rosepo_core.serving.title_index import TitleIndex
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embed_in_your_project.py"
 
@@ -41,19 +41,19 @@ def test_the_most_probable_titles_come_first(recommender, finished):
         plain[title] = float(of_tokens[-len(response) :].sum())
     expected = sorted(plain.keys() - set(HISTORY), key=plain.__getitem__, reverse=True)
     found = recommender.recommend(HISTORY, 5)
-    assert [title for title, _ in found] == expected[:5]
-    np.testing.assert_allclose([score for _, score in found], [plain[title] for title in expected[:5]], atol=1e-4)
+    assert [each.title for each in found] == expected[:5]
+    np.testing.assert_allclose([each.score for each in found], [plain[title] for title in expected[:5]], atol=1e-4)
 
 
 def test_all_titles_but_the_history_at_most(recommender):
     found = recommender.recommend(HISTORY, 1000)
     assert len(found) == len(recommender.titles) - 2
-    assert {title for title, _ in found} == set(recommender.titles) - set(HISTORY)
+    assert {each.title for each in found} == set(recommender.titles) - set(HISTORY)
 
 
 def test_the_order_of_the_history_counts(recommender):
     forward, backward = recommender.recommend(HISTORY, 3), recommender.recommend(HISTORY[::-1], 3)
-    assert [score for _, score in forward] != [score for _, score in backward]
+    assert [each.score for each in forward] != [each.score for each in backward]
 
 
 @pytest.mark.parametrize("stage", ["aligned", "sft", "base"])
@@ -64,15 +64,48 @@ def test_the_command(rosepo, finished, stage):
     expected = rosepo_core.Recommender.from_run(finished, stage).recommend(HISTORY, 3)
     assert done.json["ranked_by"] == "likelihood"
     found = done.json["recommendations"]
-    assert [each["title"] for each in found] == [title for title, _ in expected]
-    assert [each["score"] for each in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+    assert [each["title"] for each in found] == [each.title for each in expected]
+    assert [each["score"] for each in found] == pytest.approx([each.score for each in expected], abs=1e-5)
 
 
 def test_the_command_shows_a_table(rosepo, finished, recommender):
     shown = rosepo("recommend", finished, "--history", HISTORY[0], "--k", 2).out.splitlines()
     expected = recommender.recommend(HISTORY[:1], 2)
     assert [line.split(maxsplit=1)[0] for line in shown[-2:]] == ["1", "2"]
-    assert [title in line for line, (title, _) in zip(shown[-2:], expected, strict=True)] == [True, True]
+    assert [title in line for line, title in zip(shown[-2:], [each.title for each in expected], strict=True)] == [
+        True,
+        True,
+    ]
+
+
+def test_the_command_for_a_user_of_the_log(rosepo, finished, recommender):
+    known = recommender.history("u1")
+    done = rosepo(
+        "recommend", finished, "--user", "u1", "--exclude", recommender.recommend(known, 1)[0].title, "--json"
+    )
+    assert done.code == 0, done.err
+    expected = recommender.recommend(known, 11)[1:]
+    assert [each["title"] for each in done.json["recommendations"]] == [each.title for each in expected]
+    by_id = [part for item in recommender.history("u1", by="id") for part in ("--history", item)]
+    again = rosepo("recommend", finished, *by_id, "--by", "id", "--candidate", expected[2].item, "--json")
+    assert [each["item"] for each in again.json["recommendations"]] == [expected[2].item]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a history (--history TITLE, once for each title) or a user of the log (--user ID)"),
+        (["--user", "u1", "--history", "x"], "give a history"),
+        (["--user", "nobody"], "user 'nobody' is not in the run's log"),
+        (["--user", "u1", "--having", "genres"], "'genres' is no attribute; write COLUMN=VALUE"),
+        (["--user", "u1", "--having", "genres=Comedy"], "the catalogue has no attribute 'genres'; it has none"),
+        (["--user", "u1", "--candidate", "x", "--exclude", "y"], "--candidate ranks all that it names"),
+    ],
+)
+def test_requests_that_cannot_be_meant(rosepo, finished, arguments, message):
+    done = rosepo("recommend", finished, *arguments)
+    assert done.code == 2
+    assert message in done.err
 
 
 @pytest.mark.parametrize(
@@ -123,5 +156,5 @@ def test_the_example_of_another_project(finished, capsys):
     recommended = example.main(config, str(finished), list(HISTORY))
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown[:4]] == ["popularity", "base", "sft", "aligned"]
-    assert [line.split(maxsplit=1)[1] for line in shown[4:]] == [title for title, _ in recommended]
+    assert [line.split(maxsplit=1)[1] for line in shown[4:]] == [each.title for each in recommended]
     assert len(recommended) == 5

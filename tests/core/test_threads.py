@@ -63,7 +63,7 @@ def test_threads_get_what_each_would_get_alone(
     make: Callable[[Any], Any], tiny_model: Any, template: PromptTemplate, catalogue: Catalogue
 ) -> None:
     titles = TitleModel(make(tiny_model), template, SilentReporter(), 0)
-    recommender = Recommender(titles, catalogue.titles)
+    recommender = Recommender(titles, catalogue)
     histories = [[catalogue.titles[item] for item in (start, start + 7, start + 3)] for start in range(4)]
     items = np.tile(np.arange(20, dtype=np.int32), (3, 1))
     calls: list[Callable[[], Any]] = [lambda h=history: recommender.recommend(h, 5) for history in histories]  # type: ignore[misc]
