@@ -195,5 +195,5 @@ class TitleModel:
 def _among(only: NDArray[np.integer], items: NDArray[np.integer]) -> NDArray[np.integer]:
     """The places in `only`, ascending, of those items that are in it."""
     places = np.searchsorted(only, items)
-    inside = only[np.minimum(places, len(only) - 1)] == items
-    return places[inside]
+    found: NDArray[np.integer] = places[only[np.minimum(places, len(only) - 1)] == items]
+    return found

@@ -318,7 +318,7 @@ class Recommender:
 def full_histories(split: Split) -> Mapping[str, Ints]:
     """Everything that each user has chosen, in order of time, by the user's own id: int32 [h]. Users without any item
     are left out."""
-    found = dict(enumerate(split.train))
+    found = {user: split.train[user] for user in range(len(split.train))}
     for examples in (split.validation, split.test):
         for user, position, target in zip(
             examples.user.tolist(), examples.position.tolist(), examples.target.tolist(), strict=True
