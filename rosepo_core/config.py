@@ -59,6 +59,12 @@ class SamplerChoice(PluginChoice):
     weight: float = Field(1.0, gt=0, description="Share of the rejected items, relative to the other samplers'.")
 
 
+class LossChoice(PluginChoice):
+    """A loss and its factor in the sum that is minimized."""
+
+    weight: float = Field(1.0, gt=0, description="Factor of this loss in the sum of all losses.")
+
+
 DEFAULT_METRICS = (
     *("hr", "ndcg", "mrr", "auc", "semantic-hallucination"),
     *("arp", "popularity-lift", "aplt", "popularity-confusion", "popularity-correlation"),
@@ -83,12 +89,17 @@ class RunConfig(Options):
     oracle: PluginChoice = Field(description="The oracle, which gives the smoothing factors.")
     sampler: tuple[SamplerChoice, ...] = Field(min_length=1, description="The samplers, which pick rejected items.")
     preferences: PreferenceOptions = Field(PreferenceOptions(), description="How many pairs are made.")
-    loss: PluginChoice = Field(description="The objective over the pairs.")
+    loss: tuple[LossChoice, ...] = Field(min_length=1, description="The objective over the pairs: a sum of losses.")
     alignment: AlignmentOptions = Field(AlignmentOptions(), description="Preference optimization.")
     ranking: RankingOptions = Field(RankingOptions(), description="The score by which titles are ranked.")
     evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How models are evaluated.")
     metric: tuple[PluginChoice, ...] = Field(min_length=1, description="The metrics.")
     checkpoint: CheckpointOptions = Field(CheckpointOptions(), description="What is kept of a stage in progress.")
+
+    @property
+    def loss_name(self) -> str:
+        """The names of the losses, for titles: ``rosepo``, or ``rosepo+sft``."""
+        return "+".join(column_name(choice.name) for choice in self.loss)
 
     def choices(self, section: str) -> tuple[PluginChoice, ...]:
         """The plugins that a section names."""
@@ -110,6 +121,9 @@ class RunConfig(Options):
             value = getattr(self, section)
             if isinstance(value, tuple):
                 whole[section] = [choice.table(keys) for choice in value]
+                if section == "loss" and len(value) == 1 and value[0].weight == 1:
+                    # One loss is written as one table, as users do.
+                    whole[section] = {key: kept for key, kept in whole[section][0].items() if key != "weight"}
             elif isinstance(value, PluginChoice):
                 whole[section] = value.table(keys)
             elif isinstance(value, Options):
@@ -139,11 +153,18 @@ SECTIONS: Mapping[str, type[Options]] = {
 }
 """The sections whose options belong to the core."""
 
-PLUGIN_SECTIONS = ("dataset", "prompt", "oracle", "loss")
+PLUGIN_SECTIONS = ("dataset", "prompt", "oracle")
 """The sections that name one plugin."""
 
-LIST_SECTIONS: Mapping[str, type[PluginChoice]] = {"sampler": SamplerChoice, "metric": PluginChoice}
+LIST_SECTIONS: Mapping[str, type[PluginChoice]] = {
+    "sampler": SamplerChoice,
+    "loss": LossChoice,
+    "metric": PluginChoice,
+}
 """The sections that name one plugin or more."""
+
+WEIGHTED = ("sampler", "loss")
+"""The sections whose plugins have weights."""
 
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "dataset": ("movielens-100k",),
@@ -164,10 +185,10 @@ def load_config(
     Args:
         file: a TOML file, or `None` for the defaults. Keys may be written with `-` or `_`.
         overrides: keys and values from the command line, in its order: ``("sft.steps", "80")``, ``("loss", "ipo")``
-            (the same as ``loss.name``), ``("sampler", "self-hard=0.5")``, ``("metric", "hr")``. Named samplers or
-            metrics replace the list in the file. A string value is read as TOML if this gives a number, a boolean, a
-            quoted string, an array or a table; otherwise it is used unchanged. An option of ``sampler`` or ``metric``
-            is set for each of them that has it.
+            (the same as ``loss.name``), ``("sampler", "self-hard=0.5")``, ``("loss", "sft=0.1")``,
+            ``("metric", "hr")``. Named samplers, losses or metrics replace the list in the file. A string value is
+            read as TOML if this gives a number, a boolean, a quoted string, an array or a table; otherwise it is used
+            unchanged. An option of ``sampler``, ``loss`` or ``metric`` is set for each of them that has it.
         registry: the plugins; by default those that are installed.
 
     Raises:
@@ -199,9 +220,9 @@ def added_to(before: RunConfig, asked: RunConfig) -> RunConfig:
     """
     old, new = before.evaluation, asked.evaluation
     several = {key: _union(getattr(old, key), value) for key, value in new if isinstance(value, tuple)}
-    metrics = {metric_column(choice.name): choice for choice in before.metric}
+    metrics = {column_name(choice.name): choice for choice in before.metric}
     for choice in asked.metric:
-        column = metric_column(choice.name)
+        column = column_name(choice.name)
         metrics[column] = (
             _with_more_cut_offs(metrics[column], choice, old.ks, new.ks) if column in metrics else choice
         )
@@ -310,7 +331,8 @@ def _read_value(value: Any) -> Any:
 
 
 def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The file's tables in one form: keys with `_`, samplers and metrics always as lists, a plain name as a table."""
+    """The file's tables in one form: keys with `_`, samplers, losses and metrics always as lists, a plain name as a
+    table."""
     tables = _normal_keys(raw, "")
     for section, value in tables.items():
         _check_section(section)
@@ -319,8 +341,8 @@ def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
         if section in LIST_SECTIONS:
             listed = value if isinstance(value, list) else [value]
             tables[section] = [_normal_table(section, each) for each in listed]
-            if section == "sampler" and len(listed) == 1:
-                tables[section][0].setdefault("name", DEFAULTS["sampler"][0])
+            if section in WEIGHTED and len(listed) == 1:
+                tables[section][0].setdefault("name", DEFAULTS[section][0])
             elif not listed:
                 raise RequestError(f"'{section}' is empty; name at least one")
             for index, table in enumerate(tables[section]):
@@ -379,7 +401,7 @@ def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], re
             example = f"{section}.{next(iter(_core_keys(section)))}"
             raise RequestError(f"'{section}' is a section; set one of its options, such as '{example}'")
         elif section in LIST_SECTIONS:
-            named[section].append(_table_named(section, str(value), merged.get(section, [])))
+            named[section].append(_table_named(section, str(value), merged.get(section, []), registry))
         elif section in PLUGIN_SECTIONS:
             name = str(value)
             kept = merged.get(section, {})
@@ -405,19 +427,20 @@ def _name_of(section: str, table: Mapping[str, Any]) -> str:
     return str(table.get("name", DEFAULTS[section][0]))
 
 
-def _table_named(section: str, value: str, known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The table of ``NAME``, or of a sampler's ``NAME=WEIGHT``, with the options that the file has for this name."""
-    name, equals, weight = value.partition("=") if section == "sampler" else (value, "", "")
-    table = next((dict(table) for table in known if table["name"] == name), {"name": name})
+def _table_named(section: str, value: str, known: Sequence[Mapping[str, Any]], registry: Registry) -> dict[str, Any]:
+    """The table of ``NAME``, or of ``NAME=WEIGHT``, with the options that the file has for this name."""
+    written, equals, weight = value.partition("=") if section in WEIGHTED else (value, "", "")
+    name = registry.canonical(section, written)
+    table = next((dict(table) for table in known if registry.canonical(section, table["name"]) == name), {})
     table.pop("weight", None)
-    return table | ({"weight": weight} if equals else {})
+    return table | {"name": name} | ({"weight": weight} if equals else {})
 
 
 def _tables_with(
     section: str, option: str, tables: Sequence[dict[str, Any]], registry: Registry
 ) -> Sequence[dict[str, Any]]:
-    if option == "weight" and section == "sampler":
-        raise RequestError("weights are given with the names, such as --sampler self-hard=0.5")
+    if option == "weight" and section in WEIGHTED:
+        raise RequestError(f"weights are given with the names, such as --{section} {DEFAULTS[section][0]}=0.5")
     models = [registry.get(section, table["name"]).Options for table in tables]
     chosen = [table for table, model in zip(tables, models, strict=True) if option in model.model_fields]
     if not chosen:
@@ -451,6 +474,8 @@ def _choice(kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: st
     """A plugin with its options: separates the keys of the core from those of the plugin."""
     own = model.model_fields.keys() - {"options"}
     values: dict[str, Any] = {key: value for key, value in table.items() if key in own}
+    if isinstance(values["name"], str):
+        values["name"] = registry.canonical(kind, values["name"])
     rest = {key: value for key, value in table.items() if key not in own}
     # Check the name and the weight before looking for the plugin.
     checked = parse_options(model, {**values, "options": Options()}, where)
@@ -458,16 +483,17 @@ def _choice(kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: st
 
 
 def _check_columns(section: str, listed: Sequence[PluginChoice]) -> None:
-    """Refuse two metrics with one column of the table. Two samplers with one name are allowed: their options may
-    differ."""
-    names = [metric_column(choice.name) for choice in listed] if section == "metric" else []
+    """Refuse two metrics with one column of the table, or two losses with one column of the training log. Two
+    samplers with one name are allowed: their options may differ."""
+    names = [column_name(choice.name) for choice in listed] if section != "sampler" else []
     for name in names:
         if names.count(name) > 1:
-            raise RequestError(f"metric '{name}' is named twice; name it once, with all its cut-offs in 'ks'")
+            remedy = "with all its cut-offs in 'ks'" if section == "metric" else "with one weight"
+            raise RequestError(f"{section} '{name}' is named twice; name it once, {remedy}")
 
 
-def metric_column(name: str) -> str:
-    """The name of a metric's columns: its own name without that of the distribution."""
+def column_name(name: str) -> str:
+    """The name of the columns of a metric or a loss: its own name without that of the distribution."""
     return name.rpartition("/")[2]
 
 

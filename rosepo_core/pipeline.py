@@ -3,6 +3,7 @@ evaluation."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -69,9 +70,10 @@ def default_folder(config: RunConfig, *, trained: bool = True) -> Path:
     """``runs/DATASET-LOSS-FINGERPRINT``, or ``runs/DATASET-MODEL-FINGERPRINT`` where nothing is `trained`: one folder
     for each resolved configuration."""
     # A plugin may be named as DISTRIBUTION/NAME.
-    dataset_name, loss = (name.rpartition("/")[2] for name in (config.dataset.name, config.loss.name))
-    what = loss if trained else ranked_models.model_name(config.model.name)
-    return Path("runs") / "-".join([dataset_name, what, fingerprint(config.that_decides())[:8]])
+    what = config.loss_name if trained else ranked_models.model_name(config.model.name)
+    return Path("runs") / "-".join(
+        [config.dataset.name.rpartition("/")[2], what, fingerprint(config.that_decides())[:8]]
+    )
 
 
 def run(
@@ -114,6 +116,8 @@ def run(
     # After the last stage, the report and other files about the run are written, so it must not end the session.
     until = None if until == STAGES[-1] else until
     with _opened(config, store, registry, reporter, until=until, forced=forced) as session:
+        if "oracle" in (until, *force) and not oracle.needed(session):
+            raise RequestError("nothing in this run asks the oracle, so the run has no stage 'oracle'")
         trained = train(session)
         models = ranked_models.of_run(session, trained)
         tables = evaluation.stage(session, trained.split, trained.candidates, models, trained.oracle)
@@ -194,7 +198,7 @@ def train(session: Session) -> Trained:
     candidates = evaluation.draw_candidates(session, held_out)
     fine_tuned = sft.stage(session, held_out)
     session.store.commit()
-    smoothing = oracle.stage(session, held_out)
+    smoothing = oracle.stage(session, held_out) if oracle.needed(session) else None
     rejected = sampling.stage(session, held_out, fine_tuned, smoothing)
     scored = reference.stage(session, held_out, fine_tuned, rejected)
     pairs = preferences.stage(session, held_out, smoothing, rejected, scored)
@@ -241,6 +245,13 @@ def evaluate(
         )
     further = [*overrides, *([("evaluation.protocols", list(protocols))] if protocols else [])]
     config = added_to(load_config(folder / CONFIG, [], registry), load_config(folder / CONFIG, further, registry))
+    asks_oracle = config.ranking.score == "fusion" and "oracle" in config.ranking.features
+    if asks_oracle and read_manifest(folder / "oracle") is None and read_manifest(folder / "aligned") is not None:
+        others = [name for name in config.ranking.features if name != "oracle"]
+        raise RequestError(
+            f"{folder} has trained no oracle, because nothing in it asked one: rank without it, "
+            f"--ranking.features '{json.dumps(others)}'"
+        )
     with _opened(config, store, registry, reporter, finished=True) as session:
         trained, tables = _evaluated(session)
         if ranks.is_first():
@@ -512,7 +523,8 @@ def _opened(
     if ranks.count() > 1 and not finished:
         # One process fetches or converts the model. The others find it.
         ranks.told_by_first("fetching the model", lambda: str(resolve_model(base or config.model.name, reporter)))
-    with store.working(config.to_toml(), STAGES):
+    unneeded = () if oracle.needed(session) else ("oracle",)
+    with store.working(config.to_toml(), set(STAGES).difference(unneeded)):
         with suppress(UntilReached):
             yield session
         outputs.write_environment(session)

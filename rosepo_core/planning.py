@@ -206,7 +206,8 @@ def _plan(session: _Rehearsal) -> Plan:
     row("split", len(data.users), "users", 0, [], 0.0)
     prior_row("base")
     row("sft", len(material), "sequences", sft_tokens, material_parts, sft_tokens / speed.train)
-    row("oracle", len(data.train.items), "interactions", 0, [], None)
+    if planned.oracle is not None:
+        row("oracle", len(data.train.items), "interactions", 0, [], None)
     row("sampling", len(examples), "examples", 0, [], speed.sampling)
     prior_row("sft")
     compared = tree_lengths if reference.kind(session) == "sft" else []
@@ -341,7 +342,7 @@ def _notes(template: PromptTemplate, data: Split, context: EvaluationContext, of
     titles = template.response_lengths
     yield f"titles have {titles.mean():.1f} tokens on average and {titles.max()} at most, their end included"
     yield "rejected titles are not known yet; their tokens are estimated from titles drawn uniformly"
-    if session.artifacts["oracle"].reused is None:
+    if "oracle" in session.artifacts and session.artifacts["oracle"].reused is None:
         yield f"the training time of oracle '{config.oracle.name}' is unknown and not counted"
     yield (
         "memory is the sum of the weights, a gradient and two optimizer moments of each trained number, the bytes "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -48,6 +48,7 @@ KINDS: Mapping[str, type[Component]] = {
 ``_losses``)."""
 
 KEBAB_CASE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+ALIAS = re.compile(r"[a-z0-9]+([-_][a-z0-9]+)*")
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 REGISTER_HOOKS = {
     kind: f"rosepo_register_{kind}es" if kind == "loss" else f"rosepo_register_{kind}s" for kind in KINDS
@@ -70,6 +71,7 @@ class Entry:
         target: ``"package.module:Class"``; for a module, its name.
         summary: one line.
         error: the error, in one line; `None` if there is none.
+        aliases: other names that users may write.
     """
 
     kind: str
@@ -79,6 +81,7 @@ class Entry:
     target: str
     summary: str = ""
     error: str | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
     def qualified_name(self) -> str:
@@ -146,7 +149,7 @@ class Registry:
 
         Args:
             kind: a key of `KINDS`.
-            name: a plain name, or ``distribution/name``.
+            name: a plain name or alias, or ``distribution/name``.
 
         Raises:
             RequestError: no plugin has this name, or several have it.
@@ -155,7 +158,7 @@ class Registry:
         if len(owners) == 1:
             return owners[0]
         if not owners:
-            known = {entry.name for entry in self.entries(kind)} | {
+            known = {name for entry in self.entries(kind) for name in (entry.name, *entry.aliases)} | {
                 entry.qualified_name for entry in self.entries(kind) if "/" in name
             }
             failed = "".join(f" ({entry} did not load: {entry.error})" for entry in self.entries("plugin"))
@@ -163,6 +166,12 @@ class Registry:
         both = " and ".join(f"{owner.distribution} {owner.version}" for owner in owners)
         choices = " or ".join(f"'{owner.qualified_name}'" for owner in owners)
         raise RequestError(f"{both} each bring a {kind} '{name}'; write {choices}")
+
+    def canonical(self, kind: str, name: str) -> str:
+        """The name of the plugin that `name` is an alias of; any other name as it is."""
+        distribution, slash, bare = name.rpartition("/")
+        owners = {entry.name for entry in self.entries(kind) if _matches(entry, name) and entry.name != bare}
+        return distribution + slash + owners.pop() if len(owners) == 1 else name
 
     def get(self, kind: str, name: str) -> type[Component]:
         """Import an implementation.
@@ -262,15 +271,30 @@ class Registry:
                 self._report(plugin, f"'{hook}' is not marked with @hookimpl and is never called")
 
     def _register(
-        self, plugin: Entry, found: list[Entry], kind: str, name: str, target: str, *, summary: str
+        self,
+        plugin: Entry,
+        found: list[Entry],
+        kind: str,
+        name: str,
+        target: str,
+        *,
+        summary: str,
+        aliases: Sequence[str] = (),
     ) -> None:
         if not KEBAB_CASE.fullmatch(name):
             raise PluginError(f"the name of {kind} '{name}' is not kebab-case, as in 'self-hard'")
         if not TARGET.fullmatch(target):
             raise PluginError(f"the target of {kind} '{name}' is '{target}', not 'package.module:Class'")
-        entry = Entry(kind, name, plugin.distribution, plugin.version, target, summary)
-        if any(entry.kind == other.kind and _matches(other, entry.qualified_name) for other in self._entries + found):
-            raise PluginError(f"it registers {kind} '{name}' a second time")
+        if len({name, *aliases}) <= len(aliases):
+            raise PluginError(f"it registers {kind} '{name}' under one name twice")
+        for alias in aliases:
+            if not ALIAS.fullmatch(alias):
+                raise PluginError(f"the alias '{alias}' of {kind} '{name}' has more than letters, digits, - and _")
+        entry = Entry(kind, name, plugin.distribution, plugin.version, target, summary, aliases=tuple(aliases))
+        own = [other for other in self._entries + found if other.kind == kind]
+        for each in (name, *aliases):
+            if any(_matches(other, f"{plugin.distribution}/{each}") for other in own):
+                raise PluginError(f"it registers {kind} '{each}' a second time")
         found.append(entry)
 
     def _call(self, hook: str, name: str, **arguments: Any) -> None:
@@ -301,10 +325,11 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def _matches(entry: Entry, name: str) -> bool:
-    """Whether an entry has a name. Distribution names are compared as in package indexes: case, `-`, `_` and `.` do
-    not matter."""
+    """Whether an entry has a name or alias. Distribution names are compared as in package indexes: case, `-`, `_` and
+    `.` do not matter."""
     distribution, _, bare = name.rpartition("/")
-    return entry.name == bare and (not distribution or _canonical(distribution) == _canonical(entry.distribution))
+    same = not distribution or _canonical(distribution) == _canonical(entry.distribution)
+    return same and bare in (entry.name, *entry.aliases)
 
 
 def _canonical(distribution: str) -> str:

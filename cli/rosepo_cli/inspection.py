@@ -56,9 +56,10 @@ def show_plugin(
     from rosepo_core.registry import load_plugins
 
     registry = load_plugins()
-    entries = [entry for entry in registry.entries() if name in (entry.name, entry.qualified_name)]
+    entries = [entry for entry in registry.entries() if name in (entry.name, entry.qualified_name, *entry.aliases)]
     if not entries:
-        raise RequestError(f"unknown plugin '{name}'{nearest(name, [entry.name for entry in registry.entries()])}")
+        known = [name for entry in registry.entries() for name in (entry.name, *entry.aliases)]
+        raise RequestError(f"unknown plugin '{name}'{nearest(name, known)}")
     described: list[dict[str, Any]] = []
     for entry in entries:
         component = registry.get(entry.kind, entry.qualified_name)

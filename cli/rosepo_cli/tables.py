@@ -287,6 +287,8 @@ def show_plugins(entries: Sequence[Entry]) -> None:
         column.justify = "left"
     for entry in entries:
         summary = Text(f"does not load: {entry.error}", style="red") if entry.error else Text(entry.summary)
+        if entry.aliases:
+            summary.append(f" Also: {', '.join(entry.aliases)}.")
         table.add_row(entry.kind, Text(entry.name), Text(f"{entry.distribution} {entry.version}"), summary)
     _console().print(table)
 

@@ -40,7 +40,14 @@ def train(
         ),
     ] = None,
     oracle: Annotated[str | None, typer.Option(help="Gives the smoothing factors.", show_default=False)] = None,
-    loss: Annotated[str | None, typer.Option(help="The preference objective.", show_default=False)] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=WEIGHT]",
+            help="The preference objective; repeat this for a weighted sum, such as --loss rosepo --loss sft=0.1.",
+            show_default=False,
+        ),
+    ] = None,
     protocol: Protocol = None,
     metric: Metric = None,
     seed: Seed = None,
@@ -89,9 +96,10 @@ def train(
 
     if seeds is not None and until is not None:
         raise RequestError("--seeds needs finished runs: leave --until out, or --seeds")
-    named = {"dataset": dataset, "model": model, "prompt": prompt, "oracle": oracle, "loss": loss, "seed": seed}
+    named = {"dataset": dataset, "model": model, "prompt": prompt, "oracle": oracle, "seed": seed}
     changes: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
     changes += [("sampler", name) for name in sampler or []]
+    changes += [("loss", name) for name in loss or []]
     changes += [("metric", name) for name in metric or []]
     changes += [("evaluation.protocols", protocol)] if protocol else []
     changes += overrides(set_ or [], context)

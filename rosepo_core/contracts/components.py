@@ -259,19 +259,39 @@ class SmoothingOracle(Component, ABC):
 class PreferenceLoss(Component, ABC):
     """An objective over preference pairs.
 
+    What a loss needs may depend on its options; then its constructor sets the attribute. What no loss of a run needs
+    is not computed.
+
     Attributes:
+        scope: ``"pair"`` if the loss of a pair depends on that pair alone. ``"batch"`` if it depends on the other
+            pairs of the optimizer step, too, but not on their order: the loss then gets all pairs of the step at
+            once, however many passes the model makes over them. This costs each pass a second time.
         needs_reference: whether the loss uses the log-probabilities of the reference, which `alignment.reference`
-            names. If not, they are not computed, and are 0.
-        needs_smoothing: whether the loss uses `eps`. If not, the oracle is not asked for it, and it is 0.
+            names. If not, they are not computed, and may be 0.
+        needs_smoothing: whether the loss uses `eps`. If not, the oracle is not asked for it, and it may be 0.
+        needs_tokens: whether the loss uses the numbers of tokens.
+        needs_mismatched: whether the loss uses the log-probabilities of mismatched responses.
     """
 
-    needs_reference: ClassVar[bool] = True
-    needs_smoothing: ClassVar[bool] = False
+    scope: Literal["pair", "batch"] = "pair"
+    needs_reference: bool = True
+    needs_smoothing: bool = False
+    needs_tokens: bool = False
+    needs_mismatched: bool = False
 
     @property
     def beta(self) -> float:
-        """Scale of the implicit rewards that are logged: beta (log pi - log ref)."""
+        """Scale of the implicit rewards that are logged."""
         return float(getattr(self.options, "beta", 1.0))
+
+    def rewards(self, log_probs: LogProbs) -> tuple[Tensor, Tensor]:
+        """The implicit rewards for the training log: of the chosen responses, float [n], and of the rejected ones,
+        float [n, K], with any value in an empty slot. By default beta (log pi - log ref), or beta log pi for a loss
+        without a reference."""
+        chosen, rejected = log_probs.chosen, log_probs.rejected
+        if self.needs_reference:
+            chosen, rejected = chosen - log_probs.reference_chosen, rejected - log_probs.reference_rejected
+        return self.beta * chosen, self.beta * rejected
 
     @abstractmethod
     def __call__(self, log_probs: LogProbs) -> Tensor:

@@ -6,6 +6,7 @@ A distribution names its module in the entry-point group ``rosepo``. The module 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,12 +23,14 @@ hookimpl = pluggy.HookimplMarker("rosepo")
 class Register(Protocol):
     """Registers one implementation, which is imported only when it is used."""
 
-    def __call__(self, name: str, target: str, *, summary: str) -> None:
+    def __call__(self, name: str, target: str, *, summary: str, aliases: Sequence[str] = ()) -> None:
         """
         Args:
             name: the name that users write, in kebab-case.
             target: ``"package.module:Class"``.
             summary: one line for `rosepo plugins list`.
+            aliases: other names that users may write, such as those of another library, with ``-`` or ``_``. A run
+                is the same under all of them.
         """
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -299,6 +299,9 @@ class LogProbs:
         rejected_tokens: numbers of tokens of the rejected responses, int64 [n, K].
         eps: the smoothing factor, P(the user prefers the rejected response), float [n, K] in [0, 1).
         valid: which rejected slots hold a response, bool [n, K]; at least one in each row.
+        mismatched: log-probability of a response of another pair, drawn at random, after the prompt of each row,
+            under the policy, float [n]; `None` unless the loss needs it.
+        reference_mismatched: the same under the reference model.
     """
 
     chosen: Tensor
@@ -309,6 +312,13 @@ class LogProbs:
     rejected_tokens: Tensor
     eps: Tensor
     valid: Tensor
+    mismatched: Tensor | None = None
+    reference_mismatched: Tensor | None = None
+
+    def take(self, rows: Tensor) -> LogProbs:
+        """The pairs at `rows`, in that order: int64 [m]."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return LogProbs(**{name: value if value is None else value[rows] for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -324,6 +334,9 @@ class Pairs:
             an empty slot.
         listed: the candidates in the list of each prompt, int32 [n, c], with the target and the rejected items among
             them; `None` if prompts have no list.
+        mismatched: an item of another pair for each prompt, int32 [n], see `PreferenceLoss.needs_mismatched`; `None`
+            unless the loss needs it.
+        reference_mismatched: log-probabilities of the mismatched items under the reference model, float32 [n].
     """
 
     examples: Examples
@@ -332,6 +345,22 @@ class Pairs:
     reference_chosen: Floats
     reference_rejected: Floats
     listed: Ints | None = None
+    mismatched: Ints | None = None
+    reference_mismatched: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def responses(self) -> Ints:
+        """The items whose log-probabilities the loss needs: the target, the rejected items and, where there is one,
+        the mismatched item; int32 [n, 1 + K] or [n, 2 + K], -1 for an empty slot."""
+        columns = [self.examples.target[:, None], self.rejected]
+        return np.concatenate([*columns, *([] if self.mismatched is None else [self.mismatched[:, None]])], axis=1)
+
+    @property
+    def reference(self) -> Floats:
+        """The log-probabilities of `responses` under the reference model, float32 of the same shape."""
+        columns = [self.reference_chosen[:, None], self.reference_rejected]
+        others = [] if self.reference_mismatched is None else [self.reference_mismatched[:, None]]
+        return np.concatenate([*columns, *others], axis=1)

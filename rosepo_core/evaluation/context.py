@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rosepo_core.config import metric_column
+from rosepo_core.config import column_name
 from rosepo_core.contracts.components import Metric
 from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.records import Bools, Catalogue, Examples, Floats, Ints, Split
@@ -50,7 +50,7 @@ class EvaluationContext:
     @staticmethod
     def of_each_part(session: Session, split: Handle[Split]) -> list[EvaluationContext]:
         """The contexts of all parts in the run's configuration, the test first. Makes RUN/embeddings if necessary."""
-        names = [metric_column(choice.name) for choice in session.config.metric]
+        names = [column_name(choice.name) for choice in session.config.metric]
         metrics: dict[str, Metric] = {name: session.component("metric", index) for index, name in enumerate(names)}
         needed = "title-embeddings" in frozenset[str]().union(*(metric.needs for metric in metrics.values()))
         grounded = session.config.evaluation.ground and "free" in session.config.evaluation.protocols

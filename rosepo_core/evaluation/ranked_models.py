@@ -53,18 +53,24 @@ def of_run(session: Session, trained: Trained) -> list[RankedModel]:
     ]
 
 
-def before_training(session: Session, split: Handle[Split], oracle: Handle[SmoothingOracle]) -> list[RankedModel]:
-    """The models of a run that need no training of the language model: popularity, the oracle and the base model."""
+def before_training(
+    session: Session, split: Handle[Split], oracle: Handle[SmoothingOracle] | None
+) -> list[RankedModel]:
+    """The models of a run that need no training of the language model: popularity, the oracle, if there is one, and
+    the base model."""
+    return [
+        RankedModel("popularity", popularity_scores(split.content)),
+        *([] if oracle is None else [RankedModel("oracle", _oracle_scores(oracle), inputs=[oracle])]),
+        _language_model(session, split, "base", session.policy.base),
+    ]
 
-    def oracle_scores(places: Places, items: Ints) -> Floats | None:
+
+def _oracle_scores(oracle: Handle[SmoothingOracle]) -> ScoreFn:
+    def scores(places: Places, items: Ints) -> Floats | None:
         with running(oracle.content):
             return oracle.content.score(places, items)
 
-    return [
-        RankedModel("popularity", popularity_scores(split.content)),
-        RankedModel("oracle", oracle_scores, inputs=[oracle]),
-        _language_model(session, split, "base", session.policy.base),
-    ]
+    return scores
 
 
 def of_model(session: Session, split: Handle[Split], adapter: Adapter | None) -> list[RankedModel]:

@@ -22,7 +22,7 @@ from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side
-from rosepo_core.stages import embeddings, fusion, reference
+from rosepo_core.stages import embeddings, fusion, oracle, reference
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
 from rosepo_core.store.artifacts import Artifact
@@ -139,7 +139,7 @@ def report_data(session: Session, trained: Trained, evaluations: Sequence[Evalua
     """The data of the report on a finished run."""
     folder, split, pairs = session.store.folder, trained.split.content, trained.pairs.content
     return ReportData(
-        title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss.name}",
+        title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss_name}",
         command=f"rosepo train --config {folder / CONFIG}",
         summary=_summary(session, split, evaluations[0]),
         config=session.config.to_toml(),
@@ -184,7 +184,7 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
     prompt, response = _invented_example(session)
     alias = ALIASES.get(config.model.name)
     return ModelCard(
-        name=f"{config.dataset.name}, {config.model.name}, {config.loss.name}",
+        name=f"{config.dataset.name}, {config.model.name}, {config.loss_name}",
         method=config.sft.method,
         base_model=published_name(config.model.name),
         dataset=config.dataset.name,
@@ -238,8 +238,10 @@ def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[
         "Model": config.model.name,
         "Prompt": f"{config.prompt.name}, {session.resolved['prompt']['titles']} titles",
         "Samplers": ", ".join(f"{choice.name} ({choice.weight:g})" for choice in config.sampler),
-        "Oracle": config.oracle.name,
-        "Loss": config.loss.name,
+        "Oracle": config.oracle.name if oracle.needed(session) else "none: nothing asks it",
+        "Loss": ", ".join(
+            choice.name if choice.weight == 1 else f"{choice.name} ({choice.weight:g})" for choice in config.loss
+        ),
         "Seed": str(config.seed),
         f"{evaluation.part.capitalize()} users": f"{len(evaluation.examples):,}",
     }

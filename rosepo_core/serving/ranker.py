@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Ranker:
         pool: the most titles of a pool.
         searched: how many titles of the model's own search are a source of pools.
         beams: width of this search.
-        oracle: the run's oracle.
+        oracle: the run's oracle; `None` if it has none.
     """
 
     rule: DecisionRule
@@ -45,7 +46,7 @@ class Ranker:
     pool: int
     searched: int
     beams: int
-    oracle: SmoothingOracle
+    oracle: SmoothingOracle | None
 
     def top(
         self, model: TitleModel, places: Places, exclude: Sequence[NDArray[np.integer]], k: int
@@ -79,6 +80,7 @@ class Ranker:
         """
         raw: dict[str, Floats] = {self.rule.model: model.log_probs(places, items)}
         if "oracle" in self.rule.models:
+            assert self.oracle is not None
             scores = _oracle_scores(self.oracle, places, items)
             assert scores is not None
             raw["oracle"] = scores
@@ -127,12 +129,13 @@ def load_ranker(
             f"the fusion of this run uses scores of '{others[0]}', a second language model: recommend by another "
             "score (--score), or evaluate with other ranking.features"
         )
-    oracle = _oracle(store, config)
+    oracle = None if read_manifest(store.folder / "oracle") is None else _oracle(store, config)
     embedded = read_manifest(store.folder / "embeddings") is not None
     titles = embeddings.load(store.artifact("embeddings", command).folder) if embedded else None
     rule = DecisionRule(stage, score, catalogue.popularity, model.title_lengths, own_prior, features, logit)
     evaluation = parse_options(EvaluationOptions, config.get("evaluation", {}), "evaluation")
-    sources = PoolSources(catalogue.popularity, lambda places, items: _oracle_scores(oracle, places, items), titles)
+    scores = None if oracle is None else partial(_oracle_scores, oracle)
+    sources = PoolSources(catalogue.popularity, scores, titles)
     searched = max(SHORTEST_LIST, *evaluation.ks)
     return Ranker(rule, sources, options.pool, searched, evaluation.beams, oracle)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from rosepo_core.contracts.components import PreferenceLoss, Reporter
+from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Pairs, Split
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.training import LogHistory, PreferenceTree, TrainingSettings, align_preferences
@@ -31,7 +29,7 @@ def stage(
     }
 
     def build(folder: Path) -> None:
-        loss: PreferenceLoss = session.component("loss")
+        loss = session.loss()
         trees = preference_trees(session.template(split), pairs.content)
         model = session.policy.to_continue(sft.folder)
 
@@ -46,7 +44,5 @@ def stage(
 
 def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[PreferenceTree]:
     """The pairs as token trees, each with the smoothing factors and reference log-probabilities of its pairs."""
-    responses = np.concatenate([pairs.examples.target[:, None], pairs.rejected], axis=1)
-    reference = np.concatenate([pairs.reference_chosen[:, None], pairs.reference_rejected], axis=1)
-    trees = prompt_trees(template, pairs.examples, responses, shared=True, candidates=pairs.listed)
-    return [PreferenceTree.of(tree, pairs.eps, reference) for tree in trees]
+    trees = prompt_trees(template, pairs.examples, pairs.responses, shared=True, candidates=pairs.listed)
+    return [PreferenceTree.of(tree, pairs.eps, pairs.reference) for tree in trees]

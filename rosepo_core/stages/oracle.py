@@ -15,6 +15,17 @@ from rosepo_core.stages.session import Handle, Session
 STATE = "state.safetensors"
 
 
+def needed(session: Session) -> bool:
+    """Whether anything in the run asks the oracle: its loss, a sampler, or `ranking.score`."""
+    ranking = session.config.ranking
+    samplers = range(len(session.config.sampler))
+    return (
+        session.loss().needs_smoothing
+        or any("oracle" in session.component("sampler", index).needs for index in samplers)
+        or (ranking.score == "fusion" and "oracle" in ranking.features)
+    )
+
+
 def stage(session: Session, split: Handle[Split]) -> Handle[SmoothingOracle]:
     """RUN/oracle: ``state.safetensors`` and ``fit.json``, the numbers that the oracle reports about its training."""
     settings = {"oracle": session.plugin_settings("oracle"), "seed": session.config.seed}

@@ -6,13 +6,14 @@ text.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from rosepo_core.contracts.components import PreferenceLoss, SmoothingOracle
+from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.records import Examples, Ints, Pairs, Places, Split
 from rosepo_core.registry import running
@@ -26,7 +27,7 @@ PAIRS = "pairs.parquet"
 def stage(
     session: Session,
     split: Handle[Split],
-    oracle: Handle[SmoothingOracle],
+    oracle: Handle[SmoothingOracle] | None,
     rejected: Handle[RejectedItems],
     reference: Handle[ReferenceLogProbs],
 ) -> Handle[Pairs]:
@@ -36,18 +37,17 @@ def stage(
     ``chosen_item``, ``rejected_item`` (catalogue indices), ``sampler``, ``eps`` (the smoothing factor, 0 if the loss
     does not use it), ``reference_chosen`` and ``reference_rejected`` (the log-probabilities of RUN/reference),
     ``prompt``, ``chosen``, ``rejected`` (text); if prompts list candidates, also ``listed`` (their catalogue indices,
-    in the order of the prompt).
+    in the order of the prompt); if the loss needs mismatched items, also ``mismatched_item`` and
+    ``reference_mismatched``.
     """
-
-    loss: PreferenceLoss = session.component("loss")
-    smoothed = loss.needs_smoothing
+    smoothing = oracle if session.loss().needs_smoothing else None
 
     def build(folder: Path) -> None:
         examples, items, sampler = rejected.content.examples, rejected.content.items, rejected.content.sampler
         listed = rejected.content.listed
         eps = np.zeros(items.shape, dtype=np.float32)
-        if smoothed:
-            eps = flip_probabilities(oracle.content, examples, examples.target, items)
+        if smoothing is not None:
+            eps = flip_probabilities(smoothing.content, examples, examples.target, items)
         template = session.template(split)
         prompts = template.prompt_texts(examples, shared=True, candidates=listed)
         texts = np.array(template.response_texts, dtype=object)
@@ -71,10 +71,16 @@ def stage(
         )
         if listed is not None:
             table = table.with_columns(pl.Series("listed", listed[row], pl.Array(pl.Int32, listed.shape[1])))
+        if reference.content.mismatched_items is not None:
+            assert reference.content.mismatched is not None
+            table = table.with_columns(
+                mismatched_item=pl.Series(reference.content.mismatched_items[row]),
+                reference_mismatched=pl.Series(reference.content.mismatched[row]),
+            )
         table.write_parquet(folder / PAIRS)
 
-    settings = {**session.prompt_settings(), "smoothed": smoothed}
-    inputs: list[Handle[Any]] = [*([oracle] if smoothed else []), rejected, reference]
+    settings = {**session.prompt_settings(), "smoothed": smoothing is not None}
+    inputs: list[Handle[Any]] = [*([smoothing] if smoothing else []), rejected, reference]
     return session.artifact("preferences", settings, inputs, build, lambda folder: load_pairs(folder, split.content))
 
 
@@ -101,7 +107,11 @@ def load_pairs(folder: Path, split: Split) -> Pairs:
     listed = None
     if "listed" in table.columns:
         listed = first_rows["listed"].to_numpy()
-    return Pairs(examples, rejected, eps, reference_chosen, reference_rejected, listed)
+    pairs = Pairs(examples, rejected, eps, reference_chosen, reference_rejected, listed)
+    if "mismatched_item" in table.columns:
+        mismatched, scored = first_rows["mismatched_item"].to_numpy(), first_rows["reference_mismatched"].to_numpy()
+        pairs = replace(pairs, mismatched=mismatched, reference_mismatched=scored)
+    return pairs
 
 
 def flip_probabilities(

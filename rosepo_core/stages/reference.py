@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from rosepo_core.contracts.components import PreferenceLoss
-from rosepo_core.contracts.records import Floats, Split
+from rosepo_core.contracts.records import Floats, Ints, Split
 from rosepo_core.contracts.sections import Reference
 from rosepo_core.engine.training import LogHistory
 from rosepo_core.stages import prior
@@ -28,17 +27,20 @@ class ReferenceLogProbs:
     Attributes:
         chosen: log-probabilities of the targets, float32 [n].
         rejected: log-probabilities of the rejected items, float32 [n, K], -inf for an empty slot.
+        mismatched_items: the mismatched item of each example, int32 [n]; `None` if the loss needs none.
+        mismatched: log-probabilities of the mismatched items, float32 [n].
     """
 
     chosen: Floats
     rejected: Floats
+    mismatched_items: Ints | None = None
+    mismatched: Floats | None = None
 
 
 def kind(session: Session) -> Reference:
     """What the run's loss compares the model with: `alignment.reference`, or ``none`` if the loss has no
     reference."""
-    loss: PreferenceLoss = session.component("loss")
-    return session.config.alignment.reference if loss.needs_reference else "none"
+    return session.config.alignment.reference if session.loss().needs_reference else "none"
 
 
 def check(session: Session) -> None:
@@ -61,9 +63,15 @@ def stage(
     - ``none``: 0. The rewards in the training log are then those of the policy alone.
 
     They are the same for all losses that use them.
+
+    A loss with `needs_mismatched` also gets a mismatched item for each example, with its log-probability: the target
+    of the next example in a random order, so that mismatched items are distributed as targets are.
     """
     reference = kind(session)
     settings: dict[str, Any] = {"reference": reference}
+    mismatches = session.loss().needs_mismatched
+    if mismatches:
+        settings["mismatched"] = session.config.seed
     inputs: list[Handle[Any]] = [rejected]
     titles = prior.of_sft(session, split, sft) if reference == "prior" else None
     if titles is not None:
@@ -75,13 +83,18 @@ def stage(
     def build(folder: Path) -> None:
         examples = rejected.content.examples
         responses = np.concatenate([examples.target[:, None], rejected.content.items], axis=1)
+        if mismatches:
+            mismatched = mismatched_items(examples.target, session.rng("mismatched"))
+            responses = np.concatenate([responses, mismatched[:, None]], axis=1)
         scores = np.zeros(responses.shape, dtype=np.float32)
         if titles is not None:
             scores = titles.content[responses]
         elif reference == "sft":
             scores = title_model(session, split, sft).score(examples, responses, rejected.content.listed)
         scores = np.where(responses >= 0, scores, np.float32(-np.inf))
-        arrays = {"chosen": scores[:, 0], "rejected": scores[:, 1:]}
+        arrays: dict[str, Any] = {"chosen": scores[:, 0], "rejected": scores[:, 1:]}
+        if mismatches:
+            arrays |= {"rejected": scores[:, 1:-1], "mismatched": scores[:, -1], "mismatched_items": mismatched}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REFERENCE)
 
     return session.artifact("reference", settings, inputs, build, _load, by_all=reference == "sft")
@@ -89,4 +102,13 @@ def stage(
 
 def _load(folder: Path) -> ReferenceLogProbs:
     arrays = load_file(folder / REFERENCE)
-    return ReferenceLogProbs(arrays["chosen"], arrays["rejected"])
+    others = arrays.get("mismatched_items"), arrays.get("mismatched")
+    return ReferenceLogProbs(arrays["chosen"], arrays["rejected"], *others)
+
+
+def mismatched_items(targets: Ints, rng: np.random.Generator) -> Ints:
+    """The target of another example for each, int32 [n]: that of the next one in a random order."""
+    order = rng.permutation(len(targets))
+    mismatched = np.empty_like(targets)
+    mismatched[order] = targets[np.roll(order, -1)]
+    return mismatched

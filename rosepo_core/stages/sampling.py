@@ -108,7 +108,7 @@ class RejectedItems:
 
 
 def stage(
-    session: Session, split: Handle[Split], sft: Handle[LogHistory], oracle: Handle[SmoothingOracle]
+    session: Session, split: Handle[Split], sft: Handle[LogHistory], oracle: Handle[SmoothingOracle] | None
 ) -> Handle[RejectedItems]:
     """RUN/sampling: the examples with their rejected items, and the sampler of each item.
 
@@ -131,7 +131,11 @@ def stage(
     if "title-embeddings" in needs:
         settings["encoder"] = encoder_version(choose_encoder())
     asks_model = bool(needs & {"language-model", "title-embeddings"})
-    inputs: list[Handle[Any]] = [split, *([sft] if asks_model else []), *([oracle] if "oracle" in needs else [])]
+    inputs: list[Handle[Any]] = [
+        split,
+        *([sft] if asks_model else []),
+        *([oracle] if oracle and "oracle" in needs else []),
+    ]
 
     def build(folder: Path) -> None:
         options = session.config.preferences
@@ -244,7 +248,7 @@ def _context(
     session: Session,
     split: Handle[Split],
     sft: Handle[LogHistory],
-    oracle: Handle[SmoothingOracle],
+    oracle: Handle[SmoothingOracle] | None,
     sampler: RejectedSampler,
     index: int,
 ) -> SamplerContext:
@@ -266,7 +270,7 @@ def _context(
         rng=session.rng(f"sampler {index}"),
         reporter=session.reporter,
         language_model=title_model(session, split, sft) if "language-model" in sampler.needs else None,
-        oracle_scores=_oracle_scores(session, oracle, sampler) if "oracle" in sampler.needs else None,
+        oracle_scores=_oracle_scores(session, oracle, sampler) if oracle and "oracle" in sampler.needs else None,
         title_embeddings=embeddings if "title-embeddings" in sampler.needs else None,
     )
 

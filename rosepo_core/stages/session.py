@@ -12,11 +12,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from rosepo_core import __version__, ranks
-from rosepo_core.config import RunConfig
-from rosepo_core.contracts.components import Component, Reporter
+from rosepo_core.config import RunConfig, column_name
+from rosepo_core.contracts.components import Component, PreferenceLoss, Reporter
 from rosepo_core.contracts.records import Examples, Ints, Split
 from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.determinism import deterministic
+from rosepo_core.engine.mixture import Mixture
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.prompts.item_texts import item_texts
 from rosepo_core.prompts.template import PromptTemplate
@@ -214,6 +215,16 @@ class Session:
         choice = choices if index is None else choices[index]
         return self.registry.make(section, choice.name, choice.options)
 
+    def loss(self) -> PreferenceLoss:
+        """A new instance of the run's objective: its loss, or the sum of its losses."""
+        choices = self.config.loss
+        losses: list[PreferenceLoss] = [self.component("loss", index) for index in range(len(choices))]
+        if len(choices) == 1 and choices[0].weight == 1:
+            return losses[0]
+        return Mixture(
+            {column_name(choice.name): (loss, choice.weight) for choice, loss in zip(choices, losses, strict=True)}
+        )
+
     def plugin_settings(self, section: str, without: Container[str] = ()) -> list[Mapping[str, Any]]:
         """Everything that the work of a section's plugins depends on, for fingerprints: names, versions, source code,
         options, and the content of the files that they read.
@@ -225,8 +236,8 @@ class Session:
         choices, tables = self.config.choices(section), self.that_decides[section]
         listed = tables if isinstance(tables, list) else [tables]
         found: list[Mapping[str, Any]] = []
-        for index, (choice, table) in enumerate(zip(choices, listed, strict=True)):
-            component: Component = self.component(section, index if isinstance(tables, list) else None)
+        for choice, table in zip(choices, listed, strict=True):
+            component: Component = self.registry.make(section, choice.name, choice.options)
             component_class: type = type(component)
             with running(component):
                 files = [path.expanduser() for path in component.files()]

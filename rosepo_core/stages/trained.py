@@ -23,7 +23,7 @@ class Trained:
         split: RUN/split.
         candidates: RUN/candidates, by part and kind of negatives; empty if no protocol ranks candidates.
         sft: RUN/sft.
-        oracle: RUN/oracle.
+        oracle: RUN/oracle; `None` if nothing in the run asks it.
         pairs: RUN/preferences.
         aligned: RUN/aligned.
     """
@@ -31,6 +31,6 @@ class Trained:
     split: Handle[Split]
     candidates: DrawnCandidates
     sft: Handle[LogHistory]
-    oracle: Handle[SmoothingOracle]
+    oracle: Handle[SmoothingOracle] | None
     pairs: Handle[Pairs]
     aligned: Handle[LogHistory]

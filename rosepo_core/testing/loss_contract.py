@@ -38,13 +38,14 @@ class LossContract(ComponentContract):
 
     def test_extreme_margins_stay_finite(self, options: Mapping[str, Any]) -> None:
         """Losses and gradients are finite, even if a title is certain or nearly impossible for the policy."""
-        for unlikely in ("chosen", "rejected"):
+        for extreme in ("chosen", "rejected"):
             log_probs = random_log_probs()
-            lowered = getattr(log_probs, unlikely).detach() - 200.0
-            log_probs = replace(log_probs, **{unlikely: lowered.requires_grad_()})
-            assert self.loss(options)(log_probs).isfinite().all()
-            for gradient in gradients(self.loss(options), log_probs):
-                assert gradient.isfinite().all()
+            values = getattr(log_probs, extreme).detach()
+            for other in (values - 200.0, values * 0):
+                changed = replace(log_probs, **{extreme: other.clone().requires_grad_()})
+                assert self.loss(options)(changed).isfinite().all()
+                for gradient in gradients(self.loss(options), changed):
+                    assert gradient.isfinite().all()
 
     def test_a_step_down_the_gradient_lowers_the_loss(self, options: Mapping[str, Any]) -> None:
         """A step against the gradient lowers the loss."""
@@ -60,8 +61,9 @@ class LossContract(ComponentContract):
         assert loss(moved).detach().double().sum() < loss(log_probs).detach().double().sum()
 
     def test_prefers_the_chosen(self, options: Mapping[str, Any]) -> None:
-        """If the policy equals the reference, all tokens are equally probable and there is no smoothing, the loss
-        raises the chosen response and lowers the rejected ones."""
+        """If the policy equals the reference, all tokens are equally probable and there is no smoothing, a step
+        against the gradient moves the chosen response up against the rejected ones, and neither in the wrong
+        direction."""
         log_probs = random_log_probs()
         chosen, rejected = (-2.0 * log_probs.chosen_tokens).float(), (-2.0 * log_probs.rejected_tokens).float()
         even = replace(
@@ -71,11 +73,12 @@ class LossContract(ComponentContract):
             reference_chosen=chosen,
             reference_rejected=rejected,
             eps=log_probs.eps * 0,
+            mismatched=log_probs.reference_mismatched,
         )
         up, down = gradients(self.loss(options), even)
-        assert (up < 0).all()
-        assert (down[even.valid] >= 0).all()
-        assert (down.sum(dim=1) > 0).all()
+        assert (up <= 1e-7).all()
+        assert (down[even.valid] >= -1e-7).all()
+        assert (down.sum(dim=1) - up > 1e-7).all()
 
     def test_ignores_invalid_slots(self, options: Mapping[str, Any]) -> None:
         """The content of empty slots does not matter."""
@@ -95,34 +98,83 @@ class LossContract(ComponentContract):
             assert_equal(gradient, other)
         assert (gradients(loss, changed)[1][empty] == 0).all()
 
-    def test_pairs_do_not_mix(self, options: Mapping[str, Any]) -> None:
-        """The loss of a pair does not depend on the other pairs of the batch."""
-        log_probs, loss = random_log_probs(), self.loss(options)
-        rows = list(range(len(log_probs.chosen)))[::-2]
-        part = LogProbs(**{field: getattr(log_probs, field)[rows] for field in LogProbs.__dataclass_fields__})
-        assert_equal(loss(part), loss(log_probs)[rows])
+    @pytest.mark.parametrize("drift", [-3.0, 0.0, 3.0])
+    def test_only_a_loss_of_scope_batch_sees_other_pairs(self, options: Mapping[str, Any], drift: float) -> None:
+        """Losses and gradients do not depend on the order of the pairs. If the scope is "pair", they do not depend on
+        which other pairs there are, either, so that the passes of a step change nothing: pairs come one at a time, in
+        halves, in another order and twice.
+
+        A loss may depend on other pairs in one region only, so the policy is below, near and above the reference.
+        """
+        import torch
+
+        loss, log_probs = self.loss(options), random_log_probs(drift=drift)
+        count = len(log_probs.chosen)
+        alike = [torch.arange(count).flip(0), torch.arange(count).roll(4)]
+        if loss.scope == "pair":
+            alike += [torch.tensor([row]) for row in range(count)]
+            alike += [torch.arange(count // 2), torch.arange(count // 2, count), torch.arange(0, count, 2)]
+            alike += [torch.arange(count).repeat(2)]
+        whole, chosen, rejected = loss(log_probs), *gradients(loss, log_probs)
+        for rows in alike:
+            part = _leaves(log_probs.take(rows))
+            assert_equal(loss(part), whole[rows])
+            assert_equal(gradients(loss, part)[0], chosen[rows])
+            assert_equal(gradients(loss, part)[1], rejected[rows])
+
+    def test_rewards_are_those_of_each_response(self, options: Mapping[str, Any]) -> None:
+        """Rewards have the shapes of the log-probabilities, are finite, and rise with those of their own response
+        alone."""
+        loss, log_probs = self.loss(options), random_log_probs()
+        chosen, rejected = loss.rewards(log_probs)
+        assert chosen.shape == log_probs.chosen.shape
+        assert rejected.shape == log_probs.rejected.shape
+        assert chosen.isfinite().all()
+        assert rejected[log_probs.valid].isfinite().all()
+        higher = replace(log_probs, chosen=log_probs.chosen + 0.5)
+        assert (loss.rewards(higher)[0] > chosen).all()
+        assert_equal(loss.rewards(higher)[1][log_probs.valid], rejected[log_probs.valid])
+        higher = replace(log_probs, rejected=log_probs.rejected + 0.5)
+        assert (loss.rewards(higher)[1] > rejected)[log_probs.valid].all()
+        assert_equal(loss.rewards(higher)[0], chosen)
 
     def test_reads_only_what_it_says(self, options: Mapping[str, Any]) -> None:
-        """The loss uses nothing that `needs_reference` and `needs_smoothing` do not declare."""
+        """The loss and its rewards use nothing that its attributes ``needs_...`` do not declare."""
         log_probs, loss = random_log_probs(), self.loss(options)
-        expected = loss(log_probs)
+        if not loss.needs_mismatched:
+            log_probs = replace(log_probs, mismatched=None, reference_mismatched=None)
+        others: list[LogProbs] = []
         if not loss.needs_reference:
-            other = replace(
-                log_probs,
-                reference_chosen=log_probs.reference_chosen - 1,
-                reference_rejected=log_probs.reference_rejected + 1,
-            )
-            assert_equal(loss(other), expected)
+            reference = {"reference_chosen": log_probs.reference_chosen - 1}
+            others += [replace(log_probs, **reference, reference_rejected=log_probs.reference_rejected + 1)]
         if not loss.needs_smoothing:
-            assert_equal(loss(replace(log_probs, eps=log_probs.eps * 0.5)), expected)
+            others += [replace(log_probs, eps=log_probs.eps * 0.5)]
+        if not loss.needs_tokens:
+            tokens = {"chosen_tokens": log_probs.chosen_tokens + 1}
+            others += [replace(log_probs, **tokens, rejected_tokens=log_probs.rejected_tokens + 2)]
+        for other in others:
+            assert_equal(loss(other), loss(log_probs))
+            assert_equal(loss.rewards(other)[0], loss.rewards(log_probs)[0])
+            valid = log_probs.valid
+            assert_equal(loss.rewards(other)[1][valid], loss.rewards(log_probs)[1][valid])
 
 
 def gradients(loss: PreferenceLoss, log_probs: LogProbs) -> Sequence[Tensor]:
-    """Gradients of the summed losses with respect to the policy's log-probabilities: chosen [n] and rejected [n,
-    k]."""
+    """Gradients of the summed losses with respect to the policy's log-probabilities: chosen [n] and rejected [n, k],
+    0 where the loss does not use them."""
     import torch
 
-    return torch.autograd.grad(loss(log_probs).sum(), [log_probs.chosen, log_probs.rejected])
+    leaves = [log_probs.chosen, log_probs.rejected]
+    return torch.autograd.grad(loss(log_probs).sum(), leaves, allow_unused=True, materialize_grads=True)
+
+
+def _leaves(log_probs: LogProbs) -> LogProbs:
+    """The same with log-probabilities of the policy that gradients can be asked for."""
+    return replace(
+        log_probs,
+        chosen=log_probs.chosen.detach().requires_grad_(),
+        rejected=log_probs.rejected.detach().requires_grad_(),
+    )
 
 
 def assert_equal(actual: Tensor, expected: Tensor) -> None:

@@ -209,8 +209,16 @@ def toy_outcomes(seed: int = 0) -> dict[str, Outcome]:
     }
 
 
-def random_log_probs(n: int = 9, k: int = 3, seed: int = 0) -> LogProbs:
-    """Log-probabilities of titles of 2 to 9 tokens; about a third of the slots beyond the first are empty."""
+def random_log_probs(n: int = 9, k: int = 3, seed: int = 0, drift: float = 0.0) -> LogProbs:
+    """Log-probabilities of titles of 2 to 9 tokens; about a third of the slots beyond the first are empty.
+
+    Args:
+        n: pairs.
+        k: slots.
+        seed: of the random numbers.
+        drift: what the policy adds to the log-probabilities of the reference, on average over all titles. The titles
+            of the first pairs drift by less than this, and those of the last ones by more.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -222,17 +230,21 @@ def random_log_probs(n: int = 9, k: int = 3, seed: int = 0) -> LogProbs:
     rejected_tokens = torch.randint(2, 10, (n, k), generator=generator)
     reference_chosen = -chosen_tokens * (0.5 + uniform(n))
     reference_rejected = -rejected_tokens * (0.5 + uniform(n, k))
+    reference_mismatched = -12 - uniform(n)
     valid = uniform(n, k) > 1 / 3
     valid[:, 0] = True
+    own = drift * torch.linspace(0.5, 1.5, n)
     return LogProbs(
-        chosen=(reference_chosen + uniform(n) - 0.5).requires_grad_(),
-        rejected=(reference_rejected + uniform(n, k) - 0.5).requires_grad_(),
+        chosen=(reference_chosen + own + uniform(n) - 0.5).requires_grad_(),
+        rejected=(reference_rejected + own[:, None] + uniform(n, k) - 0.5).requires_grad_(),
         reference_chosen=reference_chosen,
         reference_rejected=reference_rejected,
         chosen_tokens=chosen_tokens,
         rejected_tokens=rejected_tokens,
         eps=0.4 * uniform(n, k),
         valid=valid,
+        mismatched=(reference_mismatched + own + uniform(n) - 0.5).requires_grad_(),
+        reference_mismatched=reference_mismatched,
     )
 
 

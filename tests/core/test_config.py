@@ -51,6 +51,9 @@ PLUGINS = """
         Options = LossOptions
         def __call__(self, log_probs): ...
 
+    class Plain(Loss):
+        Options = Options
+
     class TailOptions(CutOffOptions):
         head: float = Field(0.2, description="Head.")
 
@@ -89,7 +92,8 @@ PLUGINS = """
     @hookimpl
     def rosepo_register_losses(register):
         register("rosepo", "acme_config:Loss", summary="")
-        register("ipo", "acme_config:Loss", summary="")
+        register("ipo", "acme_config:Loss", summary="", aliases=["ipo_trl"])
+        register("sft", "acme_config:Plain", summary="")
 """
 
 
@@ -128,7 +132,7 @@ def test_defaults_are_the_main_job(registry):
     for section, names in DEFAULTS.items():
         assert tuple(choice.name for choice in config.choices(section)) == names
     assert (config.dataset.name, config.model.name) == ("movielens-100k", "smollm2-135m")
-    assert ([each.name for each in config.sampler], config.oracle.name, config.loss.name) == (
+    assert ([each.name for each in config.sampler], config.oracle.name, config.loss[0].name) == (
         ["self-hard"],
         "sasrec",
         "rosepo",
@@ -138,21 +142,21 @@ def test_defaults_are_the_main_job(registry):
 def test_precedence(registry, write):
     file = write('[loss]\nname = "ipo"\nbeta = 0.2\n[sft]\nlearning-rate = 1e-3\nsteps = 10\n')
     config = load_config(file, [("sft.steps", "80"), ("alignment.batch-size", "4")], registry)
-    assert (config.loss.name, given(config.loss)) == ("ipo", {"beta": 0.2})
+    assert (config.loss[0].name, given(config.loss[0])) == ("ipo", {"beta": 0.2})
     assert (config.sft.learning_rate, config.sft.steps, config.sft.epochs) == (1e-3, 80, 1.0)
     assert config.alignment.batch_size == 4
 
 
 def test_naming_another_plugin_drops_the_options_of_the_files_one(registry, write):
     file = write("[loss]\nbeta = 0.2\n")
-    assert given(load_config(file, [("loss", "ipo")], registry).loss) == {}
-    assert given(load_config(file, [("loss", "rosepo")], registry).loss) == {"beta": 0.2}
-    assert given(load_config(file, [("loss.beta", "0.3"), ("loss", "ipo")], registry).loss) == {"beta": 0.3}
+    assert given(load_config(file, [("loss", "ipo")], registry).loss[0]) == {}
+    assert given(load_config(file, [("loss", "rosepo")], registry).loss[0]) == {"beta": 0.2}
+    assert given(load_config(file, [("loss.beta", "0.3"), ("loss", "ipo")], registry).loss[0]) == {"beta": 0.3}
 
 
 def test_a_bare_name_stands_for_a_table(registry, write):
     config = load_config(write('loss = "ipo"\nsampler = "uniform"\nmodel = "some/model"\n'), (), registry)
-    assert (config.loss.name, config.sampler[0].name, config.model.name) == ("ipo", "uniform", "some/model")
+    assert (config.loss[0].name, config.sampler[0].name, config.model.name) == ("ipo", "uniform", "some/model")
     assert load_config(None, [("model", "folder")], registry).model.name == "folder"
 
 
@@ -172,6 +176,40 @@ def test_samplers(registry, write):
     assert load_config(write("[sampler]\ntemperature = 2\n"), (), registry).sampler[0].options.model_dump(
         exclude_unset=True
     ) == {"temperature": 2}
+
+
+def test_losses(registry, write):
+    file = write('[[loss]]\nname = "rosepo"\nbeta = 0.3\n[[loss]]\nname = "sft"\nweight = 0.1\n')
+    config = load_config(file, (), registry)
+    assert [(each.name, each.weight, given(each)) for each in config.loss] == [
+        ("rosepo", 1.0, {"beta": 0.3}),
+        ("sft", 0.1, {}),
+    ]
+    assert config.loss_name == "rosepo+sft"
+    assert [each["name"] for each in config.resolved()["loss"]] == ["rosepo", "sft"]
+    config = load_config(file, [("loss", "sft=0.5"), ("loss", "rosepo=2"), ("loss.beta", "0.4")], registry)
+    assert [(each.name, each.weight, given(each)) for each in config.loss] == [
+        ("sft", 0.5, {}),
+        ("rosepo", 2.0, {"beta": 0.4}),
+    ]
+    assert load_config(write(config.to_toml()), (), registry) == config
+    # One loss with another factor keeps it.
+    assert load_config(None, [("loss", "ipo=2")], registry).resolved()["loss"][0]["weight"] == 2.0
+    assert refusal(registry, None, ("loss", "ipo"), ("loss", "ipo_trl=2")) == (
+        "loss 'ipo' is named twice; name it once, with one weight"
+    )
+    assert refusal(registry, None, ("loss.weight", "2")) == (
+        "weights are given with the names, such as --loss rosepo=0.5"
+    )
+
+
+def test_an_alias_is_the_plugin_that_it_names(registry, write):
+    named = load_config(write('[loss]\nname = "ipo"\nbeta = 0.3\n'), (), registry)
+    file = write('[loss]\nname = "ipo_trl"\nbeta = 0.3\n')
+    for config in (load_config(file, (), registry), load_config(file, [("loss", "ipo")], registry)):
+        assert config == named
+        assert config.that_decides() == named.that_decides()
+    assert load_config(None, [("loss", "acme-config/ipo_trl")], registry).loss[0].name == "acme-config/ipo"
 
 
 def test_an_option_goes_to_the_samplers_that_have_it(registry):

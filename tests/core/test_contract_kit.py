@@ -203,6 +203,47 @@ class MixesPairs(Logistic):
         return losses - losses.mean().detach()
 
 
+class AgainstTheDrift(PreferenceLoss):
+    """KTO without mismatched responses, and without saying that it reads the other pairs. Its baseline is the mean
+    log-ratio of the batch, but at least 0, so that it mixes pairs only if the policy is above the reference."""
+
+    def __call__(self, log_probs):
+        won = log_probs.chosen - log_probs.reference_chosen
+        lost = (log_probs.rejected - log_probs.reference_rejected).masked_fill(~log_probs.valid, 0)
+        baseline = won.mean().clamp(min=0).detach()
+        rows = (lost - baseline).sigmoid().masked_fill(~log_probs.valid, 0).sum(dim=1) / log_probs.valid.sum(dim=1)
+        return (baseline - won).sigmoid() + rows
+
+
+class OfTheWholeBatch(AgainstTheDrift):
+    scope = "batch"
+
+
+class SortsPairs(Logistic):
+    """The margins of the batch in order, as in AOT: right only for a batch that is sorted already."""
+
+    def __call__(self, log_probs):
+        return -F.logsigmoid(log_probs.chosen.sort().values - log_probs.rejected[:, 0].sort().values)
+
+
+class OfThePassBefore(OfTheWholeBatch):
+    """Compares each pair with the one before, so the order of passes matters."""
+
+    def __call__(self, log_probs):
+        losses = super().__call__(log_probs)
+        return losses - 0.1 * losses.roll(1)
+
+
+class ReadsTokens(Logistic):
+    def __call__(self, log_probs):
+        return super().__call__(log_probs) * log_probs.chosen_tokens
+
+
+class RewardsOfTheReference(Logistic):
+    def rewards(self, log_probs):
+        return log_probs.chosen - log_probs.reference_chosen, log_probs.rejected
+
+
 class Overflows(Logistic):
     def __call__(self, log_probs):
         margin = log_probs.chosen[:, None] - log_probs.rejected
@@ -214,14 +255,17 @@ class ReadsReference(Logistic):
         return super().__call__(log_probs) + log_probs.reference_chosen
 
 
-def test_a_correct_loss_passes():
-    contract = kit(LossContract, Logistic)
+@pytest.mark.parametrize("loss", [Logistic, OfTheWholeBatch])
+def test_a_correct_loss_passes(loss):
+    contract = kit(LossContract, loss)
     contract.test_one_finite_loss_for_each_pair({}, 3)
     contract.test_extreme_margins_stay_finite({})
     contract.test_a_step_down_the_gradient_lowers_the_loss({})
     contract.test_prefers_the_chosen({})
     contract.test_ignores_invalid_slots({})
-    contract.test_pairs_do_not_mix({})
+    for drift in (-3.0, 0.0, 3.0):
+        contract.test_only_a_loss_of_scope_batch_sees_other_pairs({}, drift)
+    contract.test_rewards_are_those_of_each_response({})
     contract.test_reads_only_what_it_says({})
 
 
@@ -230,14 +274,30 @@ def test_a_correct_loss_passes():
     [
         (Backwards, "test_prefers_the_chosen"),
         (ReadsEmptySlots, "test_ignores_invalid_slots"),
-        (MixesPairs, "test_pairs_do_not_mix"),
         (Overflows, "test_extreme_margins_stay_finite"),
         (ReadsReference, "test_reads_only_what_it_says"),
+        (ReadsTokens, "test_reads_only_what_it_says"),
+        (RewardsOfTheReference, "test_reads_only_what_it_says"),
     ],
 )
 def test_a_wrong_loss_fails(loss, test):
     with pytest.raises(AssertionError):
         getattr(kit(LossContract, loss), test)({})
+
+
+@pytest.mark.parametrize(
+    ("loss", "seen_at"),
+    [
+        (MixesPairs, (-3.0, 0.0, 3.0)),
+        (SortsPairs, (-3.0, 0.0, 3.0)),
+        (AgainstTheDrift, (3.0,)),
+        (OfThePassBefore, (-3.0, 0.0, 3.0)),
+    ],
+)
+def test_a_loss_that_depends_on_the_passes_fails(loss, seen_at):
+    for drift in seen_at:
+        with pytest.raises(AssertionError):
+            kit(LossContract, loss).test_only_a_loss_of_scope_batch_sees_other_pairs({}, drift)
 
 
 class Length(CutOffMetric):

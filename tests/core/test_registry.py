@@ -25,7 +25,7 @@ HINGE = """
 
     @hookimpl
     def rosepo_register_losses(register):
-        register("hinge", "{module}:Hinge", summary="A margin.")
+        register("margin", "{module}:Hinge", summary="A margin.")
 """
 REGISTERS = """
     from rosepo_core.api import hookimpl
@@ -57,7 +57,7 @@ def of(registry: Registry, *distributions: str) -> list[Entry]:
 def test_installed_plugin_is_listed_with_its_distribution(install):
     install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
     assert of(Registry.discover(), "acme-hinge") == [
-        Entry("loss", "hinge", "acme-hinge", "1.2", "acme_hinge:Hinge", "A margin.")
+        Entry("loss", "margin", "acme-hinge", "1.2", "acme_hinge:Hinge", "A margin.")
     ]
 
 
@@ -75,11 +75,24 @@ def test_listing_imports_no_implementation(install, tmp_path):
 def test_get_and_create(install):
     install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
     registry = Registry.discover()
-    assert issubclass(registry.get("loss", "hinge"), PreferenceLoss)
-    assert registry.create("loss", "hinge", {}).options.margin == 1.0
-    loss = registry.create("loss", "hinge", {"margin": 2.5})
+    assert issubclass(registry.get("loss", "margin"), PreferenceLoss)
+    assert registry.create("loss", "margin", {}).options.margin == 1.0
+    loss = registry.create("loss", "margin", {"margin": 2.5})
     assert loss.options.margin == 2.5
-    assert loss.origin == "loss 'hinge' of acme-hinge 1.2"
+    assert loss.origin == "loss 'margin' of acme-hinge 1.2"
+
+
+def test_an_alias_finds_its_plugin(install):
+    source = hinge("acme_hinge").replace('summary="A margin."', 'summary="A margin.", aliases=("old_margin", "relu")')
+    install("acme-hinge", "1.2", "acme_hinge", source)
+    registry = Registry.discover()
+    assert registry.entry("loss", "old_margin") == registry.entry("loss", "margin")
+    assert registry.entry("loss", "margin").aliases == ("old_margin", "relu")
+    assert [registry.canonical("loss", name) for name in ("relu", "acme-hinge/relu", "margin", "none")] == [
+        *("margin", "acme-hinge/margin", "margin", "none")
+    ]
+    with pytest.raises(RequestError, match=r"^no loss is called 'old_margn'; did you mean 'old_margin'"):
+        registry.get("loss", "old_margn")
 
 
 @pytest.mark.parametrize(
@@ -93,14 +106,14 @@ def test_get_and_create(install):
 def test_create_names_the_wrong_option(install, options, message):
     install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
     with pytest.raises(RequestError) as caught:
-        Registry.discover().create("loss", "hinge", options)
+        Registry.discover().create("loss", "margin", options)
     assert str(caught.value).startswith(message)
 
 
 def test_missing_name_offers_the_nearest(install):
     install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
-    with pytest.raises(RequestError, match=r"^no loss is called 'hing'; did you mean 'hinge'"):
-        Registry.discover().get("loss", "hing")
+    with pytest.raises(RequestError, match=r"^no loss is called 'margn'; did you mean 'margin'"):
+        Registry.discover().get("loss", "margn")
 
 
 def test_two_owners_of_one_name(install):
@@ -108,12 +121,12 @@ def test_two_owners_of_one_name(install):
     install("Acme.Two", "2.0", "acme_two", hinge("acme_two"), "two")
     registry = Registry.discover()
     with pytest.raises(RequestError) as caught:
-        registry.get("loss", "hinge")
+        registry.get("loss", "margin")
     assert "acme-one 1.0" in str(caught.value)
     assert "Acme.Two 2.0" in str(caught.value)
-    assert "'acme-one/hinge'" in str(caught.value)
-    assert registry.get("loss", "acme-one/hinge").__module__ == "acme_one"
-    assert registry.get("loss", "acme-two/hinge").__module__ == "acme_two"
+    assert "'acme-one/margin'" in str(caught.value)
+    assert registry.get("loss", "acme-one/margin").__module__ == "acme_one"
+    assert registry.get("loss", "acme-two/margin").__module__ == "acme_two"
     assert registry.problems == ()
 
 
@@ -130,6 +143,14 @@ def test_a_reused_entry_point_name_drops_nobody(install):
         ("def broken(:", "SyntaxError: invalid syntax (acme_broken.py, line 1)"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
         (registers("Not_Kebab", "a:B"), "the name of loss 'Not_Kebab' is not kebab-case, as in 'self-hard'"),
+        (
+            registers("fine", "a:B").replace('summary=""', 'summary="", aliases=["A b"]'),
+            "the alias 'A b' of loss 'fine' has more than letters, digits, - and _",
+        ),
+        (
+            registers("fine", "a:B").replace('summary=""', 'summary="", aliases=["fine"]'),
+            "it registers loss 'fine' under one name twice",
+        ),
         (registers("fine", "a.B"), "the target of loss 'fine' is 'a.B', not 'package.module:Class'"),
     ],
 )
@@ -141,7 +162,7 @@ def test_a_plugin_that_fails_to_load_is_one_warning_and_one_line(install, source
     assert [str(warning.message) for warning in caught] == [f"plugin 'main' of acme-broken 0.1: {error}"]
     assert registry.problems == (f"plugin 'main' of acme-broken 0.1: {error}",)
     assert of(registry, "acme-broken") == [Entry("plugin", "main", "acme-broken", "0.1", "acme_broken", "", error)]
-    assert registry.create("loss", "hinge", {}).options.margin == 1.0
+    assert registry.create("loss", "margin", {}).options.margin == 1.0
     with pytest.raises(RequestError, match=r"plugin 'main' of acme-broken 0\.1 did not load"):
         registry.get("loss", "fine")
 
@@ -217,10 +238,10 @@ def test_options_that_drop_the_core_ones_are_refused(install):
 
 def test_a_failure_while_running_keeps_its_exception_and_names_the_plugin(install):
     install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
-    loss = Registry.discover().create("loss", "hinge", {})
+    loss = Registry.discover().create("loss", "margin", {})
     with pytest.raises(ZeroDivisionError, match="in the middle of work") as caught, running(loss), running(loss):
         loss(None)
-    assert caught.value.__notes__ == ["raised by loss 'hinge' of acme-hinge 1.2"]
+    assert caught.value.__notes__ == ["raised by loss 'margin' of acme-hinge 1.2"]
 
 
 def test_observers_are_told_and_one_that_fails_is_a_warning(install):

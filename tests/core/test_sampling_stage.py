@@ -414,7 +414,7 @@ def test_what_a_loss_does_not_read_is_not_computed(tmp_path, split):
     rejected = Handle(unused.artifact, lambda _: RejectedItems(examples, items, items))
     # A session without a language model: to ask for its scores would fail.
     session: Any = SimpleNamespace(
-        component=lambda section: Unread(),
+        loss=Unread,
         artifact=lambda stage, settings, inputs, build, load, by_all: (
             build(tmp_path),
             Handle(unused.artifact, load),

@@ -14,17 +14,43 @@ from rosepo_core.testing import (
     SamplerContract,
 )
 
+LOSSES = (
+    *("rosepo", "dpo", "ipo", "hinge", "simpo", "cpo", "orpo", "apo-zero", "apo-down", "sppo", "exo", "nca"),
+    *("s-dpo", "dmpo", "mppo", "dynamic-po", "kto", "sft"),
+)
+for loss in LOSSES:
+    title = f"Test{loss.title().replace('-', '')}Loss"
+    globals()[title] = type(title, (LossContract,), {"name": f"rosepo/{loss}"})
 
-class TestRosePO(LossContract):
-    name = "rosepo/rosepo"
+
+def smoothed(**values):
+    """Contract tests of a loss with these options."""
+
+    @pytest.fixture
+    def options(self):
+        return values
+
+    return options
 
 
-class TestDPO(LossContract):
-    name = "rosepo/dpo"
+class TestSmoothedSDPO(LossContract):
+    name = "rosepo/s-dpo"
+    options = smoothed(smoothing="oracle")
 
 
-class TestIPO(LossContract):
+class TestSmoothedEXO(LossContract):
+    name = "rosepo/exo"
+    options = smoothed(smoothing="oracle")
+
+
+class TestSmoothedIPO(LossContract):
     name = "rosepo/ipo"
+    options = smoothed(smoothing="constant", epsilon=0.2)
+
+
+class TestRobustRosePO(LossContract):
+    name = "rosepo/rosepo"
+    options = smoothed(variant="robust")
 
 
 class TestUniform(SamplerContract):

@@ -1,4 +1,4 @@
-"""The losses against TRL 1.16, against formulas written out anew, and against numbers worked out by hand."""
+"""The losses over pairs against TRL 1.16, formulas written out anew, and numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ import pytest
 import torch
 
 from rosepo_core.api import LogProbs, PreferenceLoss
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.registry import load_plugins
+from rosepo_losses.apo_down import APODown
+from rosepo_losses.apo_zero import APOZero
+from rosepo_losses.cpo import CPO
 from rosepo_losses.dpo import DPO, DPOOptions
+from rosepo_losses.exo import EXO
+from rosepo_losses.hinge import Hinge
 from rosepo_losses.ipo import IPO, IPOOptions
+from rosepo_losses.nca import NCA
+from rosepo_losses.orpo import ORPO
 from rosepo_losses.rosepo import RosePO, RosePOOptions
+from rosepo_losses.simpo import SimPO
+from rosepo_losses.sppo import SPPO
 
-ALL = [DPO, IPO, RosePO]
+ALL = [DPO, IPO, RosePO, Hinge, SimPO, CPO, ORPO, APOZero, APODown, SPPO, EXO, NCA]
 CHOSEN_LENGTHS = torch.tensor([3, 1, 5, 2])
 REJECTED_LENGTHS = torch.tensor([2, 4, 1, 6])
 
@@ -39,6 +49,26 @@ def log_probs(rows: int, slots: int, seed: int = 0, dtype: torch.dtype = torch.f
         eps=0.49 * torch.rand(rows, slots, generator=random, dtype=dtype),
         valid=torch.ones(rows, slots, dtype=torch.bool),
     )
+
+
+def one_pair() -> LogProbs:
+    """A chosen response of 2 tokens with r = 2, a rejected one of 4 tokens with r = -1, and eps 0.2."""
+    return LogProbs(
+        chosen=torch.tensor([-4.0], dtype=torch.float64, requires_grad=True),
+        rejected=torch.tensor([[-6.0]], dtype=torch.float64, requires_grad=True),
+        reference_chosen=torch.tensor([-6.0], dtype=torch.float64),
+        reference_rejected=torch.tensor([[-5.0]], dtype=torch.float64),
+        chosen_tokens=torch.tensor([2]),
+        rejected_tokens=torch.tensor([[4]]),
+        eps=torch.tensor([[0.2]], dtype=torch.float64),
+        valid=torch.ones(1, 1, dtype=torch.bool),
+    )
+
+
+def loss_named(name: str, **options: Any) -> PreferenceLoss:
+    """A first-party loss."""
+    made: PreferenceLoss = load_plugins().create("loss", f"rosepo/{name}", options)
+    return made
 
 
 class GivenLogProbs(torch.nn.Module):
@@ -154,20 +184,128 @@ def ours(
     return value.item(), leaf.grad
 
 
-@pytest.mark.parametrize("beta", [0.1, 0.7])
-@pytest.mark.parametrize(
-    ("loss_type", "make"),
-    [("sigmoid", lambda b: DPO(DPOOptions(beta=b))), ("ipo", lambda b: IPO(IPOOptions(beta=b)))],
-)
-def test_dpo_and_ipo_equal_trl_in_loss_and_gradient(trl_loss: Any, loss_type: str, make: Any, beta: float) -> None:
-    case = token_level_case()
+TRL_NAMES = ("sigmoid", "ipo", "hinge", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down")
 
-    theirs, their_gradient = trl_loss(loss_type, beta, *case)
-    mine, my_gradient = ours(make(beta), *case)
+
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+@pytest.mark.parametrize("loss_type", TRL_NAMES)
+def test_trls_names_give_trls_loss_and_gradient(trl_loss: Any, loss_type: str, beta: float) -> None:
+    case, smoothing = token_level_case(), 1e-3 if loss_type == "exo_pair" else 0.0
+
+    theirs, their_gradient = trl_loss(loss_type, beta, *case, label_smoothing=smoothing)
+    mine, my_gradient = ours(loss_named(loss_type, beta=beta), *case)
 
     assert mine == pytest.approx(theirs, rel=1e-6)
     assert their_gradient.abs().max() > 1e-3
     torch.testing.assert_close(my_gradient, their_gradient, rtol=1e-5, atol=1e-8)
+
+
+def test_the_robust_variant_equals_trls(trl_loss: Any) -> None:
+    case = token_level_case()
+    theirs, their_gradient = trl_loss("robust", 0.5, *case, label_smoothing=0.2)
+    for options, eps in (({"smoothing": "oracle"}, 0.2), ({"smoothing": "constant", "epsilon": 0.2}, 0.9)):
+        mine, my_gradient = ours(loss_named("rosepo", beta=0.5, variant="robust", **options), *case, eps=eps)
+
+        assert mine == pytest.approx(theirs, rel=1e-5)
+        torch.testing.assert_close(my_gradient, their_gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_sft_equals_trls_for_one_pair_at_a_time(trl_loss: Any) -> None:
+    """TRL's mean is over all tokens of the batch, and that of a batch of one pair over those of one title."""
+    token_log_probs, answers, (reference_chosen, reference_rejected) = token_level_case()
+    for row in range(4):
+        pair, alone = torch.tensor([row, row + 4]), slice(row, row + 1)
+        case = token_log_probs[pair], answers[pair], (reference_chosen[alone], reference_rejected[alone])
+        theirs, their_gradient = trl_loss("sft", 0.1, *case)
+        mine, my_gradient = ours(loss_named("sft"), *case)
+
+        assert mine == pytest.approx(theirs, rel=1e-6)
+        torch.testing.assert_close(my_gradient, their_gradient, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "value", "slopes"),
+    [
+        # max(0, 1 - 0.2 * 3) = 0.4
+        ("hinge", {"beta": 0.2}, 0.4, (-0.2, 0.2)),
+        # beyond the margin of 1 / 0.5 = 2 nats
+        ("hinge", {}, 0.0, (0.0, 0.0)),
+        # (2 - 1)^2 + (-1 + 1)^2 with 1 / (2 * 0.5) = 1
+        ("sppo", {}, 1.0, (2.0, 0.0)),
+        # 1 - sigmoid(1) + sigmoid(-0.5) = 0.2689414214 + 0.3775406688; slopes -0.5 * 0.1966119332, 0.5 * 0.2350037122
+        ("apo-zero", {}, 0.6464820902, (-0.0983059666, 0.1175018561)),
+        # sigmoid(1) + 1 - sigmoid(1.5) = 0.7310585786 + 0.1824255238;
+        # slopes 0.5 * (0.1966119332 - 0.1491464521), 0.5 * 0.1491464521
+        ("apo-down", {}, 0.9134841024, (0.0237327406, 0.0745732260)),
+        # 0.3132616875 + 1.3132616875 / 2 + 0.4740769842 / 2; slopes 0.5 * (0.7310585786 / 2 - 0.2689414214) and
+        # 0.5 * 0.3775406688 / 2
+        ("nca", {}, 1.2069310234, (0.0482939340, 0.0943851672)),
+        # q = 0.8175744762: q (log q - log 0.999) + (1 - q) (log(1 - q) - log 0.001)
+        #   = 0.8175744762 (-0.2014132780 + 0.0010005003) + 0.1824255238 (-1.7014132780 + 6.9077552790)
+        ("exo", {}, 0.7859172949, None),
+        # the same with 0.2 for 0.001: q is nearly (0.8, 0.2) already
+        ("exo", {"smoothing": "oracle"}, 0.0009874626, None),
+        # 0.8 * 0.2014132780 + 0.2 * 1.7014132780
+        ("dpo", {"smoothing": "constant", "epsilon": 0.2}, 0.5014132780, None),
+        # (0.8 * 0.2014132780 - 0.2 * 1.7014132780) / 0.6
+        ("rosepo", {"variant": "robust"}, -0.2985867220, None),
+        # h = 2 / 2 + 1 / 4 = 1.25, and swapped -1.25: 0.8 * 0.25^2 + 0.2 * 2.25^2
+        ("ipo", {"smoothing": "oracle"}, 1.0625, None),
+    ],
+)
+def test_one_pair_worked_out_by_hand(name: str, options: Any, value: float, slopes: Any) -> None:
+    """r_w = -4 - -6 = 2 over 2 tokens, r_l = -6 - -5 = -1 over 4 tokens, beta 0.5, so Delta = 0.5 * 3 = 1.5. The
+    oracle's eps is 0.2.
+
+    sigmoid(1.5) = 0.8175744762, log sigmoid(1.5) = -0.2014132780 and log sigmoid(-1.5) = -1.7014132780.
+    """
+    given = one_pair()
+    loss = loss_named(name, **{"beta": 0.5, **options})(given)
+    loss.sum().backward()
+
+    assert loss.tolist() == pytest.approx([value], abs=1e-9)
+    if slopes is not None:
+        assert given.chosen.grad is not None
+        assert given.rejected.grad is not None
+        assert (given.chosen.grad.item(), given.rejected.grad.item()) == pytest.approx(slopes, abs=1e-9)
+
+
+def test_an_oracle_above_one_half_does_not_turn_the_robust_variant_around() -> None:
+    """0.6 counts as 0.45: (0.55 * 0.2014132780 - 0.45 * 1.7014132780) / 0.1."""
+    given = LogProbs(**{**vars(one_pair()), "eps": torch.tensor([[0.6]], dtype=torch.float64)})
+    loss = loss_named("rosepo", beta=0.5, variant="robust")(given)
+    assert loss.item() == pytest.approx(-6.5485867220, abs=1e-8)
+
+
+def test_rewards_are_logged_as_the_loss_compares_them() -> None:
+    expected = {"dpo": (1.0, -0.5), "kto": (1.0, -0.5), "cpo": (-2.0, -3.0), "simpo": (-1.0, -0.75)}
+    expected |= {"orpo": (-1.0, -0.75), "mppo": (0.5 * math.exp(-2), 0.5 * math.exp(-1.5))}
+    for name, rewards in expected.items():
+        chosen, rejected = loss_named(name, beta=0.5).rewards(one_pair())
+        assert (chosen.item(), rejected.item()) == pytest.approx(rewards, abs=1e-9), name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dpo", {"epsilon": 0.2}, "option 'loss.epsilon' = 0.2: value error, it is read with smoothing = 'constant'"),
+        ("rosepo", {"epsilon": 0.2}, "option 'loss.epsilon' = 0.2: value error, it is read with smoothing ="),
+        ("dpo", {"variant": "robust"}, "option 'loss.variant' = 'robust': value error, without smoothing there is"),
+        ("dpo", {"smoothing": "constant", "epsilon": 0.5}, "option 'loss.epsilon' = 0.5: input should be less than"),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(name: str, options: Any, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        loss_named(name, **options)
+    assert str(caught.value).startswith(message)
+
+
+def test_only_smoothing_by_the_oracle_needs_the_oracle() -> None:
+    smoothed = ("rosepo", "dpo", "ipo", "hinge", "simpo", "cpo", "orpo", "apo-zero", "apo-down", "sppo", "exo", "nca")
+    for name in (*smoothed, "s-dpo"):
+        assert loss_named(name, smoothing="oracle").needs_smoothing
+        assert not loss_named(name, smoothing="constant").needs_smoothing
+        assert loss_named(name).needs_smoothing == (name == "rosepo")
 
 
 def test_rosepo_with_one_eps_equals_trls_label_smoothing(trl_loss: Any) -> None:
@@ -298,10 +436,11 @@ def test_invalid_slots_give_neither_value_nor_gradient(make: type[PreferenceLoss
         **{
             name: value if value.ndim == 1 else value[:, :1].detach().clone().requires_grad_(name == "rejected")
             for name, value in vars(whole).items()
+            if value is not None
         }
     )
     garbage = torch.tensor([[math.nan, -math.inf], [math.inf, math.nan], [-math.inf, math.inf]], dtype=torch.float64)
-    spoilt = {name: value.detach().clone() for name, value in vars(whole).items()}
+    spoilt = {name: value.detach().clone() for name, value in vars(whole).items() if value is not None}
     for name in ("rejected", "reference_rejected", "eps"):
         spoilt[name][:, 1:] = garbage
     spoilt["rejected_tokens"][:, 1:] = 0
@@ -364,15 +503,22 @@ def test_extreme_margins_stay_finite(delta: float) -> None:
     assert chosen.grad.item() == pytest.approx(-0.75 if delta < 0 else 0.25)
 
 
-def test_each_loss_goes_by_its_name_and_declares_what_it_reads() -> None:
+def test_each_loss_goes_by_its_name_and_trls() -> None:
     registry = load_plugins()
-    made = {name: registry.create("loss", name, {"beta": 0.3}) for name in ("dpo", "ipo", "rosepo")}
-
-    assert {name: type(loss) for name, loss in made.items()} == {"dpo": DPO, "ipo": IPO, "rosepo": RosePO}
-    assert [loss.beta for loss in made.values()] == [0.3, 0.3, 0.3]
-    assert [(make.needs_reference, make.needs_smoothing) for make in (DPO, IPO, RosePO)] == [
+    for name, alias in {
+        "dpo": "sigmoid",
+        "exo": "exo_pair",
+        "nca": "nca_pair",
+        "sppo": "sppo_hard",
+        "apo-zero": "apo_zero",
+        "apo-down": "apo_down",
+    }.items():
+        assert registry.entry("loss", name) == registry.entry("loss", alias)
+        assert registry.create("loss", alias, {"beta": 0.3}).beta == 0.3
+    assert [make().beta for make in (DPO, IPO, RosePO)] == [0.1, 0.1, 0.1]
+    assert [(loss.needs_reference, loss.needs_smoothing) for loss in (DPO(), IPO(), RosePO(), SimPO())] == [
         (True, False),
         (True, False),
         (True, True),
+        (False, False),
     ]
-    assert [make().beta for make in ALL] == [0.1, 0.1, 0.1]
