@@ -17,8 +17,8 @@ from rosepo_core.contracts.components import Component, PreferenceLoss, Reporter
 from rosepo_core.contracts.records import Examples, Ints, Split
 from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.determinism import deterministic
-from rosepo_core.engine.mixture import Mixture
 from rosepo_core.engine.policy import PolicySlot
+from rosepo_core.engine.training.mixture import Mixture
 from rosepo_core.prompts.item_texts import item_texts
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, running

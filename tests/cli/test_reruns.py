@@ -50,8 +50,8 @@ def test_a_finished_run_is_not_replaced_by_another_configuration(train, run, com
     before = contents(run)
     said = fault(train("--run", run, *QUICK, "--loss=ipo", "--alignment.steps=2", *command))
     assert said == (
-        f"{run} holds a finished run of another configuration (loss.name, loss.smoothing, alignment.steps): choose another --run, or "
-        "replace it with --overwrite"
+        f"{run} holds a finished run of another configuration (loss.name, loss.smoothing, alignment.steps): "
+        "choose another --run, or replace it with --overwrite"
     )
     assert contents(run) == before
     # What changes no result makes no other configuration.

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from trl import DPOConfig, DPOTrainer
 
+from rosepo_core import ranks
 from rosepo_core.contracts.components import PreferenceLoss, Reporter
 from rosepo_core.contracts.errors import PluginError, RosepoError
 from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, LogProbs, Pairs, Sequences
@@ -30,8 +31,10 @@ from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences, fine_tune
 from rosepo_core.engine.training.alignment import PreferencePairs
 from rosepo_core.engine.training.configuration import AlignmentConfig
+from rosepo_core.engine.training.mixture import Mixture
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.trainer import TreeTrainer
+from rosepo_core.engine.training.whole_step import with_gradients
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
@@ -677,3 +680,110 @@ def test_a_step_is_trls_own(tmp_path: Path, tiny_model, tiny_tokenizer, catalogu
     for name in trained:
         assert_close(reached[name] - before[name], targets[name] - before[name], atol=1e-4, rtol=0, msg=name)
     assert max(float((reached[name] - before[name]).abs().max()) for name in trained) > 1e-2
+
+
+def with_mismatched(model: Any, template: PromptTemplate) -> tuple[Pairs, Ints]:
+    """Pairs with a mismatched item each, whose reference is apart from the policy by noise around -0.5; and the
+    numbers of tokens of their chosen responses."""
+    examples = places(users(5, 3, 4, 2))
+    rejected, mismatched = draw(examples, 2, holes=True), np.roll(examples.target, 3)
+    own = references(model, template, examples, np.concatenate([rejected, mismatched[:, None]], axis=1))
+    noise = np.random.default_rng(5).normal(-0.5, 1.0, own.shape).astype(np.float32)
+    reference = np.where(np.isfinite(own), own + noise, own).astype(np.float32)
+    pairs = pairs_of(examples, rejected, reference[:, :-1])
+    pairs = replace(pairs, mismatched=mismatched, reference_mismatched=reference[:, -1])
+    return pairs, template.response_lengths[examples.target]
+
+
+def test_a_loss_of_the_whole_step_does_not_see_passes(lora, template):
+    """KTO in one pass, in passes of 40 tokens and with accumulated gradients, against its formula in numpy."""
+    pairs, _ = with_mismatched(lora, template)
+    trees = preference_trees(template, pairs)
+    loss: PreferenceLoss = load_plugins().create("loss", "kto", {"beta": 0.5})
+    trained = []
+    for options in (
+        {"batch_size": 4, "token_budget": 4096},
+        {"batch_size": 4, "token_budget": 40},
+        {"batch_size": 1, "token_budget": 40, "gradient_accumulation_steps": 4},
+    ):
+        model = copy.deepcopy(lora)
+        with Passes(model) as passes:
+            entry = stepped(model, trees, loss=loss, **options)
+        trained.append((entry, parameters(model), len(passes.tokens)))
+    # Each pass is run twice.
+    assert trained[0][2] == 2
+    assert trained[1][2] > 4
+    assert trained[1][2] % 2 == 0
+
+    held = pairs.rejected >= 0
+    policy = references(lora, template, pairs.examples, pairs.responses[:, 1:])
+    ratios = np.where(np.isfinite(policy), policy - pairs.reference, 0)
+    baseline = max(0.0, ratios[:, -1].mean())
+    assert baseline > 0.1
+    desirable = 1 / (1 + np.exp(-0.5 * (baseline - ratios[:, 0])))
+    undesirable = np.where(held, 1 / (1 + np.exp(-0.5 * (ratios[:, 1:-1] - baseline))), 0).sum(1) / held.sum(1)
+    expected = {
+        "loss": (desirable + undesirable).mean() / 2,
+        "rewards/chosen": 0.5 * ratios[:, 0].mean(),
+        "rewards/rejected": 0.5 * ratios[:, 1:-1][held].mean(),
+    }
+    for entry, found, _ in trained:
+        assert {name: entry[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+        assert entry["grad_norm"] == pytest.approx(trained[0][0]["grad_norm"], rel=1e-4)
+        for name, one in found.items():
+            assert_close(one, trained[0][1][name], atol=1e-5, rtol=0, msg=name)
+    assert entry["grad_norm"] > 1e-3
+
+
+def test_ranks_share_the_loss_of_the_whole_step(monkeypatch, lora, template):
+    """Two ranks with half of the trees each get the gradients that one process with all of them gets."""
+    pairs, _ = with_mismatched(lora, template)
+    trees = preference_trees(template, pairs)
+    objective = PreferencePairs(load_plugins().create("loss", "kto", {"beta": 0.5}))
+    halves = [objective.stacked(trees[:2]), objective.stacked(trees[2:])]
+    module = TreeModule(lora, dropout=False).train()
+    cpu = torch.device("cpu")
+    alone, _ = with_gradients(module, objective, halves, cpu, True)
+
+    sent: list[Any] = []
+    monkeypatch.setattr(ranks, "count", lambda: 2)
+    for rank in (1, 0):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+
+        def gathered(place: str, arrays: Any) -> list[Any]:
+            sent.append(arrays)
+            return [arrays, *reversed(sent[:-1])] if len(sent) > 1 else [arrays, arrays]
+
+        monkeypatch.setattr(ranks, "gathered", gathered)
+        (found,), _ = with_gradients(module, objective, [halves[rank]], cpu, True)
+    # The last one is rank 0, which saw what rank 1 had sent.
+    assert_close(found.gradient, alone[0].gradient)
+    assert found.share is not None
+    assert alone[0].share is not None
+    assert_close(found.share, alone[0].share)
+
+
+def test_each_term_of_a_sum_is_logged(lora, template):
+    """0.5 DPO + 0.1 SFT, and the rewards of DPO."""
+    pairs, tokens = with_mismatched(lora, template)
+    trees = preference_trees(template, replace(pairs, mismatched=None, reference_mismatched=None))
+    sft: PreferenceLoss = load_plugins().create("loss", "sft", {})
+    entry = stepped(copy.deepcopy(lora), trees, loss=Mixture({"dpo": (dpo(0.2), 0.5), "sft": (sft, 0.1)}))
+    alone = stepped(copy.deepcopy(lora), trees, loss=dpo(0.2))
+
+    policy = references(lora, template, pairs.examples, pairs.rejected)
+    assert entry["loss/sft"] == pytest.approx(-(policy[:, 0] / tokens).mean(), abs=1e-4)
+    assert entry["loss/dpo"] == pytest.approx(alone["loss"], abs=1e-5)
+    assert entry["loss"] == pytest.approx(0.5 * entry["loss/dpo"] + 0.1 * entry["loss/sft"], abs=1e-5)
+    assert entry["rewards/margins"] == pytest.approx(alone["rewards/margins"], abs=1e-5)
+    assert "loss/dpo" not in alone
+
+
+def test_the_loss_that_breaks_its_contract_in_a_sum_is_named(lora, template):
+    pairs, _ = with_mismatched(lora, template)
+    trees = preference_trees(template, replace(pairs, mismatched=None, reference_mismatched=None))
+    mixed = Mixture({"dpo": (dpo(), 1.0), "own": (Own(torch.mean), 1.0)})
+    with pytest.raises(
+        PluginError, match=r"loss 'own' of acme 1\.0 returned float32 \(\), not the loss of each pair"
+    ):
+        aligned(lora, trees, loss=mixed)

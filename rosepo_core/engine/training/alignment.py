@@ -16,6 +16,7 @@ from rosepo_core.contracts.records import Floats, LogProbs
 from rosepo_core.engine.training.checks import check_losses
 from rosepo_core.engine.training.configuration import AlignmentConfig
 from rosepo_core.engine.training.metrics import LogHistory, Totals
+from rosepo_core.engine.training.mixture import Mixture
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import PADDING_TOKEN, Objective, Pass
 from rosepo_core.engine.training.running import train
@@ -29,9 +30,11 @@ class PreferenceTree:
 
     Attributes:
         tree: the rows of its responses number the pairs of this tree from 0. Column 0 is the chosen response, and
-            column 1 + j the rejected response in slot j.
+            column 1 + j the rejected response in slot j. If the loss needs a mismatched response, it is in the last
+            column, and all trees have the same number of slots.
         eps: smoothing factors, float32 [pairs, K].
-        reference: log-probabilities of the reference model, float32 [pairs, 1 + K]; any value in an empty slot.
+        reference: log-probabilities of the reference model, float32 [pairs, 1 + K], or [pairs, 2 + K] with a
+            mismatched response; any value in an empty slot.
     """
 
     tree: TokenTree
@@ -57,11 +60,13 @@ class PreferencePairs(Objective[PreferenceTree]):
 
     Logs, averaged over pairs or rejected responses, with TRL's names: ``rewards/chosen``, ``rewards/rejected``,
     ``rewards/accuracies``, ``rewards/margins``, ``logps/chosen``, ``logps/rejected``; and ``smoothing``, the mean
-    eps. Rewards are beta (log pi - log ref).
+    eps. Rewards are those that the loss gives. Of several losses, each is logged without its weight, as
+    ``loss/NAME``.
     """
 
     def __init__(self, loss: PreferenceLoss) -> None:
         self._loss = loss
+        self.of_whole_step = loss.scope == "batch"
 
     def parts(self, example: PreferenceTree, token_budget: int) -> list[PreferenceTree]:
         """Trees that are too large are split between pairs."""
@@ -86,11 +91,27 @@ class PreferencePairs(Objective[PreferenceTree]):
         tokens[rows, batch.columns] = batch.lengths
         inputs = {
             "rows": rows,
+            "columns": batch.columns,
             "tokens": tokens,
             "reference": table([example.reference for example in examples], width),
-            "eps": table([example.eps for example in examples], width - 1),
+            "eps": table([example.eps for example in examples], max(example.eps.shape[1] for example in examples)),
         }
         return Pass(batch, len(tokens), inputs)
+
+    def joined(self, passes: Sequence[Pass]) -> Pass:
+        """The pairs of all passes, which have the same number of slots."""
+        counts = [len(one.inputs["tokens"]) for one in passes]
+        starts = np.cumsum([0, *counts[:-1]]).tolist()
+        inputs = {
+            name: torch.cat(
+                [
+                    one.inputs[name] + (start if name == "rows" else 0)
+                    for one, start in zip(passes, starts, strict=True)
+                ]
+            )
+            for name in passes[0].inputs
+        }
+        return Pass(passes[0].batch, sum(counts), inputs)
 
     def loss(self, log_probs: Tensor, one: Pass, first: bool) -> tuple[Tensor, Totals]:
         """The sum over the pairs.
@@ -99,7 +120,12 @@ class PreferencePairs(Objective[PreferenceTree]):
             PluginError: in the first step, the loss breaks its contract.
         """
         reference, tokens = one.inputs["reference"], one.inputs["tokens"]
-        policy = torch.zeros_like(reference).index_put((one.inputs["rows"], one.batch.columns), log_probs)
+        policy = torch.zeros_like(reference).index_put((one.inputs["rows"], one.inputs["columns"]), log_probs)
+        mismatched, reference_mismatched, others = None, None, 1
+        if self._loss.needs_mismatched:
+            mismatched, policy = policy[:, -1], policy[:, :-1]
+            reference_mismatched, reference, tokens = reference[:, -1], reference[:, :-1], tokens[:, :-1]
+            others = 2
         pairs = LogProbs(
             chosen=policy[:, 0],
             rejected=policy[:, 1:],
@@ -109,17 +135,30 @@ class PreferencePairs(Objective[PreferenceTree]):
             rejected_tokens=tokens[:, 1:],
             eps=one.inputs["eps"],
             valid=tokens[:, 1:] > 0,
+            mismatched=mismatched,
+            reference_mismatched=reference_mismatched,
         )
-        losses = self._loss(pairs)
+        losses, terms = self._losses(pairs, first)
+        # A pair has one chosen and perhaps one mismatched response, and all others are rejected.
+        return losses.sum(), {**self._measured(pairs, len(log_probs) - others * one.items), **terms}
+
+    def _losses(self, pairs: LogProbs, first: bool) -> tuple[Tensor, Totals]:
+        """The loss of each pair, [n], and what is logged of the terms of a sum."""
+        if not isinstance(self._loss, Mixture):
+            losses = self._loss(pairs)
+            if first:
+                check_losses(self._loss, losses, pairs)
+            return losses, {}
+        terms = self._loss.terms(pairs)
         if first:
-            check_losses(self._loss, losses, pairs)
-        # A pair has one chosen response, and all others are rejected.
-        return losses.sum(), self._measured(pairs, len(log_probs) - one.items)
+            for name, (loss, _) in self._loss.losses.items():
+                check_losses(loss, terms[name], pairs)
+        logged = {f"loss/{name}": (term.detach().sum(), len(term)) for name, term in terms.items()}
+        return self._loss.total(terms), logged if len(terms) > 1 else {}
 
     @torch.no_grad()
     def _measured(self, pairs: LogProbs, rejected_count: int) -> Totals:
-        chosen = self._loss.beta * (pairs.chosen - pairs.reference_chosen)
-        rejected = self._loss.beta * (pairs.rejected - pairs.reference_rejected)
+        chosen, rejected = self._loss.rewards(pairs)
         margins = chosen[:, None] - rejected
         of_rejected = {
             "rewards/rejected": rejected,

@@ -25,11 +25,15 @@ class Pass:
         batch: packed trees.
         items: how many items the loss of this pass is a sum over.
         inputs: further inputs of the objective.
+        gradient: if the loss is one of the whole step, its derivative with respect to each log-probability, [r].
+        share: then also this pass's share of the loss, for the log.
     """
 
     batch: TreeBatch
     items: int
     inputs: Mapping[str, Tensor]
+    gradient: Tensor | None = None
+    share: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Pass:
         """The same pass on `device`."""
@@ -48,7 +52,13 @@ class Objective(ABC, Generic[ExampleT]):
 
     The loss of a step is the mean over all its items, in however many passes it is computed. So the passes decide
     memory and speed, and only the batch decides the gradient.
+
+    Attributes:
+        of_whole_step: whether the loss of an item depends on the other items of the step. If so, `loss` gets all
+            passes of the step as one, see `training.whole_step`.
     """
+
+    of_whole_step: bool = False
 
     def parts(self, example: ExampleT, token_budget: int) -> list[ExampleT]:
         """The same example in parts of at most `token_budget` tokens, as far as it can be divided."""
@@ -61,6 +71,10 @@ class Objective(ABC, Generic[ExampleT]):
     @abstractmethod
     def stacked(self, examples: Sequence[ExampleT]) -> Pass:
         """One pass with all these examples."""
+
+    def joined(self, passes: Sequence[Pass]) -> Pass:
+        """Several passes as one, whose `batch` is not used. Only for a loss of the whole step."""
+        raise NotImplementedError
 
     @abstractmethod
     def loss(self, log_probs: Tensor, one: Pass, first: bool) -> tuple[Tensor, Totals]:

@@ -14,6 +14,7 @@ from rosepo_core.engine.training.checks import check_log
 from rosepo_core.engine.training.metrics import MetricSums
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import ExampleT, Objective, Pass
+from rosepo_core.engine.training.whole_step import with_gradients
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]
@@ -67,6 +68,23 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(one.items for batch in batch_samples for one in batch["passes"])
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of an optimizer step. If the loss is one of the whole step, it is computed here."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._objective.of_whole_step and batches:
+            self.model_wrapped.train()
+            passes, metrics = with_gradients(
+                self.model_wrapped,
+                self._objective,
+                [one for batch in batches for one in batch["passes"]],
+                self.args.device,
+                first=self.state.global_step == 0,
+            )
+            self._sums.add(metrics)
+            left = iter(passes)
+            batches = [{**batch, "passes": [next(left) for _ in batch["passes"]]} for batch in batches]
+        return batches, count
+
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of all passes of a batch; returns their loss."""
         make = super().training_step
@@ -78,8 +96,14 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
     ) -> Tensor:
         """The share of one pass in the mean over the items of the step."""
         one: Pass = inputs["pass"].to(self.args.device)
-        total, metrics = self._objective.loss(model(one.batch), one, first=self.state.global_step == 0)
-        self._sums.add(metrics)
+        log_probs = model(one.batch)
+        if one.gradient is not None:
+            # Its derivative is the gradient of the loss of the whole step, and its value this pass's share of it.
+            linear = (one.gradient * log_probs).sum()
+            total = linear - linear.detach() + one.share
+        else:
+            total, metrics = self._objective.loss(log_probs, one, first=self.state.global_step == 0)
+            self._sums.add(metrics)
         loss: Tensor = total / num_items_in_batch
         return loss
 

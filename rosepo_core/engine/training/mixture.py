@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from rosepo_core.contracts.components import PreferenceLoss
-from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.records import LogProbs
 from rosepo_core.registry import running
 
@@ -42,15 +40,11 @@ class Mixture(PreferenceLoss):
         return self._first.rewards(log_probs)
 
     def terms(self, log_probs: LogProbs) -> dict[str, Tensor]:
-        """The loss of each pair without its weight, float [n], by the names of the losses.
-
-        Raises:
-            PluginError: a loss broke its contract; the message names it and its result.
-        """
+        """The loss of each pair without its weight, float [n], by the names of the losses."""
         found: dict[str, Tensor] = {}
         for name, (loss, _) in self.losses.items():
             with running(loss):
-                found[name] = checked(loss, loss(log_probs), log_probs)
+                found[name] = loss(log_probs)
         return found
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -62,18 +56,3 @@ class Mixture(PreferenceLoss):
     def __call__(self, log_probs: LogProbs) -> Tensor:
         """Loss of each pair: float [n]."""
         return self.total(self.terms(log_probs))
-
-
-def checked(loss: PreferenceLoss, losses: Any, log_probs: LogProbs) -> Tensor:
-    """The result of a loss, if it is of the right type and shape.
-
-    Raises:
-        PluginError: it is not; the message names the loss and its result.
-    """
-    name, count = loss.origin or type(loss).__qualname__, len(log_probs.chosen)
-    if not isinstance(losses, Tensor):
-        raise PluginError(f"{name} returned {type(losses).__name__}, not a tensor with the loss of each pair")
-    if losses.shape != (count,) or not losses.is_floating_point():
-        found = f"{str(losses.dtype).removeprefix('torch.')} {tuple(losses.shape)}"
-        raise PluginError(f"{name} returned {found}, not the loss of each pair, float ({count},); do not average it")
-    return losses

@@ -1,0 +1,93 @@
+"""Runs with losses that need less or more than the default one, and with sums of losses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+
+import polars as pl
+import pytest
+
+QUICK = ("--metric=hr", "--evaluation.resamples=100")
+
+
+def log_of(run):
+    return json.loads((run / "aligned" / "log.json").read_text())
+
+
+def test_a_loss_that_needs_neither_oracle_nor_reference_gets_none(train, rosepo, finished, tmp_path):
+    """In the place of a run that had both."""
+    run = shutil.copytree(finished, tmp_path / "runs" / "run")
+    done = train("--run", run, *QUICK, "--loss=simpo", "--overwrite")
+    assert done.code == 0, done.err
+    assert not (run / "oracle").exists()
+    assert not (run / "unfinished").exists()
+    assert tomllib.loads((run / "config.toml").read_text())["loss"]["name"] == "simpo"
+    pairs = pl.read_parquet(run / "preferences" / "pairs.parquet")
+    for column in ("eps", "reference_chosen", "reference_rejected"):
+        assert (pairs[column] == 0).all()
+    log = log_of(run)
+    # beta log pi / |y| of a model that has hardly learned.
+    assert -20 < log[0]["rewards/chosen"] < 0
+    tables = json.loads((run / "metrics.json").read_text())["protocols"]["candidates-5"]
+    assert list(tables) == ["popularity", "base", "sft", "aligned"]
+    assert "none: nothing asks it" in (run / "report.html").read_text()
+
+    again = train("--run", run, *QUICK, "--loss=simpo")
+    assert (again.code, again.made) == (0, set()), again.err
+    said = rosepo("evaluate", run, "--ranking.score=fusion").err
+    assert "has trained no oracle, because nothing in it asked one" in said
+    assert """--ranking.features '["likelihood", "prior", "popularity"]'""" in said
+    said = train("--run", run, *QUICK, "--loss=simpo", "--until=oracle").err
+    assert "nothing in this run asks the oracle, so the run has no stage 'oracle'" in said
+
+
+def test_whoever_asks_the_oracle_gets_it(train, finished):
+    """A sampler, a constant oracle for smoothing, or a fusion; and by TRL's name it is the same run."""
+    for arguments, trained in (
+        (("--loss=dpo",), False),
+        (("--loss=dpo", "--loss.smoothing=oracle"), True),
+        (("--loss=dpo", "--loss.smoothing=constant"), False),
+        (("--loss=sft", "--loss=rosepo=0.5"), True),
+        (("--loss=dpo", "--ranking.score=fusion"), True),
+        (("--loss=dpo", "--ranking.score=fusion", """--ranking.features=["likelihood", "prior"]"""), False),
+    ):
+        plan = train("--run", finished.parent / "planned", *QUICK, *arguments, "--dry-run", "--json").json["plan"]
+        assert ("oracle" in {row["stage"] for row in plan["stages"]}) == trained, arguments
+
+
+def test_mismatched_titles_are_scored_and_kept(train, finished):
+    run = finished.parent / "kto"
+    done = train("--run", run, "--loss=kto", "--loss.beta=0.3", "--until=aligned", "--preferences.negatives=2")
+    assert done.code == 0, done.err
+    pairs = pl.read_parquet(run / "preferences" / "pairs.parquet")
+    rows = pairs.unique(["user", "position"])
+    # A random order of the targets: the same titles as often, and hardly any at home.
+    assert sorted(rows["mismatched_item"]) == sorted(rows["chosen_item"])
+    assert (rows["mismatched_item"] == rows["chosen_item"]).mean() < 0.5
+    assert (rows["reference_mismatched"] < 0).all()
+    log = log_of(run)
+    # Policy and reference agree: (1 - sigmoid(0) + 1 - sigmoid(0)) / 2, and no rewards.
+    assert log[0]["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert log[0]["rewards/chosen"] == pytest.approx(0, abs=1e-4)
+    assert log[-1]["loss"] < log[0]["loss"]
+    again = train(
+        *("--run", finished.parent / "kto-in-passes", "--loss=kto", "--loss.beta=0.3", "--until=aligned"),
+        *("--preferences.negatives=2", "--alignment.token_budget=60", "--force=aligned"),
+    )
+    assert again.made == {"aligned"}
+    other = log_of(finished.parent / "kto-in-passes")
+    assert [entry["loss"] for entry in other] == pytest.approx([entry["loss"] for entry in log], abs=1e-4)
+
+
+def test_a_sum_of_losses(train, finished):
+    run = finished.parent / "sum"
+    done = train("--run", run, "--loss=rosepo=1.0", "--loss=sft=0.1", "--until=aligned")
+    assert done.code == 0, done.err
+    written = tomllib.loads((run / "config.toml").read_text())["loss"]
+    assert [(table["name"], table["weight"]) for table in written] == [("rosepo", 1.0), ("sft", 0.1)]
+    # The pairs are those of the loss alone.
+    assert done.made == {"aligned"}
+    for entry in log_of(run):
+        assert entry["loss"] == pytest.approx(entry["loss/rosepo"] + 0.1 * entry["loss/sft"], abs=1e-5)
