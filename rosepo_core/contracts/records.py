@@ -317,8 +317,9 @@ class LogProbs:
 
     def take(self, rows: Tensor) -> LogProbs:
         """The pairs at `rows`, in that order: int64 [m]."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return LogProbs(**{name: value if value is None else value[rows] for name, value in values.items()})
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in values.items()}
+        return LogProbs(**taken)
 
 
 @dataclass(frozen=True)

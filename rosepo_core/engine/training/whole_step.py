@@ -45,7 +45,7 @@ def with_gradients(
         total, metrics = objective.loss(log_probs, whole, first)
         (gradient,) = torch.autograd.grad(total, [leaf])
     share = total.detach() / (ranks.count() * len(passes))
-    pieces = gradient.split([len(each) for each in values])
+    pieces = torch.split(gradient, [len(each) for each in values])
     return [replace(one, gradient=piece, share=share) for one, piece in zip(passes, pieces, strict=True)], metrics
 
 
