@@ -28,6 +28,7 @@ from rosepo_core.stages import (
     oracle,
     preferences,
     prior,
+    ratings,
     reference,
     sampling,
     sft,
@@ -193,6 +194,7 @@ def train(session: Session) -> Trained:
     sampling.check_request(session)
     reference.check(session)
     corpus = dataset.stage(session)
+    ratings.check(session, corpus)
     held_out = split.stage(session, corpus)
     # Before any expensive work, so that impossible requests fail at once.
     candidates = evaluation.draw_candidates(session, held_out)
@@ -201,7 +203,7 @@ def train(session: Session) -> Trained:
     smoothing = oracle.stage(session, held_out) if oracle.needed(session) else None
     rejected = sampling.stage(session, held_out, fine_tuned, smoothing)
     scored = reference.stage(session, held_out, fine_tuned, rejected)
-    pairs = preferences.stage(session, held_out, smoothing, rejected, scored)
+    pairs = preferences.stage(session, corpus, held_out, smoothing, rejected, scored)
     preferred = aligned.stage(session, held_out, fine_tuned, pairs)
     return Trained(held_out, candidates, fine_tuned, smoothing, pairs, preferred)
 

@@ -20,6 +20,7 @@ LOSSES = (
     ("dmpo", "dmpo:DMPO", "The chosen against the mean of the rejected responses.", ()),
     ("mppo", "mppo:MPPO", "Average likelihoods against all rejected responses; no reference.", ()),
     ("dynamic-po", "dynamic_po:DynamicPO", "DMPO on the hardest rejected responses, with a beta for each.", ()),
+    ("rec-po", "rec_po:RecPO", "S-DPO with margins from ratings and time.", ()),
     ("kto", "kto:KTO", "Chosen and rejected responses apart, against the drift of the whole step.", ()),
     ("sft", "sft:SFT", "Likelihood of the chosen response, as a term of a mixture.", ()),
 )

@@ -271,6 +271,7 @@ class PreferenceLoss(Component, ABC):
         needs_smoothing: whether the loss uses `eps`. If not, the oracle is not asked for it, and it may be 0.
         needs_tokens: whether the loss uses the numbers of tokens.
         needs_mismatched: whether the loss uses the log-probabilities of mismatched responses.
+        needs_ratings: whether the loss uses ratings and delays. A run on a log without ratings is then refused.
     """
 
     scope: Literal["pair", "batch"] = "pair"
@@ -278,6 +279,7 @@ class PreferenceLoss(Component, ABC):
     needs_smoothing: bool = False
     needs_tokens: bool = False
     needs_mismatched: bool = False
+    needs_ratings: bool = False
 
     @property
     def beta(self) -> float:

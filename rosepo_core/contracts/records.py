@@ -302,6 +302,10 @@ class LogProbs:
         mismatched: log-probability of a response of another pair, drawn at random, after the prompt of each row,
             under the policy, float [n]; `None` unless the loss needs it.
         reference_mismatched: the same under the reference model.
+        ratings: the user's ratings of the chosen item and of the rejected ones, float [n, 1 + K], NaN where the user
+            has not rated one; `None` unless the loss needs them.
+        delays: how many places after the chosen item the user took each, float [n, 1 + K]: 0 for the chosen one, NaN
+            for items that the user did not take after it.
     """
 
     chosen: Tensor
@@ -314,6 +318,8 @@ class LogProbs:
     valid: Tensor
     mismatched: Tensor | None = None
     reference_mismatched: Tensor | None = None
+    ratings: Tensor | None = None
+    delays: Tensor | None = None
 
     def take(self, rows: Tensor) -> LogProbs:
         """The pairs at `rows`, in that order: int64 [m]."""
@@ -338,6 +344,7 @@ class Pairs:
         mismatched: an item of another pair for each prompt, int32 [n], see `PreferenceLoss.needs_mismatched`; `None`
             unless the loss needs it.
         reference_mismatched: log-probabilities of the mismatched items under the reference model, float32 [n].
+        ratings, delays: as in `LogProbs`, float32 [n, 1 + K].
     """
 
     examples: Examples
@@ -348,6 +355,8 @@ class Pairs:
     listed: Ints | None = None
     mismatched: Ints | None = None
     reference_mismatched: Floats | None = None
+    ratings: Floats | None = None
+    delays: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

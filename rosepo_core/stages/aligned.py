@@ -45,4 +45,6 @@ def stage(
 def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[PreferenceTree]:
     """The pairs as token trees, each with the smoothing factors and reference log-probabilities of its pairs."""
     trees = prompt_trees(template, pairs.examples, pairs.responses, shared=True, candidates=pairs.listed)
-    return [PreferenceTree.of(tree, pairs.eps, pairs.reference) for tree in trees]
+    others = {"ratings": pairs.ratings, "delays": pairs.delays}
+    held = {name: table for name, table in others.items() if table is not None}
+    return [PreferenceTree.of(tree, pairs.eps, pairs.reference, held) for tree in trees]

@@ -15,8 +15,9 @@ import polars as pl
 
 from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import PluginError
-from rosepo_core.contracts.records import Examples, Ints, Pairs, Places, Split
+from rosepo_core.contracts.records import Corpus, Examples, Ints, Pairs, Places, Split
 from rosepo_core.registry import running
+from rosepo_core.stages import ratings
 from rosepo_core.stages.reference import ReferenceLogProbs
 from rosepo_core.stages.sampling import RejectedItems
 from rosepo_core.stages.session import Handle, Session
@@ -26,6 +27,7 @@ PAIRS = "pairs.parquet"
 
 def stage(
     session: Session,
+    corpus: Handle[Corpus],
     split: Handle[Split],
     oracle: Handle[SmoothingOracle] | None,
     rejected: Handle[RejectedItems],
@@ -38,8 +40,10 @@ def stage(
     does not use it), ``reference_chosen`` and ``reference_rejected`` (the log-probabilities of RUN/reference),
     ``prompt``, ``chosen``, ``rejected`` (text); if prompts list candidates, also ``listed`` (their catalogue indices,
     in the order of the prompt); if the loss needs mismatched items, also ``mismatched_item`` and
-    ``reference_mismatched``.
+    ``reference_mismatched``; if the loss needs ratings, also ``chosen_rating``, ``rejected_rating`` and
+    ``rejected_delay``, which are NaN where the log does not tell.
     """
+    rated = session.loss().needs_ratings
     smoothing = oracle if session.loss().needs_smoothing else None
 
     def build(folder: Path) -> None:
@@ -77,10 +81,25 @@ def stage(
                 mismatched_item=pl.Series(reference.content.mismatched_items[row]),
                 reference_mismatched=pl.Series(reference.content.mismatched[row]),
             )
+        if rated:
+            responses = np.concatenate([examples.target[:, None], items], axis=1)
+            found, delays = ratings.of_items(corpus.content, split.content, examples, responses)
+            table = table.with_columns(
+                chosen_rating=pl.Series(found[row, 0]),
+                rejected_rating=pl.Series(found[row, 1 + slot]),
+                rejected_delay=pl.Series(delays[row, 1 + slot]),
+            )
         table.write_parquet(folder / PAIRS)
 
     settings = {**session.prompt_settings(), "smoothed": smoothing is not None}
-    inputs: list[Handle[Any]] = [*([smoothing] if smoothing else []), rejected, reference]
+    if rated:
+        settings["rated"] = True
+    inputs: list[Handle[Any]] = [
+        *([smoothing] if smoothing else []),
+        *([corpus] if rated else []),
+        rejected,
+        reference,
+    ]
     return session.artifact("preferences", settings, inputs, build, lambda folder: load_pairs(folder, split.content))
 
 
@@ -111,6 +130,12 @@ def load_pairs(folder: Path, split: Split) -> Pairs:
     if "mismatched_item" in table.columns:
         mismatched, scored = first_rows["mismatched_item"].to_numpy(), first_rows["reference_mismatched"].to_numpy()
         pairs = replace(pairs, mismatched=mismatched, reference_mismatched=scored)
+    if "chosen_rating" in table.columns:
+        found, delays = np.full((2, shape[0], 1 + shape[1]), np.nan, dtype=np.float32)
+        found[row, 0], delays[:, 0] = table["chosen_rating"].to_numpy(), 0
+        found[row, 1 + slot] = table["rejected_rating"].to_numpy()
+        delays[row, 1 + slot] = table["rejected_delay"].to_numpy()
+        pairs = replace(pairs, ratings=found, delays=delays)
     return pairs
 
 

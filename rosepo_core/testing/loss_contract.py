@@ -91,6 +91,8 @@ class LossContract(ComponentContract):
             reference_rejected=log_probs.reference_rejected.masked_fill(empty, -3.0),
             rejected_tokens=log_probs.rejected_tokens.masked_fill(empty, 0),
             eps=log_probs.eps.masked_fill(empty, 0.9),
+            ratings=_emptied(log_probs.ratings, empty),
+            delays=_emptied(log_probs.delays, empty),
         )
         loss = self.loss(options)
         assert_equal(loss(changed), loss(log_probs))
@@ -143,6 +145,8 @@ class LossContract(ComponentContract):
         log_probs, loss = random_log_probs(), self.loss(options)
         if not loss.needs_mismatched:
             log_probs = replace(log_probs, mismatched=None, reference_mismatched=None)
+        if not loss.needs_ratings:
+            log_probs = replace(log_probs, ratings=None, delays=None)
         others: list[LogProbs] = []
         if not loss.needs_reference:
             reference = {"reference_chosen": log_probs.reference_chosen - 1}
@@ -166,6 +170,14 @@ def gradients(loss: PreferenceLoss, log_probs: LogProbs) -> Sequence[Tensor]:
 
     leaves = [log_probs.chosen, log_probs.rejected]
     return torch.autograd.grad(loss(log_probs).sum(), leaves, allow_unused=True, materialize_grads=True)
+
+
+def _emptied(feedback: Tensor | None, empty: Tensor) -> Tensor:
+    """Ratings or delays without those of empty slots."""
+    import torch
+
+    assert feedback is not None
+    return torch.cat([feedback[:, :1], feedback[:, 1:].masked_fill(empty, torch.nan)], dim=1)
 
 
 def _leaves(log_probs: LogProbs) -> LogProbs:

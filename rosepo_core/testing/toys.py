@@ -233,6 +233,12 @@ def random_log_probs(n: int = 9, k: int = 3, seed: int = 0, drift: float = 0.0) 
     reference_mismatched = -12 - uniform(n)
     valid = uniform(n, k) > 1 / 3
     valid[:, 0] = True
+    stars = torch.randint(1, 6, (n, 1 + k), generator=generator).float()
+    delays = torch.randint(0, 9, (n, 1 + k), generator=generator).float()
+    delays[:, 0] = 0
+    unrated = uniform(n, k) < 0.5
+    for feedback in (stars, delays):
+        feedback[:, 1:][unrated] = torch.nan
     own = drift * torch.linspace(0.5, 1.5, n)
     return LogProbs(
         chosen=(reference_chosen + own + uniform(n) - 0.5).requires_grad_(),
@@ -245,6 +251,8 @@ def random_log_probs(n: int = 9, k: int = 3, seed: int = 0, drift: float = 0.0) 
         valid=valid,
         mismatched=(reference_mismatched + own + uniform(n) - 0.5).requires_grad_(),
         reference_mismatched=reference_mismatched,
+        ratings=stars,
+        delays=delays,
     )
 
 

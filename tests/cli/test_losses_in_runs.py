@@ -100,3 +100,29 @@ def test_a_sum_of_losses(train, finished):
     assert done.made == {"aligned"}
     for entry in log_of(run):
         assert entry["loss"] == pytest.approx(entry["loss/rosepo"] + 0.1 * entry["loss/sft"], abs=1e-5)
+
+
+def test_rec_po_reads_the_ratings_of_the_log(train, rosepo, finished, log, model_folder, tmp_path):
+    run = finished.parent / "rec-po"
+    rejecting = ("--loss=rec-po", "--sampler=uniform", "--sampler.allow_seen=true", "--preferences.negatives=4")
+    # All trees in the first step, so that its loss is the mean over all rows.
+    done = train("--run", run, *rejecting, "--until=aligned", "--alignment.batch_size=100")
+    assert done.code == 0, done.err
+    pairs = pl.read_parquet(run / "preferences" / "pairs.parquet")
+    assert pairs["chosen_rating"].is_between(1, 5).all()
+    known = pairs.filter(pairs["rejected_rating"].is_not_nan())
+    assert 0 < len(known) < len(pairs)
+    assert known["rejected_rating"].is_between(1, 5).all()
+    assert (pairs.filter(pairs["rejected_delay"].is_not_nan())["rejected_delay"] > 0).all()
+    # At the reference, each row is log(1 + sum of exp(s_w / s_l)).
+    stars, delay = pairs["rejected_rating"].fill_nan(3.0), pairs["rejected_delay"].fill_nan(10.0)
+    lead = (pairs["chosen_rating"] / (stars / (1 + delay).sqrt())).exp()
+    rows = pairs.with_columns(lead=lead).group_by("user", "position").agg(pl.col("lead").sum().log1p())
+    assert log_of(run)[0]["loss"] == pytest.approx(rows["lead"].mean(), abs=1e-3)
+
+    unrated = tmp_path / "unrated.csv"
+    pl.read_csv(log).drop("rating").write_csv(unrated)
+    done = train("--run", tmp_path / "run", *rejecting, f"--dataset.path={unrated}")
+    assert done.code == 2
+    assert "loss 'rec-po' reads ratings, and dataset 'table' has none" in done.err
+    assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ from rosepo_core.testing import (
 
 LOSSES = (
     *("rosepo", "dpo", "ipo", "hinge", "simpo", "cpo", "orpo", "apo-zero", "apo-down", "sppo", "exo", "nca"),
-    *("s-dpo", "dmpo", "mppo", "dynamic-po", "kto", "sft"),
+    *("s-dpo", "dmpo", "mppo", "dynamic-po", "rec-po", "kto", "sft"),
 )
 for loss in LOSSES:
     title = f"Test{loss.title().replace('-', '')}Loss"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from rosepo_core.api import LogProbs, PreferenceLoss
 from rosepo_core.registry import load_plugins
 from rosepo_losses.dynamic_po import top_cluster
 
-NAMES = ("s-dpo", "dmpo", "mppo", "dynamic-po", "sft")
+NAMES = ("s-dpo", "dmpo", "mppo", "dynamic-po", "rec-po", "sft")
 
 
 def loss_named(name: str, **options: Any) -> PreferenceLoss:
@@ -35,6 +36,8 @@ def row(chosen: float, rejected: list[float], won: float, lost: list[float], **o
         rejected_tokens=others.get("tokens", torch.ones(shape, dtype=torch.long)),
         eps=torch.tensor([others.get("eps", [0.0] * len(rejected))], dtype=double),
         valid=torch.ones(shape, dtype=torch.bool),
+        ratings=torch.full((1, 1 + len(rejected)), 4.0),
+        delays=torch.zeros(1, 1 + len(rejected)),
     )
 
 
@@ -112,6 +115,27 @@ def test_the_top_cluster_is_that_of_the_best_of_all_partitions() -> None:
             assert set(values[line][found[line]].tolist()) == top
 
 
+def test_rec_po_worked_out_by_hand() -> None:
+    """r_w = 2, r_l = -1, 1 and 0. The chosen item has 5 stars. The first rejected one has 4 and came 3 places later,
+    s = 4 / 4^0.5 = 2; the second has 2 and came before, s = 2 / 11^0.5 = 0.6030226892; the third is unknown,
+    s = 3 / 11^0.5 = 0.9045340337.
+
+    log(1 + e^(-3 + 5 / 2) + e^(-1 + 5 / 0.6030226892) + e^(-2 + 5 / 0.9045340337)) with the exponents -0.5,
+    7.2915619759 and 3.5277079839.
+    """
+    given = row(-2.0, [-2.0, -3.0, -2.0], 2.0, [-1.0, 1.0, 0.0])
+    nan = math.nan
+    given = replace(given, ratings=torch.tensor([[5.0, 4.0, 2.0, nan]]), delays=torch.tensor([[0.0, 3.0, nan, nan]]))
+    expected = math.log(1 + math.exp(-0.5) + math.exp(7.2915619759) + math.exp(3.5277079839))
+    assert expected == pytest.approx(7.3158, abs=1e-3)
+    assert loss_named("rec-po")(given).tolist() == pytest.approx([expected], abs=1e-6)
+    assert loss_named("rec-po", margin=0.0)(given).item() == pytest.approx(loss_named("s-dpo")(given).item())
+    # Half the weight, no fading and 4 stars for the unknown: the exponents are -3 + 0.625, -1 + 1.25 and -2 + 0.625.
+    expected = math.log(1 + math.exp(-2.375) + math.exp(0.25) + math.exp(-1.375))
+    other = loss_named("rec-po", margin=0.5, decay=0.0, unrated_rating=4.0)
+    assert other(given).tolist() == pytest.approx([expected], abs=1e-6)
+
+
 @pytest.mark.parametrize("smoothing", ["none", "oracle"])
 def test_with_one_rejected_response_s_dpo_is_rosepo(smoothing: str) -> None:
     given = row(-2.0, [-3.0], 2.0, [-1.0], eps=[0.3])
@@ -135,6 +159,8 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
         rejected_tokens=torch.full((4, 3), 2),
         eps=0.4 * torch.rand(4, 3, generator=random, dtype=torch.float64),
         valid=torch.tensor([[True, True, True], [True, False, True], [False, True, True], [True, False, False]]),
+        ratings=torch.randint(1, 6, (4, 4), generator=random).double(),
+        delays=torch.randint(0, 9, (4, 4), generator=random).double(),
     )
     options = {"smoothing": "oracle"} if name == "s-dpo" else {}
     loss = loss_named(name, **options)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -35,24 +35,30 @@ class PreferenceTree:
         eps: smoothing factors, float32 [pairs, K].
         reference: log-probabilities of the reference model, float32 [pairs, 1 + K], or [pairs, 2 + K] with a
             mismatched response; any value in an empty slot.
+        others: further tables of the loss, ``ratings`` and ``delays``, float32 [pairs, 1 + K].
     """
 
     tree: TokenTree
     eps: Floats
     reference: Floats
+    others: Mapping[str, Floats] = field(default_factory=dict)
 
     @staticmethod
-    def of(tree: TokenTree, eps: Floats, reference: Floats) -> PreferenceTree:
-        """From a tree whose rows refer to rows of the tables `eps` and `reference`."""
+    def of(
+        tree: TokenTree, eps: Floats, reference: Floats, others: Mapping[str, Floats] | None = None
+    ) -> PreferenceTree:
+        """From a tree whose rows refer to rows of the tables `eps`, `reference` and `others`."""
         rows, local = np.unique(tree.rows, return_inverse=True)
-        return PreferenceTree(tree.with_rows(local), eps[rows], reference[rows])
+        own = {name: table[rows] for name, table in (others or {}).items()}
+        return PreferenceTree(tree.with_rows(local), eps[rows], reference[rows], own)
 
     def __len__(self) -> int:
         return len(self.eps)
 
     def split(self, token_budget: int) -> list[PreferenceTree]:
         """The same pairs in trees as `TokenTree.split_examples` makes them."""
-        return [PreferenceTree.of(part, self.eps, self.reference) for part in self.tree.split_examples(token_budget)]
+        parts = self.tree.split_examples(token_budget)
+        return [PreferenceTree.of(part, self.eps, self.reference, self.others) for part in parts]
 
 
 class PreferencePairs(Objective[PreferenceTree]):
@@ -96,6 +102,8 @@ class PreferencePairs(Objective[PreferenceTree]):
             "reference": table([example.reference for example in examples], width),
             "eps": table([example.eps for example in examples], max(example.eps.shape[1] for example in examples)),
         }
+        for name in examples[0].others:
+            inputs[name] = table([example.others[name] for example in examples], examples[0].others[name].shape[1])
         return Pass(batch, len(tokens), inputs)
 
     def joined(self, passes: Sequence[Pass]) -> Pass:
@@ -137,6 +145,8 @@ class PreferencePairs(Objective[PreferenceTree]):
             valid=tokens[:, 1:] > 0,
             mismatched=mismatched,
             reference_mismatched=reference_mismatched,
+            ratings=one.inputs.get("ratings"),
+            delays=one.inputs.get("delays"),
         )
         losses, terms = self._losses(pairs, first)
         # A pair has one chosen and perhaps one mismatched response, and all others are rejected.

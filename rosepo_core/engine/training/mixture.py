@@ -29,6 +29,7 @@ class Mixture(PreferenceLoss):
         self.needs_smoothing = any(loss.needs_smoothing for loss in parts)
         self.needs_tokens = any(loss.needs_tokens for loss in parts)
         self.needs_mismatched = any(loss.needs_mismatched for loss in parts)
+        self.needs_ratings = any(loss.needs_ratings for loss in parts)
 
     @property
     def beta(self) -> float:
