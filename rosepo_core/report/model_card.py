@@ -24,14 +24,10 @@ REFERENCES: Mapping[Reference, str] = {
 }
 """What each kind of reference is, in the objective."""
 
-OBJECTIVE = """With `r(y) = beta (log pi(y | x) - log ref(y | x))` for a response `y` to a prompt `x`, where
-{reference}, and `Delta = r(chosen) - r(rejected)`, RosePO
-([arXiv 2410.12519](https://arxiv.org/abs/2410.12519)) minimizes
+OBJECTIVE = """`pi(y)` is the probability that this model gives the title `y` after a prompt, and {reference}.
+`w` is the chosen title, `l` a rejected one, and `|y|` the number of tokens of `y`. Training minimized {what}:
 
-    L = -(1 - eps) log sigmoid(Delta) - eps log sigmoid(-Delta)
-
-where `eps` is an oracle's probability that this user prefers the rejected title to the chosen one. `eps = 0` is DPO.
-The loss of this run is named above."""
+{losses}"""
 
 LIMITATIONS = (
     "It was trained on one log: it knows the tastes of the people in this log and recommends from its catalogue.",
@@ -63,7 +59,8 @@ class ModelCard:
         columns: how to read each metric's column.
         prompt: one prompt as text, with an invented history, because a card must not show that of a user.
         response: the response to this prompt.
-        reference: what the loss compares the model with.
+        losses: the losses that were minimized: name -> weight and formula.
+        reference: what the losses compare the model with.
         licence: identifier of the base model's licence on the hub (``"apache-2.0"``), if known.
         licence_notes: requirements of the licences of the base model and the data, one sentence each.
     """
@@ -82,6 +79,7 @@ class ModelCard:
     columns: Mapping[str, Column] = field(default_factory=dict)
     prompt: str = ""
     response: str = ""
+    losses: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     reference: Reference = "sft"
     licence: str | None = None
     licence_notes: Sequence[str] = ()
@@ -94,7 +92,7 @@ def model_card(card: ModelCard) -> str:
         f"# {_inline(card.name)}",
         _introduction(card),
         _listed("How it was made", [f"**{_inline(label)}**: {_inline(text)}" for label, text in card.parts.items()]),
-        f"## Objective\n\n{OBJECTIVE.format(reference=REFERENCES[card.reference])}",
+        f"## Objective\n\n{_objective(card)}",
         _results(card.protocols, card.columns),
         _ranking(card.score, card.fusion),
         _loading(card),
@@ -128,6 +126,16 @@ def _introduction(card: ModelCard) -> str:
     )
     notes = [_inline(note) for note in (card.base_model_notes, card.dataset_notes) if note]
     return "\n\n".join([text, *notes])
+
+
+def _objective(card: ModelCard) -> str:
+    several = len(card.losses) > 1
+    losses = [
+        f"- `{_code(name)}`{f', with weight {weight:g}' if several else ''}: {' '.join(_inline(formula).split())}"
+        for name, (weight, formula) in card.losses.items()
+    ]
+    what = "the sum of" if several else "the mean over pairs of"
+    return OBJECTIVE.format(reference=REFERENCES[card.reference], what=what, losses="\n".join(losses))
 
 
 def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[str, Column]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -204,10 +205,20 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
         fusion=_aligned_fusion(session),
         prompt=prompt,
         response=response,
+        losses=_losses(session),
         reference=reference.kind(session),
         licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
     )
+
+
+def _losses(session: Session) -> Mapping[str, tuple[float, str]]:
+    """The weight and the formula of each loss of the run. The formula is the first paragraph of its description."""
+    found: dict[str, tuple[float, str]] = {}
+    for index, choice in enumerate(session.config.loss):
+        description = inspect.getdoc(type(session.component("loss", index))) or ""
+        found[choice.name] = choice.weight, description.partition("\n\n")[0]
+    return found
 
 
 def _aligned_fusion(session: Session) -> ConditionalLogit | None:

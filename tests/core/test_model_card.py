@@ -86,6 +86,15 @@ def test_sections_in_order():
     ]
 
 
+def test_the_objective_is_that_of_the_run():
+    text = model_card(make(losses={"dpo": (1.0, "-log sigmoid(Delta)")}, reference="prior"))
+    section = text.split("## Objective\n")[1].split("\n## ")[0]
+    assert "asked without a history" in section
+    assert "Training minimized the mean over pairs of:\n\n- `dpo`: -log sigmoid(Delta)" in section
+    text = model_card(make(losses={"dpo": (1.0, "one"), "sft": (0.1, "two\nlines")}))
+    assert "the sum of:\n\n- `dpo`, with weight 1: one\n- `sft`, with weight 0.1: two lines\n" in text
+
+
 def test_the_table():
     lines = [line for line in model_card(make()).splitlines() if line.startswith("|")]
     assert lines == [
