@@ -2,8 +2,8 @@
 
     from rosepo_core.testing import LossContract
 
-    class TestHinge(LossContract):
-        name = "hinge"
+    class TestUnitMargin(LossContract):
+        name = "unit-margin"
 
 Override the fixture `options` where a component needs options, or smaller ones, to run on a toy world.
 """

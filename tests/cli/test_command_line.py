@@ -88,6 +88,8 @@ def test_debug_shows_the_traceback_of_a_wrong_request_too(rosepo):
 def test_plugins_as_json(rosepo):
     listed = rosepo("plugins", "list", "--json").json
     assert {"dpo", "ipo", "rosepo"} <= {each["name"] for each in listed["plugins"] if each["kind"] == "loss"}
+    [shown] = rosepo("plugins", "show", "exo_pair", "--json").json
+    assert (shown["name"], shown["aliases"]) == ("exo", ["exo_pair"])
     [shown] = rosepo("plugins", "show", "popularity-aware", "--json").json
     assert shown["options"]["power"]["default"] == 1.0
     assert shown["description"].startswith("Eligible items drawn in proportion to popularity")
@@ -105,7 +107,9 @@ def test_an_unknown_kind_of_plugin_names_the_nearest(rosepo):
 
 
 def test_plugins_for_people(rosepo):
-    assert re.search(r"^loss +ipo +rosepo 0\.1\.0 ", rosepo("plugins", "list", "loss").out, re.M)
+    listed = rosepo("plugins", "list", "loss").out
+    assert re.search(r"^loss +ipo +rosepo 0\.1\.0 ", listed, re.M)
+    assert "Also: exo_pair." in " ".join(listed.split())
     shown = rosepo("plugins", "show", "self-hard").out
     assert shown.startswith("sampler self-hard\n")
     assert re.search(r"^temperature +number +0\.0 ", shown, re.M)

@@ -33,8 +33,8 @@ def test_the_loss_of_the_readme_reads_every_rejected_title() -> None:
     """Two pairs with two slots each, the second of the second pair empty. Rewards: chosen 0.5 and 0, rejected 0, 1
     and 0.25: 1 - 0.5 + 0 = 0.5 and 1 - 0.5 + 1 = 1.5 have the mean 1; 1 - 0 + 0.25 = 1.25 stands alone."""
     names: dict[str, type[PreferenceLoss]] = {}
-    exec(python_block("class Hinge"), names)
-    hinge = names["Hinge"]
+    exec(python_block("class UnitMargin"), names)
+    hinge = names["UnitMargin"]
     log_probs = replace(
         random_log_probs(n=2, k=2),
         chosen=torch.tensor([-1.5, -3.0]),
