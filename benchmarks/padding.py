@@ -19,8 +19,8 @@ from benchmarks import material
 from rosepo_core.contracts.components import DatasetOptions
 from rosepo_core.contracts.sections import AlignmentOptions, PreferenceOptions
 from rosepo_core.engine.packing import pack
+from rosepo_core.engine.passes import constant_budget
 from rosepo_core.engine.prompt_trees import prompt_trees
-from rosepo_core.engine.title_model import TOKEN_BUDGET
 from rosepo_core.stages.sampling import choose_examples
 from rosepo_core.testing import prompt_template
 
@@ -63,13 +63,19 @@ def rows(batch_size: int, budget: int, pairs: int) -> Iterator[dict[str, Any]]:
         shown = material.rejected(split.test, 19)
         scored = prompt_trees(template, split.test, np.concatenate([split.test.target[:, None], shown], axis=1))
         sizes = [[len(tree)] for tree in scored]
-        yield measured(f"scoring, {kind}, 20 candidates", sizes, sum(map(len, scored)), len(sizes), TOKEN_BUDGET)
+        yield measured(
+            f"scoring, {kind}, 20 candidates",
+            sizes,
+            sum(map(len, scored)),
+            len(sizes),
+            constant_budget("auto", False, "cpu"),
+        )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch-size", type=int, default=AlignmentOptions().batch_size)
-    parser.add_argument("--token-budget", type=int, default=AlignmentOptions().token_budget)
+    parser.add_argument("--token-budget", type=int, default=constant_budget("auto", True, "cpu"))
     parser.add_argument("--pairs", type=int, default=8000)
     arguments = parser.parse_args()
     for row in rows(arguments.batch_size, arguments.token_budget, arguments.pairs):

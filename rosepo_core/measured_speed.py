@@ -16,15 +16,15 @@ from torch import Tensor
 
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext
 from rosepo_core.contracts.records import Examples, Split
+from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.models import describe
+from rosepo_core.engine.passes import constant_budget
 from rosepo_core.engine.precision import autocast
-from rosepo_core.engine.scoring import log_probs
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.engine.writing import write_answers
 from rosepo_core.evaluation.catalogue import history_items
 from rosepo_core.evaluation.context import EvaluationContext
-from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import running
 from rosepo_core.stages import sampling
@@ -92,7 +92,7 @@ def measure_speed(
         count = max(1, budget // len(by_length[0]))
         return TreeBatch.of(by_length[:count], pad_token_id=0).to(device)
 
-    budget = options.alignment.token_budget if on_gpu else MEASURED_TOKENS
+    budget = constant_budget(options.alignment.token_budget, True, device.type) if on_gpu else MEASURED_TOKENS
     first, trained = batch(trees, 1), batch(trees, budget)
     # The first pass is the slow one, so it is not timed.
     products = session.policy.autocast(options.sft)
@@ -102,7 +102,8 @@ def measure_speed(
     trained_bytes = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
 
     model.eval().requires_grad_(False)
-    to_score = batch(scored, TOKEN_BUDGET if on_gpu else MEASURED_TOKENS)
+    scoring_budget = constant_budget(options.model.token_budget, False, device.type)
+    to_score = batch(scored, scoring_budget if on_gpu else MEASURED_TOKENS)
     with torch.no_grad():
         log_probs(model, batch(scored, 1))
         score = to_score.input_ids.numel() / _timed(lambda: log_probs(model, to_score), on_gpu)
@@ -133,7 +134,8 @@ def _asking_seconds(context: EvaluationContext, template: PromptTemplate, model:
         listing = (time.perf_counter() - start) / len(few)
     if "free" in options.protocols:
         start = time.perf_counter()
-        write_answers(model, template, session.policy.tokenizer, few, TOKEN_BUDGET, QuietReporter())
+        budget = session.config.model.token_budget
+        write_answers(model, template, session.policy.tokenizer, few, budget, QuietReporter())
         writing = (time.perf_counter() - start) / len(few)
     return listing, writing
 

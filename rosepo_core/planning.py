@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.records import Examples, Ints, Places, Split
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.head import LOGIT_BYTES
+from rosepo_core.engine.passes import constant_budget
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import BRANCH_TOKENS
 from rosepo_core.engine.title_embeddings import choose_encoder
@@ -169,7 +171,7 @@ def _plan(session: _Rehearsal) -> Plan:
     responses = np.concatenate([examples.target[:, None], rejected], axis=1)
     lists = session.lists(examples, len(data.catalogue), rejected)
     trees = prompt_trees(template, examples, responses, shared=True, candidates=lists)
-    split_trees = [tree.split_examples(session.config.alignment.token_budget) for tree in trees]
+    split_trees = [tree.split_examples(_training_budget(session.config.alignment)) for tree in trees]
     parts = [part for tree in split_trees for part in tree]
     contexts = EvaluationContext.of_each_part(session, planned.split)
     context = contexts[0]
@@ -265,7 +267,7 @@ def sft_lengths(session: Session, template: PromptTemplate, data: Split) -> list
     examples, sampled = sft.choices(session, template, data)
     responses = np.concatenate([examples.target[:, None], sampled], axis=1)
     trees = prompt_trees(template, examples, responses, shared=True)
-    return [[len(part) for part in tree.split_examples(options.token_budget)] for tree in trees]
+    return [[len(part) for part in tree.split_examples(_training_budget(options))] for tree in trees]
 
 
 def stand_in_pairs(session: Session, data: Split) -> tuple[Examples, Ints]:
@@ -306,10 +308,15 @@ def _trained_tokens(lengths: Sequence[int], options: SFTOptions | AlignmentOptio
     return float(np.mean(lengths)) * min(options.batch_size, len(lengths)) * options.steps
 
 
+def _training_budget(options: SFTOptions | AlignmentOptions) -> int:
+    """The most tokens of a forward pass in training. On a GPU, `auto` is planned with a constant."""
+    return constant_budget(options.token_budget, True, "cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _largest_pass(lengths: Sequence[int], options: SFTOptions | AlignmentOptions) -> int:
     """The most tokens of a forward pass in training, padding included."""
     longest = max(lengths)
-    return max(longest, min(options.token_budget, longest * options.batch_size))
+    return max(longest, min(_training_budget(options), longest * options.batch_size))
 
 
 def _memory(speed: MeasuredSpeed, tokens: int) -> dict[str, int]:

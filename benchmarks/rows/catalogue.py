@@ -23,7 +23,6 @@ from benchmarks import material
 from rosepo_core.api import Examples, Ints
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.prompt_trees import prompt_trunks
-from rosepo_core.engine.title_model import TOKEN_BUDGET
 from rosepo_core.engine.title_trie import TitleTrie
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.testing.toys import SilentReporter
@@ -113,7 +112,7 @@ def run(quick: bool) -> dict[str, Any]:
         trunks = Trunks(*prompt_trunks(prompts, test))
         beams = WIDTH if exact else K
         found, _ = decode(
-            model, trunks, trie, K, reporter=SilentReporter(), token_budget=TOKEN_BUDGET, beams=beams, exact=exact
+            model, trunks, trie, K, reporter=SilentReporter(), token_budget="auto", beams=beams, exact=exact
         )
         return found, len(test) / (time.perf_counter() - start)
 

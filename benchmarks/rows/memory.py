@@ -25,14 +25,13 @@ ROUNDS = 3
 
 def _rosepo() -> None:
     from benchmarks import material
-    from rosepo_core.contracts.sections import AlignmentOptions
     from rosepo_core.engine.training import TrainingSettings, align_preferences
     from rosepo_core.testing.toys import SilentReporter
 
     chat, model = material.template("chat", candidates=20), material.adapted_model()
     pairs = material.examples(PAIRS, 1)
     grown = material.trees(model, chat, pairs, material.rejected(pairs, 1))
-    settings = TrainingSettings(1e-5, PAIRS, AlignmentOptions().token_budget, steps=STEPS)
+    settings = TrainingSettings(1e-5, PAIRS, "auto", steps=STEPS)
     align_preferences(model, material.dpo(), grown, settings, SilentReporter())
 
 

@@ -28,7 +28,6 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from benchmarks import material
 from benchmarks.rows.memory import high_water
 from rosepo_core.api import Examples, Ints
-from rosepo_core.contracts.sections import AlignmentOptions
 from rosepo_core.engine.training import TrainingSettings, align_preferences, fine_tune
 from rosepo_core.prompts.template import PromptTemplate
 
@@ -41,7 +40,7 @@ MEMORY = 0.95 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 def settings(batch: int, steps: int) -> TrainingSettings:
     """Of rosepo's steps, in SFT and in alignment."""
-    return TrainingSettings(LEARNING_RATE, batch, AlignmentOptions().token_budget, steps=steps)
+    return TrainingSettings(LEARNING_RATE, batch, "auto", steps=steps)
 
 
 class Stepper:

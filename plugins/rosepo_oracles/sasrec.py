@@ -46,10 +46,11 @@ LOGITS_PER_CHUNK = 2**22
 """Logits held at once in training, at most (16 MiB)."""
 
 LOGITS_IN_CACHE = 2**18
-"""Logits held at once if the catalogue is small (1 MiB, so that they stay in the cache: they are read five times)."""
+"""Logits held at once on a CPU if the catalogue is small (1 MiB, so that they stay in the cache: they are read five
+times)."""
 
 ROWS_PER_CHUNK = 128
-"""Rows of a chunk if the catalogue is large: with fewer rows, matrix products are slow."""
+"""Rows of a chunk on a CPU if the catalogue is large: with fewer rows, matrix products are slow."""
 
 SCORES_PER_CHUNK = 2**22
 """Numbers held at once in scoring."""
@@ -235,7 +236,9 @@ class CatalogueCrossEntropy(torch.autograd.Function):
         """Hidden [n, d], weight [items, d], bias [items], target int64 [n]."""
         d_hidden, d_weight, d_bias = torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)
         log_likelihood = hidden.new_zeros(())
-        rows = max(ROWS_PER_CHUNK, LOGITS_IN_CACHE // len(weight))
+        rows = len(target)
+        if hidden.device.type == "cpu":
+            rows = max(ROWS_PER_CHUNK, LOGITS_IN_CACHE // len(weight))
         rows = max(1, min(rows, LOGITS_PER_CHUNK // len(weight)))
         for h, d_h, t in zip(hidden.split(rows), d_hidden.split(rows), target[:, None].split(rows), strict=True):
             gradient = torch.addmm(bias, h, weight.T).softmax(dim=1)
@@ -281,6 +284,8 @@ class SASRec(SmoothingOracle):
         super().__init__(options)
         self.temperature = 1.0
         self.network: Network | None = None
+        # Where a restored network answers; `fit` is told where to compute.
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def fit(self, split: Split, context: OracleContext) -> Mapping[str, float]:
         """Train, stop early, calibrate.
@@ -294,7 +299,8 @@ class SASRec(SmoothingOracle):
             temperature fitted on the pairs of the others. Without validation examples, only ``epochs`` and
             ``temperature``.
         """
-        with torch.random.fork_rng(devices=[]):
+        self.device = context.device
+        with torch.random.fork_rng(devices=[self.device] if self.device.startswith("cuda") else []):
             torch.manual_seed(context.seed)
             shown = self._train(split, context)
         if len(split.validation):
@@ -304,15 +310,16 @@ class SASRec(SmoothingOracle):
 
     def state(self) -> Mapping[str, NDArray[Any]]:
         """The network's parameters by name, and ``temperature``, float64 []."""
-        state = {name: value.numpy() for name, value in self._fitted.state_dict().items()}
+        state = {name: value.cpu().numpy() for name, value in self._fitted.state_dict().items()}
         return state | {"temperature": np.array(self.temperature, dtype=np.float64)}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Load the result of `state`."""
         arrays = dict(state)
         self.temperature = float(arrays.pop("temperature"))
-        self.network = Network(len(arrays["bias"]), self.options).eval()
-        self.network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
+        network = Network(len(arrays["bias"]), self.options)
+        network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in arrays.items()})
+        self.network = network.to(self.device).eval()
 
     def score(self, places: Places, items: Ints) -> Floats:
         """Logits of the next item, float32 [n, m]; -inf where the item is -1. Their softmax over the catalogue is the
@@ -323,9 +330,9 @@ class SASRec(SmoothingOracle):
         rows = max(1, SCORES_PER_CHUNK // max(1, items.shape[1] * self.options.hidden_size))
         with torch.no_grad():
             for at in range(0, len(places), rows):
-                some = torch.from_numpy(np.maximum(items[at : at + rows], 0).astype(np.int64))
+                some = torch.from_numpy(np.maximum(items[at : at + rows], 0).astype(np.int64)).to(self.device)
                 products = torch.einsum("nmd,nd->nm", network.item(some), hidden[at : at + rows])
-                scores[at : at + rows] = (products + network.bias[some]).numpy()
+                scores[at : at + rows] = (products + network.bias[some]).cpu().numpy()
         scores[items < 0] = -np.inf
         return scores
 
@@ -349,9 +356,10 @@ class SASRec(SmoothingOracle):
     def _train(self, split: Split, context: OracleContext) -> dict[str, float]:
         options: SASRecOptions = self.options
         popularity = torch.from_numpy(split.catalogue.popularity + 1.0).float()
-        network = self.network = Network(len(split.catalogue), options)
+        network = Network(len(split.catalogue), options)
         with torch.no_grad():
             network.bias.copy_(popularity.log() - popularity.log().mean())
+        network = self.network = network.to(self.device)
         parameters = list(network.parameters())
         optimizer = torch.optim.AdamW(
             [
@@ -376,8 +384,8 @@ class SASRec(SmoothingOracle):
                     rate *= min(1.0, (done + 1 / (steps * options.max_epochs)) / options.warmup_ratio)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                inputs = batch.inputs(split.train, network.items)
-                targets, filled = batch.targets(split.train)
+                inputs = batch.inputs(split.train, network.items).to(self.device)
+                targets, filled = (each.to(self.device) for each in batch.targets(split.train))
                 weight = network.item.weight[: network.items]
                 loss = CatalogueCrossEntropy.apply(network(inputs)[filled], weight, network.bias, targets[filled])
                 if not math.isfinite(loss.item()):
@@ -448,9 +456,8 @@ class SASRec(SmoothingOracle):
         for at in range(0, len(examples), rows):
             some = examples.take(np.arange(at, min(at + rows, len(examples))))
             with torch.no_grad():
-                scores = torch.addmm(
-                    network.bias, hidden[at : at + rows], network.item.weight[: network.items].T
-                ).numpy()
+                found = torch.addmm(network.bias, hidden[at : at + rows], network.item.weight[: network.items].T)
+                scores = found.cpu().numpy()
             target = np.take_along_axis(scores, some.target[:, None].astype(np.int64), axis=1)
             owner = np.repeat(np.arange(len(some)), some.position)
             first = np.repeat(np.cumsum(some.position) - some.position, some.position)
@@ -483,11 +490,11 @@ class SASRec(SmoothingOracle):
         place[by_length] = np.arange(len(by_length))
         by_place = np.argsort(place[window], kind="stable")
         order, row, column = order[by_place], place[window][by_place], (position - start)[by_place]
-        hidden = torch.empty(len(order), self.options.hidden_size)
+        hidden = torch.empty(len(order), self.options.hidden_size, device=self.device)
         with torch.no_grad():
             for at in range(0, len(by_length), WINDOWS_PER_PASS):
                 batch = windows.take(by_length[at : at + WINDOWS_PER_PASS])
-                inputs = batch.inputs(places.sequences, self._fitted.items)
+                inputs = batch.inputs(places.sequences, self._fitted.items).to(self.device)
                 here = slice(*np.searchsorted(row, [at, at + WINDOWS_PER_PASS]))
                 hidden[order[here]] = self._fitted(inputs)[row[here] - at, column[here]]
         return hidden

@@ -206,11 +206,13 @@ class OracleContext:
         rng: a seeded generator of random numbers.
         seed: the run's seed, for libraries that have their own generators.
         reporter: for progress.
+        device: where to compute, as torch names it: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
     """
 
     rng: np.random.Generator
     seed: int
     reporter: Reporter
+    device: str = "cpu"
 
 
 class SmoothingOracle(Component, ABC):

@@ -28,6 +28,22 @@ def _without_blanks(names: str) -> str:
     return ",".join(found)
 
 
+def _number_or_auto(value: Any) -> Any:
+    """A number of tokens, or ``"auto"``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError("give a number of tokens, 1 or more, or 'auto'")
+    return value
+
+
+TokenBudget = Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)]
+"""Most tokens of a forward pass, padding included; ``"auto"`` leaves it to `engine.passes`."""
+
 HeldOut = Literal["test", "validation"]
 
 
@@ -47,6 +63,12 @@ class ModelOptions(Options):
         "auto",
         description="Number type of the model's computations. 'auto' is bfloat16 for a model saved in 16 bits if "
         "bfloat16 is faster here (this is measured), and float32 otherwise.",
+    )
+    token_budget: TokenBudget = Field(
+        "auto",
+        json_schema_extra=CHANGES_NO_RESULT,
+        description="Most tokens of a forward pass in scoring, sampling and decoding, padding included; decides "
+        "memory and speed, never a result. 'auto' is 4096 on a CPU; on a GPU it is found from the free memory.",
     )
 
 
@@ -72,12 +94,11 @@ class TrainingOptions(Options):
 
     steps: int | None = Field(None, ge=0, description="Optimizer steps; overrides epochs, and 0 trains nothing.")
     epochs: float = Field(1.0, gt=0, description="Passes over what is trained on.")
-    token_budget: int = Field(
-        1024,
-        ge=1,
+    token_budget: TokenBudget = Field(
+        "auto",
         json_schema_extra=CHANGES_NO_RESULT,
         description="Most tokens of a forward pass, padding included; decides memory and speed, never a result. "
-        "1024 suits a CPU; a GPU wants some 16 times as many.",
+        "'auto' is 1024 on a CPU; on a GPU it is found from the free memory.",
     )
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")

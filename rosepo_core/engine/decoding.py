@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Bools, Floats, Ints, Longs
+from rosepo_core.contracts.sections import TokenBudget
+from rosepo_core.engine.passes import scoring_passes
 from rosepo_core.engine.reading import States, read_prompts
 from rosepo_core.engine.title_trie import TitleTrie, ranges
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
@@ -56,7 +58,7 @@ def decode(
     k: int,
     *,
     reporter: Reporter,
-    token_budget: int,
+    token_budget: TokenBudget,
     beams: int = 8,
     exact: bool = False,
     temperature: float = 0.0,
@@ -94,7 +96,7 @@ def decode(
         trie: the catalogue.
         k: titles per prompt.
         reporter: receives the progress.
-        token_budget: tokens in a forward pass; changes memory and speed only, never the result.
+        token_budget: tokens in a forward pass (`engine.passes`); changes memory and speed only, never the result.
         beams: unfinished titles per prompt that are read in a round, at least `k`; for an exact search it changes
             speed only.
         exact: keep beams that do not fit for later rounds, instead of dropping them.
@@ -107,6 +109,9 @@ def decode(
     Returns:
         items int32 [n, k], -1 fills rows with fewer titles; their scores float32 [n, k], -inf where there is no
         title, and NaN if `score` is false.
+
+    Raises:
+        RosepoError: memory is not enough, see `Passes.within_memory`.
     """
     seeds = None
     if temperature > 0:
@@ -117,8 +122,8 @@ def decode(
     beams = max(beams, k)
     if model.training:
         raise ValueError("the model is in training mode; call its eval() first")
+    passes = scoring_passes(model, token_budget)
 
-    @torch.inference_mode()
     def search(mine: Longs) -> ranks.Arrays:
         items = np.full((len(mine), k), -1, dtype=np.int32)
         scores = np.full((len(mine), k), -np.inf, dtype=np.float32)
@@ -126,8 +131,10 @@ def decode(
         some, own_seeds = trunks.take(mine), None if seeds is None else seeds[mine]
         kept = {"items": items, "scores": scores, "done": done}
         about = ("decoding", some.trunk, some.anchor, beams, exact, temperature, score, own_seeds)
-        with partial.filled(kept, *about) as block_is_done:
-            for part in _batches(some, beams, token_budget):
+
+        @torch.inference_mode()
+        def search_the_rest(block_is_done: Callable[[], None]) -> None:
+            for part in _batches(some, beams, passes.token_budget):
                 if done[part].all():
                     continue
                 rows = mine[part]
@@ -141,10 +148,13 @@ def decode(
                     seeds=seeds[rows] if seeds is not None else None,
                     excluded=trie.exclusion_keys(exclude(rows) if exclude is not None else []),
                 )
-                items[part], scores[part] = found.run(_Prompts.of(model, some, part, token_budget))
+                items[part], scores[part] = found.run(_Prompts.of(model, some, part, passes.token_budget))
                 done[part] = True
                 block_is_done()
                 reporter.progress(int(done.sum()), len(mine), "examples")
+
+        with partial.filled(kept, *about) as block_is_done:
+            passes.within_memory(lambda: search_the_rest(block_is_done))
         return {"items": items, "scores": scores}
 
     asked = ranks.digest(trunks.trunk, trunks.anchor, np.array([k, beams, exact, temperature]), seeds)

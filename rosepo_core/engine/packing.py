@@ -47,6 +47,11 @@ GPU = PassCost(fixed=8192.0, token=1.0, square=1 / 8192)
 guess: in a pass of 135 million parameters, starting the kernels takes as long as computing some thousand tokens."""
 
 
+def constant_cost(device: str) -> PassCost:
+    """The cost of a pass where it is not measured, on a device of this type (``"cpu"``, ``"cuda"``)."""
+    return CPU if device == "cpu" else GPU
+
+
 def pack(lengths: Sequence[int] | NDArray[np.integer], token_budget: int, cost: PassCost = CPU) -> list[Longs]:
     """Group trees into passes. The longest come first, so that too little memory shows at once.
 

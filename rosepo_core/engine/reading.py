@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rosepo_core.contracts.records import Bools, Ints, Longs
-from rosepo_core.engine.packing import pack
+from rosepo_core.engine.packing import constant_cost, pack
 from rosepo_core.engine.prefixes import PrefixStates, Slots
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.rows import best_tokens, row_log_probs
@@ -149,7 +149,8 @@ class RowStates:
         batch, and the row of each."""
         needed, which = np.unique(sequence, return_inverse=True)
         batches = []
-        for held in pack([len(hidden.sequences[index]) for index in needed.tolist()], self._token_budget):
+        lengths = [len(hidden.sequences[index]) for index in needed.tolist()]
+        for held in pack(lengths, self._token_budget, constant_cost(self._device.type)):
             ids = np.zeros((len(held), max(len(hidden.sequences[needed[each]]) for each in held)), np.int64)
             for row, each in enumerate(held.tolist()):
                 tokens = hidden.sequences[needed[each]]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Floats, Ints, Longs, Places
-from rosepo_core.engine.packing import pack
-from rosepo_core.engine.preparation import prepared
+from rosepo_core.contracts.sections import TokenBudget
+from rosepo_core.engine.log_probs import log_probs
+from rosepo_core.engine.passes import scoring_passes
 from rosepo_core.engine.prompt_trees import prompt_trees
-from rosepo_core.engine.rows import Rows, row_log_probs
-from rosepo_core.engine.trees import TreeBatch, tree_log_probs
+from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
@@ -26,32 +26,12 @@ BLOCK_RESPONSES = 2**16
 """Number of responses that are made into trees at once when scoring. Batches are formed within such a block."""
 
 
-def log_probs(model: Any, batch: TreeBatch) -> Tensor:
-    """Log-probability of each response, summed over its tokens, with the terminator: float32 [r].
-
-    The model runs in one pass over the trees, or in rows if `prepared` says so. Values and gradients are the same. A
-    few rows are run at a time, so that no pass has more tokens than the batch, unless a single row has.
-
-    Args:
-        model: a causal language model of transformers, with or without PEFT adapters.
-        batch: a batch on the model's device.
-    """
-    if prepared(model).trees:
-        of_tokens = tree_log_probs(model, batch)
-    else:
-        rows = Rows.of(batch)
-        of_tokens = row_log_probs(
-            model, rows.input_ids, rows.row, rows.column, batch.targets, batch.input_ids.numel()
-        )
-    return torch.zeros(len(batch.rows), device=of_tokens.device).index_add(0, batch.responses, of_tokens)
-
-
 def score_items(
     model: Any,
     template: PromptTemplate,
     places: Places,
     items: Ints,
-    token_budget: int,
+    token_budget: TokenBudget,
     reporter: Reporter,
     *,
     shared: bool = False,
@@ -66,7 +46,7 @@ def score_items(
         template: makes the prompts.
         places: n places.
         items: int32 [n, m], -1 for an empty slot.
-        token_budget: tokens per forward pass, padding included.
+        token_budget: most tokens of a forward pass, padding included (`engine.passes`).
         reporter: receives the progress.
         shared: how much history the prompts show, see `PromptTemplate`.
         candidates: the candidates in the prompts, int32 [n, c], see `PromptTemplate.prompts`.
@@ -74,6 +54,9 @@ def score_items(
 
     Returns:
         float32 [n, m]; -inf where there is no item.
+
+    Raises:
+        RosepoError: memory is not enough, see `Passes.within_memory`.
     """
 
     def score(rows: Longs, columns: Longs | slice) -> Floats:
@@ -94,7 +77,7 @@ def _scored(
     template: PromptTemplate,
     places: Places,
     items: Ints,
-    token_budget: int,
+    token_budget: TokenBudget,
     reporter: Reporter,
     shared: bool,
     candidates: Ints | None,
@@ -104,11 +87,27 @@ def _scored(
     # NaN means "not done yet".
     scores = np.where(items >= 0, np.float32(np.nan), np.float32(-np.inf))
     device = next(model.parameters()).device
+    passes = scoring_passes(model, token_budget)
     block = max(1, BLOCK_RESPONSES // max(1, items.shape[1]))
     asked = ("scores", places.user, places.position, items, shared, candidates)
     with partial.filled({"scores": scores}, *asked) as block_is_done:
         total = int((items >= 0).sum())
         done = total - int(np.isnan(scores).sum())
+
+        def score_the_rest(start: int, trees: Sequence[TokenTree]) -> None:
+            nonlocal done
+            members, packed = passes.of_trees([len(tree) for tree in trees])
+            for held in members:
+                batch = TreeBatch.of([trees[index] for index in held.tolist()], pad_token_id=0, packed=packed)
+                cells = start + batch.rows.numpy(), batch.columns.numpy()
+                missing = int(np.isnan(scores[cells]).sum())
+                if not missing:
+                    continue
+                scores[cells] = log_probs(model, batch.to(device)).cpu().numpy()
+                done += missing
+                block_is_done()
+                reporter.progress(done, total, "titles")
+
         for start in range(0, len(places), block):
             rows = np.arange(start, min(start + block, len(places)))
             if not np.isnan(scores[rows]).any():
@@ -121,14 +120,5 @@ def _scored(
                 candidates=None if candidates is None else candidates[rows],
             )
             trees = [part for tree in grown for part in tree.split(BRANCH_TOKENS)]
-            for members in pack([len(tree) for tree in trees], token_budget):
-                batch = TreeBatch.of([trees[index] for index in members.tolist()], pad_token_id=0)
-                cells = start + batch.rows.numpy(), batch.columns.numpy()
-                missing = int(np.isnan(scores[cells]).sum())
-                if not missing:
-                    continue
-                scores[cells] = log_probs(model, batch.to(device)).cpu().numpy()
-                done += missing
-                block_is_done()
-                reporter.progress(done, total, "titles")
+            passes.within_memory(lambda start=start, trees=trees: score_the_rest(start, trees))
     return scores

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Floats, Ints, Longs, Places
+from rosepo_core.contracts.sections import TokenBudget
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.prompt_trees import prompt_trunks
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.title_trie import TitleTrie, title_trie
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
-
-TOKEN_BUDGET = 4096
-"""Tokens per forward pass; changes memory and speed only, never a result."""
 
 
 KEPT_TRIES = 8
@@ -41,6 +39,7 @@ class TitleModel:
         seed: int,
         lists: Callable[[Places], Ints | None] = lambda _: None,
         partial: Partial = KEEPS_NOTHING,
+        token_budget: TokenBudget = "auto",
     ) -> None:
         """
         Args:
@@ -51,6 +50,7 @@ class TitleModel:
             lists: returns the candidates in the prompts of `generate` and `score`, int32 [n, c]; required if the
                 template lists candidates.
             partial: keeps the answers that the stage in progress has so far.
+            token_budget: most tokens of a forward pass (`engine.passes`).
         """
         self._model = model
         self._template = template
@@ -60,6 +60,7 @@ class TitleModel:
         self._partial = partial
         self._parts: dict[bytes, TitleTrie] = {}
         self._lock = Lock()
+        self._token_budget: TokenBudget = token_budget
 
     def generate(
         self,
@@ -77,7 +78,7 @@ class TitleModel:
             title_trie(self._template),
             k,
             reporter=self._reporter,
-            token_budget=TOKEN_BUDGET,
+            token_budget=self._token_budget,
             beams=beams,
             temperature=temperature,
             exclude=exclude,
@@ -95,7 +96,7 @@ class TitleModel:
             self._template,
             places,
             items,
-            token_budget=TOKEN_BUDGET,
+            token_budget=self._token_budget,
             reporter=self._reporter,
             shared=True,
             candidates=self._lists(places) if listed is None else listed,
@@ -125,7 +126,7 @@ class TitleModel:
             self._template,
             places,
             items,
-            token_budget=TOKEN_BUDGET,
+            token_budget=self._token_budget,
             reporter=self._reporter,
             partial=self._partial,
             candidates=items if self._template.candidates else None,
@@ -170,7 +171,7 @@ class TitleModel:
             trie,
             k,
             reporter=self._reporter,
-            token_budget=TOKEN_BUDGET,
+            token_budget=self._token_budget,
             beams=beams,
             exact=exact,
             exclude=lambda rows: [out[row] for row in rows.tolist()],

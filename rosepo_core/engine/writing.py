@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Longs, Places
-from rosepo_core.engine.packing import pack
+from rosepo_core.contracts.sections import TokenBudget
+from rosepo_core.engine.passes import scoring_passes
 from rosepo_core.engine.reading import States, read_prompts
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
@@ -28,7 +29,7 @@ def write_answers(
     template: PromptTemplate,
     tokenizer: PreTrainedTokenizerBase,
     places: Places,
-    token_budget: int,
+    token_budget: TokenBudget,
     reporter: Reporter,
     partial: Partial = KEEPS_NOTHING,
 ) -> list[str]:
@@ -44,34 +45,42 @@ def write_answers(
         template: makes the prompts.
         tokenizer: the model's tokenizer, with a padding token.
         places: n places.
-        token_budget: tokens per forward pass of prompts; changes memory and speed only.
+        token_budget: tokens per forward pass of prompts (`engine.passes`); changes memory and speed only.
         reporter: receives the progress.
         partial: keeps the batches that are done. The others are the same as without an interruption.
+
+    Raises:
+        RosepoError: memory is not enough, see `Passes.within_memory`.
     """
     if model.training:
         raise ValueError("the model is in training mode; call its eval() first")
     longest = longest_answer(template)
     ends = {template.terminator, tokenizer.eos_token_id} - {None}
+    passes = scoring_passes(model, token_budget)
 
-    @torch.inference_mode()
     def write(rows: Longs) -> ranks.Arrays:
         some = places.take(rows)
         prompts = template.prompts(some)
         answers = np.full((len(prompts), longest), -1)
         done = np.zeros(len(prompts), dtype=np.bool_)
         kept = {"answers": answers, "done": done}
-        with partial.filled(kept, "writing", some.user, some.position) as block_is_done:
-            for members in pack([len(prompt) + longest for prompt in prompts], token_budget):
+
+        @torch.inference_mode()
+        def write_the_rest(block_is_done: Callable[[], None]) -> None:
+            for members in passes.groups([len(prompt) + longest for prompt in prompts]):
                 if done[members].all():
                     continue
                 asked = [prompts[index] for index in members.tolist()]
                 lengths = np.array([len(prompt) for prompt in asked])
-                written = _written(read_prompts(model, asked, token_budget), lengths, ends, longest)
+                written = _written(read_prompts(model, asked, passes.token_budget), lengths, ends, longest)
                 for index, tokens in zip(members.tolist(), written, strict=True):
                     answers[index, : len(tokens)] = tokens
                 done[members] = True
                 block_is_done()
                 reporter.progress(int(done.sum()), len(prompts), "answers")
+
+        with partial.filled(kept, "writing", some.user, some.position) as block_is_done:
+            passes.within_memory(lambda: write_the_rest(block_is_done))
         return {"answers": answers}
 
     asked = ranks.digest(places.user, places.position)

@@ -163,6 +163,7 @@ def _listed(context: EvaluationContext, ranked_model: RankedModel, length: int) 
                 session.reporter,
                 session.config.seed,
                 partial=session.partial,
+                token_budget=session.config.model.token_budget,
             ).top(
                 context.examples,
                 length,

@@ -29,7 +29,7 @@ from rosepo_core.engine.writing import write_answers
 from rosepo_core.evaluation.candidates import named
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.measurement import longest_list
-from rosepo_core.evaluation.ranked_models import TOKEN_BUDGET, RankedModel
+from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, conclude
 from rosepo_core.registry import Registry
 from rosepo_core.stages.session import Handle
@@ -95,7 +95,7 @@ def _written(context: EvaluationContext, ranked_model: RankedModel) -> Handle[li
             session.template(context.split),
             session.policy.tokenizer,
             context.examples,
-            TOKEN_BUDGET,
+            session.config.model.token_budget,
             session.reporter,
             session.partial,
         )

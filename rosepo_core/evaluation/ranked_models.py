@@ -20,9 +20,6 @@ from rosepo_core.registry import running
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
 
-TOKEN_BUDGET = 4096
-"""Tokens per forward pass in evaluation; changes memory and speed only, never a result."""
-
 
 @dataclass(frozen=True)
 class RankedModel:
@@ -137,7 +134,7 @@ def _language_model(
             template,
             places,
             items,
-            token_budget=TOKEN_BUDGET,
+            token_budget=session.config.model.token_budget,
             reporter=session.reporter,
             candidates=_each_once(items) if template.candidates else None,
             partial=session.partial,

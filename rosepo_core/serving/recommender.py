@@ -121,10 +121,11 @@ class Recommender:
         store = RunStore.open(folder)
         weights = store.artifact("sft" if stage == "base" else stage).folder
         config = _config(folder)
-        policy = _policy(config, reporter)
+        options = parse_options(ModelOptions, config.get("model", {}), "model")
+        policy = PolicySlot(options.name, options.dtype, reporter)
         template = load_template(weights, policy.tokenizer)
         model = policy.base() if stage == "base" else policy.trained(weights)
-        titled = TitleModel(model, template, reporter, seed=0)
+        titled = TitleModel(model, template, reporter, seed=0, token_budget=options.token_budget)
         split = load_split(store.artifact("split").folder)
         ranking = parse_options(RankingOptions, config.get("ranking", {}), "ranking")
         ranker = load_ranker(store, config, stage, score or ranking.score, split.catalogue, titled)
@@ -353,9 +354,3 @@ def _config(folder: Path) -> Mapping[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read: {error}; write it again with `rosepo train --run`") from None
-
-
-def _policy(config: Mapping[str, Any], reporter: Reporter) -> PolicySlot:
-    """The run's language model."""
-    options = parse_options(ModelOptions, config.get("model", {}), "model")
-    return PolicySlot(options.name, options.dtype, reporter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.components import OracleContext, SmoothingOracle
@@ -33,9 +34,9 @@ def stage(session: Session, split: Handle[Split]) -> Handle[SmoothingOracle]:
     def build(folder: Path) -> None:
         oracle: SmoothingOracle = session.component("oracle")
         with running(oracle):
-            fitted = oracle.fit(
-                split.content, OracleContext(session.rng("oracle"), session.config.seed, session.reporter)
-            )
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            context = OracleContext(session.rng("oracle"), session.config.seed, session.reporter, device)
+            fitted = oracle.fit(split.content, context)
             state = {name: array.copy() for name, array in oracle.state().items()}
         save_file(state, folder / STATE)
         (folder / "fit.json").write_text(json.dumps(dict(fitted)), encoding="utf-8")

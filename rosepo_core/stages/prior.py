@@ -22,8 +22,6 @@ from rosepo_core.stages.session import Handle, Session
 PRIOR = "prior.safetensors"
 PREFIX = "prior-"
 """The beginning of the names of these stages."""
-TOKEN_BUDGET = 4096
-"""Tokens per forward pass; changes memory and speed only, never a result."""
 
 
 def check(session: Session, key: str) -> None:
@@ -68,8 +66,15 @@ def stage(
 
     def build(folder: Path) -> None:
         place, items = every_title(len(split.content.catalogue))
-        template, partial = session.template(split), session.partial
-        scores = score_items(model(), template, place, items, TOKEN_BUDGET, session.reporter, partial=partial)
+        scores = score_items(
+            model(),
+            session.template(split),
+            place,
+            items,
+            session.config.model.token_budget,
+            session.reporter,
+            partial=session.partial,
+        )
         save_file({"log_probs": scores[0]}, folder / PRIOR)
 
     return session.artifact(f"{PREFIX}{name}", settings, [split, *inputs], build, load, by_all=True)

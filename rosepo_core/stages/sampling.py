@@ -332,6 +332,7 @@ def title_model(session: Session, split: Handle[Split], weights: Handle[LogHisto
         session.config.seed,
         lists_for_samplers(session, split),
         session.partial,
+        session.config.model.token_budget,
     )
 
 

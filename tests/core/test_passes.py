@@ -1,0 +1,163 @@
+"""How many tokens a pass has, what passes cost, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from rosepo_core.contracts.errors import RosepoError
+from rosepo_core.contracts.records import Examples, Sequences
+from rosepo_core.engine import passes
+from rosepo_core.engine.decoding import Trunks, decode
+from rosepo_core.engine.packing import CPU, GPU, PassCost
+from rosepo_core.engine.passes import (
+    MeasuredPasses,
+    constant_budget,
+    fitted_cost,
+    measure_passes,
+    scoring_passes,
+    training_passes,
+)
+from rosepo_core.engine.prompt_trees import prompt_trunks
+from rosepo_core.engine.scoring import score_items
+from rosepo_core.engine.title_trie import title_trie
+from rosepo_core.engine.writing import write_answers
+from rosepo_core.testing import prompt_template
+from rosepo_core.testing.toys import SilentReporter
+
+QUIET = SilentReporter()
+HISTORY = Sequences(np.array([3, 5, 7, 9, 1, 2, 3, 4, 8, 9], np.int32), np.array([0, 4, 10], np.int64))
+EXAMPLES = Examples.of(HISTORY, np.array([0, 0, 1, 1, 1], np.int32), np.array([1, 3, 1, 3, 5], np.int32))
+ITEMS = np.array([[1, 2], [3, -1], [4, 5], [6, 7], [10, 11]], np.int32)
+
+
+@pytest.fixture
+def template(tiny_tokenizer: Any, catalogue: Any) -> Any:
+    return prompt_template({"name": "chat"}, tiny_tokenizer, catalogue, 4)
+
+
+class Full(torch.nn.Module):
+    """A layer with memory for so many tokens in a pass."""
+
+    def __init__(self, inner: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.inner, self.most, self.failures = inner, most, 0
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.shape[:-1].numel() > self.most:
+            self.failures += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        result: torch.Tensor = self.inner(hidden)
+        return result
+
+
+def short_of_memory(model: Any, most: int) -> tuple[Any, Full]:
+    model = copy.deepcopy(model)
+    layer = model.model.layers[1].mlp = Full(model.model.layers[1].mlp, most)
+    return model, layer
+
+
+def test_the_budget_and_the_costs_are_constants_on_a_cpu(tiny_model: Any) -> None:
+    found = scoring_passes(tiny_model, "auto"), training_passes(tiny_model, "auto", "sft.token_budget")
+    assert [(each.token_budget, each.cost) for each in found] == [(4096, CPU), (1024, CPU)]
+    assert scoring_passes(tiny_model, 77).token_budget == 77
+    assert [constant_budget("auto", training, "cuda") for training in (True, False)] == [16_384, 65_536]
+    assert constant_budget(77, True, "cuda") == 77
+
+
+def test_scores_are_the_same_after_a_retry_with_half_the_budget(tiny_model: Any, template: Any) -> None:
+    expected = score_items(tiny_model, template, EXAMPLES, ITEMS, 400, QUIET)
+    model, layer = short_of_memory(tiny_model, 250)
+    found = score_items(model, template, EXAMPLES, ITEMS, 400, QUIET)
+    assert layer.failures == 1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_after_the_second_failure_one_error_names_the_key_and_a_value(tiny_model: Any, template: Any) -> None:
+    model, layer = short_of_memory(tiny_model, 3)
+    with pytest.raises(RosepoError) as error:
+        score_items(model, template, EXAMPLES, ITEMS, 400, QUIET)
+    assert str(error.value) == "out of memory in passes of 200 tokens: set model.token_budget to 100 or less"
+    assert layer.failures == 2
+
+
+def test_searching_and_writing_go_on_where_memory_ran_out(
+    tiny_model: Any, tiny_tokenizer: Any, template: Any
+) -> None:
+    def listed(model: Any, budget: int) -> Any:
+        trunks = Trunks(*prompt_trunks(template, EXAMPLES))
+        items, scores = decode(
+            model, trunks, title_trie(template), 3, reporter=QUIET, token_budget=budget, beams=8, exact=True
+        )
+        return items, scores, write_answers(model, template, tiny_tokenizer, EXAMPLES, budget, QUIET)
+
+    expected = listed(tiny_model, 400)
+    whole = max(map(len, template.prompts(EXAMPLES)))
+    model, layer = short_of_memory(tiny_model, 3 * whole)
+    found = listed(model, 10_000)
+    assert layer.failures == 2
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-5)
+    assert found[2] == expected[2]
+
+
+def test_three_passes_show_the_three_costs() -> None:
+    shapes = [(1, 64), (64, 128), (8, 1024)]
+
+    def seconds(cost: PassCost) -> list[float]:
+        return [float(cost.of(rows, width)) for rows, width in shapes]
+
+    cost = PassCost(fixed=0.15, token=2e-6, square=3e-9)
+    found = fitted_cost(shapes, seconds(cost))
+    assert (found.fixed, found.token, found.square) == pytest.approx((0.15, 2e-6, 3e-9))
+    # By noise, the pass with long rows was the faster one: nothing is left for attention.
+    noisy = seconds(PassCost(0.15, 2e-6))
+    noisy[2] *= 0.9
+    found = fitted_cost(shapes, noisy)
+    assert found.square == 0
+    assert (found.fixed, found.token) == pytest.approx((0.15, 1.9e-6), rel=0.1)
+
+
+def test_measuring_leaves_the_model_as_it_was(tiny_model: Any) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5, task_type="CAUSAL_LM")
+    model = get_peft_model(copy.deepcopy(tiny_model), config).train()
+    trained = [each for each in model.parameters() if each.requires_grad]
+    for each in trained:
+        each.grad = torch.ones_like(each)
+    state = torch.get_rng_state()
+    times = iter(range(1000))
+    measured = measure_passes(model, training=True, clock=lambda: float(next(times)))
+    # The clock says that every pass takes a second.
+    assert measured.cost.fixed == pytest.approx(1.0)
+    assert measured.cost.token * 8192 < 1e-6
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(each.grad, torch.ones_like(each)) for each in trained)
+
+
+class Card:
+    """As much of a GPU as budgets look at."""
+
+    def __init__(self, free: int) -> None:
+        self.mem_get_info = lambda device: (free, 2 * free)
+        self.memory_reserved = lambda device: 300
+        self.memory_allocated = lambda device: 100
+
+
+def test_a_measured_budget_fills_the_free_memory_but_for_what_is_needed_besides(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "cuda", Card(10 * 2**30))
+    measured = MeasuredPasses(GPU, bytes=1_000_000.0)
+    held = 2 * 256 * 2**20
+    assert passes._fitting(tiny_model, measured, False) == int(0.4 * (10 * 2**30 + 200 - held) / 1e6)
+    weights = 3 * sum(each.numel() * 4 for each in tiny_model.parameters())
+    assert passes._fitting(tiny_model, measured, True) == int(0.8 * (10 * 2**30 + 200 - held - weights) / 1e6)
+    assert passes._fitting(tiny_model, MeasuredPasses(GPU, bytes=1e12), True) == 256
+    assert passes._fitting(tiny_model, MeasuredPasses(GPU, bytes=1.0), True) == 2**18
