@@ -19,7 +19,7 @@ import torch
 from scipy.optimize import nnls
 
 from benchmarks import material
-from rosepo_core.engine.scoring import log_probs
+from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 
 SHAPES = ((1, 32), (1, 64), (2, 64), (1, 128), (4, 64), (2, 128), (1, 256), (4, 128), (2, 256), (1, 512), (1, 1000))

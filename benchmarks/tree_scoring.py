@@ -23,10 +23,10 @@ from rosepo_core.api import Examples, Ints
 from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
+from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.models import load_model
 from rosepo_core.engine.packing import pack
 from rosepo_core.engine.prompt_trees import prompt_trees
-from rosepo_core.engine.scoring import log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.registry import load_plugins
 from rosepo_core.testing import prompt_template

@@ -35,7 +35,7 @@ def work(seconds: float) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from rosepo_core.engine.scoring import log_probs
+    from rosepo_core.engine.log_probs import log_probs
     from rosepo_core.engine.trees import TokenTree, TreeBatch
 
     torch.manual_seed(0)

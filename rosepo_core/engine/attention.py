@@ -7,9 +7,9 @@ the masks are those of transformers. In a pass with a `Layout` (for example a to
 tokens come before which, and applies the model's own rule to their depths. So sliding windows are right for every
 model.
 
-Attention is computed by the first of these kernels that supports every option of the layer: blocks of queries (on a
-CPU), PyTorch's scaled dot product, the model's own code. An option that a kernel does not support, such as a cap on
-the scores or an attention sink, is never ignored.
+Attention is computed by the first of these kernels that supports every option of the layer: FlexAttention (for a mask
+of blocks), blocks of queries (on a CPU), PyTorch's scaled dot product, the model's own code. An option that a kernel
+does not support, such as a cap on the scores or an attention sink, is never ignored.
 
 No global setting is switched: a layout is valid for calls of its own thread inside `laid_out`.
 """
@@ -29,6 +29,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from rosepo_core.engine.blocks import LONG, block_attention
+from rosepo_core.engine.flex import BlockMask, block_sparse_attention, dense
 
 NAME = "rosepo"
 """The name of this attention implementation."""
@@ -43,10 +44,13 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(sequence, head, query position, key position) -> whether the query sees the key; all broadcast to [b, 1, t, s]."""
 
 
+Mask = Tensor | BlockMask
+
+
 class Layout(Protocol):
     """How the tokens of a pass belong together."""
 
-    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor | None:
+    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Mask | None:
         """The mask of the layers of one kind, [b, 1, t, s].
 
         Args:
@@ -54,12 +58,12 @@ class Layout(Protocol):
             dtype: type of the hidden states.
 
         Returns:
-            bool, true where a token sees another; or numbers of `dtype` to add to the scores; or `None` for the plain
-            causal mask.
+            bool, true where a token sees another; or numbers of `dtype` to add to the scores; or a mask of blocks;
+            or `None` for the plain causal mask.
         """
 
     def attend(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, **options: Any
     ) -> Tensor:
         """The result of `attention` for the layout's tokens: [b, t, heads, e]."""
 
@@ -86,7 +90,7 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    mask: Mask | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **options: Any,
@@ -113,9 +117,15 @@ def attention(
         for name, option in options.items()
         if name not in _ALREADY_DONE and option is not None and option is not False
     }
+    if isinstance(mask, BlockMask):
+        if not others and not dropout:
+            return block_sparse_attention(query, key, value, mask, scaling)
+        mask = dense(mask)
     if others:
         return _own_attention(module, query, key, value, mask, causal, others, dropout=dropout, scaling=scaling)
-    if query.device.type == "cpu" and key.shape[2] <= LONG and not dropout and (causal or mask is not None):
+    # Blocks of queries would be compiled anew for each length.
+    on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and key.shape[2] <= LONG and not dropout and (causal or mask is not None):
         return block_attention(query, key, value, mask, scaling)
     mixed: Tensor = sdpa_attention_forward(
         module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=causal
@@ -150,9 +160,10 @@ def _own_attention(
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Mask | None, **options: Any
 ) -> tuple[Tensor, None]:
-    # Compiled layers cannot read the layout; layers that need a layout are never compiled.
+    # Compiled layers cannot read the layout. They are compiled for trees alone (`engine.regions`), whose mask says
+    # everything.
     layout = None if torch.compiler.is_compiling() else _LAYOUT.get()
     attend = attention if layout is None else layout.attend
     return attend(module, query, key, value, attention_mask, **options), None
@@ -166,7 +177,7 @@ def _mask(
     local_size: int | None = None,
     use_vmap: bool = False,
     **options: Any,
-) -> Tensor | None:
+) -> Mask | None:
     layout = _LAYOUT.get()
     if layout is None:
         plain: Tensor | None = sdpa_mask(

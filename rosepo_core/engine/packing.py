@@ -87,3 +87,37 @@ def pack(lengths: Sequence[int] | NDArray[np.integer], token_budget: int, cost: 
         cuts.append(int(begins[cuts[-1]]))
     cuts.reverse()
     return [order[start:stop] for start, stop in pairwise(cuts)]
+
+
+def pack_in_rows(lengths: Sequence[int] | NDArray[np.integer], token_budget: int) -> list[Longs]:
+    """Group trees into as few passes as possible, where the trees of a pass stand one after another without padding.
+
+    Args and result are those of `pack`; in their order, the longest first, trees go into the pass before if they fit.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable").astype(np.int64)
+    passes: list[list[int]] = []
+    held = token_budget
+    for index in order.tolist():
+        if held + lengths[index] > token_budget:
+            passes.append([])
+            held = 0
+        passes[-1].append(index)
+        held += int(lengths[index])
+    return [np.array(each, dtype=np.int64) for each in passes]
+
+
+def price(lengths: NDArray[np.integer], passes: Sequence[Longs], cost: PassCost, *, in_rows: bool) -> float:
+    """What some passes cost.
+
+    Args:
+        lengths: number of tokens of each tree, [n].
+        passes: the indices of the trees of each pass.
+        cost: what a pass costs.
+        in_rows: whether trees stand one after another; otherwise they are padded to the longest of their pass.
+    """
+    total = 0.0
+    for members in passes:
+        widths = lengths[members] if in_rows else np.full(len(members), lengths[members].max())
+        total += cost.fixed + float((cost.token * widths + cost.square * widths.astype(np.float64) ** 2).sum())
+    return total

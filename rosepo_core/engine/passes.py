@@ -28,7 +28,7 @@ from rosepo_core.contracts.records import Longs
 from rosepo_core.contracts.sections import TokenBudget
 from rosepo_core.engine.head import LOGIT_BYTES, bare_model
 from rosepo_core.engine.log_probs import log_probs
-from rosepo_core.engine.packing import PassCost, constant_cost, pack
+from rosepo_core.engine.packing import PassCost, constant_cost, pack, pack_in_rows, price
 from rosepo_core.engine.precision import autocast
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 
@@ -63,17 +63,28 @@ class Passes:
         token_budget: most tokens of a pass, padding included.
         cost: what a pass costs.
         key: the key of the configuration that sets the budget, for errors.
+        packed_cost: what a pass over one long row costs (`TreeBatch.packed`); `None` if there are to be none.
         retries: how often work may still be repeated with half the budget.
     """
 
     token_budget: int
     cost: PassCost
     key: str
+    packed_cost: PassCost | None = None
     retries: int = 1
 
     def groups(self, lengths: Sequence[int] | NDArray[np.integer]) -> list[Longs]:
-        """Trees of these lengths in passes, see `pack`."""
+        """Sequences of these lengths in passes, see `pack`."""
         return pack(lengths, self.token_budget, self.cost)
+
+    def of_trees(self, lengths: Sequence[int] | NDArray[np.integer]) -> tuple[list[Longs], bool]:
+        """Trees of these lengths in passes, and whether each pass is one long row: what costs less."""
+        padded, lengths = self.groups(lengths), np.asarray(lengths)
+        if self.packed_cost is None:
+            return padded, False
+        rows = pack_in_rows(lengths, self.token_budget)
+        of_rows = price(lengths, rows, self.packed_cost, in_rows=True)
+        return (rows, True) if of_rows < price(lengths, padded, self.cost, in_rows=False) else (padded, False)
 
     def within_memory(self, work: Callable[[], T]) -> T:
         """The result of `work`. If it runs out of memory, the budget is halved and it runs once more.

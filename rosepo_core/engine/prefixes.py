@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rosepo_core.contracts.records import Bools, Ints, Longs
-from rosepo_core.engine.attention import Rule, attention, laid_out
+from rosepo_core.engine.attention import Mask, Rule, attention, laid_out
 from rosepo_core.engine.head import decoder_of, head_of, token_log_probs
 from rosepo_core.engine.title_trie import ranges
 
@@ -202,10 +202,10 @@ class PrefixStates:
         return allowed if self._visible is None else allowed & self._visible
 
     def attend(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, **options: Any
     ) -> Tensor:
         """See `Layout.attend`; query [1, heads, t, d], key and value [1, key heads, t, d] -> [1, t, heads, d]."""
-        if self._visible is not None and (mask is None or mask.ndim != 4):
+        if self._visible is not None and (mask is None or len(mask.shape) != 4):
             raise NotImplementedError(f"{type(module).__name__} got no mask of the prompts")
         rows = len(self._starts)
         kept = []

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rosepo_core.contracts.records import Bools, Ints, Longs
-from rosepo_core.engine.attention import Rule, attention, laid_out
+from rosepo_core.engine.attention import Mask, Rule, attention, laid_out
+from rosepo_core.engine.flex import BLOCK, block_mask
 from rosepo_core.engine.head import decoder_of, token_log_probs
 
 
@@ -179,11 +180,11 @@ class TokenTree:
 
 @dataclass(frozen=True)
 class TreeBatch:
-    """Trees side by side, padded to the longest.
+    """Trees side by side, each in a row of its own and padded to the longest, or one after another in one long row.
 
     Depth first, each tree's tokens are numbered: after a token of the trunk come the branches that start there, and
     then the next token of the trunk. What comes below a token has the numbers that follow its own. So token q sees
-    token k exactly if ``enter[k] <= enter[q] < leave[k]``.
+    token k exactly if ``enter[k] <= enter[q] < leave[k]``. In one long row, the numbers go on from tree to tree.
 
     Attributes:
         input_ids: int64 [b, t].
@@ -195,8 +196,9 @@ class TreeBatch:
         responses: the response that each response token belongs to, int64 [s].
         trees: the tree of the batch that each response belongs to, int64 [r].
         rows: int64 [r]. columns: int64 [r]. lengths: int64 [r]. As in `TokenTree`.
-        causal: whether there are trunks only, padded on the right. Then the plain causal mask is right for every
-            token but padding.
+        causal: whether there are trunks only, each in a row of its own and padded on the right. Then the plain causal
+            mask is right for every token but padding.
+        packed: whether the trees are in one long row, whose attention is computed in blocks (`engine.flex`).
     """
 
     input_ids: Tensor
@@ -211,26 +213,38 @@ class TreeBatch:
     columns: Tensor
     lengths: Tensor
     causal: bool
+    packed: bool
 
     @staticmethod
-    def of(trees: Sequence[TokenTree], pad_token_id: int, *, pad_left: bool = False) -> TreeBatch:
-        """Pad and stack trees. `pad_token_id` may be any id of the vocabulary, because no token sees padding."""
+    def of(
+        trees: Sequence[TokenTree], pad_token_id: int, *, pad_left: bool = False, packed: bool = False
+    ) -> TreeBatch:
+        """Put trees side by side. `pad_token_id` may be any id of the vocabulary, because no token sees padding.
+        `packed` puts them into one row, which is filled up to whole blocks."""
         sizes = np.array([len(tree) for tree in trees])
-        width = int(sizes.max())
-        shift = width - sizes if pad_left else np.zeros_like(sizes)
-        row = np.repeat(np.arange(len(trees)), sizes)
-        column = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes - shift, sizes)
+        starts = np.cumsum(sizes) - sizes
+        tree = np.repeat(np.arange(len(trees)), sizes)
+        if packed:
+            height, width = 1, -(-int(sizes.sum()) // BLOCK) * BLOCK
+            first = starts
+        else:
+            height, width = len(trees), int(sizes.max())
+            first = np.arange(len(trees)) * width + (width - sizes if pad_left else 0)
+        # Where each token is in the flattened table.
+        place = np.arange(sizes.sum()) + np.repeat(first - starts, sizes)
 
         def flat(name: str) -> Longs:
             return np.concatenate([getattr(tree, name) for tree in trees]).astype(np.int64)
 
         def padded(values: Longs, fill: int | Longs) -> Tensor:
-            table = np.empty((len(trees), width), dtype=np.int64)
+            table = np.empty((height, width), dtype=np.int64)
             table[:] = fill
-            table[row, column] = values
+            table.reshape(-1)[place] = values
             return torch.from_numpy(table)
 
-        enter, leave = _intervals(row, sizes, flat("depth"), flat("branch"), flat("limit"))
+        enter, leave = _intervals(tree, sizes, flat("depth"), flat("branch"), flat("limit"))
+        if packed:
+            enter, leave = enter + starts[tree], leave + starts[tree]
         after = width + np.arange(width)
         counts = np.array([len(tree.rows) for tree in trees])
         predicted = np.array([len(tree.parents) for tree in trees])
@@ -240,14 +254,15 @@ class TreeBatch:
             position_ids=padded(flat("depth"), 0),
             enter=padded(enter, after),
             leave=padded(leave, after + 1),
-            parents=torch.from_numpy(flat("parents") + np.repeat(np.arange(len(trees)) * width + shift, predicted)),
+            parents=torch.from_numpy(flat("parents") + np.repeat(first, predicted)),
             targets=torch.from_numpy(flat("targets")),
             responses=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)),
             trees=torch.from_numpy(np.repeat(np.arange(len(trees)), counts)),
             rows=torch.from_numpy(flat("rows")),
             columns=torch.from_numpy(flat("columns")),
             lengths=torch.from_numpy(lengths),
-            causal=not pad_left and not any(tree.branch.any() for tree in trees),
+            causal=not pad_left and not packed and not any(tree.branch.any() for tree in trees),
+            packed=packed,
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TreeBatch:
@@ -265,9 +280,11 @@ class TreeBatch:
         query = self.enter[:, :, None]
         return (self.enter[:, None, :] <= query) & (query < self.leave[:, None, :])
 
-    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Tensor | None:
+    def mask(self, rule: Rule | None, dtype: torch.dtype) -> Mask | None:
         """See `Layout.mask`: 0 where a token sees another, otherwise -inf, [b, 1, t, t]; `None` for the plain causal
-        mask."""
+        mask; in one long row a mask of blocks."""
+        if self.packed:
+            return block_mask(self.enter, self.leave, self.position_ids, rule)
         if self.causal and rule is None:
             return None
         sees = self.sees()[:, None]
@@ -278,10 +295,10 @@ class TreeBatch:
         return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
 
     def attend(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, **options: Any
     ) -> Tensor:
         """See `Layout.attend`."""
-        if not self.causal and (mask is None or mask.ndim != 4):
+        if not self.causal and (mask is None or len(mask.shape) != 4):
             raise NotImplementedError(f"{type(module).__name__} got no mask of the tree")
         return attention(module, query, key, value, mask, **options)
 

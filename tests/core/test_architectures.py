@@ -21,9 +21,9 @@ from benchmarks.architectures import FAMILIES, PAGE, VOCABULARY, make, page
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Ints
 from rosepo_core.engine.decoding import Trunks, decode
+from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.rows import Rows, row_log_probs
-from rosepo_core.engine.scoring import log_probs
 from rosepo_core.engine.title_trie import TitleTrie
 from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences
 from rosepo_core.engine.trees import TokenTree, TreeBatch

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosepo_core.engine.packing import CPU, GPU, PassCost, pack
+from rosepo_core.engine.packing import CPU, GPU, PassCost, pack, pack_in_rows, price
 
 
 def held(lengths: list[int], budget: int, cost: PassCost) -> list[list[int]]:
@@ -75,3 +75,17 @@ def test_no_grouping_within_the_budget_costs_less(lengths: list[int], budget: in
     assert price(found) == pytest.approx(min(map(price, groupings(len(lengths)))))
     longest = [lengths[each[0]] for each in found]
     assert longest == sorted(longest, reverse=True)
+
+
+def test_in_long_rows_only_the_sum_counts() -> None:
+    lengths = np.array([10, 30, 29, 30, 70, 10, 10])
+    rows = pack_in_rows(lengths, 90)
+    assert [each.tolist() for each in rows] == [[4], [1, 3, 2], [0, 5, 6]]
+    cost = PassCost(fixed=7.0, token=2.0, square=0.01)
+    squares = 70**2 + 2 * 30**2 + 29**2 + 3 * 10**2
+    assert price(lengths, rows, cost, in_rows=True) == pytest.approx(3 * 7 + 2 * 189 + 0.01 * squares)
+    # Padded, the 29 counts as 30.
+    assert price(lengths, rows, cost, in_rows=False) == pytest.approx(
+        3 * 7 + 2 * 190 + 0.01 * (squares + 30**2 - 29**2)
+    )
+    assert pack_in_rows([], 90) == []

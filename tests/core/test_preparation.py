@@ -11,8 +11,8 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from rosepo_core.engine import attention, preparation
+from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.preparation import prepared
-from rosepo_core.engine.scoring import log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 
 PROMPT = np.arange(5, 25, dtype=np.int32)

@@ -14,8 +14,9 @@ from torch import Tensor
 from rosepo_core.contracts.records import Catalogue, Examples, Ints, Sequences
 from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine import head, scoring
+from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.prompt_trees import prompt_trees
-from rosepo_core.engine.scoring import log_probs, score_items
+from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.trees import TreeBatch
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.testing import prompt_template

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-from rosepo_core.engine.scoring import log_probs
+from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 
 TOKENS = st.integers(0, 60)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rosepo_core.engine.dropout import without_dropout
+from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.precision import autocast
-from rosepo_core.engine.scoring import log_probs
 from rosepo_core.engine.trees import TreeBatch
 
 
