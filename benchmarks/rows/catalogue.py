@@ -81,7 +81,10 @@ def by_generate(model: Any, prompts: PromptTemplate, trie: DictTrie, users: Exam
             ids[place, width - len(prompt) :] = torch.from_numpy(prompt)
             mask[place, width - len(prompt) :] = 1
         out = model.generate(
-            ids, attention_mask=mask, generation_config=config, prefix_allowed_tokens_fn=trie.allowed(width)
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            prefix_allowed_tokens_fn=trie.allowed(width),
         )
         for place, tokens in enumerate(out[:, width:].tolist()):
             ended = tuple(tokens[: tokens.index(trie.terminator) + 1]) if trie.terminator in tokens else ()

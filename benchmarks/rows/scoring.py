@@ -31,20 +31,32 @@ def by_sequence(model: Any, prompts: PromptTemplate, users: Examples, items: Int
     """Log-probability of each item, float32 [n, m]."""
     scores = torch.empty(items.shape)
     for row, prompt in enumerate(prompts.prompts(users)):
-        sequences = [np.concatenate([prompt, prompts.response_ids[item]]) for item in items[row].tolist()]
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        width = int(lengths.max())
-        ids = torch.zeros(len(sequences), width, dtype=torch.long)
-        for place, sequence in enumerate(sequences):
-            ids[place, : len(sequence)] = torch.from_numpy(sequence)
-        column = torch.arange(width)
-        # Padding is on the right, where causal attention never looks from a token that counts.
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, len(prompt) - 1 : -1]
-        logits = model.lm_head(hidden).float()
-        targets = ids[:, len(prompt) :, None]
-        steps = logits.gather(2, targets)[..., 0] - logits.logsumexp(-1)
-        scores[row] = (steps * (column[len(prompt) :] < lengths[:, None])).sum(1)
+        scores[row] = _scored(model, [prompt] * items.shape[1], [prompts.response_ids[item] for item in items[row]])
     return scores
+
+
+@torch.no_grad()
+def in_one_pass(model: Any, prompts: PromptTemplate, users: Examples, items: Ints) -> torch.Tensor:
+    """The same, all users in one pass: float32 [n, m]."""
+    before = [prompt for prompt in prompts.prompts(users) for _ in range(items.shape[1])]
+    return _scored(model, before, [prompts.response_ids[item] for item in items.ravel()]).view(items.shape)
+
+
+def _scored(model: Any, before: list[Ints], responses: list[Ints]) -> torch.Tensor:
+    """Log-probability of each response after its prompt, in one padded pass: float32 [sequences]."""
+    lengths = [len(prompt) + len(response) for prompt, response in zip(before, responses, strict=True)]
+    ids = torch.zeros(len(before), max(lengths), dtype=torch.long)
+    for place, (prompt, response) in enumerate(zip(before, responses, strict=True)):
+        ids[place, : lengths[place]] = torch.from_numpy(np.concatenate([prompt, response]))
+    ids = ids.to(model.device)
+    first = min(map(len, before))
+    # Padding is on the right, where causal attention never looks from a token that counts.
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, first - 1 : -1]
+    logits = model.lm_head(hidden).float()
+    steps = logits.gather(2, ids[:, first:, None])[..., 0] - logits.logsumexp(-1)
+    column = torch.arange(first, max(lengths), device=ids.device)
+    starts, ends = (torch.tensor(each, device=ids.device)[:, None] for each in ([*map(len, before)], lengths))
+    return (steps * ((column >= starts) & (column < ends))).sum(1).cpu()
 
 
 def run(quick: bool) -> dict[str, Any]:

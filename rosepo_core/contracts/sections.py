@@ -44,6 +44,22 @@ def _number_or_auto(value: Any) -> Any:
 TokenBudget = Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)]
 """Most tokens of a forward pass, padding included; ``"auto"`` leaves it to `engine.passes`."""
 
+
+def _switch_or_auto(value: Any) -> Any:
+    """True, false or ``"auto"``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    switch = {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
+    if switch != "auto" and not isinstance(switch, bool):
+        raise ValueError("give true, false or 'auto'")
+    return switch
+
+
+Compile = Annotated[bool | Literal["auto"], BeforeValidator(_switch_or_auto)]
+"""Whether to compile; ``"auto"`` leaves it to `engine.regions`."""
+
 HeldOut = Literal["test", "validation"]
 
 
@@ -69,6 +85,13 @@ class ModelOptions(Options):
         json_schema_extra=CHANGES_NO_RESULT,
         description="Most tokens of a forward pass in scoring, sampling and decoding, padding included; decides "
         "memory and speed, never a result. 'auto' is 4096 on a CPU; on a GPU it is found from the free memory.",
+    )
+
+    compile: Compile = Field(
+        "auto",
+        json_schema_extra=CHANGES_NO_RESULT,
+        description="Compile the layers of the model in training; decides speed, never a result. 'auto' compiles on "
+        "a GPU if the training takes long enough to gain from it.",
     )
 
 

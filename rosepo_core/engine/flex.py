@@ -55,13 +55,18 @@ def block_mask(enter: Tensor, leave: Tensor, depth: Tensor, rule: Sees | None) -
     low, high = entered.amin(-1), entered.amax(-1)
     low_query, high_query = low[:, :, None], high[:, :, None]
     some = (low[:, None] <= high_query) & (low_query < left.amax(-1)[:, None])
-    if rule is None:
-        whole = (high[:, None] <= low_query) & (high_query < left.amin(-1)[:, None])
-        found = *_listed(some & ~whole), *_listed(whole)
-    else:
-        found = *_listed(some), None, None
+    whole = (high[:, None] <= low_query) & (high_query < left.amin(-1)[:, None])
+    partial = some if rule is not None else some & ~whole
+    counts, places = _listed(partial)
+    full_counts, full_places = _listed(whole) if rule is None else (None, None)
     return BlockMask.from_kv_blocks(
-        *found, BLOCK_SIZE=BLOCK, mask_mod=sees(enter, leave, depth, rule), seq_lengths=(width, width)
+        counts,
+        places,
+        full_counts,
+        full_places,
+        BLOCK_SIZE=BLOCK,
+        mask_mod=sees(enter, leave, depth, rule),
+        seq_lengths=(width, width),
     )
 
 

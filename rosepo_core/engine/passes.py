@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rosepo_core.contracts.errors import RosepoError
 from rosepo_core.contracts.records import Longs
@@ -30,6 +31,7 @@ from rosepo_core.engine.head import LOGIT_BYTES, bare_model
 from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.packing import PassCost, constant_cost, pack, pack_in_rows, price
 from rosepo_core.engine.precision import autocast
+from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 
 T = TypeVar("T")
@@ -54,6 +56,9 @@ WIDTHS = (128, 1024)
 
 ROUNDS = 3
 
+TOLERANCE = 0.05
+"""Largest mean difference of a token's log-probability between kernels, in nats (bfloat16 rounds to 0.4 %)."""
+
 
 @dataclass
 class Passes:
@@ -64,6 +69,8 @@ class Passes:
         cost: what a pass costs.
         key: the key of the configuration that sets the budget, for errors.
         packed_cost: what a pass over one long row costs (`TreeBatch.packed`); `None` if there are to be none.
+        measured: whether costs were measured, and are in seconds.
+        problem: why long rows cannot be used; empty if they can, or were not asked for.
         retries: how often work may still be repeated with half the budget.
     """
 
@@ -71,6 +78,8 @@ class Passes:
     cost: PassCost
     key: str
     packed_cost: PassCost | None = None
+    measured: bool = False
+    problem: str = ""
     retries: int = 1
 
     def groups(self, lengths: Sequence[int] | NDArray[np.integer]) -> list[Longs]:
@@ -122,25 +131,42 @@ def scoring_passes(model: Any, wanted: TokenBudget) -> Passes:
     return _passes(model, wanted, "model.token_budget", training=False)
 
 
-def training_passes(model: Any, wanted: TokenBudget, key: str, products: torch.dtype | None = None) -> Passes:
+def training_passes(
+    model: Any, wanted: TokenBudget, key: str, products: torch.dtype | None = None, *, in_rows: bool = False
+) -> Passes:
     """The passes of a training.
 
     Args:
         model: a causal language model; the parameters to train require gradients.
         wanted: the budget in the configuration. key: its key.
         products: the type that products of float32 weights are computed in; `None` for float32.
+        in_rows: whether trees may also stand in one long row, where that costs less. This compiles a kernel, and the
+            layers if they are to be compiled.
     """
-    return _passes(model, wanted, key, training=True, products=products)
+    return _passes(model, wanted, key, training=True, products=products, in_rows=in_rows)
 
 
 def _passes(
-    model: Any, wanted: TokenBudget, key: str, *, training: bool, products: torch.dtype | None = None
+    model: Any,
+    wanted: TokenBudget,
+    key: str,
+    *,
+    training: bool,
+    products: torch.dtype | None = None,
+    in_rows: bool = False,
 ) -> Passes:
     device = next(model.parameters()).device
     if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
         return Passes(constant_budget(wanted, training, device.type), constant_cost(device.type), key)
-    measured = _measured(model, training, products)
-    return Passes(_fitting(model, measured, training) if wanted == "auto" else wanted, measured.cost, key)
+    measured = _measured(model, training, products, in_rows)
+    return Passes(
+        token_budget=_fitting(model, measured, training) if wanted == "auto" else wanted,
+        cost=measured.cost,
+        key=key,
+        packed_cost=measured.packed_cost,
+        measured=True,
+        problem=measured.problem,
+    )
 
 
 def constant_budget(wanted: TokenBudget, training: bool, device: str) -> int:
@@ -155,23 +181,28 @@ class MeasuredPasses:
     Attributes:
         cost: of a pass, in seconds.
         bytes: memory that a pass needs for each token.
+        packed_cost: of a pass over one long row, in seconds; `None` if it was not measured, or long rows cannot be
+            used.
+        problem: why long rows cannot be used; empty if they can, or were not asked for.
     """
 
     cost: PassCost
     bytes: float
+    packed_cost: PassCost | None = None
+    problem: str = ""
 
 
 _MEASURED: dict[Any, MeasuredPasses] = {}
 
 
-def _measured(model: Any, training: bool, products: torch.dtype | None) -> MeasuredPasses:
+def _measured(model: Any, training: bool, products: torch.dtype | None, in_rows: bool) -> MeasuredPasses:
     parameters = list(model.parameters())
     trained = sum(each.numel() for each in parameters if each.requires_grad)
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     config = bare_model(model).config.to_json_string(use_diff=False)
-    key = config, str(parameters[0].device), parameters[0].dtype, training, products, trained, checkpointed
+    key = config, str(parameters[0].device), parameters[0].dtype, training, products, trained, checkpointed, in_rows
     if key not in _MEASURED:
-        _MEASURED[key] = measure_passes(model, training=training, products=products)
+        _MEASURED[key] = measure_passes(model, training=training, products=products, in_rows=in_rows)
     return _MEASURED[key]
 
 
@@ -191,6 +222,7 @@ def measure_passes(
     *,
     training: bool,
     products: torch.dtype | None = None,
+    in_rows: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> MeasuredPasses:
     """Measure passes of a model over made-up text. Gradients, modes and random numbers are as before afterwards.
@@ -198,35 +230,30 @@ def measure_passes(
     Args:
         model: a causal language model of transformers, with or without PEFT adapters.
         training: measure forward and backward passes; otherwise forward passes without gradients.
-        products: as in `training_passes`.
+        products, in_rows: as in `training_passes`.
         clock: gives the time in seconds.
     """
     device = next(model.parameters()).device
 
-    def seconds(rows: int, width: int) -> float:
-        batch = _made_up(model, rows, width).to(device)
+    def total(batch: TreeBatch) -> Tensor:
+        with torch.set_grad_enabled(training), autocast(model, products):
+            return log_probs(model, batch).sum()
+
+    def measured(rows: int, width: int, packed: bool = False) -> tuple[float, float]:
+        """Seconds of a pass, and bytes for each of its tokens."""
+        batch = _made_up(model, rows, width, packed).to(device)
+        before = _memory(device)
         times = []
         # The first pass of a shape sets things up.
         for _ in range(1 + ROUNDS):
-            _synchronize(device)
             start = clock()
-            with torch.set_grad_enabled(training), autocast(model, products):
-                total = log_probs(model, batch).sum()
+            found = total(batch)
             if training:
-                torch.autograd.backward(total)
+                torch.autograd.backward(found)
                 model.zero_grad()
             _synchronize(device)
             times.append(clock() - start)
-        return statistics.median(times[1:])
-
-    def measured(rows: int, width: int) -> tuple[float, float]:
-        """Seconds of a pass, and bytes for each of its tokens."""
-        if device.type != "cuda":
-            return seconds(rows, width), 0.0
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        took = seconds(rows, width)
-        return took, (torch.cuda.max_memory_allocated(device) - before) / (rows * width)
+        return statistics.median(times[1:]), (_peak(device) - before) / (rows * width)
 
     with _untouched(model, device):
         small, needed = measured(*SMALL)
@@ -237,7 +264,25 @@ def measure_passes(
         widths = [min(width, longest, max(most, SMALL[1])) for width in WIDTHS]
         shapes = [(max(1, most // width), width) for width in widths]
         times, bytes_per_token = zip(*(measured(*shape) for shape in shapes), strict=True)
-    return MeasuredPasses(fitted_cost([SMALL, *shapes], [small, *times]), max(needed, *bytes_per_token))
+        packed_cost, problem = None, ""
+        if in_rows and prepared(model).trees:
+            try:
+                problem = _differs(*(float(total(_made_up(model, *SMALL, packed))) for packed in (False, True)))
+                in_row = [measured(*shape, packed=True)[0] for shape in (SMALL, *shapes)]
+                packed_cost = None if problem else fitted_cost([SMALL, *shapes], in_row)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                # A prototype of PyTorch's, compiled for this card: whatever it says, padded trees are right.
+                problem = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    cost = fitted_cost([SMALL, *shapes], [small, *times])
+    return MeasuredPasses(cost, max(needed, *bytes_per_token), packed_cost, problem)
+
+
+def _differs(padded: float, in_row: float) -> str:
+    """What is wrong with a log-probability in a long row, beside that of padded trees; empty if nothing is."""
+    off = abs(in_row - padded) / SMALL[1]
+    return "" if off <= TOLERANCE else f"log-probabilities of tokens were off by {off:.2g} in a test"
 
 
 def fitted_cost(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> PassCost:
@@ -259,29 +304,42 @@ def fitted_cost(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> 
     return PassCost(fixed, max(token, 1e-12), square)
 
 
-def _made_up(model: Any, rows: int, width: int) -> TreeBatch:
-    """Random texts; the second half of each is a response."""
+def _made_up(model: Any, rows: int, width: int, packed: bool = False) -> TreeBatch:
+    """Random texts whose second half is a response, with a branch of one token."""
     vocabulary: int = model.get_input_embeddings().num_embeddings
     ids = np.random.default_rng(0).integers(0, vocabulary, (rows, width), dtype=np.int32)
-    half = width // 2
+    trunk, half = width - 1, width // 2
     trees = [
         TokenTree.grow(
-            row,
-            rows=np.zeros(1, np.int64),
-            columns=np.zeros(1, np.int64),
-            visible=np.array([width - half]),
-            lengths=np.array([half]),
-            targets=row[width - half :],
-            in_trunk=np.ones(1, np.bool_),
+            row[:trunk],
+            rows=np.arange(2),
+            columns=np.zeros(2, np.int64),
+            visible=np.array([trunk - half, trunk]),
+            lengths=np.array([half, 2]),
+            targets=np.concatenate([row[trunk - half : trunk], row[-2:]]),
+            in_trunk=np.array([True, False]),
         )
         for row in ids
     ]
-    return TreeBatch.of(trees, pad_token_id=0)
+    return TreeBatch.of(trees, pad_token_id=0, packed=packed)
 
 
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes in use now; 0 if nobody counts them. The peak is counted from here on."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _peak(device: torch.device) -> int:
+    """Most bytes in use since the last call of `_memory`."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 @contextmanager

@@ -43,6 +43,8 @@ def optimize(
             learning_rate=options.learning_rate,
             batch_size=options.batch_size,
             token_budget=options.token_budget,
+            budget_key=f"{'sft' if isinstance(options, SFTOptions) else 'alignment'}.token_budget",
+            compile=session.config.model.compile,
             steps=options.steps,
             epochs=options.epochs,
             warmup_ratio=options.warmup_ratio,

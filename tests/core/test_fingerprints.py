@@ -12,7 +12,7 @@ import pytest
 
 from rosepo_core import source_code
 from rosepo_core.config import load_config
-from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
+from rosepo_core.contracts.sections import AlignmentOptions, ModelOptions, SFTOptions
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages.session import QuietReporter, Session
 from rosepo_core.store.run_store import RunStore
@@ -103,6 +103,7 @@ def test_keys_of_memory_and_speed_decide_nothing():
     assert {"token_budget", "gradient_checkpointing"} == set(SFTOptions().model_dump()) - set(
         SFTOptions().that_decide()
     )
+    assert {"token_budget", "compile"} == set(ModelOptions().model_dump()) - set(ModelOptions().that_decide())
     assert {"token_budget"} == set(AlignmentOptions().model_dump()) - set(AlignmentOptions().that_decide())
     registry = load_plugins()
     plain, other = (

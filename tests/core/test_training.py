@@ -27,6 +27,7 @@ from rosepo_core.contracts.errors import PluginError, RosepoError
 from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, LogProbs, Pairs, Sequences
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.head import decoder_of
+from rosepo_core.engine.passes import training_passes
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences, fine_tune
 from rosepo_core.engine.training.alignment import PreferencePairs
@@ -597,7 +598,7 @@ def test_several_gpus_do_not_end_in_data_parallel(monkeypatch, lora, template):
     trees = preference_trees(template, pairs_of(examples, rejected, references(lora, template, examples, rejected)))
     args = AlignmentConfig(output_dir="unused", bf16=False, per_device_train_batch_size=3)
     module = TreeModule(lora, dropout=False)
-    trainer = TreeTrainer(module, args, PreferencePairs(dpo()), trees, 2048)
+    trainer = TreeTrainer(module, args, PreferencePairs(dpo()), trees, training_passes(lora, 2048, "token_budget"))
     assert (args.n_gpu, args.train_batch_size) == (1, 3)
     assert trainer._wrap_model(module) is module
 

@@ -82,7 +82,7 @@ class PreferencePairs(Objective[PreferenceTree]):
         """The tree alone."""
         return example.tree
 
-    def stacked(self, examples: Sequence[PreferenceTree]) -> Pass:
+    def stacked(self, examples: Sequence[PreferenceTree], packed: bool) -> Pass:
         """One pass with all these trees."""
         width = max(example.reference.shape[1] for example in examples)
 
@@ -90,7 +90,7 @@ class PreferencePairs(Objective[PreferenceTree]):
             padded = [np.pad(value, ((0, 0), (0, columns - value.shape[1]))) for value in values]
             return torch.from_numpy(np.concatenate(padded))
 
-        batch = TreeBatch.of([example.tree for example in examples], PADDING_TOKEN)
+        batch = TreeBatch.of([example.tree for example in examples], PADDING_TOKEN, packed=packed)
         offsets = torch.tensor([0, *[len(example) for example in examples]]).cumsum(0)
         rows = offsets[batch.trees] + batch.rows
         tokens = torch.zeros(int(offsets[-1]), width, dtype=torch.long)

@@ -25,9 +25,9 @@ class ResponseTokens(Objective[TokenTree]):
         """The example itself."""
         return example
 
-    def stacked(self, examples: Sequence[TokenTree]) -> Pass:
+    def stacked(self, examples: Sequence[TokenTree], packed: bool) -> Pass:
         """One pass with all these trees."""
-        batch = TreeBatch.of(examples, PADDING_TOKEN)
+        batch = TreeBatch.of(examples, PADDING_TOKEN, packed=packed)
         return Pass(batch, len(batch.targets), {})
 
     def loss(self, log_probs: Tensor, one: Pass, first: bool) -> tuple[Tensor, Totals]:

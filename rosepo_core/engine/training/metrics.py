@@ -29,6 +29,12 @@ class MetricSums:
             self._sums[name] = total if known is None else known + total
             self._counts[name] = self._counts.get(name, 0) + count
 
+    def copy(self) -> MetricSums:
+        """The same sums, to which more can be added apart from these."""
+        other = MetricSums()
+        other._sums, other._counts = dict(self._sums), dict(self._counts)
+        return other
+
     def read(self) -> dict[str, float]:
         """The mean of each metric since the last call; 0 without any value."""
         if not self._sums:

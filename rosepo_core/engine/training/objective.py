@@ -69,8 +69,8 @@ class Objective(ABC, Generic[ExampleT]):
         """The tree of an example."""
 
     @abstractmethod
-    def stacked(self, examples: Sequence[ExampleT]) -> Pass:
-        """One pass with all these examples."""
+    def stacked(self, examples: Sequence[ExampleT], packed: bool) -> Pass:
+        """One pass with all these examples; `packed` is that of `TreeBatch.of`."""
 
     def joined(self, passes: Sequence[Pass]) -> Pass:
         """Several passes as one, whose `batch` is not used. Only for a loss of the whole step."""

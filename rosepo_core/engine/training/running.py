@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.engine.memory import kept_memory
+from rosepo_core.engine.passes import Passes, training_passes
+from rosepo_core.engine.regions import CompiledLayers, pays
 from rosepo_core.engine.training.checks import check_weights
 from rosepo_core.engine.training.configuration import arguments
 from rosepo_core.engine.training.metrics import LogHistory
@@ -69,9 +73,11 @@ def train(
     Raises:
         RosepoError: loss or weights are no numbers any more.
     """
+    lengths = np.array([len(objective.tree(example)) for example in examples])
+    passes, compiled = _prepare(module.model, settings, lengths, reporter)
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         args = configuration(**arguments(settings, scratch))
-        trainer = TreeTrainer(module, args, objective, examples, settings.token_budget, [_Progress(reporter)])
+        trainer = TreeTrainer(module, args, objective, examples, passes, [_Progress(reporter)], compiled)
         trainer.remove_callback(PrinterCallback)
         with kept_memory():
             trainer.train()
@@ -80,3 +86,35 @@ def train(
     if log and all(entry["learning_rate"] == 0 for entry in log):
         reporter.note("the learning rate was 0 in every step, so nothing was learned: set warmup_ratio to 0")
     return log
+
+
+def _prepare(
+    model: Any, settings: TrainingSettings, lengths: NDArray[np.integer], reporter: Reporter
+) -> tuple[Passes, CompiledLayers | None]:
+    """How passes are made, and the compiled layers of the model if it is worth it.
+
+    Args:
+        model: what is trained.
+        settings: of the training.
+        lengths: number of tokens of each tree.
+        reporter: told if a kernel cannot be used.
+    """
+    device = next(model.parameters()).device.type
+    if settings.gradient_checkpointing and device == "cuda":
+        # The trainer does this only when it starts, and passes are measured before.
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    budget, key, products = settings.token_budget, settings.budget_key, settings.products
+    passes = training_passes(model, budget, key, products)
+    steps = settings.steps
+    if steps is None:
+        steps = round(settings.epochs * len(lengths) / settings.batch_size / settings.gradient_accumulation_steps)
+    batch = min(len(lengths), settings.batch_size * settings.gradient_accumulation_steps)
+    seconds = steps * (passes.cost.fixed + passes.cost.token * batch * float(lengths.mean())) * passes.measured
+    if not pays(settings.compile, device, seconds):
+        return passes, None
+    compiled = CompiledLayers(model)
+    with compiled:
+        passes = training_passes(model, budget, key, products, in_rows=True)
+    if passes.problem:
+        reporter.note(f"trees are padded and not put into long rows: {passes.problem}")
+    return passes, compiled

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rosepo_core.contracts.sections import Compile, TokenBudget
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -14,7 +16,9 @@ class TrainingSettings:
     Attributes:
         learning_rate: peak learning rate.
         batch_size: sequences (fine-tuning) or trees (alignment) per backward pass of the trainer.
-        token_budget: most tokens of a forward pass, padding included; memory and speed only.
+        token_budget: most tokens of a forward pass, padding included (`engine.passes`); memory and speed only.
+        budget_key: the key of the configuration that sets `token_budget`, for errors.
+        compile: whether decoder layers are compiled (`engine.regions`); speed only.
         steps: optimizer steps; `None` for as many as `epochs` has.
         epochs: passes over what is trained on.
         warmup_ratio: share of the steps in which the learning rate rises, 0 to 1.
@@ -30,7 +34,9 @@ class TrainingSettings:
 
     learning_rate: float
     batch_size: int
-    token_budget: int
+    token_budget: TokenBudget = "auto"
+    budget_key: str = "token_budget"
+    compile: Compile = False
     steps: int | None = None
     epochs: float = 1.0
     warmup_ratio: float = 0.0

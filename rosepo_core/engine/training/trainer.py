@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from rosepo_core.engine.packing import pack
+from rosepo_core.engine.passes import Passes
 from rosepo_core.engine.training.checks import check_log
 from rosepo_core.engine.training.metrics import MetricSums
 from rosepo_core.engine.training.module import TreeModule
@@ -18,11 +19,14 @@ from rosepo_core.engine.training.whole_step import with_gradients
 
 
 class TreeTrainer(Trainer):  # type: ignore[misc]
-    """Minimizes an objective on token trees, each batch in passes of at most `token_budget` tokens.
+    """Minimizes an objective on token trees, each batch in the passes that cost least.
 
     The loss of each pass is divided by the number of items in the whole optimizer step, and each pass has its own
     backward pass. Each log entry has the objective's metrics, averaged since the last one, and ``num_tokens``, TRL's
     name for the number of tokens trained on so far, without padding.
+
+    A step that runs out of memory is repeated from its beginning with half the tokens in a pass, see
+    `Passes.within_memory`.
     """
 
     def __init__(
@@ -31,8 +35,9 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         args: Any,
         objective: Objective[ExampleT],
         examples: Sequence[ExampleT],
-        token_budget: int,
+        passes: Passes,
         callbacks: Sequence[TrainerCallback] = (),
+        compiled: AbstractContextManager[None] | None = None,
     ) -> None:
         """
         Args:
@@ -40,11 +45,13 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             args: a configuration of `training.configuration`.
             objective: what is minimized.
             examples: what is trained on.
-            token_budget: most tokens of a pass, padding included.
+            passes: how batches are made into passes.
             callbacks: of transformers.
+            compiled: a context for forward and backward passes (`engine.regions`).
         """
         self._objective: Objective[Any] = objective
-        self._token_budget = token_budget
+        self._passes = passes
+        self._compiled = compiled or nullcontext()
         self._sums = MetricSums()
         self._trained_tokens = 0
         super().__init__(
@@ -58,14 +65,19 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True
 
     def _collate(self, examples: Sequence[Any]) -> dict[str, Any]:
-        """The passes of a batch, and the number of their tokens without padding."""
-        parts = [part for example in examples for part in self._objective.parts(example, self._token_budget)]
+        """A batch: its examples, its passes, the budget that they were made for, and the number of their tokens
+        without padding."""
+        budget = self._passes.token_budget
+        parts = [part for example in examples for part in self._objective.parts(example, budget)]
         lengths = [len(self._objective.tree(part)) for part in parts]
-        members = pack(lengths, self._token_budget)
-        passes = [self._objective.stacked([parts[index] for index in held.tolist()]) for held in members]
-        return {"passes": passes, "tokens": sum(lengths)}
+        members, packed = self._passes.of_trees(lengths)
+        passes = [self._objective.stacked([parts[index] for index in held.tolist()], packed) for held in members]
+        return {"examples": examples, "passes": passes, "budget": budget, "tokens": sum(lengths)}
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+        # The trainer calls this at the beginning of each optimizer step.
+        self._done: list[Mapping[str, Any]] = []
+        self._random = _random_states(self.args.device)
         return sum(one.items for batch in batch_samples for one in batch["passes"])
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -87,9 +99,32 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of all passes of a batch; returns their loss."""
-        make = super().training_step
+        make, kept, again = super().training_step, self._sums.copy(), False
+
+        def passed(batch: Mapping[str, Any]) -> Tensor:
+            if batch["budget"] != self._passes.token_budget:
+                batch = self._collate(batch["examples"])
+            losses = [make(model, {"pass": one}, num_items_in_batch) for one in batch["passes"]]
+            return torch.stack(losses).sum()
+
+        def step() -> Tensor:
+            nonlocal again
+            if again:
+                # The gradients of the optimizer step hold parts of a pass that failed. Earlier batches of the step
+                # are repeated for their gradients alone.
+                model.zero_grad()
+                _set_random_states(self._random, self.args.device)
+                for batch in self._done:
+                    passed(batch)
+                self._sums = kept.copy()
+            again = True
+            return passed(inputs)
+
+        with self._compiled:
+            loss = self._passes.within_memory(step)
+        self._done.append(inputs)
         self._trained_tokens += inputs["tokens"]
-        return torch.stack([make(model, {"pass": one}, num_items_in_batch) for one in inputs["passes"]]).sum()
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -115,3 +150,14 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         """
         check_log(logs, self.state.global_step)
         super().log(logs | self._sums.read() | {"num_tokens": self._trained_tokens}, start_time)
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    """The states of torch's generators of random numbers."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_states(states: Sequence[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)
