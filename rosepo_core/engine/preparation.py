@@ -94,7 +94,7 @@ def _prepare(model: Any) -> Execution:
         return prepared(bare)
     reason = _inexpressible(model)
     if not reason:
-        with _evaluating(model):
+        with evaluating(model):
             reason = _failed_test(model)
     return Execution(not reason, reason)
 
@@ -125,7 +125,7 @@ def _inexpressible(model: Any) -> str:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Inside the context, `model` is in evaluation mode and without autocast, so nothing is random or rounded."""
     training = [module for module in model.modules() if module.training]
     model.eval()

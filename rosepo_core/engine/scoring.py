@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,5 +121,5 @@ def _scored(
                 candidates=None if candidates is None else candidates[rows],
             )
             trees = [part for tree in grown for part in tree.split(BRANCH_TOKENS)]
-            passes.within_memory(lambda start=start, trees=trees: score_the_rest(start, trees))
+            passes.within_memory(functools.partial(score_the_rest, start, trees))
     return scores
