@@ -20,7 +20,6 @@ from rosepo_core.engine.title_trie import TitleTrie, title_trie
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
-
 KEPT_TRIES = 8
 """How many tries of parts of the catalogue are kept."""
 
