@@ -135,8 +135,9 @@ def measure_passes(
 def _differs(model: Any, device: torch.device) -> str:
     """What is wrong with log-probabilities in a long row, beside those of padded trees; empty if nothing is."""
     with evaluating(model):
-        padded, in_row = (log_probs(model, _made_up(model, *SMALL, packed).to(device)) for packed in (False, True))
-    off = float((in_row - padded).abs().sum()) / SMALL[1]
+        batches = [_made_up(model, 2, SMALL[1], packed).to(device) for packed in (False, True)]
+        padded, in_row = (log_probs(model, batch) for batch in batches)
+    off = float((in_row - padded).abs().sum()) / batches[0].targets.numel()
     return "" if off <= TOLERANCE else f"log-probabilities of tokens were off by {off:.2g} in a test"
 
 
@@ -160,7 +161,7 @@ def fitted_cost(shapes: Sequence[tuple[int, int]], seconds: Sequence[float]) -> 
 
 
 def _made_up(model: Any, rows: int, width: int, packed: bool = False) -> TreeBatch:
-    """Random texts whose second half is a response, with a branch of one token."""
+    """Random texts whose second half is a response, with a branch of one token before it."""
     vocabulary: int = model.get_input_embeddings().num_embeddings
     ids = np.random.default_rng(0).integers(0, vocabulary, (rows, width), dtype=np.int32)
     trunk, half = width - 1, width // 2
@@ -169,7 +170,7 @@ def _made_up(model: Any, rows: int, width: int, packed: bool = False) -> TreeBat
             row[:trunk],
             rows=np.arange(2),
             columns=np.zeros(2, np.int64),
-            visible=np.array([trunk - half, trunk]),
+            visible=np.array([trunk - half, trunk - half]),
             lengths=np.array([half, 2]),
             targets=np.concatenate([row[trunk - half : trunk], row[-2:]]),
             in_trunk=np.array([True, False]),
