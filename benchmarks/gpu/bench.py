@@ -27,6 +27,7 @@ import statistics
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from benchmarks import material
@@ -185,13 +186,15 @@ def preference_row(
 
     mine = variants(measure, work, tokens)
     if peers is None:
-        texts = ours.response_texts
-        few = material.rejected(pairs, 1)
+        # Some of the pairs: the peer computes the reference of all that it gets.
+        few = pairs.take(np.random.default_rng(2).permutation(len(pairs))[: 2 * max(PEER_BATCHES)])
+        texts, rejected = theirs.response_texts, material.rejected(few, 1)
+        listed = material.lists(theirs, few, rejected)
         table = Dataset.from_dict(
             {
-                "prompt": theirs.prompt_texts(pairs, shared=True, candidates=material.lists(theirs, pairs, few)),
-                "chosen": [texts[item] for item in pairs.target.tolist()],
-                "rejected": [texts[item] for item in few[:, 0].tolist()],
+                "prompt": theirs.prompt_texts(few, shared=True, candidates=listed),
+                "chosen": [texts[item] for item in few.target.tolist()],
+                "rejected": [texts[item] for item in rejected[:, 0].tolist()],
             }
         )
         with tempfile.TemporaryDirectory() as folder:
@@ -371,6 +374,8 @@ def main() -> None:
     name = "".join(each if each.isalnum() else "-" for each in card().lower())
     out = arguments.out or (RESULTS / f"gpu-{name}.json" if ON_GPU else None)
     packages = ("rosepo", "torch", "transformers", "trl", "peft", "accelerate")
+    disable_progress_bars()
+    warnings.simplefilter("ignore", FutureWarning)
     rows: list[Row] = []
     for row in measured(arguments.shapes, arguments.rows, arguments.limit):
         print(json.dumps(row), flush=True)
