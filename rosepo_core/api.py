@@ -48,6 +48,7 @@ from rosepo_core.prompts.token_ids import Ragged, leading_ids, newline_id, plain
 
 if TYPE_CHECKING:
     from rosepo_core.data.dialects import Dialect
+    from rosepo_core.data.ids import coded, repeated_pairs
     from rosepo_core.data.numbers import read_numbers
     from rosepo_core.data.table_files import TableContent, read_table, table_files
     from rosepo_core.data.times import YEAR_1, formats_for, read_times
@@ -102,6 +103,7 @@ __all__ = [
     "Split",
     "TableContent",
     "cache_folder",
+    "coded",
     "fetch_wheel",
     "formats_for",
     "head_items",
@@ -113,6 +115,7 @@ __all__ = [
     "read_numbers",
     "read_table",
     "read_times",
+    "repeated_pairs",
     "table_files",
 ]
 
@@ -122,10 +125,12 @@ _LAZY = {
     "Dialect": "rosepo_core.data.dialects",
     "TableContent": "rosepo_core.data.table_files",
     "YEAR_1": "rosepo_core.data.times",
+    "coded": "rosepo_core.data.ids",
     "formats_for": "rosepo_core.data.times",
     "read_numbers": "rosepo_core.data.numbers",
     "read_table": "rosepo_core.data.table_files",
     "read_times": "rosepo_core.data.times",
+    "repeated_pairs": "rosepo_core.data.ids",
     "table_files": "rosepo_core.data.table_files",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from rosepo_core.api import RequestError, TableContent
+from rosepo_core.api import RequestError, TableContent, coded
 from rosepo_datasets.columns import TYPED_NAME, find_column, normal, note_guessed, review_column
 
 ROW = "__row"
@@ -12,6 +12,19 @@ ROW = "__row"
 
 NO_GENRE = "(no genres listed)"
 """MovieLens writes this for an item without genres."""
+
+
+def as_ids(table: TableContent, column: str, role: str) -> pl.Series:
+    """A column of ids, as `polars.Enum`.
+
+    Raises:
+        RequestError: a cell is empty.
+    """
+    values = table.frame[column]
+    if not values.dtype.is_integer():
+        values = as_text(table, column)
+    require_filled(values, table, column, role)
+    return coded(values)
 
 
 def as_text(table: TableContent, column: str) -> pl.Series:
@@ -60,7 +73,7 @@ def titles_in_log(
         )
     titles = as_text(log, column)
     named = interactions.select("item", title=titles.gather(interactions[ROW])).filter(pl.col("title").is_not_null())
-    distinct = named.unique(maintain_order=True)
+    distinct = named.unique(maintain_order=True).with_columns(pl.col("item").cast(pl.String))
     ambiguous = distinct.filter(pl.col("item").is_duplicated())
     if ambiguous.is_empty():
         return distinct

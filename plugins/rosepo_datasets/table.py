@@ -22,15 +22,15 @@ from rosepo_core.api import (
     read_numbers,
     read_table,
     read_times,
+    repeated_pairs,
     table_files,
 )
 from rosepo_datasets.catalogues import (
     ROW,
-    as_text,
+    as_ids,
     counted,
     first_true,
     read_catalogue,
-    require_filled,
     titles_in_log,
 )
 from rosepo_datasets.columns import find_column, find_optional_column, is_usual_name, like_times, note_guessed
@@ -143,9 +143,7 @@ class Table(Dataset):
         item = find_column("item", options.item, log, guessed)
         timestamp = find_optional_column("timestamp", options.timestamp, log, guessed)
         rating = find_optional_column("rating", options.rating, log, guessed)
-        columns = {"user": as_text(log, user), "item": as_text(log, item)}
-        require_filled(columns["user"], log, user, "user")
-        require_filled(columns["item"], log, item, "item")
+        columns = {"user": as_ids(log, user, "user"), "item": as_ids(log, item, "item")}
         times = None if timestamp is None else self._times(log, timestamp, notes)
         if times is None:
             guessed.pop("timestamp", None)
@@ -154,7 +152,9 @@ class Table(Dataset):
         columns["timestamp"] = times
         if rating is not None:
             columns["rating"] = self._ratings(log, rating)
-        interactions = pl.DataFrame(columns).with_row_index(ROW).filter(pl.col("timestamp").is_not_null())
+        interactions = pl.DataFrame(columns).with_row_index(ROW)
+        if times.null_count():
+            interactions = interactions.filter(pl.col("timestamp").is_not_null())
 
         title = None
         if items is None:
@@ -193,7 +193,8 @@ class Table(Dataset):
         def progress(done: int, total: int) -> None:
             reporter.progress(done, total, f"rows of {path.name}")
 
-        return read_table(path.expanduser(), self._dialect(prefix), is_usual_name, progress)
+        # The attributes of a catalogue stay text, whatever its size.
+        return read_table(path.expanduser(), self._dialect(prefix), is_usual_name, progress, compact=not prefix)
 
     def _require_separator(self, log: TableContent, items: TableContent | None) -> None:
         asked = self.options.separator
@@ -209,6 +210,8 @@ class Table(Dataset):
         """
         options: TableOptions = self.options
         cells = log.frame[column]
+        if options.time_format and cells.dtype.is_integer() and log.separators:
+            cells = cells.cast(pl.String)  # Such as 20261128.
         try:
             times = read_times(cells, options.time_format, options.decimal)
         except TypeError as error:
@@ -263,7 +266,7 @@ class Table(Dataset):
             RequestError: a cell is no number.
         """
         cells = log.frame[column]
-        if not (cells.dtype in (pl.String, pl.Null) or cells.dtype.is_numeric()):
+        if not (cells.dtype in (pl.String, pl.Categorical, pl.Null) or cells.dtype.is_numeric()):
             raise RequestError(f"{log.path}: column '{column}' holds {cells.dtype}, not numbers")
         decimal = self.options.decimal
         ratings, wrong = read_numbers(cells, decimal)
@@ -283,9 +286,11 @@ class Table(Dataset):
         source: TableContent,
         notes: list[str],
     ) -> pl.DataFrame:
-        untitled = interactions.join(catalogue, on="item", how="anti", maintain_order="left")
-        if untitled.is_empty():
+        item = interactions["item"]
+        has_title = item.dtype.categories.is_in(catalogue["item"].implode()).gather(item.to_physical())
+        if has_title.all():
             return interactions
+        untitled = interactions.filter(~has_title)
         first = untitled.row(0, named=True)
         if untitled.height == interactions.height:
             listed = f" (its first is '{catalogue['item'][0]}')" if catalogue.height else ""
@@ -302,7 +307,7 @@ class Table(Dataset):
             f"{log.path.name}: dropped {counted(untitled.height, 'interaction')} with "
             f"{counted(untitled['item'].n_unique(), 'item')} without a title, e.g. '{first['item']}'"
         )
-        return interactions.join(catalogue, on="item", how="semi", maintain_order="left")
+        return interactions.filter(has_title)
 
 
 def _untimed_note(log: TableContent, empty: str | None) -> str:
@@ -312,7 +317,9 @@ def _untimed_note(log: TableContent, empty: str | None) -> str:
 
 
 def _note_repeats(interactions: pl.DataFrame, log: TableContent, notes: list[str]) -> None:
-    repeats = interactions.height - interactions.drop(ROW).n_unique()
+    alike = interactions.drop(ROW).filter(repeated_pairs(interactions))
+    repeats = alike.height - alike.n_unique()
     if repeats:
-        equal = ", ".join(interactions.drop(ROW).columns)
-        notes.append(f"{log.path.name}: {counted(repeats, 'interaction')} equal to an earlier one ({equal})")
+        notes.append(
+            f"{log.path.name}: {counted(repeats, 'interaction')} equal to an earlier one ({', '.join(alike.columns)})"
+        )

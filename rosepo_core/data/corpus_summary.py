@@ -72,9 +72,8 @@ def check_corpus(corpus: Corpus) -> CorpusSummary:
     titles = catalogue.select("item", one_line(pl.col("title")).alias("title"))
     check_titles(corpus.name, log, titles)
     per_user = log["user"].value_counts()["count"]
-    per_item = (
-        catalogue.select("item").join(log.group_by("item").len("count"), on="item", how="left")["count"].fill_null(0)
-    )
+    counts = log.group_by("item").len("count").with_columns(pl.col("item").cast(pl.String))
+    per_item = catalogue.select("item").join(counts, on="item", how="left")["count"].fill_null(0)
     shared = titles.group_by("title", maintain_order=True).agg("item").filter(pl.col("item").list.len() > 1)
     distinct = log.select("user", "item").n_unique()
     ratings: dict[float, int] = {}

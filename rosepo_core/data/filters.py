@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from rosepo_core.contracts.components import DatasetOptions, LogOptions
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.records import Corpus
+from rosepo_core.data.ids import coded, names_of, numbered, repeated_pairs
 from rosepo_core.data.supplied_examples import check_examples, leaks, merge_candidates
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
     5. ``k_core`` drops users and items with fewer interactions, repeatedly, until all have enough. Unless it is 0,
        items without any interaction leave the catalogue, too.
 
-    The order of rows in both tables does not change. Notes say how much was merged or dropped.
+    The order of rows in both tables does not change. The ids in a log become `polars.Enum`. Notes say how much was
+    merged or dropped.
 
     For given examples, only steps 1 and 3 apply: examples stay as the source has them, and the catalogue stays
     complete. Notes say how many examples leak between the parts.
@@ -54,6 +57,8 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
         raise RequestError(f"dataset '{corpus.name}' has no interactions")
     catalogue = corpus.catalogue.with_columns(one_line(pl.col("title")).alias("title"))
     check_titles(corpus.name, interactions, catalogue)
+    if is_log:
+        interactions = interactions.with_columns(coded(interactions["user"]), coded(interactions["item"]))
 
     if isinstance(options, LogOptions) and options.min_rating is not None:
         before = interactions
@@ -69,7 +74,7 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
         kept, title = merged.row(0)[1:]
         ids = ", ".join(first.filter(pl.col("kept") == kept)["item"])
         notes.append(f"merged {merged.height} items into others of the same title, e.g. '{title}': items {ids}")
-        interactions = interactions.with_columns(pl.col("item").replace(merged["item"], merged["kept"]))
+        interactions = interactions.with_columns(_replaced(interactions["item"], merged["item"], merged["kept"]))
         catalogue = catalogue.filter(~pl.col("item").is_in(merged["item"].implode()))
         examples = merge_candidates(corpus, merged)
     corpus = replace(corpus, interactions=interactions, catalogue=catalogue, examples=examples)
@@ -78,13 +83,15 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
 
     if options.duplicates != "keep":
         before = interactions
-        interactions = (
-            before.with_row_index(_ROW)
-            .sort("timestamp", maintain_order=True)
-            .unique(["user", "item"], keep=options.duplicates, maintain_order=True)
-            .sort(_ROW)
-            .drop(_ROW)
-        )
+        repeated = repeated_pairs(before)
+        if repeated.any():
+            kept_rows = (
+                before.select("user", "item", "timestamp", pl.int_range(pl.len()).alias(_ROW))
+                .filter(repeated)
+                .sort("timestamp", maintain_order=True)
+                .unique(["user", "item"], keep=options.duplicates)[_ROW]
+            )
+            interactions = before.filter((~repeated).scatter(kept_rows, True))
         _note_dropped(notes, f"duplicates='{options.duplicates}'", before, interactions)
 
     before = interactions
@@ -92,7 +99,7 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
     _note_dropped(notes, f"k_core={options.k_core}", before, interactions)
     if options.k_core > 0:
         every_item = catalogue
-        catalogue = every_item.filter(pl.col("item").is_in(interactions["item"].unique().implode()))
+        catalogue = every_item.filter(pl.col("item").is_in(_different(interactions["item"]).implode()))
         if catalogue.height < every_item.height:
             dropped = every_item.height - catalogue.height
             too_few = (
@@ -120,9 +127,10 @@ def check_contract(corpus: Corpus) -> None:
         for column, dtype in columns.items():
             found = frame.schema.get(column)
             where = f"dataset '{corpus.name}': column '{column}' of its {table}"
+            is_id = frame is corpus.interactions and corpus.examples is None and dtype == pl.String
             if found is None:
                 raise PluginError(f"{where} is missing")
-            if found != dtype:
+            if found != dtype and not (is_id and isinstance(found, pl.Enum)):
                 raise PluginError(f"{where} is of type {found}, not {dtype}")
             if column != "title" and frame[column].null_count():
                 raise PluginError(f"{where} has {frame[column].null_count()} nulls")
@@ -138,7 +146,11 @@ def check_titles(name: str, interactions: pl.DataFrame, catalogue: pl.DataFrame)
         RequestError: an item has a blank title, or an interaction is of an item that is not in the catalogue.
     """
     blank = catalogue.filter(pl.col("title").is_null() | (pl.col("title") == ""))
-    unknown = interactions.join(catalogue, on="item", how="anti")
+    item = interactions["item"]
+    unlisted = pl.DataFrame({"item": _different(item)}).join(catalogue, on="item", how="anti")["item"]
+    unknown = (
+        interactions.filter(item.is_in(unlisted.cast(item.dtype).implode())) if len(unlisted) else unlisted.to_frame()
+    )
     for items, why in ((blank, "has an empty title"), (unknown, "is not in the catalogue")):
         if not items.is_empty():
             raise RequestError(
@@ -150,11 +162,27 @@ def check_titles(name: str, interactions: pl.DataFrame, catalogue: pl.DataFrame)
 def _k_core(interactions: pl.DataFrame, k: int) -> pl.DataFrame:
     if k <= 1:
         return interactions
+    (users, user_names), (items, item_names) = (numbered(interactions[each]) for each in ("user", "item"))
+    rows = np.arange(len(users), dtype=np.int32 if len(users) < 2**31 else np.int64)
     while True:
-        kept = interactions.filter((pl.len().over("user") >= k) & (pl.len().over("item") >= k))
-        if kept.height == interactions.height:
-            return kept
-        interactions = kept
+        enough = (np.bincount(users, minlength=user_names.len()) >= k)[users]
+        enough &= (np.bincount(items, minlength=item_names.len()) >= k)[items]
+        if enough.all():
+            return interactions if len(rows) == interactions.height else interactions[rows]
+        users, items, rows = users[enough], items[enough], rows[enough]
+
+
+def _different(ids: pl.Series) -> pl.Series:
+    """Each different id once, as text."""
+    numbers, names = numbered(ids)
+    return names.filter(np.bincount(numbers, minlength=names.len()) > 0)
+
+
+def _replaced(ids: pl.Series, old: pl.Series, new: pl.Series) -> pl.Series:
+    """Ids with new ones in the place of old ones."""
+    if not isinstance(ids.dtype, pl.Enum):
+        return ids.replace(old, new)
+    return coded(names_of(ids).replace(old, new)).gather(ids.to_physical()).alias(ids.name)
 
 
 def _note_dropped(notes: list[str], what: str, before: pl.DataFrame, after: pl.DataFrame) -> None:

@@ -6,6 +6,8 @@ from typing import Literal
 
 import polars as pl
 
+from rosepo_core.data.ids import names_of
+
 Decimal = Literal[".", ","]
 
 MISSING = ("", "nan", "nat", "na", "n/a", "null", "none", r"\n")
@@ -16,7 +18,7 @@ def read_numbers(cells: pl.Series, decimal: Decimal = ".") -> tuple[pl.Series, p
     """Read numbers.
 
     Args:
-        cells: text or numbers.
+        cells: text, categories or numbers.
         decimal: the decimal separator. If it is a comma, a cell with a point is no number. Neither sign is ever read
             as a separator of thousands, so ``4,5`` cannot become 45.
 
@@ -24,6 +26,10 @@ def read_numbers(cells: pl.Series, decimal: Decimal = ".") -> tuple[pl.Series, p
         float64 numbers, null where a cell is missing or is no finite number; and a bool series, true where a cell is
         filled but is no number.
     """
+    if cells.dtype == pl.Categorical:
+        numbers, wrong = read_numbers(names_of(cells), decimal)
+        place = cells.to_physical()
+        return numbers.gather(place), wrong.gather(place).fill_null(False)
     if cells.dtype == pl.String:
         cells = filled(cells)
         text = cells

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import (
@@ -24,6 +25,7 @@ from rosepo_core.contracts.records import (
     Strategy,
 )
 from rosepo_core.contracts.sections import SplitOptions
+from rosepo_core.data.ids import first_rows, numbered
 from rosepo_core.data.supplied_examples import index_candidates
 
 if TYPE_CHECKING:
@@ -56,13 +58,11 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
     if corpus.examples is not None:
         _check_uncut(corpus.name, options)
     log = corpus.interactions
-    users = log["user"].unique(maintain_order=True)
     items = corpus.catalogue["item"]
-    user = _index(log["user"], users)
-    item = _index(log["item"], items)
+    user, users = _in_order_of_appearance(log["user"])
     time = log["timestamp"].to_numpy()
-    order = np.lexsort((time, user))
-    full = Sequences(item[order], _offsets(np.bincount(user, minlength=users.len())))
+    offsets = _offsets(np.bincount(user, minlength=users.len()))
+    full = Sequences(_in_order_of_time(_index(log["item"], items), user, time, offsets), offsets)
 
     strategy: Strategy
     if corpus.examples is not None:
@@ -132,11 +132,50 @@ def _check_uncut(name: str, options: SplitOptions) -> None:
             )
 
 
-def _index(values: pl.Series, known: pl.Series) -> Ints:
-    """The index of each value in `known`, which has each value once: int32 of the length of `values`."""
-    joined = pl.DataFrame({"item": values}).join(_places(known), on="item", how="left", maintain_order="left")
-    index: Ints = joined["place"].to_numpy()
-    return index
+def _in_order_of_appearance(ids: pl.Series) -> tuple[Ints, pl.Series]:
+    """The number of each user in order of first appearance, int32 of the length of `ids`; and the users' ids."""
+    numbers, names = numbered(ids)
+    first = first_rows(numbers, names.len())
+    order = np.argsort(first)[: np.count_nonzero(first < len(numbers))]
+    place = np.empty(names.len(), dtype=np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    return place[numbers], names.gather(order)
+
+
+def _index(ids: pl.Series, items: pl.Series) -> Ints:
+    """The place of each id in `items`, which has each id once: int32 of the length of `ids`."""
+    numbers, names = numbered(ids)
+    joined = pl.DataFrame({"item": names}).join(_places(items), on="item", how="left", maintain_order="left")
+    place: Ints = joined["place"].fill_null(-1).to_numpy()
+    return place[numbers]
+
+
+def _in_order_of_time(items: Ints, user: Ints, time: Longs, offsets: Longs) -> Ints:
+    """The items of one user after another, each user's by time, and by row where times are equal: int32 [n].
+
+    Sorting all rows by user and time would take fifteen times as long as this: rows are grouped by counting, and then
+    sorted inside the groups, unless they are in order already, as in most logs.
+
+    Args:
+        items: int32 [n].
+        user: int32 [n].
+        time: int64 [n].
+        offsets: where each user begins in the result, int64 [users + 1].
+    """
+    rows = len(user)
+    # A matrix with one entry in each row; its columns, made by counting, hold the rows of each user in their order.
+    by_row = csr_array((items, user, np.arange(rows + 1)), shape=(rows, len(offsets) - 1))
+    by_user = by_row.tocsc()
+    items, time = by_user.data, time[by_user.indices]
+    follows = np.ones(rows, dtype=np.bool_)
+    follows[offsets[:-1]] = False
+    if not (follows[1:] & (time[1:] < time[:-1])).any():
+        return items
+    users = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
+    low, high = int(time.min()), int(time.max())
+    if (len(offsets) - 1) * (high - low + 1) < 2**63:
+        return items[np.argsort(users * (high - low + 1) + (time - low), kind="stable")]
+    return items[np.lexsort((time, users))]
 
 
 def _places(known: pl.Series) -> pl.DataFrame:

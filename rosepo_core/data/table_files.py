@@ -17,6 +17,7 @@ from rosepo_core.data.dialects import Dialect, Quoting
 from rosepo_core.data.encodings import read_text
 from rosepo_core.data.headers import require_distinct
 from rosepo_core.data.json_tables import parse_json_table, stack
+from rosepo_core.data.text_blocks import parse_large_table
 from rosepo_core.data.text_tables import parse_text_table
 
 Kind = Literal["text", "json", "parquet", "arrow"]
@@ -39,7 +40,7 @@ class TableContent:
 
     Attributes:
         path: the file or folder that the user named.
-        frame: the rows that are not empty. All columns of text tables are text.
+        frame: the rows that are not empty. All columns of text tables are text, or compact (`data.text_blocks`).
         rows: uint32, the number of each row in its file, from 1; in a text table the header counts.
         files: the files, each with the index of its first row in the frame.
         nested: columns that were left out, because they contain objects or lists of objects.
@@ -103,7 +104,12 @@ def table_files(path: Path, dialect: Dialect) -> list[Path]:
 
 
 def read_table(
-    path: Path, dialect: Dialect, is_name: Callable[[str], bool], progress: Callable[[int, int], None]
+    path: Path,
+    dialect: Dialect,
+    is_name: Callable[[str], bool],
+    progress: Callable[[int, int], None],
+    *,
+    compact: bool = False,
 ) -> TableContent:
     """Read a file, or a folder of files, as one table.
 
@@ -112,11 +118,12 @@ def read_table(
         dialect: the user's settings.
         is_name: whether a cell is certainly the name of a column, and not data.
         progress: called with the number of rows done and of all rows, if reading takes long.
+        compact: whether columns of large text files may be numbers and categories instead of text.
 
     Raises:
         RequestError: something cannot be read or does not fit; the message has file and row.
     """
-    parts = [_read(file, dialect, is_name, progress) for file in table_files(path, dialect)]
+    parts = [_read(file, dialect, is_name, progress, compact) for file in table_files(path, dialect)]
     parts = [part for part in parts if part.frame.height] or parts[:1]
     if not parts[0].frame.height:
         read_as = f" (read as {parts[0].encoding})" if parts[0].encoding else ""
@@ -201,12 +208,16 @@ def _saved(folder: Path, about: Path, dialect: Dialect) -> list[Path]:
 
 
 def _read(
-    file: Path, dialect: Dialect, is_name: Callable[[str], bool], progress: Callable[[int, int], None]
+    file: Path,
+    dialect: Dialect,
+    is_name: Callable[[str], bool],
+    progress: Callable[[int, int], None],
+    compact: bool,
 ) -> _Part:
     kind = _kind(file, dialect)
     assert kind is not None  # as `table_files` found
     if kind == "text":
-        return _read_text_table(file, dialect, is_name)
+        return _read_text_table(file, dialect, is_name, compact)
     for name, value in (("columns", dialect.columns), ("quoting", dialect.quoting)):
         if value is not None:
             raise RequestError(
@@ -222,11 +233,13 @@ def _read(
     return _without_blank(_Part(file, kind, frame, _numbers(1, frame.height), kind.title()))
 
 
-def _read_text_table(file: Path, dialect: Dialect, is_name: Callable[[str], bool]) -> _Part:
-    text, encoding = read_text(file, dialect.encoding, dialect.options["encoding"])
-    suffix = _suffix(file)
+def _read_text_table(file: Path, dialect: Dialect, is_name: Callable[[str], bool], compact: bool) -> _Part:
+    suffix, encoding = _suffix(file), "UTF-8"
     quoting: Quoting = "none" if suffix in _UNQUOTED else "csv"
-    cells = parse_text_table(text, str(file), dialect, _SEPARATORS.get(suffix), quoting, is_name)
+    cells = parse_large_table(file, dialect, _SEPARATORS.get(suffix), quoting, is_name) if compact else None
+    if cells is None:
+        text, encoding = read_text(file, dialect.encoding, dialect.options["encoding"])
+        cells = parse_text_table(text, str(file), dialect, _SEPARATORS.get(suffix), quoting, is_name)
     rows = _numbers(cells.first_row, cells.frame.height)
     notation = [f"separator {cells.separator!r}{' guessed' if cells.guessed else ''}"]
     notation += [encoding] * (encoding != "UTF-8") + ["no header"] * (dialect.columns is not None)

@@ -26,7 +26,8 @@ class Cells:
     """The rows of a text table.
 
     Attributes:
-        frame: all columns are text, null where a cell is empty; blank rows are included.
+        frame: all columns are text, null where a cell is empty, or compact (`data.text_blocks`); blank rows are
+            included.
         first_row: the number of the frame's first row in the file, counted from 1.
         separator: the separator that was used.
         guessed: whether the separator is neither the user's nor the usual one of the format.
@@ -67,7 +68,7 @@ def parse_text_table(
             has row or column.
     """
     quoting = dialect.quoting or usual_quoting
-    separator, guessed = _separator(text, place, dialect, usual_separator, quoting)
+    separator, guessed = separator_of(text, place, dialect, usual_separator, quoting)
     if len(separator) > 1:
         if dialect.quoting == "csv":
             raise RequestError(
@@ -102,7 +103,7 @@ class _MisfitError(Exception):
         self.row, self.reason = row, reason
 
 
-def _separator(text: str, place: str, dialect: Dialect, usual: str | None, quoting: Quoting) -> tuple[str, bool]:
+def separator_of(text: str, place: str, dialect: Dialect, usual: str | None, quoting: Quoting) -> tuple[str, bool]:
     """The separator, and whether it was guessed.
 
     It is the first of these: the user's, or the usual one, if it is in the first row; the one that gives the most
