@@ -30,11 +30,11 @@ class TreeModule(nn.Module):
         super().__init__()
         self.model = model
         self._dropout = dropout
-        self._products = products
+        self.products = products
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Log-probability of each response: float32 [r]. The batch is on the model's device."""
-        with autocast(self.model, self._products):
+        with autocast(self.model, self.products):
             return log_probs(self.model, batch)
 
     def train(self, mode: bool = True) -> TreeModule:

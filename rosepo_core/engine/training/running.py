@@ -6,7 +6,8 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from rosepo_core.engine.training.metrics import LogHistory
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import ExampleT, Objective
 from rosepo_core.engine.training.settings import TrainingSettings
+from rosepo_core.engine.training.tracking import Tracking, WritesLines
 from rosepo_core.engine.training.trainer import TreeTrainer
+from rosepo_core.engine.training.validation import KeepsBest, Validation
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
@@ -55,6 +58,8 @@ def train(
     examples: Sequence[ExampleT],
     settings: TrainingSettings,
     reporter: Reporter,
+    tracking: Tracking | None = None,
+    validation: Validation | None = None,
 ) -> LogHistory:
     """Train `module` in place.
 
@@ -65,6 +70,8 @@ def train(
         examples: what is trained on.
         settings: of the training.
         reporter: receives the progress.
+        tracking: where the numbers go while the training runs.
+        validation: judges the model, whose best weights are kept.
 
     Returns:
         the trainer's log: one entry a step with ``loss``, ``grad_norm``, ``learning_rate``, ``num_tokens`` and the
@@ -75,10 +82,21 @@ def train(
     """
     lengths = np.array([len(objective.tree(example)) for example in examples])
     passes, compiled = _prepare(module.model, settings, lengths, reporter)
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
-        args = configuration(**arguments(settings, scratch))
-        trainer = TreeTrainer(module, args, objective, examples, passes, [_Progress(reporter)], compiled)
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        ahead = stack.enter_context(ThreadPoolExecutor(1, "batches"))
+        stack.enter_context(_quiet())
+        given = arguments(settings, scratch)
+        callbacks: list[TrainerCallback] = [_Progress(reporter)]
+        if tracking is not None:
+            stack.enter_context(tracking.going_on())
+            given |= tracking.arguments()
+            callbacks.append(WritesLines(tracking))
+        args = configuration(**given)
+        trainer = TreeTrainer(module, args, objective, examples, passes, ahead, callbacks, compiled)
         trainer.remove_callback(PrinterCallback)
+        if validation is not None:
+            trainer.add_callback(KeepsBest(validation, module, trainer.log))
         with kept_memory():
             trainer.train()
     check_weights(module.model)
