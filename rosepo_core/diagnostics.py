@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rosepo_core import __version__
+from rosepo_core import __version__, ranks
 from rosepo_core.packages import cache_folder
 from rosepo_core.registry import load_plugins
 
@@ -57,7 +57,7 @@ def diagnose() -> list[Check]:
         _semantic(),
     ]
     if importlib.util.find_spec("torch"):
-        checks += [_gpu(), _speed()]
+        checks += [_gpu(), _processes(), _speed()]
     return checks
 
 
@@ -151,7 +151,20 @@ def _gpu() -> Check:
         return Check("gpu", "ok", "none in use: the work is done by the processor")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     memory = torch.cuda.get_device_properties(0).total_memory
-    return Check("gpu", "ok", f"{', '.join(names)} with {memory / _GIB:.0f} GiB")
+    several = f"; --processes {len(names)} uses all" if len(names) > 1 else ""
+    return Check("gpu", "ok", f"{', '.join(names)} with {memory / _GIB:.0f} GiB{several}")
+
+
+def _processes() -> Check:
+    """How several processes can work together, and whether a launcher has started this one."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_gloo_available()):
+        fix = "install a build of torch with torch.distributed and gloo, for --processes"
+        return Check("processes", "warn", "torch cannot let processes work together", fix)
+    started = f"rank {ranks.rank()} of {ranks.count()}" if ranks.count() > 1 else "one"
+    by = ", ".join(name for name, found in (("gloo", True), ("nccl", distributed.is_nccl_available())) if found)
+    return Check("processes", "ok", f"{started}, on {os.cpu_count()} cores; several would exchange by {by}")
 
 
 def _speed() -> Check:

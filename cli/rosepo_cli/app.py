@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from rosepo_cli import evaluation, finished, inspection, recommendation, training
 from rosepo_cli.signals import SIGNALS
-from rosepo_core import ranks
+from rosepo_core import processes, ranks
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.registry import PluginWarning, load_plugins
 
@@ -25,7 +25,7 @@ CONTINUED = ("train", "evaluate")
 """The commands that go on where they were interrupted."""
 
 ECHO = 2.0
-"""Seconds."""
+"""Seconds in which the launcher ends a process whose error is only an echo."""
 
 app = typer.Typer(
     name="rosepo",
@@ -63,22 +63,21 @@ def run(arguments: Sequence[str]) -> int:
             # Typer's own runner handles interruptions and closed pipes in another way, so it is not used.
             with command.make_context("rosepo", list(arguments), obj=arguments) as context:
                 command.invoke(context)
-            ranks.leave()
             SIGNALS.check()
             sys.stdout.flush()
             return 0
         except typer.Exit as end:
             return end.exit_code
         except (KeyboardInterrupt, typer.Abort):
-            if ranks.is_first():
+            if ranks.is_first() and not processes.are_watched():
                 print(_how_to_go_on(arguments), file=sys.stderr)
             return SIGNALS.exit_code
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except Exception as error:
-            if not (ranks.is_first() and isinstance(error, RosepoError)):
-                _wait_for_the_end()
+            if _is_echo(error):
+                return SIGNALS.exit_code
             if debug:
                 traceback.print_exc()
             return _tell(error, debug)
@@ -93,11 +92,17 @@ def _shown_by_first() -> Iterator[None]:
         yield
 
 
-def _wait_for_the_end() -> None:
-    """With several processes, wait a moment before an error is shown. It may only be the echo of another process's
-    end. Then the launcher ends this process within the moment."""
-    if ranks.count() > 1:
+def _is_echo(error: Exception) -> bool:
+    """With several processes, whether an error only follows from the end of another process, which shows the reason.
+    Then the launcher ends this process within a moment."""
+    if ranks.count() == 1 or (ranks.is_first() and isinstance(error, RosepoError)):
+        return False
+    try:
         time.sleep(ECHO)
+        SIGNALS.check()
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:

@@ -44,10 +44,28 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything that is rando
 NewRun = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="The run folder; by default a new one under runs/.")
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Share the work among N processes of this machine, one for each GPU. It changes no result.",
+        show_default=False,
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as printed by `rosepo train`.")]
 
 # Keys with a dot (--sampler.temperature 0.7) are not declared one by one: there are many, and plugins add more.
 DOTTED = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def in_processes(count: int | None, context: typer.Context) -> None:
+    """If `count` processes should do the command together, and this is none of them: start them, and end this process
+    with their exit code."""
+    from rosepo_core import processes
+
+    if processes.are_wanted(count):
+        assert count is not None
+        raise typer.Exit(processes.start("rosepo_cli", context.obj, count))
 
 
 def bare_argument(first: str | None, context: typer.Context) -> str | None:

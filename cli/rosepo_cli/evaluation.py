@@ -15,11 +15,13 @@ from rosepo_cli.arguments import (
     Json,
     Metric,
     NewRun,
+    Processes,
     Prompt,
     Protocol,
     Seed,
     Set,
     bare_argument,
+    in_processes,
     overrides,
 )
 from rosepo_core.contracts.errors import RequestError
@@ -49,6 +51,7 @@ def evaluate(
     config: ConfigFile = None,
     set_: Set = None,
     folder: NewRun = None,
+    processes: Processes = None,
     json_: Json = False,
 ) -> None:
     """Evaluate a finished run again, or a single model.
@@ -77,6 +80,8 @@ def evaluate(
         for flag, value in {"--config": config, "--run": folder}.items():
             if value is not None:
                 raise RequestError(f"{flag} goes with --model; a finished run has its own")
+
+    in_processes(processes, context)
 
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_cli.tables import show_evaluations, show_seeds, to_json

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from rosepo_core import ranks
+
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -80,6 +82,9 @@ class Signals:
             # A launcher that receives Ctrl-C passes it on as SIGTERM.
             return
         self._received = number
+        if not ranks.is_first():
+            # All processes of a run receive it, and rank 0 decides where they end.
+            return
         if not self._waits:
             raise KeyboardInterrupt
         _say(b"\nends as soon as what is done is saved; the same signal again ends at once\n")

@@ -15,10 +15,12 @@ from rosepo_cli.arguments import (
     Metric,
     Model,
     NewRun,
+    Processes,
     Prompt,
     Protocol,
     Seed,
     Set,
+    in_processes,
     overrides,
 )
 
@@ -54,14 +56,6 @@ def train(
     config: ConfigFile = None,
     set_: Set = None,
     run: NewRun = None,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Send the numbers of training to tensorboard, wandb, mlflow or trackio. You can repeat this.",
-            show_default=False,
-        ),
-    ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -82,6 +76,7 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Allow to replace a finished run of another configuration in DIR.")
     ] = False,
+    processes: Processes = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, and do nothing.")] = False,
     json_: Json = False,
 ) -> None:
@@ -110,10 +105,12 @@ def train(
     changes += [("loss", name) for name in loss or []]
     changes += [("metric", name) for name in metric or []]
     changes += [("evaluation.protocols", protocol)] if protocol else []
-    changes += [("track", track)] if track else []
     changes += overrides(set_ or [], context)
     registry = load_plugins()
     settings = load_config(config, changes, registry)
+
+    if not dry_run:
+        in_processes(processes, context)
 
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_cli.tables import show_evaluations, show_plan, show_plan_of_seeds, show_seeds, to_json

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -124,8 +124,25 @@ def training_passes(
             layers if they are to be compiled.
     """
     passes = _passes(model, wanted, key, training=True, products=products, in_rows=in_rows)
-    # Ranks go through a step together, so one of them cannot repeat it.
-    return passes if ranks.count() == 1 else replace(passes, retries=0)
+    # Ranks go through a step together: with the same passes, and one of them cannot repeat it.
+    return passes if ranks.count() == 1 else replace(_agreed(passes), retries=0)
+
+
+def _agreed(passes: Passes) -> Passes:
+    """The same on all ranks: the least budget, and the costs of rank 0."""
+    mine = {
+        "budget": np.array([passes.token_budget]),
+        "cost": np.array(astuple(passes.cost)),
+        "packed": np.array(astuple(passes.packed_cost) if passes.packed_cost else ()),
+    }
+    every = ranks.gathered("agreeing on passes", mine)
+    packed = every[0]["packed"].tolist() if all(len(each["packed"]) for each in every) else []
+    return replace(
+        passes,
+        token_budget=min(int(each["budget"][0]) for each in every),
+        cost=PassCost(*every[0]["cost"].tolist()),
+        packed_cost=PassCost(*packed) if packed else None,
+    )
 
 
 def _passes(

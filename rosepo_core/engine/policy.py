@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.sections import SFTOptions
@@ -31,6 +33,7 @@ from rosepo_core.engine.models import (
 )
 from rosepo_core.engine.precision import working_dtype
 from rosepo_core.engine.preparation import prepared
+from rosepo_core.engine.sharding import is_sharded, whole_weights
 
 
 class PolicySlot:
@@ -176,12 +179,22 @@ class PolicySlot:
             self._reporter.note(f"the model reads one response at a time, slower, with the same results: {reason}")
 
     def save(self, folder: Path) -> None:
-        """Save the model in training and the tokenizer, in the form that PEFT or transformers load."""
+        """Save the model in training and the tokenizer, in the form that PEFT or transformers load. All processes of
+        the run must call it. Only rank 0 writes."""
+        spread = is_sharded(self._model)
+        weights = whole_weights(self._model) if spread else None
+        if ranks.is_first():
+            self._write(folder, weights)
+        if spread:
+            # It cannot be put together again in memory.
+            self.release()
+
+    def _write(self, folder: Path, weights: Mapping[str, torch.Tensor] | None) -> None:
         if not isinstance(self._model, PeftModel):
-            self._model.save_pretrained(folder)
+            self._model.save_pretrained(folder, state_dict=weights)
         else:
             # Otherwise PEFT asks the hub whether the vocabulary has changed. It has not.
-            self._model.save_pretrained(folder, save_embedding_layers=False)
+            self._model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
             # PEFT writes an empty form as model card.
             (folder / "README.md").unlink(missing_ok=True)
             _sort_sets(folder / "adapter_config.json", self._model.active_peft_config)

@@ -20,6 +20,7 @@ def test_a_machine_that_works(monkeypatch, tmp_path):
     assert checks["cache"].detail.startswith(f"{tmp_path / 'cache'}: 0.03 GiB kept, ")
     assert f"torch {metadata.version('torch')}" in checks["libraries"].detail
     assert "GFLOP/s in float32, " in checks["speed"].detail
+    assert checks["processes"].detail.startswith("one, on ")
     assert not list((tmp_path / "cache").glob("tmp*"))
 
 

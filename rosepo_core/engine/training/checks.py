@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rosepo_core import ranks
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.errors import PluginError, RosepoError
 from rosepo_core.contracts.records import LogProbs
+from rosepo_core.engine.sharding import local_part
 
 
 def check_losses(loss: PreferenceLoss, losses: Any, pairs: LogProbs) -> None:
@@ -50,14 +53,16 @@ def check_log(logs: Mapping[str, float], step: int) -> None:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Check the weights after a training.
+    """Check the weights after a training, on all processes of the run.
 
     Raises:
         RosepoError: some trained weights are no numbers any more.
     """
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and not weight.isfinite().all():
-            raise _broken(f"not all of {name} are numbers")
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    mine = np.array([not bool(local_part(weight).isfinite().all()) for weight in trained.values()])
+    broken = np.any([each["broken"] for each in ranks.gathered("checking weights", {"broken": mine})], axis=0)
+    if broken.any():
+        raise _broken(f"not all of {list(trained)[int(broken.argmax())]} are numbers")
 
 
 def _broken(what: str) -> RosepoError:

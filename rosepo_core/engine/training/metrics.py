@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from rosepo_core import ranks
 
 LogHistory = list[dict[str, float]]
 """One entry for each logged step."""
@@ -36,10 +39,15 @@ class MetricSums:
         return other
 
     def read(self) -> dict[str, float]:
-        """The mean of each metric since the last call; 0 without any value."""
+        """The mean of each metric since the last call, over all processes of the run; 0 without any value."""
         if not self._sums:
             return {}
-        totals = torch.stack(list(self._sums.values())).tolist()
-        means = {name: total / max(self._counts[name], 1) for name, total in zip(self._sums, totals, strict=True)}
+        mine = {
+            "totals": torch.stack(list(self._sums.values())).double().cpu().numpy(),
+            "counts": np.array(list(self._counts.values())),
+        }
+        every = ranks.gathered("reading the metrics", mine)
+        totals, counts = (sum(each[name] for each in every) for name in mine)
+        means = dict(zip(self._sums, (totals / np.maximum(counts, 1)).tolist(), strict=True))
         self._sums, self._counts = {}, {}
         return means

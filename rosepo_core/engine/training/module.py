@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rosepo_core.engine.dropout import without_dropout
+from rosepo_core.engine.head import bare_model
 from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.precision import autocast
 from rosepo_core.engine.trees import TreeBatch
@@ -29,12 +30,14 @@ class TreeModule(nn.Module):
         """
         super().__init__()
         self.model = model
+        # Accelerate divides a model for FSDP into modules of these classes.
+        self._no_split_modules = getattr(bare_model(model), "_no_split_modules", None)
         self._dropout = dropout
-        self.products = products
+        self._products = products
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Log-probability of each response: float32 [r]. The batch is on the model's device."""
-        with autocast(self.model, self.products):
+        with autocast(self.model, self._products):
             return log_probs(self.model, batch)
 
     def train(self, mode: bool = True) -> TreeModule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Pass:
         inputs: further inputs of the objective.
         gradient: if the loss is one of the whole step, its derivative with respect to each log-probability, [r].
         share: then also this pass's share of the loss, for the log.
+        counts: false for a pass that adds nothing. With several processes, one that has fewer trees than the others
+            makes such passes to stay in step with them.
     """
 
     batch: TreeBatch
@@ -34,6 +36,7 @@ class Pass:
     inputs: Mapping[str, Tensor]
     gradient: Tensor | None = None
     share: Tensor | None = None
+    counts: bool = True
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Pass:
         """The same pass on `device`."""
@@ -42,14 +45,6 @@ class Pass:
             batch=self.batch.to(device, non_blocking),
             inputs={name: value.to(device, non_blocking=non_blocking) for name, value in self.inputs.items()},
         )
-
-    def pinned(self) -> Pass:
-        """The same pass in memory from which a GPU copies while the processor goes on."""
-        batch: dict[str, Any] = {
-            name: value.pin_memory() for name, value in vars(self.batch).items() if isinstance(value, Tensor)
-        }
-        inputs = {name: value.pin_memory() for name, value in self.inputs.items()}
-        return replace(self, batch=replace(self.batch, **batch), inputs=inputs)
 
 
 ExampleT = TypeVar("ExampleT")
@@ -75,6 +70,10 @@ class Objective(ABC, Generic[ExampleT]):
     @abstractmethod
     def tree(self, example: ExampleT) -> TokenTree:
         """The tree of an example."""
+
+    @abstractmethod
+    def items(self, example: ExampleT) -> int:
+        """How many items an example has."""
 
     @abstractmethod
     def stacked(self, examples: Sequence[ExampleT], packed: bool) -> Pass:

@@ -6,8 +6,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,10 @@ from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback
 
 from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.engine.memory import kept_memory
 from rosepo_core.engine.passes import Passes, training_passes
+from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.regions import CompiledLayers, pays
 from rosepo_core.engine.training.checks import check_weights
 from rosepo_core.engine.training.configuration import arguments
@@ -24,9 +25,7 @@ from rosepo_core.engine.training.metrics import LogHistory
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import ExampleT, Objective
 from rosepo_core.engine.training.settings import TrainingSettings
-from rosepo_core.engine.training.tracking import Tracking, WritesLines
 from rosepo_core.engine.training.trainer import TreeTrainer
-from rosepo_core.engine.training.validation import KeepsBest, Validation
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
@@ -51,6 +50,20 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _check_sharding(trainer: TreeTrainer, module: TreeModule) -> None:
+    """Check that the model can be trained with its weights spread over processes.
+
+    Raises:
+        RequestError: it runs in rows, and passes in rows differ in number between processes.
+    """
+    reason = prepared(module.model).reason
+    if reason and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise RequestError(
+            "the model cannot be trained with FSDP or DeepSpeed, because it reads one response at a time "
+            f"({reason}): start the processes without them"
+        )
+
+
 def train(
     module: TreeModule,
     configuration: Callable[..., Any],
@@ -58,8 +71,6 @@ def train(
     examples: Sequence[ExampleT],
     settings: TrainingSettings,
     reporter: Reporter,
-    tracking: Tracking | None = None,
-    validation: Validation | None = None,
 ) -> LogHistory:
     """Train `module` in place.
 
@@ -70,8 +81,6 @@ def train(
         examples: what is trained on.
         settings: of the training.
         reporter: receives the progress.
-        tracking: where the numbers go while the training runs.
-        validation: judges the model, whose best weights are kept.
 
     Returns:
         the trainer's log: one entry a step with ``loss``, ``grad_norm``, ``learning_rate``, ``num_tokens`` and the
@@ -82,21 +91,13 @@ def train(
     """
     lengths = np.array([len(objective.tree(example)) for example in examples])
     passes, compiled = _prepare(module.model, settings, lengths, reporter)
-    with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        ahead = stack.enter_context(ThreadPoolExecutor(1, "batches"))
-        stack.enter_context(_quiet())
-        given = arguments(settings, scratch)
-        callbacks: list[TrainerCallback] = [_Progress(reporter)]
-        if tracking is not None:
-            stack.enter_context(tracking.going_on())
-            given |= tracking.arguments()
-            callbacks.append(WritesLines(tracking))
-        args = configuration(**given)
-        trainer = TreeTrainer(module, args, objective, examples, passes, ahead, callbacks, compiled)
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        args = configuration(**arguments(settings, scratch))
+        # A pass may leave experts out, and DDP must look for them. Everything else is used in each pass.
+        args.ddp_find_unused_parameters = any("expert" in name for name, _ in module.named_modules())
+        trainer = TreeTrainer(module, args, objective, examples, passes, [_Progress(reporter)], compiled)
         trainer.remove_callback(PrinterCallback)
-        if validation is not None:
-            trainer.add_callback(KeepsBest(validation, module, trainer.log))
+        _check_sharding(trainer, module)
         with kept_memory():
             trainer.train()
     check_weights(module.model)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
+from accelerate.utils import DistributedType
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from rosepo_core import ranks
 from rosepo_core.engine.passes import Passes
 from rosepo_core.engine.training.checks import check_log
 from rosepo_core.engine.training.metrics import MetricSums
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import ExampleT, Objective, Pass
+from rosepo_core.engine.training.sharing import shared_passes
 from rosepo_core.engine.training.whole_step import with_gradients
 
 
@@ -27,8 +30,6 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
     The loss of each pass is divided by the number of items in the whole optimizer step, and each pass has its own
     backward pass. Each log entry has the objective's metrics, averaged since the last one, and ``num_tokens``, TRL's
     name for the number of tokens trained on so far, without padding.
-
-    Batches are made ahead, while those before them are computed. Their order and content are the same.
 
     A step that runs out of memory is repeated from its beginning with half the tokens in a pass, see
     `Passes.within_memory`.
@@ -41,7 +42,6 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         objective: Objective[ExampleT],
         examples: Sequence[ExampleT],
         passes: Passes,
-        ahead: Executor,
         callbacks: Sequence[TrainerCallback] = (),
         compiled: AbstractContextManager[None] | None = None,
     ) -> None:
@@ -52,7 +52,6 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             objective: what is minimized.
             examples: what is trained on.
             passes: how batches are made into passes.
-            ahead: makes the batches.
             callbacks: of transformers.
             compiled: a context for forward and backward passes (`engine.regions`).
         """
@@ -61,9 +60,6 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         self._compiled = compiled or nullcontext()
         self._sums = MetricSums()
         self._trained_tokens = 0
-        self._ahead = ahead
-        self._batches: Iterator[Future[dict[str, Any]]] = iter(())
-        self._waiting: deque[Future[dict[str, Any]]] = deque()
         super().__init__(
             model=module,
             args=args,
@@ -74,34 +70,38 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         # The loss of each pass is already divided by the number of items in all passes.
         self.model_accepts_loss_kwargs = True
 
-    def _collate(self, examples: Sequence[Any]) -> Future[dict[str, Any]]:
-        return self._ahead.submit(self._batch, examples)
-
-    def _batch(self, examples: Sequence[Any]) -> dict[str, Any]:
-        """A batch: its examples, its passes, the budget that they were made for, and the number of their tokens
-        without padding."""
+    def _collate(self, examples: Sequence[Any]) -> dict[str, Any]:
+        """A batch: its examples, this process's passes, the budget that they were made for, and the numbers of
+        tokens (without padding) and of items of the whole batch."""
         budget = self._passes.token_budget
         parts = [part for example in examples for part in self._objective.parts(example, budget)]
         lengths = [len(self._objective.tree(part)) for part in parts]
-        members, packed = self._passes.of_trees(lengths)
+        members, packed, count = shared_passes(lengths, self._passes)
         passes = [self._objective.stacked([parts[index] for index in held.tolist()], packed) for held in members]
-        if self.args.device.type == "cuda":
-            with torch.cuda.device(self.args.device):
-                passes = [one.pinned() for one in passes]
-        return {"examples": examples, "passes": passes, "budget": budget, "tokens": sum(lengths)}
+        if len(passes) < count:
+            shortest = self._objective.stacked([parts[lengths.index(min(lengths))]], packed=False)
+            passes += [replace(shortest, counts=False)] * (count - len(passes))
+        items = sum(self._objective.items(part) for part in parts)
+        return {"examples": examples, "passes": passes, "budget": budget, "tokens": sum(lengths), "items": items}
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Future[dict[str, Any]]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], int]:
-        """The batches of an optimizer step, and the number of their items. Those of the next step are begun. If the
-        loss is one of the whole step, it is computed here."""
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of all examples, also with several processes. `_collate` takes this process's share of each."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        if isinstance(loader.batch_sampler, BatchSamplerShard):
+            # Accelerate would give each process other batches, and fill up the last one.
+            loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
+            loader.batch_sampler.even_batches = False
+        return loader
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+        # The trainer calls this at the beginning of each optimizer step.
         self._done: list[Mapping[str, Any]] = []
         self._random = _random_states(self.args.device)
-        if epoch_iterator is not self._batches:
-            self._batches, self._waiting = epoch_iterator, deque()
-        self._waiting.extend(islice(epoch_iterator, 2 * num_batches - len(self._waiting)))
-        batches = [self._waiting.popleft().result() for _ in range(min(num_batches, len(self._waiting)))]
-        count = sum(one.items for batch in batches for one in batch["passes"])
+        return sum(batch["items"] for batch in batch_samples)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of an optimizer step. If the loss is one of the whole step, it is computed here."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._objective.of_whole_step and batches:
             self.model_wrapped.train()
             passes, metrics = with_gradients(
@@ -117,13 +117,17 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         return batches, count
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of all passes of a batch; returns their loss."""
+        """Forward and backward of all passes of a batch; returns their loss, times the number of processes, because
+        gradients and logged losses are averaged over these."""
         make, kept, again = super().training_step, self._sums.copy(), False
 
         def passed(batch: Mapping[str, Any]) -> Tensor:
             if batch["budget"] != self._passes.token_budget:
-                batch = self._batch(batch["examples"])
-            losses = [make(model, {"pass": one}, num_items_in_batch) for one in batch["passes"]]
+                batch = self._collate(batch["examples"])
+            losses = []
+            for one in batch["passes"]:
+                with nullcontext() if one is batch["passes"][-1] else self._without_exchange(model):
+                    losses.append(make(model, {"pass": one}, num_items_in_batch))
             return torch.stack(losses).sum()
 
         def step() -> Tensor:
@@ -145,11 +149,25 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         self._trained_tokens += inputs["tokens"]
         return loss
 
+    @contextmanager
+    def _without_exchange(self, model: Any) -> Iterator[None]:
+        """Inside the context, gradients are added up in this process. The last pass of a batch exchanges them.
+
+        With FSDP, they are exchanged after each pass, because the gradients of all weights would not fit in memory.
+        """
+        state = self.accelerator.gradient_state
+        exchanges = state.sync_gradients
+        state._set_sync_gradients(False)
+        fsdp = self.accelerator.distributed_type == DistributedType.FSDP
+        with nullcontext() if fsdp else self.accelerator.no_sync(model):
+            yield
+        state._set_sync_gradients(exchanges)
+
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """The share of one pass in the mean over the items of the step."""
-        one: Pass = inputs["pass"].to(self.args.device, non_blocking=True)
+        one: Pass = inputs["pass"].to(self.args.device)
         log_probs = model(one.batch)
         if one.gradient is not None:
             # Its derivative is the gradient of the loss of the whole step, and its value this pass's share of it.
@@ -157,19 +175,20 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             total = linear - linear.detach() + one.share
         else:
             total, metrics = self._objective.loss(log_probs, one, first=self.state.global_step == 0)
+            if not one.counts:
+                total, metrics = 0 * total, {name: (0 * value, 0) for name, (value, _) in metrics.items()}
             self._sums.add(metrics)
-        loss: Tensor = total / num_items_in_batch
+        loss: Tensor = total * ranks.count() / num_items_in_batch
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the metrics of the steps as well.
+        """Log the metrics as well.
 
         Raises:
             RosepoError: loss or gradient is not a number any more.
         """
         check_log(logs, self.state.global_step)
-        metrics = self._sums.read() if "loss" in logs else {}
-        super().log(logs | metrics | {"num_tokens": self._trained_tokens}, start_time)
+        super().log(logs | self._sums.read() | {"num_tokens": self._trained_tokens}, start_time)
 
 
 def _random_states(device: torch.device) -> list[Tensor]:

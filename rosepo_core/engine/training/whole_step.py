@@ -38,15 +38,25 @@ def with_gradients(
     with torch.no_grad():
         placed = [one.to(device) for one in passes]
         values = [module(one.batch) for one in placed]
-    leaf = torch.cat(values).requires_grad_()
-    whole = objective.joined(placed)
+    counting = [(one, each) for one, each in zip(placed, values, strict=True) if one.counts]
+    leaf = torch.cat([values[0][:0], *(each for _, each in counting)]).requires_grad_()
+    whole = objective.joined([one for one, _ in counting]) if counting else _without_items(placed[0])
     log_probs, whole = _of_all_ranks(leaf, whole, objective)
     with torch.enable_grad():
         total, metrics = objective.loss(log_probs, whole, first)
         (gradient,) = torch.autograd.grad(total, [leaf])
     share = total.detach() / (ranks.count() * len(passes))
-    pieces = torch.split(gradient, [len(each) for each in values])
-    return [replace(one, gradient=piece, share=share) for one, piece in zip(passes, pieces, strict=True)], metrics
+    pieces = iter(torch.split(gradient, [len(each) for _, each in counting]))
+    found = [
+        replace(one, gradient=next(pieces) if one.counts else torch.zeros_like(each), share=share)
+        for one, each in zip(passes, values, strict=True)
+    ]
+    return found, metrics
+
+
+def _without_items(one: Pass) -> Pass:
+    """A pass of the same kind, without any item."""
+    return replace(one, items=0, inputs={name: value[:0] for name, value in one.inputs.items()})
 
 
 def _of_all_ranks(leaf: torch.Tensor, whole: Pass, objective: Objective[Any]) -> tuple[torch.Tensor, Pass]:
