@@ -21,13 +21,13 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
-from pydantic import Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from rosepo_core.contracts.errors import RequestError, nearest
-from rosepo_core.contracts.options import Options, parse_options
+from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options, parse_options
 from rosepo_core.contracts.sections import (
     SCORES,
     AlignmentOptions,
@@ -38,6 +38,8 @@ from rosepo_core.contracts.sections import (
     RankingOptions,
     SFTOptions,
     SplitOptions,
+    Tracker,
+    one_or_several,
 )
 from rosepo_core.registry import Registry, load_plugins
 
@@ -81,6 +83,12 @@ class RunConfig(Options):
         False,
         description="Repeat a run bit for bit on a GPU, with slower algorithms. On a CPU runs always repeat so.",
     )
+    track: Annotated[tuple[Tracker, ...], BeforeValidator(one_or_several)] = Field(
+        (),
+        json_schema_extra=CHANGES_NO_RESULT,
+        description="Trackers that get the numbers of training, beside RUN/metrics.jsonl: 'tensorboard', 'wandb', "
+        "'mlflow' or 'trackio'.",
+    )
     dataset: PluginChoice = Field(description="The source of interactions and titles.")
     split: SplitOptions = Field(SplitOptions(), description="Which interactions are held out.")
     model: ModelOptions = Field(ModelOptions(), description="The language model to start from.")
@@ -113,23 +121,24 @@ class RunConfig(Options):
 
     def that_decides(self) -> dict[str, Any]:
         """`resolved` without the keys that never change a result, see `Options.that_decide`."""
-        return self._tables(lambda options: options.that_decide())
+        tables = self._tables(lambda options: options.that_decide())
+        return {key: tables[key] for key in tables if _decides(key)}
 
     def _tables(self, keys: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
         whole: dict[str, Any] = {}
         for section in RunConfig.model_fields:
             value = getattr(self, section)
-            if isinstance(value, tuple):
+            if section in PLAIN_KEYS:
+                whole[section] = list(value) if isinstance(value, tuple) else value
+            elif isinstance(value, tuple):
                 whole[section] = [choice.table(keys) for choice in value]
                 if section == "loss" and len(value) == 1 and value[0].weight == 1:
                     # One loss is written as one table, as users do.
                     whole[section] = {key: kept for key, kept in whole[section][0].items() if key != "weight"}
             elif isinstance(value, PluginChoice):
                 whole[section] = value.table(keys)
-            elif isinstance(value, Options):
-                whole[section] = keys(value)
             else:
-                whole[section] = value
+                whole[section] = keys(value)
         return whole
 
     def to_toml(self) -> str:
@@ -138,8 +147,14 @@ class RunConfig(Options):
         return tomli_w.dumps(_without_none(self.resolved()))
 
 
-PLAIN_KEYS = ("seed", "deterministic")
+PLAIN_KEYS = ("seed", "deterministic", "track")
 """The keys at the top of a configuration, outside all sections."""
+
+
+def _decides(key: str) -> bool:
+    """Whether a key at the top can change a result."""
+    return RunConfig.model_fields[key].json_schema_extra != CHANGES_NO_RESULT
+
 
 SECTIONS: Mapping[str, type[Options]] = {
     "split": SplitOptions,
@@ -358,7 +373,9 @@ def _normal_table(section: str, value: Any) -> dict[str, Any]:
         return {"name": value}
     if not isinstance(value, Mapping):
         raise RequestError(f"'{section}' must be a table, [{section}], not {value!r}")
-    return _normal_keys(value, section)
+    table = _normal_keys(value, section)
+    inner = {key: _normal_keys(each, f"{section}.{key}") for key, each in table.items() if isinstance(each, Mapping)}
+    return table | (inner if section in SECTIONS else {})
 
 
 def _normal_keys(table: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -415,7 +432,13 @@ def _overlay(layers: Mapping[str, Any], overrides: Sequence[tuple[str, Any]], re
             for table in _tables_with(section, option, merged.setdefault(section, defaults), registry):
                 table[option] = value
         else:
-            merged.setdefault(section, {})[option] = value
+            # A table within a section: sft.trainer.adam_beta2.
+            table = merged.setdefault(section, {})
+            *outer, last = option.split(".")
+            for name in outer:
+                within = table.get(name, {})
+                table[name] = table = dict(within) if isinstance(within, Mapping) else {}
+            table[last] = value
     return merged
 
 

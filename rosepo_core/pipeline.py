@@ -25,6 +25,7 @@ from rosepo_core.stages import (
     aligned,
     dataset,
     evaluation,
+    optimization,
     oracle,
     preferences,
     prior,
@@ -179,7 +180,7 @@ def _differing(before: RunConfig, now: RunConfig, sections: Sequence[str]) -> st
     """The first keys in these sections that differ and can change a result; empty if there are none."""
     old, new = before.that_decides(), now.that_decides()
     keys: list[str] = []
-    for section in sections:
+    for section in (name for name in sections if name in old):
         was, is_now = old[section], new[section]
         if isinstance(was, dict):
             keys += [f"{section}.{key}" for key in {**is_now, **was} if was.get(key) != is_now.get(key)]
@@ -190,6 +191,7 @@ def _differing(before: RunConfig, now: RunConfig, sections: Sequence[str]) -> st
 
 def train(session: Session) -> Trained:
     """Run the stages before evaluation, in their order."""
+    optimization.check(session)
     sft.check(session)
     sampling.check_request(session)
     reference.check(session)

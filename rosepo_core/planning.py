@@ -305,7 +305,8 @@ def _trained_tokens(lengths: Sequence[int], options: SFTOptions | AlignmentOptio
         return 0.0
     if options.steps is None:
         return sum(lengths) * options.epochs
-    return float(np.mean(lengths)) * min(options.batch_size, len(lengths)) * options.steps
+    step = min(options.batch_size * options.gradient_accumulation_steps, len(lengths))
+    return float(np.mean(lengths)) * step * options.steps
 
 
 def _training_budget(options: SFTOptions | AlignmentOptions) -> int:

@@ -56,6 +56,14 @@ def train(
     config: ConfigFile = None,
     set_: Set = None,
     run: NewRun = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Send the numbers of training to tensorboard, wandb, mlflow or trackio. You can repeat this.",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -105,6 +113,7 @@ def train(
     changes += [("loss", name) for name in loss or []]
     changes += [("metric", name) for name in metric or []]
     changes += [("evaluation.protocols", protocol)] if protocol else []
+    changes += [("track", track)] if track else []
     changes += overrides(set_ or [], context)
     registry = load_plugins()
     settings = load_config(config, changes, registry)

@@ -61,9 +61,23 @@ Compile = Annotated[bool | Literal["auto"], BeforeValidator(_switch_or_auto)]
 """Whether to compile; ``"auto"`` leaves it to `engine.regions`."""
 
 HeldOut = Literal["test", "validation"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "polynomial",
+    "inverse_sqrt",
+    "constant",
+    "constant_with_warmup",
+    "warmup_stable_decay",
+]
+"""The names that transformers has for how a learning rate changes."""
 
 
-def _one_or_several(value: Any) -> Any:
+def one_or_several(value: Any) -> Any:
+    """A single name as a tuple, and anything else unchanged."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -124,8 +138,26 @@ class TrainingOptions(Options):
         "'auto' is 1024 on a CPU; on a GPU it is found from the free memory.",
     )
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
+    lr_scheduler_type: Schedule = Field(
+        "linear",
+        description="How the learning rate changes after it has risen: 'linear' and 'cosine' fall to 0, and "
+        "'constant_with_warmup' stays. Only 'constant' does without the rise. Their arguments go into "
+        "trainer.lr_scheduler_kwargs.",
+    )
+    gradient_accumulation_steps: int = Field(
+        1,
+        ge=1,
+        description="Batches per optimizer step. The gradient is that of all of them at once. Memory is no reason "
+        "for it, because a batch is computed in passes of 'token_budget' tokens.",
+    )
+    optim: str = Field(
+        "adamw_torch_fused", min_length=1, description="The optimizer, by its name in transformers, such as 'sgd'."
+    )
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     max_grad_norm: float = Field(1.0, ge=0, description="Clip the gradient to this norm; 0 clips nothing.")
+    trainer: dict[str, Any] = Field(
+        {}, description="Further arguments of TRL's SFTConfig or DPOConfig, such as adam_beta2 or logging_steps."
+    )
 
 
 class SFTOptions(TrainingOptions):
@@ -161,13 +193,23 @@ class SFTOptions(TrainingOptions):
         description="Linear layers that get an adapter: 'all-linear', or names separated by commas.",
     )
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate.")
-    batch_size: int = Field(8, ge=1, description="Windows (timeline) or examples (chat) per optimizer step.")
+    batch_size: int = Field(8, ge=1, description="Windows (timeline) or examples (chat) in a batch.")
     gradient_checkpointing: bool = Field(
         False,
         json_schema_extra=CHANGES_NO_RESULT,
         description="Recompute activations to save memory, in SFT and in alignment.",
     )
     max_users: int | None = Field(None, ge=1, description="Train on this many users, drawn at random; all if unset.")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="Judge the model by NDCG@10 on validation users, keep the best weights, and end when so many "
+        "results bring no better one. 0 trains to the end and keeps the last weights.",
+    )
+    validate_every: int = Field(50, ge=1, description="Steps between two results ('patience' only).")
+    validation_users: int = Field(
+        200, ge=1, description="Judge by this many validation users, drawn at random ('patience' only)."
+    )
 
     @field_validator("lora_rank", "lora_alpha", "lora_dropout", "target_modules")
     @classmethod
@@ -183,6 +225,14 @@ class SFTOptions(TrainingOptions):
         assert info.field_name is not None
         if info.data.get("objective") == "tokens" and value != cls.model_fields[info.field_name].default:
             raise ValueError("objective = 'tokens' trains on the targets alone; leave it out, or set 'choice'")
+        return value
+
+    @field_validator("validate_every", "validation_users")
+    @classmethod
+    def _of_validation_alone(cls, value: int, info: ValidationInfo) -> int:
+        assert info.field_name is not None
+        if info.data.get("patience") == 0 and value != cls.model_fields[info.field_name].default:
+            raise ValueError("patience = 0 judges nothing; leave it out, or set patience")
         return value
 
     @field_validator("lora_dropout")
@@ -211,7 +261,7 @@ class AlignmentOptions(TrainingOptions):
     """Section ``[alignment]``: preference optimization. It continues to train the adapter or weights of SFT."""
 
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
-    batch_size: int = Field(8, ge=1, description="Token trees per optimizer step.")
+    batch_size: int = Field(8, ge=1, description="Token trees in a batch.")
     reference: Reference = Field(
         "sft",
         description="What a loss with a reference compares the model with. 'sft': log p(title | history) of the SFT "
@@ -229,14 +279,14 @@ class EvaluationOptions(Options):
         description="Tasks for the models: 'candidates' (rank the target among random items), 'catalogue' (list the "
         "best of all unseen items), 'free' (write a title without any constraint).",
     )
-    part: Annotated[tuple[HeldOut, ...], BeforeValidator(_one_or_several)] = Field(
+    part: Annotated[tuple[HeldOut, ...], BeforeValidator(one_or_several)] = Field(
         ("test",),
         min_length=1,
         description="Held-out targets to predict: 'test', or 'validation' to choose settings without looking at the "
         "test. With both, each part has its own tables.",
     )
     candidates: int = Field(20, ge=2, description="Items ranked per test example, the target among them.")
-    negatives: Annotated[tuple[Negatives, ...], BeforeValidator(_one_or_several)] = Field(
+    negatives: Annotated[tuple[Negatives, ...], BeforeValidator(one_or_several)] = Field(
         ("uniform",),
         min_length=1,
         description="How the other candidates are chosen among items new to the user: at random ('uniform'), at "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -179,10 +180,19 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
     )
 
 
-def training(sft: Log, alignment: Log, style: str) -> list[Chart]:
-    """The training curves of SFT and alignment; `style` is the colour of the aligned model."""
+def training(sft: Log, alignment: Log, style: str, validation: Mapping[str, Any] | None = None) -> list[Chart]:
+    """The training curves of SFT and alignment.
+
+    Args:
+        sft: the log of SFT.
+        alignment: the log of alignment.
+        style: the colour of the aligned model.
+        validation: the results of validation during SFT (`stages.validation.save_curve`).
+    """
+    judged, judged_caption = _validation(validation) if validation else (None, "")
     wanted = [
         charts.curves("SFT: loss", sft, {"loss": ("loss", "teal")}),
+        judged,
         charts.curves("Alignment: loss", alignment, {"loss": ("loss", style)}),
         charts.curves("Alignment: reward margin", alignment, {"rewards/margins": ("rewards/margins", style)}),
         charts.curves("Alignment: reward accuracy", alignment, {"rewards/accuracies": ("rewards/accuracies", style)}),
@@ -192,10 +202,22 @@ def training(sft: Log, alignment: Log, style: str) -> list[Chart]:
             {"logps/chosen": ("chosen", "green"), "logps/rejected": ("rejected", "orange dashed")},
         ),
     ]
-    captions = ("", "", "", "", _log_prob_caption(alignment))
+    captions = ("", judged_caption, "", "", "", _log_prob_caption(alignment))
     return [
         replace(chart, caption=caption) for chart, caption in zip(wanted, captions, strict=True) if chart is not None
     ]
+
+
+def _validation(curve: Mapping[str, Any]) -> tuple[Chart | None, str]:
+    """The chart of validation during SFT, and which step was kept."""
+    name = curve["metric"].upper()
+    last = curve["points"][-1]["step"]
+    best = next(point["value"] for point in curve["points"] if point["step"] == curve["kept"])
+    steps = [point["step"] for point in curve["points"]]
+    late = len(steps) - 1 - steps.index(curve["kept"]) >= curve["patience"]
+    why = f", because {curve['patience']} results brought no better one" if late else ""
+    caption = f"The weights of step {curve['kept']:,} are kept ({best:.3f}). Training ended at step {last:,}{why}."
+    return charts.curves(f"SFT: {name} on validation users", curve["points"], {"value": (name, "teal")}), caption
 
 
 FEWEST_STEPS = 8

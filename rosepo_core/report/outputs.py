@@ -23,7 +23,7 @@ from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side
-from rosepo_core.stages import embeddings, fusion, oracle, reference
+from rosepo_core.stages import embeddings, fusion, oracle, reference, validation
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
 from rosepo_core.store.artifacts import Artifact
@@ -148,6 +148,7 @@ def report_data(session: Session, trained: Trained, evaluations: Sequence[Evalua
         score=session.config.ranking.score,
         split=split,
         sft_log=trained.sft.content,
+        validation=validation.load_curve(trained.sft.folder),
         alignment_log=trained.aligned.content,
         pairs=pairs,
         similarity=_similarity(session.artifacts, pairs),

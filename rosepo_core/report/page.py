@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -63,6 +64,7 @@ class ReportData:
         score: the score by which the run's models rank.
         split: needed for the users' lists and for the popularity of pairs.
         sft_log: the log of the SFT trainer.
+        validation: the results of validation during SFT (`stages.validation.save_curve`).
         alignment_log: the log of the alignment trainer.
         pairs: the preference pairs.
         similarity: cosines of title embeddings, float32 [m] each: of each target and its rejected item, and of the
@@ -81,6 +83,7 @@ class ReportData:
     score: Score = "likelihood"
     split: Split | None = None
     sft_log: figures.Log = ()
+    validation: Mapping[str, Any] | None = None
     alignment_log: figures.Log = ()
     pairs: Pairs | None = None
     similarity: tuple[Floats, Floats] | None = None
@@ -224,7 +227,7 @@ def render_seeds(title: str, tables: Sequence[Mapping[int, Evaluation]], runs: M
 def _run(label: str, own: Mapping[str, str], suffix: str, data: ReportData, style: str) -> _Run:
     """The part about one run. `style` is the colour of the run's aligned model, in its curves and in the table."""
     longest = max(data.seconds.values(), default=0.0) or 1.0
-    training = figures.training(data.sft_log, data.alignment_log, style)
+    training = figures.training(data.sft_log, data.alignment_log, style, data.validation)
     return _Run(
         label=label,
         own=own,

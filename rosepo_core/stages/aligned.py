@@ -8,7 +8,7 @@ from pathlib import Path
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Pairs, Split
 from rosepo_core.engine.prompt_trees import prompt_trees
-from rosepo_core.engine.training import LogHistory, PreferenceTree, TrainingSettings, align_preferences
+from rosepo_core.engine.training import LogHistory, PreferenceTree, Tracking, TrainingSettings, align_preferences
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import running
 from rosepo_core.stages.optimization import load_log, optimize
@@ -33,11 +33,11 @@ def stage(
         trees = preference_trees(session.template(split), pairs.content)
         model = session.policy.to_continue(sft.folder)
 
-        def train(settings: TrainingSettings, reporter: Reporter) -> LogHistory:
+        def train(settings: TrainingSettings, reporter: Reporter, tracking: Tracking) -> LogHistory:
             with running(loss):
-                return align_preferences(model, loss, trees, settings, reporter)
+                return align_preferences(model, loss, trees, settings, reporter, tracking)
 
-        optimize(session, split, options, train, folder)
+        optimize(session, split, "aligned", options, train, folder)
 
     return session.artifact("aligned", settings, [sft, pairs], build, load_log, by_all=True)
 

@@ -4,25 +4,55 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Split
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.saved_template import save_template
-from rosepo_core.engine.training import LogHistory, TrainingSettings
+from rosepo_core.engine.training import LogHistory, Tracking, TrainingSettings
+from rosepo_core.engine.training.configuration import AlignmentConfig, FineTuningConfig, check_settings
+from rosepo_core.engine.training.tracking import check_trackers
 from rosepo_core.stages.session import Handle, Session
 
 LOG = "log.json"
 
-Train = Callable[[TrainingSettings, Reporter], LogHistory]
+Train = Callable[[TrainingSettings, Reporter, Tracking], LogHistory]
 """`fine_tune` or `align_preferences`, with the model and what it is trained on."""
+
+
+def training_settings(session: Session, options: SFTOptions | AlignmentOptions) -> TrainingSettings:
+    """The settings of a training by its section of the configuration."""
+    sft = session.config.sft
+    names = {each.name for each in fields(TrainingSettings)}
+    shared: dict[str, Any] = {
+        "budget_key": f"{'sft' if isinstance(options, SFTOptions) else 'alignment'}.token_budget",
+        "compile": session.config.model.compile,
+        "gradient_checkpointing": sft.gradient_checkpointing,
+        "products": session.policy.autocast(sft),
+        "seed": session.config.seed,
+    }
+    return TrainingSettings(**{name: value for name, value in options if name in names} | shared)
+
+
+def check(session: Session) -> None:
+    """Check, before any work, the settings of both trainings.
+
+    Raises:
+        RequestError: see `check_settings` and `check_trackers`.
+    """
+    check_trackers(session.config.track)
+    for section, configuration in (("sft", FineTuningConfig), ("alignment", AlignmentConfig)):
+        check_settings(configuration, section, training_settings(session, getattr(session.config, section)))
 
 
 def optimize(
     session: Session,
     split: Handle[Split],
+    stage: str,
     options: SFTOptions | AlignmentOptions,
     train: Train,
     folder: Path,
@@ -33,29 +63,15 @@ def optimize(
     Args:
         session: the run. Its language model is ready to be trained.
         split: RUN/split.
+        stage: the name of the stage.
         options: the section of the training.
         train: trains the model.
         folder: the folder of the stage.
     """
-    sft = session.config.sft
     log: LogHistory = []
     if options.steps != 0:
-        settings = TrainingSettings(
-            learning_rate=options.learning_rate,
-            batch_size=options.batch_size,
-            token_budget=options.token_budget,
-            budget_key=f"{'sft' if isinstance(options, SFTOptions) else 'alignment'}.token_budget",
-            compile=session.config.model.compile,
-            steps=options.steps,
-            epochs=options.epochs,
-            warmup_ratio=options.warmup_ratio,
-            weight_decay=options.weight_decay,
-            max_grad_norm=options.max_grad_norm,
-            gradient_checkpointing=sft.gradient_checkpointing,
-            products=session.policy.autocast(sft),
-            seed=session.config.seed,
-        )
-        log = train(settings, session.reporter)
+        tracking = Tracking(session.store.folder, stage, session.config.track)
+        log = train(training_settings(session, options), session.reporter, tracking)
     session.policy.save(folder)
     if ranks.is_first():
         save_template(session.template(split), session.config.prompt.name, folder)

@@ -15,7 +15,7 @@ from rosepo_core.data.unseen_items import draw_unseen, unseen_counts
 from rosepo_core.engine.choice_loss import ChoiceLoss, ChoiceOptions
 from rosepo_core.engine.training import LogHistory, align_preferences, fine_tune
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.stages import prior
+from rosepo_core.stages import prior, validation
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.optimization import load_log, optimize
 from rosepo_core.stages.session import Handle, Session
@@ -45,9 +45,20 @@ def check(session: Session) -> None:
 
 def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
     """RUN/sft: the adapter or the model, the tokenizer, the prompt template and ``log.json`` with one entry for each
-    step. The objective ``choice`` also needs RUN/prior-base."""
+    step; and ``curve.json`` with the results of validation, if there is `sft.patience`. The objective ``choice`` also
+    needs RUN/prior-base.
+
+    Raises:
+        RequestError: there is nothing to train on, or nobody to judge the model by.
+    """
     options = session.config.sft
-    settings = {**session.prompt_settings(), "sft": session.that_decides["sft"], "seed": session.config.seed}
+    settings = {
+        **session.prompt_settings(),
+        **validation.settings(session),
+        "sft": session.that_decides["sft"],
+        "seed": session.config.seed,
+    }
+    judged = validation.make(session, split)
     reference = prior.of_base(session, split) if options.objective == "choice" else None
 
     def build(folder: Path) -> None:
@@ -55,13 +66,15 @@ def stage(session: Session, split: Handle[Split]) -> Handle[LogHistory]:
         if reference is None:
             sequences = token_sequences(session, template, data)
             model = session.policy.to_train(options, session.config.seed)
-            train = partial(fine_tune, model, sequences)
+            train = partial(fine_tune, model, sequences, validation=judged)
         else:
             trees = preference_trees(template, choice_pairs(*choices(session, template, data), reference.content))
             loss = ChoiceLoss(ChoiceOptions(beta=options.beta))
             model = session.policy.to_train(options, session.config.seed)
-            train = partial(align_preferences, model, loss, trees)
-        optimize(session, split, options, train, folder)
+            train = partial(align_preferences, model, loss, trees, validation=judged)
+        optimize(session, split, "sft", options, train, folder)
+        if judged is not None:
+            validation.save_curve(judged, folder)
 
     inputs: list[Handle[Any]] = [split, *([reference] if reference else [])]
     return session.artifact("sft", settings, inputs, build, load_log, by_all=True)

@@ -81,6 +81,9 @@ def test_what_a_run_leaves(finished):
     assert (config["sft"]["steps"], config["loss"]["name"], config["sampler"][0]["name"]) == (3, "rosepo", "uniform")
     assert json.loads((finished / "environment.json").read_text())["loss rosepo"].startswith("rosepo ")
     assert (finished / "report.html").read_text().startswith("<!doctype html>")
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    logged = [{"stage": stage} | entry for stage in ("sft", "aligned") for entry in log_of(finished, stage)]
+    assert lines == logged
     pickled = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
     assert not [path for path in finished.rglob("*") if path.suffix in pickled or path.name.startswith(".")]
 

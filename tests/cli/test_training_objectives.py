@@ -222,3 +222,36 @@ def test_the_plan_counts_trees_and_priors(with_prior, with_choice, train, finish
 def test_what_is_refused(train, tmp_path, keys, said, dry):
     assert fault(train("--run", tmp_path / "run", *keys, *dry)) == said
     assert not (tmp_path / "run").exists()
+
+
+def test_sft_ends_when_it_gets_no_better(train, tmp_path):
+    """By a score that needs no fit, although the run ranks by one that does; and the trainer's own options arrive."""
+    run = tmp_path / "runs" / "run"
+    options = ("--sft.patience=1", "--sft.validate_every=1", "--sft.validation_users=9", "--ranking.score=fusion")
+    own = ("--sft.steps=6", "--sft.trainer.logging_steps=2", "--sft.lr_scheduler_type=constant")
+    done = train("--run", run, *options, *own, "--until=sft")
+    assert done.code == 0, done.err
+    curve = json.loads((run / "sft" / "curve.json").read_text())
+    steps, values = zip(*((point["step"], point["value"]) for point in curve["points"]), strict=True)
+    assert list(steps) == list(range(len(steps)))
+    best = values.index(max(values))
+    assert curve["kept"] == best
+    assert steps[-1] == min(best + 1, 6)
+    logged = [entry["step"] for entry in json.loads((run / "sft" / "log.json").read_text())]
+    assert logged == [step for step in (1, 2, 4, 6) if step <= steps[-1]]
+    again = train("--run", run, *options, *own, "--sft.validation_users=8", "--until=sft")
+    assert "sft" in again.made
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--alignment.trainer.adam_bata1=0.8", "unknown option 'alignment.trainer.adam_bata1'; did you mean"),
+        ("--sft.optim=adam", "option 'sft.optim' = 'adam': unknown; did you mean"),
+    ],
+)
+def test_wrong_options_of_the_trainer_are_refused_before_any_work(train, tmp_path, option, message):
+    done = train("--run", tmp_path / "run", option)
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "run").exists()

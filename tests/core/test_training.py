@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,28 @@ def test_sft_is_the_same_in_however_many_passes(tiny_model, tiny_tokenizer, temp
             assert (one["loss"], one["grad_norm"]) == pytest.approx((other["loss"], other["grad_norm"]), abs=1e-3)
 
 
+def test_accumulated_batches_have_the_gradient_of_all_at_once(tiny_model, template):
+    sequences = template.sft_sequences(users(2, 3, 5, 4, 5, 5, 3, 2))
+    plain = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    start = with_lora(tiny_model, init=False)
+    whole, parts = copy.deepcopy(start), copy.deepcopy(start)
+    expected = tuned(whole, sequences, batch_size=8, **plain)
+    # Sequences have other numbers of tokens, so a mean over the means of batches would be another one.
+    found = tuned(parts, sequences, batch_size=3, gradient_accumulation_steps=3, **plain)
+    assert found[0]["loss"] == pytest.approx(expected[0]["loss"], abs=1e-5)
+    assert found[0]["grad_norm"] == pytest.approx(expected[0]["grad_norm"], rel=1e-4)
+    compare(parameters(whole), parameters(parts), start)
+
+
+def test_every_epoch_has_each_sequence_once(lora, template):
+    sequences = template.sft_sequences(users(2, 3, 5, 4, 5, 5, 3, 2))
+    tokens = sum(len(ids) - 1 for ids, _ in sequences)
+    log = tuned(lora, sequences, batch_size=3, gradient_accumulation_steps=2, steps=None, epochs=2.0)
+    # Batches of 3, 3 and 2 sequences: a step of two and a step of one in each epoch.
+    assert [entry["epoch"] for entry in log] == pytest.approx([2 / 3, 1, 5 / 3, 2])
+    assert [log[1]["num_tokens"], log[3]["num_tokens"]] == [tokens, 2 * tokens]
+
+
 @pytest.fixture
 def many() -> Sequences:
     """300 users with as many items as logs have: log-normal, most a few and some the whole catalogue."""
@@ -598,7 +621,8 @@ def test_several_gpus_do_not_end_in_data_parallel(monkeypatch, lora, template):
     trees = preference_trees(template, pairs_of(examples, rejected, references(lora, template, examples, rejected)))
     args = AlignmentConfig(output_dir="unused", bf16=False, per_device_train_batch_size=3)
     module = TreeModule(lora, dropout=False)
-    trainer = TreeTrainer(module, args, PreferencePairs(dpo()), trees, training_passes(lora, 2048, "token_budget"))
+    passes = training_passes(lora, 2048, "token_budget")
+    trainer = TreeTrainer(module, args, PreferencePairs(dpo()), trees, passes, ThreadPoolExecutor(1))
     assert (args.n_gpu, args.train_batch_size) == (1, 3)
     assert trainer._wrap_model(module) is module
 
@@ -740,7 +764,7 @@ def test_ranks_share_the_loss_of_the_whole_step(monkeypatch, lora, template):
     pairs, _ = with_mismatched(lora, template)
     trees = preference_trees(template, pairs)
     objective = PreferencePairs(load_plugins().create("loss", "kto", {"beta": 0.5}))
-    halves = [objective.stacked(trees[:2], packed=False), objective.stacked(trees[2:], packed=False)]
+    halves = [objective.stacked(trees[:2], False), objective.stacked(trees[2:], False)]
     module = TreeModule(lora, dropout=False).train()
     cpu = torch.device("cpu")
     alone, _ = with_gradients(module, objective, halves, cpu, True)

@@ -9,5 +9,6 @@ from rosepo_core.engine.training.alignment import PreferenceTree, align_preferen
 from rosepo_core.engine.training.fine_tuning import fine_tune
 from rosepo_core.engine.training.metrics import LogHistory
 from rosepo_core.engine.training.settings import TrainingSettings
+from rosepo_core.engine.training.tracking import Tracking
 
-__all__ = ["LogHistory", "PreferenceTree", "TrainingSettings", "align_preferences", "fine_tune"]
+__all__ = ["LogHistory", "PreferenceTree", "Tracking", "TrainingSettings", "align_preferences", "fine_tune"]

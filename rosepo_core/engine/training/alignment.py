@@ -21,6 +21,8 @@ from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import PADDING_TOKEN, Objective, Pass
 from rosepo_core.engine.training.running import train
 from rosepo_core.engine.training.settings import TrainingSettings
+from rosepo_core.engine.training.tracking import Tracking
+from rosepo_core.engine.training.validation import Validation
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 
 
@@ -194,6 +196,8 @@ def align_preferences(
     trees: Sequence[PreferenceTree],
     settings: TrainingSettings,
     reporter: Reporter,
+    tracking: Tracking | None = None,
+    validation: Validation | None = None,
 ) -> LogHistory:
     """Preference optimization in place, without any dropout (`engine.dropout`).
 
@@ -203,6 +207,8 @@ def align_preferences(
         trees: what is trained on.
         settings: of the training; ``batch_size`` counts trees.
         reporter: receives the progress.
+        tracking: where the numbers go while the training runs.
+        validation: judges the model, whose best weights are kept.
 
     Returns:
         the log, as `running.train` gives it, with the metrics of `PreferencePairs`.
@@ -213,4 +219,4 @@ def align_preferences(
     """
     module = TreeModule(model, dropout=False, products=settings.products)
     configuration = partial(AlignmentConfig, beta=loss.beta)
-    return train(module, configuration, PreferencePairs(loss), trees, settings, reporter)
+    return train(module, configuration, PreferencePairs(loss), trees, settings, reporter, tracking, validation)

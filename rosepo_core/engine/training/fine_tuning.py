@@ -15,6 +15,8 @@ from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import PADDING_TOKEN, Objective, Pass
 from rosepo_core.engine.training.running import train
 from rosepo_core.engine.training.settings import TrainingSettings
+from rosepo_core.engine.training.tracking import Tracking
+from rosepo_core.engine.training.validation import Validation
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 
 
@@ -40,7 +42,12 @@ class ResponseTokens(Objective[TokenTree]):
 
 
 def fine_tune(
-    model: Any, sequences: Sequence[tuple[Ints, Bools]], settings: TrainingSettings, reporter: Reporter
+    model: Any,
+    sequences: Sequence[tuple[Ints, Bools]],
+    settings: TrainingSettings,
+    reporter: Reporter,
+    tracking: Tracking | None = None,
+    validation: Validation | None = None,
 ) -> LogHistory:
     """Supervised fine-tuning in place, on responses only.
 
@@ -50,6 +57,8 @@ def fine_tune(
             without any response token after its first token is left out.
         settings: of the training; ``batch_size`` counts sequences.
         reporter: receives the progress.
+        tracking: where the numbers go while the training runs.
+        validation: judges the model, whose best weights are kept.
 
     Returns:
         the log, as `running.train` gives it.
@@ -59,4 +68,4 @@ def fine_tune(
     """
     trees = [TokenTree.of_sequence(ids, labelled) for ids, labelled in sequences if labelled[1:].any()]
     module = TreeModule(model, dropout=True, products=settings.products)
-    return train(module, FineTuningConfig, ResponseTokens(), trees, settings, reporter)
+    return train(module, FineTuningConfig, ResponseTokens(), trees, settings, reporter, tracking, validation)

@@ -33,11 +33,11 @@ class TreeModule(nn.Module):
         # Accelerate divides a model for FSDP into modules of these classes.
         self._no_split_modules = getattr(bare_model(model), "_no_split_modules", None)
         self._dropout = dropout
-        self._products = products
+        self.products = products
 
     def forward(self, batch: TreeBatch) -> Tensor:
         """Log-probability of each response: float32 [r]. The batch is on the model's device."""
-        with autocast(self.model, self._products):
+        with autocast(self.model, self.products):
             return log_probs(self.model, batch)
 
     def train(self, mode: bool = True) -> TreeModule:

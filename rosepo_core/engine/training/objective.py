@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,14 @@ class Pass:
             batch=self.batch.to(device, non_blocking),
             inputs={name: value.to(device, non_blocking=non_blocking) for name, value in self.inputs.items()},
         )
+
+    def pinned(self) -> Pass:
+        """The same pass in memory from which a GPU copies while the processor goes on."""
+        batch: dict[str, Any] = {
+            name: value.pin_memory() for name, value in vars(self.batch).items() if isinstance(value, Tensor)
+        }
+        inputs = {name: value.pin_memory() for name, value in self.inputs.items()}
+        return replace(self, batch=replace(self.batch, **batch), inputs=inputs)
 
 
 ExampleT = TypeVar("ExampleT")

@@ -6,7 +6,8 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from rosepo_core.engine.training.metrics import LogHistory
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import ExampleT, Objective
 from rosepo_core.engine.training.settings import TrainingSettings
+from rosepo_core.engine.training.tracking import Tracking, WritesLines
 from rosepo_core.engine.training.trainer import TreeTrainer
+from rosepo_core.engine.training.validation import KeepsBest, Validation
 
 
 class _Progress(TrainerCallback):  # type: ignore[misc]
@@ -50,17 +53,22 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _check_sharding(trainer: TreeTrainer, module: TreeModule) -> None:
+def _check_sharding(trainer: TreeTrainer, module: TreeModule, validation: Validation | None) -> None:
     """Check that the model can be trained with its weights spread over processes.
 
     Raises:
-        RequestError: it runs in rows, and passes in rows differ in number between processes.
+        RequestError: it runs in rows, or is to be judged meanwhile: then passes differ in number between processes.
     """
-    reason = prepared(module.model).reason
-    if reason and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return
+    if reason := prepared(module.model).reason:
         raise RequestError(
             "the model cannot be trained with FSDP or DeepSpeed, because it reads one response at a time "
             f"({reason}): start the processes without them"
+        )
+    if validation is not None:
+        raise RequestError(
+            "sft.patience cannot be used with FSDP or DeepSpeed: leave it out, or start the processes without them"
         )
 
 
@@ -71,6 +79,8 @@ def train(
     examples: Sequence[ExampleT],
     settings: TrainingSettings,
     reporter: Reporter,
+    tracking: Tracking | None = None,
+    validation: Validation | None = None,
 ) -> LogHistory:
     """Train `module` in place.
 
@@ -81,6 +91,8 @@ def train(
         examples: what is trained on.
         settings: of the training.
         reporter: receives the progress.
+        tracking: where the numbers go while the training runs.
+        validation: judges the model, whose best weights are kept.
 
     Returns:
         the trainer's log: one entry a step with ``loss``, ``grad_norm``, ``learning_rate``, ``num_tokens`` and the
@@ -91,13 +103,24 @@ def train(
     """
     lengths = np.array([len(objective.tree(example)) for example in examples])
     passes, compiled = _prepare(module.model, settings, lengths, reporter)
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
-        args = configuration(**arguments(settings, scratch))
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        ahead = stack.enter_context(ThreadPoolExecutor(1, "batches"))
+        stack.enter_context(_quiet())
+        given = arguments(settings, scratch)
+        callbacks: list[TrainerCallback] = [_Progress(reporter)]
+        if tracking is not None:
+            stack.enter_context(tracking.going_on())
+            given |= tracking.arguments()
+            callbacks.append(WritesLines(tracking))
+        args = configuration(**given)
         # A pass may leave experts out, and DDP must look for them. Everything else is used in each pass.
         args.ddp_find_unused_parameters = any("expert" in name for name, _ in module.named_modules())
-        trainer = TreeTrainer(module, args, objective, examples, passes, [_Progress(reporter)], compiled)
+        trainer = TreeTrainer(module, args, objective, examples, passes, ahead, callbacks, compiled)
         trainer.remove_callback(PrinterCallback)
-        _check_sharding(trainer, module)
+        _check_sharding(trainer, module, validation)
+        if validation is not None:
+            trainer.add_callback(KeepsBest(validation, module, trainer.log))
         with kept_memory():
             trainer.train()
     check_weights(module.model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -15,7 +17,7 @@ class TrainingSettings:
 
     Attributes:
         learning_rate: peak learning rate.
-        batch_size: sequences (fine-tuning) or trees (alignment) per backward pass of the trainer.
+        batch_size: sequences (fine-tuning) or trees (alignment) in a batch.
         token_budget: most tokens of a forward pass, padding included (`engine.passes`); memory and speed only.
         budget_key: the key of the configuration that sets `token_budget`, for errors.
         compile: whether decoder layers are compiled (`engine.regions`); speed only.
@@ -30,6 +32,7 @@ class TrainingSettings:
         gradient_checkpointing: recompute activations in the backward pass; memory and speed only.
         products: the type that products of float32 weights are computed in; `None` for float32.
         seed: of the order of examples, and of dropout.
+        trainer: further arguments of TRL's configuration, by name (`configuration.PASSED`).
     """
 
     learning_rate: float
@@ -48,3 +51,4 @@ class TrainingSettings:
     gradient_checkpointing: bool = False
     products: torch.dtype | None = None
     seed: int = 0
+    trainer: Mapping[str, Any] = field(default_factory=dict)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -31,6 +34,8 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
     backward pass. Each log entry has the objective's metrics, averaged since the last one, and ``num_tokens``, TRL's
     name for the number of tokens trained on so far, without padding.
 
+    Batches are made ahead, while those before them are computed. Their order and content are the same.
+
     A step that runs out of memory is repeated from its beginning with half the tokens in a pass, see
     `Passes.within_memory`.
     """
@@ -42,6 +47,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         objective: Objective[ExampleT],
         examples: Sequence[ExampleT],
         passes: Passes,
+        ahead: Executor,
         callbacks: Sequence[TrainerCallback] = (),
         compiled: AbstractContextManager[None] | None = None,
     ) -> None:
@@ -52,6 +58,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             objective: what is minimized.
             examples: what is trained on.
             passes: how batches are made into passes.
+            ahead: makes the batches.
             callbacks: of transformers.
             compiled: a context for forward and backward passes (`engine.regions`).
         """
@@ -60,6 +67,9 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         self._compiled = compiled or nullcontext()
         self._sums = MetricSums()
         self._trained_tokens = 0
+        self._ahead = ahead
+        self._batches: Iterator[Future[dict[str, Any]]] = iter(())
+        self._waiting: deque[Future[dict[str, Any]]] = deque()
         super().__init__(
             model=module,
             args=args,
@@ -70,7 +80,10 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         # The loss of each pass is already divided by the number of items in all passes.
         self.model_accepts_loss_kwargs = True
 
-    def _collate(self, examples: Sequence[Any]) -> dict[str, Any]:
+    def _collate(self, examples: Sequence[Any]) -> Future[dict[str, Any]]:
+        return self._ahead.submit(self._batch, examples)
+
+    def _batch(self, examples: Sequence[Any]) -> dict[str, Any]:
         """A batch: its examples, this process's passes, the budget that they were made for, and the numbers of
         tokens (without padding) and of items of the whole batch."""
         budget = self._passes.token_budget
@@ -81,6 +94,9 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         if len(passes) < count:
             shortest = self._objective.stacked([parts[lengths.index(min(lengths))]], packed=False)
             passes += [replace(shortest, counts=False)] * (count - len(passes))
+        if self.args.device.type == "cuda":
+            with torch.cuda.device(self.args.device):
+                passes = [one.pinned() for one in passes]
         items = sum(self._objective.items(part) for part in parts)
         return {"examples": examples, "passes": passes, "budget": budget, "tokens": sum(lengths), "items": items}
 
@@ -93,15 +109,18 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             loader.batch_sampler.even_batches = False
         return loader
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
-        # The trainer calls this at the beginning of each optimizer step.
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Future[dict[str, Any]]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], int]:
+        """The batches of an optimizer step, and the number of their items. Those of the next step are begun. If the
+        loss is one of the whole step, it is computed here."""
         self._done: list[Mapping[str, Any]] = []
         self._random = _random_states(self.args.device)
-        return sum(batch["items"] for batch in batch_samples)
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The batches of an optimizer step. If the loss is one of the whole step, it is computed here."""
-        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if epoch_iterator is not self._batches:
+            self._batches, self._waiting = epoch_iterator, deque()
+        self._waiting.extend(islice(epoch_iterator, 2 * num_batches - len(self._waiting)))
+        batches = [self._waiting.popleft().result() for _ in range(min(num_batches, len(self._waiting)))]
+        count = sum(batch["items"] for batch in batches)
         if self._objective.of_whole_step and batches:
             self.model_wrapped.train()
             passes, metrics = with_gradients(
@@ -123,11 +142,13 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
 
         def passed(batch: Mapping[str, Any]) -> Tensor:
             if batch["budget"] != self._passes.token_budget:
-                batch = self._collate(batch["examples"])
+                batch = self._batch(batch["examples"])
+            *before, last = batch["passes"]
             losses = []
-            for one in batch["passes"]:
-                with nullcontext() if one is batch["passes"][-1] else self._without_exchange(model):
+            for one in before:
+                with self._without_exchange(model):
                     losses.append(make(model, {"pass": one}, num_items_in_batch))
+            losses.append(make(model, {"pass": last}, num_items_in_batch))
             return torch.stack(losses).sum()
 
         def step() -> Tensor:
@@ -167,7 +188,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """The share of one pass in the mean over the items of the step."""
-        one: Pass = inputs["pass"].to(self.args.device)
+        one: Pass = inputs["pass"].to(self.args.device, non_blocking=True)
         log_probs = model(one.batch)
         if one.gradient is not None:
             # Its derivative is the gradient of the loss of the whole step, and its value this pass's share of it.
@@ -182,13 +203,14 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the metrics as well.
+        """Log the metrics of the steps as well.
 
         Raises:
             RosepoError: loss or gradient is not a number any more.
         """
         check_log(logs, self.state.global_step)
-        super().log(logs | self._sums.read() | {"num_tokens": self._trained_tokens}, start_time)
+        metrics = self._sums.read() if "loss" in logs else {}
+        super().log(logs | metrics | {"num_tokens": self._trained_tokens}, start_time)
 
 
 def _random_states(device: torch.device) -> list[Tensor]:
