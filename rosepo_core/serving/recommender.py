@@ -122,7 +122,7 @@ class Recommender:
         weights = store.artifact("sft" if stage == "base" else stage).folder
         config = _config(folder)
         options = parse_options(ModelOptions, config.get("model", {}), "model")
-        policy = PolicySlot(options.name, options.dtype, reporter)
+        policy = PolicySlot(options.name, options.dtype, reporter, options.quantization)
         template = load_template(weights, policy.tokenizer)
         model = policy.base() if stage == "base" else policy.trained(weights)
         titled = TitleModel(model, template, reporter, seed=0, token_budget=options.token_budget)

@@ -145,7 +145,8 @@ class Session:
     @cached_property
     def policy(self) -> PolicySlot:
         """The run's language model. It is loaded when it is first used."""
-        return PolicySlot(self._base, self.config.model.dtype, self.reporter)
+        model = self.config.model
+        return PolicySlot(self._base, model.dtype, self.reporter, model.quantization)
 
     @property
     def history_length(self) -> int:
