@@ -5,6 +5,7 @@ The model is the one before training.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from torch import Tensor
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext
 from rosepo_core.contracts.records import Examples, Split
 from rosepo_core.engine.log_probs import log_probs
-from rosepo_core.engine.models import describe
 from rosepo_core.engine.passes import constant_budget
 from rosepo_core.engine.precision import autocast
 from rosepo_core.engine.title_model import TitleModel
@@ -48,8 +48,6 @@ class MeasuredSpeed:
         listing: seconds for the list of one user under the protocol `catalogue`; 0 if it is not used.
         writing: seconds for the answer of one user under the protocol `free`; 0 if it is not used.
         kept: bytes that a training step keeps for its backward pass, per token.
-        weights: bytes of the model.
-        trained: bytes of the trained parameters.
     """
 
     train: float
@@ -58,8 +56,10 @@ class MeasuredSpeed:
     listing: float
     writing: float
     kept: float
-    weights: int
-    trained: int
+
+
+UNKNOWN_SPEED = MeasuredSpeed(*[math.nan] * 6)
+"""Of a model that was not loaded."""
 
 
 def measure_speed(
@@ -98,8 +98,6 @@ def measure_speed(
     products = session.policy.autocast(options.sft)
     kept = _kept_bytes(model, first, products) / first.input_ids.numel()
     train = trained.input_ids.numel() / _timed(lambda: _train_step(model, trained, products), on_gpu)
-    weights = describe(model).bytes
-    trained_bytes = sum(each.numel() * each.element_size() for each in model.parameters() if each.requires_grad)
 
     model.eval().requires_grad_(False)
     scoring_budget = constant_budget(options.model.token_budget, False, device.type)
@@ -113,7 +111,7 @@ def measure_speed(
         titles = TitleModel(model, template, QuietReporter(), options.seed, lists)
         seconds = _sampling_seconds(session, template, data, examples, titles, score)
     listing, writing = _asking_seconds(context, template, model)
-    return MeasuredSpeed(train, score, seconds, listing, writing, kept, weights, trained_bytes)
+    return MeasuredSpeed(train, score, seconds, listing, writing, kept)
 
 
 def _asking_seconds(context: EvaluationContext, template: PromptTemplate, model: Any) -> tuple[float, float]:

@@ -2,14 +2,16 @@
 
 Dataset, split and candidates are really made, in a temporary folder, so that examples and tokens are counted and not
 guessed. Times come from a few real forward and backward passes of the run's own model on this machine. Memory is
-computed from the model's size and from the tensors that these passes kept.
+computed from the model's size and from the tensors that these passes kept. A model that does not fit into this
+machine is not loaded: its memory is forecast from its configuration, and times stay unknown.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.records import Examples, Ints, Places, Split
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
-from rosepo_core.engine.head import LOGIT_BYTES
+from rosepo_core.engine.forecast import available_memory, step_memory
 from rosepo_core.engine.passes import constant_budget
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import BRANCH_TOKENS
@@ -29,7 +31,7 @@ from rosepo_core.engine.writing import longest_answer
 from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.decision_rules import shown_scores
-from rosepo_core.measured_speed import MeasuredSpeed, measure_speed
+from rosepo_core.measured_speed import UNKNOWN_SPEED, measure_speed
 from rosepo_core.pipeline import forced_stages, to_go_on_with, train
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, load_plugins
@@ -71,17 +73,22 @@ class Plan:
     Attributes:
         stages: the stages, in their order.
         pairs: number of preference pairs.
-        train_rate: tokens per second in training, forward and backward.
-        score_rate: tokens per second in scoring.
-        memory: bytes at the moment of highest use, by purpose.
+        train_rate: tokens per second of one process in training, forward and backward; `None` if it is unknown.
+        score_rate: tokens per second of one process in scoring; `None` if it is unknown.
+        processes: how many train together.
+        memory: bytes of one process at the moment of highest use, by purpose; with several processes under DDP, where
+            each keeps the whole model.
+        shared_memory: the same under FSDP or ZeRO-3, where each keeps a share; empty with one process.
         notes: more information, one line each.
     """
 
     stages: tuple[StagePlan, ...]
     pairs: int
-    train_rate: float
-    score_rate: float
+    train_rate: float | None
+    score_rate: float | None
+    processes: int
     memory: Mapping[str, int]
+    shared_memory: Mapping[str, int]
     notes: tuple[str, ...]
 
     @property
@@ -145,8 +152,10 @@ def plan(
     registry: Registry | None = None,
     force: Sequence[str] = (),
     overwrite: bool = False,
+    processes: int = 1,
 ) -> Plan:
-    """The plan of `rosepo_core.pipeline.run` with the same arguments. Nothing is written into `folder`.
+    """The plan of `rosepo_core.pipeline.run` with the same arguments, in so many processes. Nothing is written into
+    `folder`.
 
     Raises:
         RequestError: the run would end with this error before anything is trained.
@@ -158,10 +167,10 @@ def plan(
     with tempfile.TemporaryDirectory(prefix="rosepo-plan-") as scratch:
         made = RunStore(Path(scratch))
         with made.working(""):
-            return _plan(_Rehearsal(config, RunStore(folder), made, registry, reporter, forced))
+            return _plan(_Rehearsal(config, RunStore(folder), made, registry, reporter, forced), processes)
 
 
-def _plan(session: _Rehearsal) -> Plan:
+def _plan(session: _Rehearsal, processes: int) -> Plan:
     planned = train(session)
     data = planned.split.content
     template = session.template(planned.split)
@@ -180,11 +189,21 @@ def _plan(session: _Rehearsal) -> Plan:
     ranked = [*contexts, context.on("validation")] if fitted else contexts
     offered = [(each, items) for each in ranked for items in _stand_in_candidates(each, planned.candidates)]
     scored = [tree for each, items in offered for tree in _scoring_trees(template, each.examples, items)]
-    speed = measure_speed(context, template, examples, parts, scored)
+    size = session.policy.size(session.config.sft)
+    fits = size.weights + size.adapters < available_memory()
+    speed = measure_speed(context, template, examples, parts, scored) if fits else UNKNOWN_SPEED
+    if fits:
+        size = replace(size, kept=speed.kept)
+    largest = max(
+        _largest_pass(material_parts, session.config.sft),
+        _largest_pass([len(part) for part in parts], session.config.alignment),
+    )
+    memory, shared = step_memory(size, largest, processes)
 
     def row(stage: str, count: int, unit: str, tokens: float, lengths: Sequence[int], seconds: float | None) -> None:
         reused = session.artifacts[stage].reused if stage in session.artifacts else None
         longest = max(lengths, default=0)
+        seconds = None if seconds is None or math.isnan(seconds) else seconds
         rows.append(StagePlan(stage, count, unit, round(tokens), longest, seconds, str(reused) if reused else None))
 
     rows: list[StagePlan] = []
@@ -249,12 +268,12 @@ def _plan(session: _Rehearsal) -> Plan:
     return Plan(
         stages=tuple(rows),
         pairs=pair_count,
-        train_rate=speed.train,
-        score_rate=speed.score,
-        memory=_memory(
-            speed, max(_largest_pass(material_parts, options.sft), _largest_pass(part_lengths, options.alignment))
-        ),
-        notes=tuple(_notes(template, data, *offered[0])),
+        train_rate=speed.train if fits else None,
+        score_rate=speed.score if fits else None,
+        processes=processes,
+        memory=memory,
+        shared_memory=shared,
+        notes=tuple(_notes(template, data, *offered[0], fits)),
     )
 
 
@@ -320,18 +339,9 @@ def _largest_pass(lengths: Sequence[int], options: SFTOptions | AlignmentOptions
     return max(longest, min(_training_budget(options), longest * options.batch_size))
 
 
-def _memory(speed: MeasuredSpeed, tokens: int) -> dict[str, int]:
-    """Bytes at the moment of highest use: a training pass with this number of tokens."""
-    return {
-        "weights": speed.weights,
-        # A gradient and Adam's two moments, all in the type of the parameters.
-        "gradients and optimizer": 3 * speed.trained,
-        "activations": round(speed.kept * tokens),
-        "logits": LOGIT_BYTES,
-    }
-
-
-def _notes(template: PromptTemplate, data: Split, context: EvaluationContext, offered: Ints) -> Iterator[str]:
+def _notes(
+    template: PromptTemplate, data: Split, context: EvaluationContext, offered: Ints, measured: bool
+) -> Iterator[str]:
     """More information, one line each. `offered` are the candidates that prompts of evaluation list."""
     session, config = context.session, context.session.config
     lengths = data.train.lengths
@@ -352,8 +362,10 @@ def _notes(template: PromptTemplate, data: Split, context: EvaluationContext, of
     yield "rejected titles are not known yet; their tokens are estimated from titles drawn uniformly"
     if "oracle" in session.artifacts and session.artifacts["oracle"].reused is None:
         yield f"the training time of oracle '{config.oracle.name}' is unknown and not counted"
+    if not measured:
+        yield "the model does not fit into this machine and was not loaded: times are unknown, memory is a forecast"
     yield (
-        "memory is the sum of the weights, a gradient and two optimizer moments of each trained number, the bytes "
-        "that a training step keeps per token (measured) times the tokens of the largest pass, and logits; Python "
-        "and its libraries need more"
+        "memory is that of one process: the weights, a gradient and two optimizer moments of each trained number, "
+        f"the bytes that a training step keeps per token ({'measured' if measured else 'estimated'}) times the tokens "
+        "of the largest pass, and logits; Python and its libraries need more"
     )

@@ -386,12 +386,19 @@ def show_plan(config: str, folder: Path, plan: Plan) -> None:
             "reused" if row.reused else "unknown" if row.seconds is None else duration(row.seconds),
         )
     console.print(table)
-    memory = ", ".join(f"{what} {_gibibytes(size)}" for what, size in plan.memory.items())
     console.print()
+    if plan.train_rate is None or plan.score_rate is None:
+        cost = "time    unknown"
+    else:
+        cost = (
+            f"time    about {duration(plan.seconds)}, at {plan.train_rate:,.0f} tokens/s in training and "
+            f"{plan.score_rate:,.0f} in scoring, measured here and now{' in one process' * (plan.processes > 1)}"
+        )
+    several = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
     for line in (
-        f"time    about {duration(plan.seconds)}, at {plan.train_rate:,.0f} tokens/s in training and "
-        f"{plan.score_rate:,.0f} in scoring, measured here and now",
-        f"memory  about {_gibibytes(sum(plan.memory.values()))} GiB: {memory}",
+        cost,
+        f"memory  about {_by_purpose(plan.memory)}{f' ({several[1:]}, DDP)' if several else ''}",
+        *([f"memory  about {_by_purpose(plan.shared_memory)} ({several[1:]}, FSDP or ZeRO-3)"] if several else []),
         *(f"note: {note}" for note in plan.notes),
     ):
         console.print(line, markup=False)
@@ -413,6 +420,11 @@ def show_plan_of_seeds(seeds: Sequence[int], plan: Plan) -> None:
         console.print(
             f"note: what seed {seeds[0]} reuses is not counted, and other seeds may have to make it", markup=False
         )
+
+
+def _by_purpose(memory: Mapping[str, int]) -> str:
+    parts = ", ".join(f"{what} {_gibibytes(size)}" for what, size in memory.items())
+    return f"{_gibibytes(sum(memory.values()))} GiB: {parts}"
 
 
 def _gibibytes(size: float) -> str:

@@ -20,6 +20,7 @@ from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.sections import SFTOptions
+from rosepo_core.engine.forecast import ModelSize, model_size
 from rosepo_core.engine.models import (
     as_request_error,
     check_quantization,
@@ -138,6 +139,13 @@ class PolicySlot:
                 f"option 'sft.target_modules' = '{options.target_modules}': PEFT puts no such adapter on this model "
                 f"({next(iter(str(error).strip().splitlines()), '')}); name some of {', '.join(sorted(known))}"
             ) from None
+
+    def size(self, options: SFTOptions) -> ModelSize:
+        """Sizes of the model in training, without loading it."""
+        model: Any = outline(resolve_model(self._spec, self._reporter))
+        if options.method == "lora":
+            model = get_peft_model(model, _lora_config(options))
+        return model_size(model, self.dtype, self._quantization, options)
 
     def autocast(self, options: SFTOptions) -> torch.dtype | None:
         """The type of products in training, if it differs from the type of the weights; otherwise `None`."""
