@@ -394,11 +394,14 @@ def show_plan(config: str, folder: Path, plan: Plan) -> None:
             f"time    about {duration(plan.seconds)}, at {plan.train_rate:,.0f} tokens/s in training and "
             f"{plan.score_rate:,.0f} in scoring, measured here and now{' in one process' * (plan.processes > 1)}"
         )
-    several = f" in each of {plan.processes} processes" if plan.processes > 1 else ""
+    memory = [f"memory  about {_by_purpose(plan.memory)}"]
+    if plan.processes > 1:
+        each = f"in each of {plan.processes} processes"
+        memory = [f"{memory[0]}, {each} under DDP"]
+        memory += [f"memory  about {_by_purpose(plan.shared_memory)}, {each} under FSDP or ZeRO-3"]
     for line in (
         cost,
-        f"memory  about {_by_purpose(plan.memory)}{f' ({several[1:]}, DDP)' if several else ''}",
-        *([f"memory  about {_by_purpose(plan.shared_memory)} ({several[1:]}, FSDP or ZeRO-3)"] if several else []),
+        *memory,
         *(f"note: {note}" for note in plan.notes),
     ):
         console.print(line, markup=False)

@@ -134,7 +134,7 @@ def train(
 
         runs = {settings.seed: folder} if seeds is None else over.seed_folders(settings, folder, seeds)
         with reporter.live():
-            made = plan(settings, runs[settings.seed], reporter, registry=registry, **how)
+            made = plan(settings, runs[settings.seed], reporter, registry=registry, processes=processes or 1, **how)
         if json_:
             document = {"config": settings.resolved(), "run": str(folder), "plan": made.document()}
             print(json.dumps(document if seeds is None else {**document, "seeds": list(runs)}))

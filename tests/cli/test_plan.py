@@ -65,9 +65,27 @@ def test_memory_of_full_fine_tuning_holds_the_optimizer(train, tmp_path):
         for method in ("lora", "full")
     )
     # A gradient and two moments of every weight, all float32.
-    assert full["gradients and optimizer"] == 3 * full["weights"]
-    assert lora["gradients and optimizer"] < full["gradients and optimizer"]
-    assert lora["weights"] > full["weights"]
+    assert (full["gradients"], full["optimizer"]) == (full["weights"], 2 * full["weights"])
+    assert (lora["gradients"], lora["optimizer"]) == (lora["adapters"], 2 * lora["adapters"])
+    assert lora["weights"] == full["weights"]
+    assert full["adapters"] == 0 < lora["adapters"]
+
+
+def test_a_model_that_does_not_fit_is_forecast_without_loading_it(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("rosepo_core.planning.available_memory", lambda: 0)
+    monkeypatch.setattr("rosepo_core.engine.policy.load_model", None)
+    arguments = ("--run", tmp_path / "run", "--dry-run", "--sampler=self-hard", "--processes=4")
+
+    plan = train(*arguments, "--json").json["plan"]
+    shown = " ".join(train(*arguments).out.split())
+
+    assert plan["train_rate"] is plan["score_rate"] is None
+    assert {row["seconds"] for row in plan["stages"] if row["tokens"]} == {None}
+    assert plan["memory"]["activations"] > 0
+    assert plan["shared_memory"]["weights"] == -(-plan["memory"]["weights"] // 4)
+    assert "time unknown" in shown
+    assert "in each of 4 processes under FSDP or ZeRO-3" in shown
+    assert "the model does not fit into this machine and was not loaded" in shown
 
 
 def test_the_token_budget_bounds_memory_and_counts_what_is_done_twice(train, tmp_path):
