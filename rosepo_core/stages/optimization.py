@@ -70,7 +70,7 @@ def optimize(
     """
     log: LogHistory = []
     if options.steps != 0:
-        tracking = Tracking(session.store.folder, stage, session.config.track)
+        tracking = Tracking(session.store.folder, stage, session.config.track, session.store.metric_lines(stage))
         log = train(training_settings(session, options), session.reporter, tracking)
     session.policy.save(folder)
     if ranks.is_first():

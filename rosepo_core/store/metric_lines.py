@@ -20,8 +20,8 @@ class MetricLines:
     the next training begins.
     """
 
-    def __init__(self, run: Path, stage: str) -> None:
-        self._file = run / METRIC_LINES
+    def __init__(self, file: Path, stage: str) -> None:
+        self._file = file
         self._stage = stage
 
     def begin(self, step: int) -> None:

@@ -16,6 +16,7 @@ from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.store import files
 from rosepo_core.store.artifacts import Artifact, copy_artifact, damage, read_manifest, write_manifest
 from rosepo_core.store.changes import CONFIG, Change
+from rosepo_core.store.metric_lines import METRIC_LINES
 from rosepo_core.store.partial import SUFFIX, PartialFolder, read_about
 
 MARKER = "run.json"
@@ -212,6 +213,17 @@ class RunStore:
     def _partial_folder(self, stage: str) -> Path:
         return self.folder / f"{stage}{SUFFIX}"
 
+    def metric_lines(self, stage: str) -> Path:
+        """The file for the lines of a training (`store.metric_lines`): RUN/metrics.jsonl; in a change, a copy in
+        RUN/unfinished that takes its place together with the artifacts."""
+        own, apart = self.folder / METRIC_LINES, self._change.folder / METRIC_LINES
+        if not self._apart and read_manifest(self.folder / stage) is None:
+            return own
+        if not apart.exists():
+            apart.parent.mkdir(exist_ok=True)
+            files.write_text(apart, own.read_text(encoding="utf-8") if own.exists() else "")
+        return apart
+
     def write(self, name: str, text: str) -> None:
         """Write the file RUN/`name` when the work is done, together with the artifacts that it describes."""
         self._texts[name] = text
@@ -319,7 +331,7 @@ class RunStore:
         if self._new_folder:
             files.remove(self.folder)
         elif self._new_run:
-            for name in (CONFIG, MARKER):
+            for name in (CONFIG, MARKER, METRIC_LINES):
                 (self.folder / name).unlink(missing_ok=True)
 
     def _standing(self) -> dict[str, dict[str, Any]]:
@@ -357,15 +369,19 @@ class RunStore:
         standing = self._standing()
         if self._apart and not standing.keys() & self._main <= self._settled.keys() | self._kept:
             return
+        lines = self._change.folder / METRIC_LINES
+        texts = {METRIC_LINES: lines.read_text(encoding="utf-8")} if self._apart and lines.exists() else {}
         try:
             self._change.write_down(
-                self._texts,
+                self._texts | texts,
                 config=self._config if self._apart else None,
                 stages=[stage for stage, place in self._settled.items() if place.parent == self._change.folder],
                 dropped=standing.keys() - self._settled.keys() - self._kept if self._apart else (),
                 settled=self._settled if self._apart else (),
             )
             self._change.work_off()
+            if texts:
+                files.remove(lines)
         except OSError as error:
             raise RosepoError(
                 f"{self.folder} cannot be written: {error.strerror}; run the same command again"

@@ -10,6 +10,7 @@ from typing import Any
 
 from rosepo_core import ranks
 from rosepo_core.store.artifacts import Artifact
+from rosepo_core.store.metric_lines import METRIC_LINES
 from rosepo_core.store.run_store import Note, RunStore
 
 
@@ -51,6 +52,10 @@ class SharedStore(RunStore):
     def is_apart(self) -> bool:
         """As `RunStore.is_apart`; on other ranks false, for they have nothing to say about it."""
         return ranks.is_first() and super().is_apart
+
+    def metric_lines(self, stage: str) -> Path:
+        """As `RunStore.metric_lines`; the other ranks write no lines."""
+        return super().metric_lines(stage) if ranks.is_first() else self.folder / METRIC_LINES
 
     def find(self, stage: str, wanted: str, note: Note = lambda _: None) -> Artifact | None:
         """What `RunStore.find` found on rank 0."""

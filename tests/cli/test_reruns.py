@@ -151,7 +151,13 @@ def test_a_change_that_is_interrupted_in_any_stage_leaves_the_run_as_it_was(
     assert tomllib.loads((kill / "config.toml").read_text())["dataset"]["path"] == str(changed)
     after = contents(kill)
     assert after.keys() == before.keys()
-    for name in ("metrics.json", "report.html", "aligned/README.md", "aligned/adapter_model.safetensors"):
+    for name in (
+        "metrics.json",
+        "metrics.jsonl",
+        "report.html",
+        "aligned/README.md",
+        "aligned/adapter_model.safetensors",
+    ):
         assert after[name] != before[name]
     assert sorted(path.name for path in kill.iterdir()) == sorted({name.partition("/")[0] for name in before})
 

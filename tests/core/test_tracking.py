@@ -75,7 +75,7 @@ def test_each_logged_step_is_a_line(trained, tmp_path):
 
 
 def test_a_training_that_goes_on_keeps_the_lines_up_to_its_step(tmp_path):
-    lines = MetricLines(tmp_path, "sft")
+    lines = MetricLines(tmp_path / "metrics.jsonl", "sft")
     for step in (1, 2, 3):
         lines.add(step, {"loss": float(step), "grad_norm": float("inf")})
     lines.begin(2)

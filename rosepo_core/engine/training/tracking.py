@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.store.metric_lines import MetricLines
+from rosepo_core.store.metric_lines import METRIC_LINES, MetricLines
 
 PROJECT = "rosepo"
 """The project (wandb, trackio) or experiment (mlflow) of all runs, unless the tracker's own variable names one."""
@@ -29,11 +29,13 @@ class Tracking:
         run: the run folder.
         stage: the name of the stage.
         trackers: names of transformers' integrations.
+        lines: the file of `store.metric_lines`; by default RUN/metrics.jsonl.
     """
 
     run: Path
     stage: str
     trackers: Sequence[str] = ()
+    lines: Path | None = None
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the trainer's configuration."""
@@ -72,7 +74,7 @@ class WritesLines(TrainerCallback):  # type: ignore[misc]
     """Writes a line of RUN/metrics.jsonl for each logged step and each result of validation."""
 
     def __init__(self, tracking: Tracking) -> None:
-        self._lines = MetricLines(tracking.run, tracking.stage)
+        self._lines = MetricLines(tracking.lines or tracking.run / METRIC_LINES, tracking.stage)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remove the lines of steps that are made again."""
