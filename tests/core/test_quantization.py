@@ -156,3 +156,11 @@ def test_what_is_quantized_already_is_refused(folder: Path, tmp_path: Path, monk
 def test_what_contradicts_it_is_refused(option: tuple[str, str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         load_config(None, [("model.quantization", "nf4"), option])
+
+
+def test_the_example_for_a_small_card_is_a_configuration() -> None:
+    settings = load_config(Path(__file__).parents[2] / "examples" / "qlora-8b-24gb.toml", [])
+
+    assert (settings.model.quantization, settings.sft.method) == ("nf4", "lora")
+    assert settings.sft.gradient_checkpointing
+    assert settings.sft.token_budget == settings.alignment.token_budget == 4096
