@@ -38,9 +38,10 @@ class PassCost:
         return np.asarray(self.fixed + rows * each, dtype=np.float64)
 
 
-CPU = PassCost(fixed=12.0, token=1.0, square=1 / 4000)
-"""The cost of a pass on a CPU in tokens (`benchmarks/pass_cost.py`). It is not measured in each run: the grouping
-decides the last bits of a result, and runs on a CPU repeat bit for bit."""
+CPU = PassCost(fixed=60.0, token=1.0, square=1 / 2000)
+"""The cost of a pass on a CPU in tokens: what `benchmarks/pass_cost.py` measured for SmolLM2-135M on two cores, 61 and
+1 / 1300 in training, 57 and 1 / 2900 in scoring. It is not measured in each run: the grouping decides the last bits of
+a result, and runs on a CPU repeat bit for bit."""
 
 GPU = PassCost(fixed=8192.0, token=1.0, square=1 / 8192)
 """The cost of a pass on a GPU in tokens where it is not measured, in a run with ``deterministic = true``. It is a

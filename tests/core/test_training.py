@@ -376,7 +376,7 @@ def many() -> Sequences:
     [({"header": "Chosen:\n"}, 1), (CHAT, 1), (CHAT, 15)],
     ids=["timeline", "chat", "chat, K = 15"],
 )
-def test_less_than_one_token_in_twenty_is_padding(tiny_model, tiny_tokenizer, catalogue, many, options, k):
+def test_less_than_one_token_in_ten_is_padding(tiny_model, tiny_tokenizer, catalogue, many, options, k):
     """With batches and budget as they are by default."""
     template = prompt_template(options, tiny_tokenizer, catalogue, 20)
     model = with_lora(tiny_model)
@@ -392,7 +392,7 @@ def test_less_than_one_token_in_twenty_is_padding(tiny_model, tiny_tokenizer, ca
             steps=None,
         )
     needed = sum(len(ids) - 1 for ids, _ in sequences)
-    assert needed <= sum(heard.tokens) < needed / 0.95
+    assert needed <= sum(heard.tokens) < needed / 0.9
     assert max(rows for rows, _ in heard.shapes) > 1, "nothing could be padded"
 
     examples = places(many)
@@ -404,7 +404,7 @@ def test_less_than_one_token_in_twenty_is_padding(tiny_model, tiny_tokenizer, ca
     with Passes(model) as heard:
         aligned(model, trees, batch_size=of_alignment.batch_size, token_budget=of_alignment.token_budget, steps=None)
     needed = sum(len(tree.tree) for tree in trees)
-    assert needed <= sum(heard.tokens) < needed / 0.95
+    assert needed <= sum(heard.tokens) < needed / 0.9
     assert max(rows for rows, _ in heard.shapes) > 1, "nothing could be padded"
 
 
