@@ -105,7 +105,7 @@ def trees(model: Any, of: PromptTemplate, pairs: Examples, negatives: Ints) -> l
     was_training = model.training
     listed = lists(of, pairs, negatives)
     reference = score_items(
-        model.eval(), of, pairs, responses, 4096, SilentReporter(), shared=True, candidates=listed
+        model.eval(), of, pairs, responses, "auto", SilentReporter(), shared=True, candidates=listed
     )
     model.train(was_training)
     eps = np.zeros(negatives.shape, dtype=np.float32)

@@ -67,7 +67,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 LEARNING_RATE = 1e-5
 WARM_UP, MEASURED = (5, 8) if ON_GPU else (1, 2)
 """Optimizer steps of rosepo's."""
-PEER_WARM_UP, PEER_MEASURED = (2, 3) if ON_GPU else (1, 1)
+PEER_WARM_UP, PEER_MEASURED = (2, 3) if ON_GPU else (0, 1)
 TREES = 32 if ON_GPU else 2
 """Trees or windows in a step of rosepo's."""
 PEER_BATCHES = (8, 16, 32, 64) if ON_GPU else (2,)
