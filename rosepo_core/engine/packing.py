@@ -39,9 +39,9 @@ class PassCost:
 
 
 CPU = PassCost(fixed=60.0, token=1.0, square=1 / 2000)
-"""The cost of a pass on a CPU in tokens: what `benchmarks/pass_cost.py` measured for SmolLM2-135M on two cores, 61 and
-1 / 1300 in training, 57 and 1 / 2900 in scoring. It is not measured in each run: the grouping decides the last bits of
-a result, and runs on a CPU repeat bit for bit."""
+"""The cost of a pass on a CPU, in tokens. `benchmarks/pass_cost.py` measured it for SmolLM2-135M on two cores: 61 and
+1 / 1300 in training, 57 and 1 / 2900 in scoring. It is not measured in each run: the grouping decides the last bits
+of a result, and runs on a CPU repeat bit for bit."""
 
 GPU = PassCost(fixed=8192.0, token=1.0, square=1 / 8192)
 """The cost of a pass on a GPU in tokens where it is not measured, in a run with ``deterministic = true``. It is a
