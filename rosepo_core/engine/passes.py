@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -124,25 +124,18 @@ def training_passes(
             layers if they are to be compiled.
     """
     passes = _passes(model, wanted, key, training=True, products=products, in_rows=in_rows)
-    # Ranks go through a step together: with the same passes, and one of them cannot repeat it.
-    return passes if ranks.count() == 1 else replace(_agreed(passes), retries=0)
+    if ranks.count() == 1:
+        return passes
+    # Ranks go through a step together: with the same passes, and none of them can repeat it alone.
+    passes = replace(passes, retries=0)
+    return _as_first(passes) if passes.measured else passes
 
 
-def _agreed(passes: Passes) -> Passes:
-    """The same on all ranks: the least budget, and the costs of rank 0."""
-    mine = {
-        "budget": np.array([passes.token_budget]),
-        "cost": np.array(astuple(passes.cost)),
-        "packed": np.array(astuple(passes.packed_cost) if passes.packed_cost else ()),
-    }
-    every = ranks.gathered("agreeing on passes", mine)
-    packed = every[0]["packed"].tolist() if all(len(each["packed"]) for each in every) else []
-    return replace(
-        passes,
-        token_budget=min(int(each["budget"][0]) for each in every),
-        cost=PassCost(*every[0]["cost"].tolist()),
-        packed_cost=PassCost(*packed) if packed else None,
-    )
+def _as_first(passes: Passes) -> Passes:
+    """What rank 0 measured."""
+    found = ranks.told_by_first("measuring passes", lambda: asdict(passes))
+    costs = {name: PassCost(**found[name]) for name in ("cost", "packed_cost") if found[name] is not None}
+    return Passes(**{**found, **costs})
 
 
 def _passes(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from rosepo_core import ranks
 from rosepo_core.contracts.errors import RosepoError
 from rosepo_core.contracts.records import Examples, Sequences
 from rosepo_core.engine import measured_passes, passes, trees
@@ -177,6 +180,15 @@ def test_long_rows_are_used_where_they_are_right_and_cost_less(
     found = measured()
     assert "log-probabilities of tokens were off by" in found.problem
     assert found.packed_cost is None
+
+
+def test_ranks_make_the_passes_that_rank_0_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Passes(5000, PassCost(0.1, 2e-6), "k", packed_cost=PassCost(0.2, 1e-6), measured=True, retries=0)
+    # What ranks tell each other is JSON.
+    monkeypatch.setattr(ranks, "told_by_first", lambda place, work: json.loads(json.dumps(asdict(first))))
+    assert passes._as_first(Passes(4000, PassCost(0.3), "k", measured=True, retries=0)) == first
+    first.packed_cost = None
+    assert passes._as_first(first) == first
 
 
 class Card:

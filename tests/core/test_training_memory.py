@@ -13,7 +13,9 @@ from peft import LoraConfig, get_peft_model
 from rosepo_core.contracts.errors import RosepoError
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.regions import LONG, CompiledLayers, pays
-from rosepo_core.engine.training import TrainingSettings, fine_tune
+from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences, fine_tune
+from rosepo_core.engine.trees import TokenTree
+from rosepo_core.registry import load_plugins
 from rosepo_core.testing.toys import SilentReporter
 
 QUIET = SilentReporter()
@@ -39,7 +41,29 @@ class Filling(torch.nn.Module):
         return result
 
 
-def trained(tiny_model: Any, most: int, spared: int, **settings: Any) -> tuple[list[Any], list[Any], list[int]]:
+def preference_trees() -> list[PreferenceTree]:
+    """Trees of 30 tokens with a chosen, a rejected and a mismatched response."""
+    made = []
+    for _ in range(8):
+        tree = TokenTree.grow(
+            DRAW.integers(5, 300, 15, dtype=np.int32),
+            rows=np.zeros(3, np.int64),
+            columns=np.arange(3),
+            visible=np.full(3, 15),
+            lengths=np.full(3, 6),
+            targets=DRAW.integers(5, 300, 18, dtype=np.int32),
+            in_trunk=np.zeros(3, np.bool_),
+        )
+        made.append(PreferenceTree(tree, np.zeros((1, 1), np.float32), np.full((1, 3), -30.0, np.float32)))
+    return made
+
+
+PAIRS = preference_trees()
+
+
+def trained(
+    tiny_model: Any, most: int, spared: int, *, of_pairs: bool = False, **settings: Any
+) -> tuple[list[Any], list[Any], list[int]]:
     """Log, trained weights, and the tokens of each pass."""
     model = copy.deepcopy(tiny_model)
     layer = model.model.layers[1].mlp = Filling(model.model.layers[1].mlp, 10**6, 0)
@@ -49,7 +73,12 @@ def trained(tiny_model: Any, most: int, spared: int, **settings: Any) -> tuple[l
     assert prepared(model).trees
     layer.most, layer.spared, layer.passes = most, spared, []
     of_all = {"batch_size": 4, "token_budget": 120, "budget_key": "sft.token_budget", "learning_rate": 1e-2}
-    log = fine_tune(model, SEQUENCES, TrainingSettings(**{**of_all, **settings}), QUIET)
+    whole = TrainingSettings(**{**of_all, **settings})
+    if of_pairs:
+        # Its loss is one of the whole optimizer step, which is computed before the passes with gradients.
+        log = align_preferences(model, load_plugins().create("loss", "kto", {"beta": 0.5}), PAIRS, whole, QUIET)
+    else:
+        log = fine_tune(model, SEQUENCES, whole, QUIET)
     return log, [each.detach() for each in model.parameters() if each.requires_grad], layer.passes
 
 
@@ -62,6 +91,14 @@ def trained(tiny_model: Any, most: int, spared: int, **settings: Any) -> tuple[l
         ({"steps": 1, "gradient_accumulation_steps": 2}, 1, [120, 120, 60, 60, 60, 60]),
         # The second pass of a batch fails, when the first has left its gradients.
         ({"steps": 1, "batch_size": 8}, 1, [120, 120, 60, 60, 60, 60]),
+        # A loss of the whole step: it is computed anew, too, where it fails in itself or later.
+        ({"steps": 1, "of_pairs": True}, 0, [120, 60, 60, 60, 60]),
+        ({"steps": 1, "of_pairs": True}, 1, [120, 120, 60, 60, 60, 60]),
+        (
+            {"steps": 1, "of_pairs": True, "gradient_accumulation_steps": 2},
+            3,
+            [120, 120, 120, 120, *[60] * 8],
+        ),
     ],
 )
 def test_a_step_that_ran_out_of_memory_gives_the_same_in_smaller_passes(

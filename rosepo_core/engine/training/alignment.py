@@ -88,7 +88,7 @@ class PreferencePairs(Objective[PreferenceTree]):
         """Its pairs."""
         return len(example)
 
-    def stacked(self, examples: Sequence[PreferenceTree], packed: bool) -> Pass:
+    def stacked(self, examples: Sequence[PreferenceTree], packed: bool = False) -> Pass:
         """One pass with all these trees."""
         width = max(example.reference.shape[1] for example in examples)
 

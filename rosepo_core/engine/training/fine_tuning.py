@@ -31,7 +31,7 @@ class ResponseTokens(Objective[TokenTree]):
         """Its response tokens."""
         return len(example.targets)
 
-    def stacked(self, examples: Sequence[TokenTree], packed: bool) -> Pass:
+    def stacked(self, examples: Sequence[TokenTree], packed: bool = False) -> Pass:
         """One pass with all these trees."""
         batch = TreeBatch.of(examples, PADDING_TOKEN, packed=packed)
         return Pass(batch, len(batch.targets), {})

@@ -84,7 +84,7 @@ class Objective(ABC, Generic[ExampleT]):
         """How many items an example has."""
 
     @abstractmethod
-    def stacked(self, examples: Sequence[ExampleT], packed: bool) -> Pass:
+    def stacked(self, examples: Sequence[ExampleT], packed: bool = False) -> Pass:
         """One pass with all these examples; `packed` is that of `TreeBatch.of`."""
 
     def joined(self, passes: Sequence[Pass]) -> Pass:

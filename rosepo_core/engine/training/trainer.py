@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 from rosepo_core import ranks
 from rosepo_core.engine.passes import Passes
 from rosepo_core.engine.training.checks import check_log
-from rosepo_core.engine.training.metrics import MetricSums
+from rosepo_core.engine.training.metrics import MetricSums, Totals
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import ExampleT, Objective, Pass
 from rosepo_core.engine.training.sharing import shared_passes
@@ -111,38 +111,44 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Future[dict[str, Any]]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], int]:
+    ) -> tuple[list[Mapping[str, Any]], int]:
         """The batches of an optimizer step, and the number of their items. Those of the next step are begun. If the
         loss is one of the whole step, it is computed here."""
-        self._done: list[Mapping[str, Any]] = []
-        self._random = _random_states(self.args.device)
         if epoch_iterator is not self._batches:
             self._batches, self._waiting = epoch_iterator, deque()
         self._waiting.extend(islice(epoch_iterator, 2 * num_batches - len(self._waiting)))
         batches = [self._waiting.popleft().result() for _ in range(min(num_batches, len(self._waiting)))]
-        count = sum(batch["items"] for batch in batches)
-        if self._objective.of_whole_step and batches:
-            self.model_wrapped.train()
-            passes, metrics = with_gradients(
-                self.model_wrapped,
-                self._objective,
-                [one for batch in batches for one in batch["passes"]],
-                self.args.device,
-                first=self.state.global_step == 0,
-            )
-            self._sums.add(metrics)
-            left = iter(passes)
-            batches = [{**batch, "passes": [next(left) for _ in batch["passes"]]} for batch in batches]
-        return batches, count
+        self._random = _random_states(self.args.device)
+        with self._compiled:
+            self._step, metrics = self._passes.within_memory(lambda: self._ready(batches))
+        self._sums.add(metrics)
+        self._done = 0
+        return self._step, sum(batch["items"] for batch in self._step)
+
+    def _ready(self, batches: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], Totals]:
+        """The batches of an optimizer step in passes of the present budget; if the loss is one of the whole step,
+        with the gradients of their log-probabilities, and what is logged of it."""
+        budget = self._passes.token_budget
+        ready = [each if each["budget"] == budget else self._batch(each["examples"]) for each in batches]
+        if not self._objective.of_whole_step or not ready:
+            return ready, {}
+        self.model_wrapped.train()
+        passes, metrics = with_gradients(
+            self.model_wrapped,
+            self._objective,
+            [one for batch in ready for one in batch["passes"]],
+            self.args.device,
+            first=self.state.global_step == 0,
+        )
+        left = iter(passes)
+        return [{**batch, "passes": [next(left) for _ in batch["passes"]]} for batch in ready], metrics
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of all passes of a batch; returns their loss, times the number of processes, because
         gradients and logged losses are averaged over these."""
-        make, kept, again = super().training_step, self._sums.copy(), False
+        make, sums, again = super().training_step, self._sums.copy(), False
 
         def passed(batch: Mapping[str, Any]) -> Tensor:
-            if batch["budget"] != self._passes.token_budget:
-                batch = self._batch(batch["examples"])
             *before, last = batch["passes"]
             losses = []
             for one in before:
@@ -151,23 +157,24 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             losses.append(make(model, {"pass": last}, num_items_in_batch))
             return torch.stack(losses).sum()
 
-        def step() -> Tensor:
+        def from_the_beginning() -> Tensor:
             nonlocal again
             if again:
-                # The gradients of the optimizer step hold parts of a pass that failed. Earlier batches of the step
-                # are repeated for their gradients alone.
+                # The gradients hold parts of a pass that failed. Earlier batches of the optimizer step are repeated
+                # for their gradients alone.
                 model.zero_grad()
                 _set_random_states(self._random, self.args.device)
-                for batch in self._done:
+                self._step, _ = self._ready(self._step)
+                for batch in self._step[: self._done]:
                     passed(batch)
-                self._sums = kept.copy()
+                self._sums = sums.copy()
             again = True
-            return passed(inputs)
+            return passed(self._step[self._done])
 
         with self._compiled:
-            loss = self._passes.within_memory(step)
-        self._done.append(inputs)
+            loss = self._passes.within_memory(from_the_beginning)
         self._trained_tokens += inputs["tokens"]
+        self._done += 1
         return loss
 
     @contextmanager
@@ -180,9 +187,11 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         exchanges = state.sync_gradients
         state._set_sync_gradients(False)
         fsdp = self.accelerator.distributed_type == DistributedType.FSDP
-        with nullcontext() if fsdp else self.accelerator.no_sync(model):
-            yield
-        state._set_sync_gradients(exchanges)
+        try:
+            with nullcontext() if fsdp else self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(exchanges)
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
