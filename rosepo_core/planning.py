@@ -366,6 +366,6 @@ def _notes(
         yield "the model does not fit into this machine and was not loaded: times are unknown, memory is a forecast"
     yield (
         "memory is that of one process: the weights, a gradient and two optimizer moments of each trained number, "
-        f"the bytes that a training step keeps per token ({'measured' if measured else 'estimated'}) times the tokens "
-        "of the largest pass, and logits; Python and its libraries need more"
+        f"the bytes that a training step keeps per token ({'measured' if measured else 'estimated'}) times the "
+        "tokens of the largest pass, and logits; Python and its libraries need more"
     )
