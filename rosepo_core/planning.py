@@ -177,7 +177,9 @@ def _plan(session: _Rehearsal, processes: int) -> Plan:
     material = sft_lengths(session, template, data)
     material_parts = [part for parts in material for part in parts]
     examples, rejected = stand_in_pairs(session, data)
-    responses = np.concatenate([examples.target[:, None], rejected], axis=1)
+    loss = session.loss()
+    mismatched = [np.roll(examples.target, 1)[:, None]] if loss.needs_mismatched else []
+    responses = np.concatenate([examples.target[:, None], rejected, *mismatched], axis=1)
     lists = session.lists(examples, len(data.catalogue), rejected)
     trees = prompt_trees(template, examples, responses, shared=True, candidates=lists)
     split_trees = [tree.split_examples(_training_budget(session.config.alignment)) for tree in trees]
@@ -234,7 +236,9 @@ def _plan(session: _Rehearsal, processes: int) -> Plan:
     compared = tree_lengths if reference.kind(session) == "sft" else []
     row("reference", pair_count, "pairs", sum(compared), compared, sum(compared) / speed.score)
     row("preferences", pair_count, "pairs", 0, [], 0.0)
-    row("aligned", pair_count, "pairs", aligned_tokens, part_lengths, aligned_tokens / speed.train)
+    # A loss of the whole step runs each pass once more without gradients.
+    again = aligned_tokens / speed.score if loss.scope == "batch" else 0.0
+    row("aligned", pair_count, "pairs", aligned_tokens, part_lengths, aligned_tokens / speed.train + again)
     prior_row("aligned")
     if context.embedded is not None:
         read = int(template.response_lengths.sum()) if choose_encoder() == "language-model" else 0

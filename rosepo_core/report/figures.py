@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,10 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
     )
 
 
+TERMS = ("green", "orange dashed", "gold", "teal")
+"""The colours of the terms of a sum of losses."""
+
+
 def training(sft: Log, alignment: Log, style: str, validation: Mapping[str, Any] | None = None) -> list[Chart]:
     """The training curves of SFT and alignment.
 
@@ -189,11 +194,14 @@ def training(sft: Log, alignment: Log, style: str, validation: Mapping[str, Any]
         style: the colour of the aligned model.
         validation: the results of validation during SFT (`stages.validation.save_curve`).
     """
+    terms = dict.fromkeys(key for entry in alignment for key in entry if key.startswith("loss/"))
+    losses = {"loss": ("total" if terms else "loss", style)}
+    losses |= {key: (key.removeprefix("loss/"), colour) for key, colour in zip(terms, cycle(TERMS), strict=False)}
     judged, judged_caption = _validation(validation) if validation else (None, "")
     wanted = [
         charts.curves("SFT: loss", sft, {"loss": ("loss", "teal")}),
         judged,
-        charts.curves("Alignment: loss", alignment, {"loss": ("loss", style)}),
+        charts.curves("Alignment: loss", alignment, losses),
         charts.curves("Alignment: reward margin", alignment, {"rewards/margins": ("rewards/margins", style)}),
         charts.curves("Alignment: reward accuracy", alignment, {"rewards/accuracies": ("rewards/accuracies", style)}),
         charts.curves(

@@ -20,7 +20,7 @@ from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.confidence import confidences
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.registry import load_plugins
-from rosepo_core.report import charts
+from rosepo_core.report import charts, figures
 from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side, shown_users
 from rosepo_core.testing import SilentReporter
 
@@ -669,3 +669,11 @@ def test_no_label_covers_another_or_a_point(count, spread):
         # Numbers stand at the points, and the legend says whose they are.
         assert named == [str(number) for number in range(1, 41)]
         assert list(chart.legend)[:2] == ["1 Aligned (seed-0)", "2 Aligned (seed-1)"]
+
+
+def test_the_terms_of_a_sum_of_losses_have_their_own_curves():
+    log = [{"step": step, "loss": 1.0 / step, "loss/dpo": 0.7, "loss/sft": 3.0} for step in (1, 2, 3)]
+    [chart] = figures.training([], log, "rose")
+    assert chart.legend == {"total": "rose", "dpo": "green", "sft": "orange dashed"}
+    [chart] = figures.training([], [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}], "rose")
+    assert chart.legend == {}
