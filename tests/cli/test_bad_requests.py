@@ -41,7 +41,7 @@ def fault(done):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--loss=roseop"], "no loss is called 'roseop'; did you mean 'rosepo'?"),
+        (["--loss=roseop"], "no loss is called 'roseop'; did you mean 'rosepo' or 'rec-po'?"),
         (["--sampler=self-hrad"], "no sampler is called 'self-hrad'; did you mean 'self-hard'?"),
         (["--loss.betta=0.2"], "unknown option 'loss.betta'; did you mean 'beta'?"),
         (["--set", "sft.step=3"], "unknown option 'sft.step'; did you mean 'steps'?"),

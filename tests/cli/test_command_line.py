@@ -133,7 +133,7 @@ def test_doctor(rosepo):
 def test_a_wrong_request_of_a_real_process():
     done = process("plugins", "show", "roseop")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown plugin 'roseop'; did you mean 'rosepo'?\n"
+    assert done.stderr == "error: unknown plugin 'roseop'; did you mean 'rosepo' or 'rec-po'?\n"
 
 
 def test_a_reader_that_goes_away_is_no_error():
