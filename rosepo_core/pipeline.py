@@ -182,7 +182,8 @@ def _differing(before: RunConfig, now: RunConfig, sections: Sequence[str]) -> st
     keys: list[str] = []
     for section in (name for name in sections if name in old):
         was, is_now = old[section], new[section]
-        if isinstance(was, dict):
+        # One loss is a table, and several are a list.
+        if isinstance(was, dict) and isinstance(is_now, dict):
             keys += [f"{section}.{key}" for key in {**is_now, **was} if was.get(key) != is_now.get(key)]
         elif was != is_now:
             keys.append(section)

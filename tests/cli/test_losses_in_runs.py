@@ -98,6 +98,8 @@ def test_a_sum_of_losses(train, finished):
     assert [(table["name"], table["weight"]) for table in written] == [("rosepo", 1.0), ("sft", 0.1)]
     # The pairs are those of the loss alone.
     assert done.made == {"aligned"}
+    said = train("--run", finished, "--loss=rosepo", "--loss=sft").err
+    assert "holds a finished run of another configuration (loss): choose another --run" in said
     for entry in log_of(run):
         assert entry["loss"] == pytest.approx(entry["loss/rosepo"] + 0.1 * entry["loss/sft"], abs=1e-5)
 
