@@ -59,13 +59,24 @@ def of_items(corpus: Corpus, split: Split, examples: Examples, items: Ints) -> t
     delays[items == examples.target[:, None]] = 0
     row, column = np.nonzero(taken)
     users, ids = np.array(split.users, dtype=object), np.array(split.catalogue.ids, dtype=object)
+    log = corpus.interactions.select("user", "item", "timestamp", "rating")
+    # The ids of a large log are no text.
+    kinds = {"user": log.schema["user"], "item": log.schema["item"]}
     pairs = pl.DataFrame(
-        {"user": users[examples.user[row]].tolist(), "item": ids[items[row, column]].tolist()},
-        schema={"user": pl.String, "item": pl.String},
+        {"user": users[examples.user[row]].tolist(), "item": ids[items[row, column]].tolist()}, kinds
     )
-    log = corpus.interactions.select(pl.col("user", "item").cast(pl.String), "timestamp", "rating")
-    last = log.sort("timestamp", maintain_order=True).unique(["user", "item"], keep="last")
+    people = np.unique(examples.user)
+    trained = pl.DataFrame(
+        {"user": users[people].tolist(), "length": train.lengths[people]}, {"user": kinds["user"], "length": pl.Int64}
+    )
+    # What is held out comes last in the log of a user, and must not be read.
+    known = (
+        log.join(trained, on="user", maintain_order="left")
+        .sort("timestamp", maintain_order=True)
+        .filter(pl.int_range(pl.len()).over("user") < pl.col("length"))
+        .unique(["user", "item"], keep="last", maintain_order=True)
+    )
+    found_ratings = pairs.join(known, on=["user", "item"], how="left", maintain_order="left")["rating"]
     ratings = np.full(items.shape, np.nan, dtype=np.float32)
-    known = pairs.join(last, on=["user", "item"], how="left", maintain_order="left")["rating"]
-    ratings[row, column] = known.cast(pl.Float32).fill_null(np.nan).to_numpy()
+    ratings[row, column] = found_ratings.cast(pl.Float32).fill_null(np.nan).to_numpy()
     return ratings, np.where(delays >= 0, delays, np.float32(np.nan))
