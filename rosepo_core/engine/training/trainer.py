@@ -63,8 +63,7 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
             compiled: a context for forward and backward passes (`engine.regions`).
         """
         self._objective: Objective[Any] = objective
-        # A step that is repeated in other passes would need their gradients anew.
-        self._passes = replace(passes, retries=0) if objective.of_whole_step else passes
+        self._passes = passes
         self._compiled = compiled or nullcontext()
         self._sums = MetricSums()
         self._trained_tokens = 0
