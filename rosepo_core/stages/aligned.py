@@ -13,6 +13,7 @@ from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import running
 from rosepo_core.stages.optimization import load_log, optimize
 from rosepo_core.stages.session import Handle, Session
+from rosepo_core.store.partial import Partial
 
 
 def stage(
@@ -33,9 +34,11 @@ def stage(
         trees = preference_trees(session.template(split), pairs.content)
         model = session.policy.to_continue(sft.folder)
 
-        def train(settings: TrainingSettings, reporter: Reporter, tracking: Tracking) -> LogHistory:
+        def train(
+            settings: TrainingSettings, reporter: Reporter, tracking: Tracking, *, partial: Partial
+        ) -> LogHistory:
             with running(loss):
-                return align_preferences(model, loss, trees, settings, reporter, tracking)
+                return align_preferences(model, loss, trees, settings, reporter, tracking, partial=partial)
 
         optimize(session, split, "aligned", options, train, folder)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
@@ -17,11 +16,17 @@ from rosepo_core.engine.training import LogHistory, Tracking, TrainingSettings
 from rosepo_core.engine.training.configuration import AlignmentConfig, FineTuningConfig, check_settings
 from rosepo_core.engine.training.tracking import check_trackers
 from rosepo_core.stages.session import Handle, Session
+from rosepo_core.store.partial import Partial
 
 LOG = "log.json"
 
-Train = Callable[[TrainingSettings, Reporter, Tracking], LogHistory]
-"""`fine_tune` or `align_preferences`, with the model and what it is trained on."""
+class Train(Protocol):
+    """`fine_tune` or `align_preferences`, with the model and what it is trained on."""
+
+    def __call__(
+        self, settings: TrainingSettings, reporter: Reporter, tracking: Tracking, *, partial: Partial
+    ) -> LogHistory:
+        """Train it."""
 
 
 def training_settings(session: Session, options: SFTOptions | AlignmentOptions) -> TrainingSettings:
@@ -71,7 +76,7 @@ def optimize(
     log: LogHistory = []
     if options.steps != 0:
         tracking = Tracking(session.store.folder, stage, session.config.track, session.store.metric_lines(stage))
-        log = train(training_settings(session, options), session.reporter, tracking)
+        log = train(training_settings(session, options), session.reporter, tracking, partial=session.partial)
     session.policy.save(folder)
     if ranks.is_first():
         save_template(session.template(split), session.config.prompt.name, folder)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import shlex
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rosepo_cli.app import run as command
 from rosepo_cli.progress import ConsoleReporter
 
-# "progress" is what a reporter is told while a stage is made.
 PROGRESS = ConsoleReporter.progress
 
 
@@ -85,10 +90,113 @@ def test_an_ignored_signal_stays_ignored(train, tmp_path, monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file that stages wrote, by its path; the times that they took aside."""
-    return {
+LONG = (
+    *("--sft.steps=40", "--sft.lora_dropout=0.2", "--alignment.steps=40", "--checkpoint.minutes=0"),
+    *("--ranking.score=prior-corrected", "--evaluation.protocols=candidates"),
+)
+"""A run that takes a while, and saves after each step and block."""
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """What stages wrote, by path; the times that they took aside."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["seconds"]
+    files = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "manifest.json" and path.parent != folder
     }
+    return {**files, "metrics.json": metrics}
+
+
+def at_work(arguments: Sequence[str], said: Path) -> None:
+    """One command line, in a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    with said.open("w") as err, redirect_stderr(err):
+        code = command(arguments)
+    os._exit(code)
+
+
+def rosepo_arguments(train: Callable[..., Any], run: Path) -> list[str]:
+    """The arguments of `train`, as the command line gets them: from what it shows after an interruption."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rosepo_core.pipeline.run", interrupted)
+        shown = train("--run", run).err.splitlines()[-1]
+    return shlex.split(shown)[1:]
+
+
+def steps_in(partial: Path) -> int:
+    return max((int(path.name.rpartition("-")[2]) for path in partial.glob("checkpoint-*")), default=0)
+
+
+def test_processes_that_are_killed_and_terminated_leave_a_run_that_goes_on(train, rosepo, tmp_path):
+    """One process is killed in SFT, the next one terminated in alignment. Both are forked from one that has imported
+    everything."""
+    whole = tmp_path / "whole" / "run"
+    assert train("--run", whole, *LONG).code == 0
+    run, said = tmp_path / "broken" / "run", tmp_path / "said"
+    arguments = [*rosepo_arguments(train, run), *LONG]
+    start = multiprocessing.get_context("forkserver")
+    start.set_forkserver_preload(["rosepo_cli.app", "rosepo_core.pipeline", "trl", "peft", "polars"])
+    for stage, number, code in (("sft", signal.SIGKILL, -signal.SIGKILL), ("aligned", signal.SIGTERM, 143)):
+        process = start.Process(target=at_work, args=(arguments, said))
+        process.start()
+        while process.is_alive() and steps_in(run / f"{stage}.partial") < 3:
+            time.sleep(0.01)
+        os.kill(process.pid, number)
+        process.join()
+        assert process.exitcode == code, said.read_text()
+        assert steps_in(run / f"{stage}.partial") >= 3
+    assert said.read_text().splitlines()[-1] == f"  {shlex.join(['rosepo', *arguments])}"
+    done = rosepo(*arguments)
+    assert done.code == 0, done.err
+    assert "sft" not in done.made
+    assert contents(run) == contents(whole)
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".") or path.name.endswith(".partial")]
+
+
+def test_every_stage_goes_on_where_it_was_interrupted(train, tmp_path, monkeypatch):
+    """Each stage is interrupted at its second report. The run then equals one that was not interrupted."""
+    # Many small passes.
+    for module in ("rosepo_core.engine.title_model", "rosepo_core.evaluation.ranked_models"):
+        monkeypatch.setattr(f"{module}.TOKEN_BUDGET", 150)
+    monkeypatch.setattr("rosepo_core.evaluation.free.TOKEN_BUDGET", 150)
+    arguments = (
+        *(
+            "--sampler=self-hard",
+            "--sampler.temperature=1.0",
+            "--preferences.max_pairs=30",
+            "--preferences.negatives=2",
+        ),
+        '--evaluation.protocols=["candidates", "catalogue", "free"]',
+        "--evaluation.max_users=8",
+    )
+    whole = tmp_path / "whole" / "run"
+    assert train("--run", whole, *arguments).code == 0
+    interrupted: dict[str, int] = {}
+    reports: list[tuple[str, int]] = []
+
+    def progress(self: ConsoleReporter, done: int, total: int, unit: str) -> None:
+        PROGRESS(self, done, total, unit)
+        reports.append((self._stage, done))
+        if [stage for stage, _ in reports].count(self._stage) == 2 and self._stage not in interrupted:
+            interrupted[self._stage] = done
+            raise KeyboardInterrupt
+
+    run = tmp_path / "broken" / "run"
+    monkeypatch.setattr(ConsoleReporter, "progress", progress)
+    while (done := train("--run", run, *arguments)).code == 130:
+        stage = list(interrupted)[-1]
+        reports.clear()
+        assert (run / f"{stage}.partial").is_dir()
+    assert done.code == 0, done.err
+    models = ("base", "sft", "aligned")
+    asked = {f"{what}-{model}" for what in ("scores", "lists", "answers") for model in models}
+    assert interrupted.keys() >= {"sft", "sampling", "reference", "aligned", *asked}
+    assert contents(run) == contents(whole)

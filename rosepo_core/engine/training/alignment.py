@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from rosepo_core.engine.training.settings import TrainingSettings
 from rosepo_core.engine.training.tracking import Tracking
 from rosepo_core.engine.training.validation import Validation
 from rosepo_core.engine.trees import TokenTree, TreeBatch
+from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ def align_preferences(
     reporter: Reporter,
     tracking: Tracking | None = None,
     validation: Validation | None = None,
+    partial: Partial = KEEPS_NOTHING,
 ) -> LogHistory:
     """Preference optimization in place, without any dropout (`engine.dropout`).
 
@@ -209,6 +210,7 @@ def align_preferences(
         reporter: receives the progress.
         tracking: where the numbers go while the training runs.
         validation: judges the model, whose best weights are kept.
+        partial: keeps the checkpoints.
 
     Returns:
         the log, as `running.train` gives it, with the metrics of `PreferencePairs`.
@@ -218,5 +220,9 @@ def align_preferences(
         RosepoError: loss or weights are no numbers any more.
     """
     module = TreeModule(model, dropout=False, products=settings.products)
-    configuration = partial(AlignmentConfig, beta=loss.beta)
-    return train(module, configuration, PreferencePairs(loss), trees, settings, reporter, tracking, validation)
+
+    def configuration(**arguments: Any) -> AlignmentConfig:
+        return AlignmentConfig(beta=loss.beta, **arguments)
+
+    objective = PreferencePairs(loss)
+    return train(module, configuration, objective, trees, settings, reporter, tracking, validation, partial)

@@ -18,6 +18,7 @@ from rosepo_core.engine.training.settings import TrainingSettings
 from rosepo_core.engine.training.tracking import Tracking
 from rosepo_core.engine.training.validation import Validation
 from rosepo_core.engine.trees import TokenTree, TreeBatch
+from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 
 class ResponseTokens(Objective[TokenTree]):
@@ -48,6 +49,7 @@ def fine_tune(
     reporter: Reporter,
     tracking: Tracking | None = None,
     validation: Validation | None = None,
+    partial: Partial = KEEPS_NOTHING,
 ) -> LogHistory:
     """Supervised fine-tuning in place, on responses only.
 
@@ -59,6 +61,7 @@ def fine_tune(
         reporter: receives the progress.
         tracking: where the numbers go while the training runs.
         validation: judges the model, whose best weights are kept.
+        partial: keeps the checkpoints.
 
     Returns:
         the log, as `running.train` gives it.
@@ -68,4 +71,5 @@ def fine_tune(
     """
     trees = [TokenTree.of_sequence(ids, labelled) for ids, labelled in sequences if labelled[1:].any()]
     module = TreeModule(model, dropout=True, products=settings.products)
-    return train(module, FineTuningConfig, ResponseTokens(), trees, settings, reporter, tracking, validation)
+    objective = ResponseTokens()
+    return train(module, FineTuningConfig, objective, trees, settings, reporter, tracking, validation, partial)

@@ -51,3 +51,12 @@ class MetricSums:
         means = dict(zip(self._sums, (totals / np.maximum(counts, 1)).tolist(), strict=True))
         self._sums, self._counts = {}, {}
         return means
+
+    def state(self) -> dict[str, tuple[float, int]]:
+        """The sum and the number of values of each metric, for `restore`."""
+        return {name: (total.item(), self._counts[name]) for name, total in self._sums.items()}
+
+    def restore(self, state: Mapping[str, tuple[float, int]], device: torch.device) -> None:
+        """Go on from what `state` returned."""
+        self._sums = {name: torch.tensor(total, device=device) for name, (total, _) in state.items()}
+        self._counts = {name: count for name, (_, count) in state.items()}

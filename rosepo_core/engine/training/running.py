@@ -29,14 +29,7 @@ from rosepo_core.engine.training.settings import TrainingSettings
 from rosepo_core.engine.training.tracking import Tracking, WritesLines
 from rosepo_core.engine.training.trainer import TreeTrainer
 from rosepo_core.engine.training.validation import KeepsBest, Validation
-
-
-class _Progress(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._reporter.progress(state.global_step, state.max_steps, "steps")
+from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 
 @contextmanager
@@ -81,8 +74,9 @@ def train(
     reporter: Reporter,
     tracking: Tracking | None = None,
     validation: Validation | None = None,
+    partial: Partial = KEEPS_NOTHING,
 ) -> LogHistory:
-    """Train `module` in place.
+    """Train `module` in place, from the beginning or from the newest checkpoint.
 
     Args:
         module: its parameters to train require gradients.
@@ -93,6 +87,7 @@ def train(
         reporter: receives the progress.
         tracking: where the numbers go while the training runs.
         validation: judges the model, whose best weights are kept.
+        partial: keeps the checkpoints.
 
     Returns:
         the trainer's log: one entry a step with ``loss``, ``grad_norm``, ``learning_rate``, ``num_tokens`` and the
@@ -108,7 +103,7 @@ def train(
         ahead = stack.enter_context(ThreadPoolExecutor(1, "batches"))
         stack.enter_context(_quiet())
         given = arguments(settings, scratch)
-        callbacks: list[TrainerCallback] = [_Progress(reporter)]
+        callbacks: list[TrainerCallback] = []
         if tracking is not None:
             stack.enter_context(tracking.going_on())
             given |= tracking.arguments()
@@ -119,10 +114,9 @@ def train(
         trainer = TreeTrainer(module, args, objective, examples, passes, ahead, callbacks, compiled)
         trainer.remove_callback(PrinterCallback)
         _check_sharding(trainer, module, validation)
-        if validation is not None:
-            trainer.add_callback(KeepsBest(validation, module, trainer.log))
+        best = None if validation is None else KeepsBest(validation, module, trainer.log)
         with kept_memory():
-            trainer.train()
+            trainer.train_or_go_on(reporter, partial, best)
     check_weights(module.model)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     if log and all(entry["learning_rate"] == 0 for entry in log):

@@ -15,10 +15,11 @@ from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from rosepo_core import ranks
 from rosepo_core.engine.passes import Passes
+from rosepo_core.engine.training.checkpoints import ResumableTrainer
 from rosepo_core.engine.training.checks import check_log
 from rosepo_core.engine.training.metrics import MetricSums, Totals
 from rosepo_core.engine.training.module import TreeModule
@@ -27,7 +28,7 @@ from rosepo_core.engine.training.sharing import shared_passes
 from rosepo_core.engine.training.whole_step import with_gradients
 
 
-class TreeTrainer(Trainer):  # type: ignore[misc]
+class TreeTrainer(ResumableTrainer):
     """Minimizes an objective on token trees, each batch in the passes that cost least.
 
     The loss of each pass is divided by the number of items in the whole optimizer step, and each pass has its own
@@ -79,6 +80,15 @@ class TreeTrainer(Trainer):  # type: ignore[misc]
         )
         # The loss of each pass is already divided by the number of items in all passes.
         self.model_accepts_loss_kwargs = True
+
+    def counts(self) -> dict[str, Any]:
+        """The tokens that were trained on, and the metrics since the last log entry."""
+        return {"tokens": self._trained_tokens, "metrics": self._sums.state()}
+
+    def restore_counts(self, counts: dict[str, Any]) -> None:
+        """See `ResumableTrainer.restore_counts`."""
+        self._trained_tokens = counts["tokens"]
+        self._sums.restore(counts["metrics"], self.args.device)
 
     def _collate(self, examples: Sequence[Any]) -> Future[dict[str, Any]]:
         return self._ahead.submit(self._batch, examples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,19 @@ class KeepsBest(TrainerCallback):  # type: ignore[misc]
         self._module = module
         self._log = log
         self._best: Mapping[str, Tensor] = {}
+
+    def counts(self) -> list[tuple[int, float]]:
+        """What was found so far, for `restore`."""
+        return list(self._validation.points)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The best weights so far, for `restore`."""
+        return self._best
+
+    def restore(self, counts: Sequence[tuple[int, float]], weights: Mapping[str, Tensor]) -> None:
+        """Go on from what `counts` and `weights` returned."""
+        self._validation.points[:] = [(step, value) for step, value in counts]
+        self._best = weights
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Judge the model as it is before the first step."""
