@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
         self._save_optimizer_and_scheduler(str(folder))
         for name, content in random_states.items():
             (folder / name).write_bytes(content)
-        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        # The trainer's own way to write it sorts the keys of log entries.
+        (folder / TRAINER_STATE_NAME).write_text(json.dumps(asdict(self.state)), encoding="utf-8")
         # Steps since the last log entry are summed in these.
         since = {
             "loss": self._tr_loss.item(),
