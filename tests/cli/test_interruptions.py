@@ -91,7 +91,7 @@ def test_an_ignored_signal_stays_ignored(train, tmp_path, monkeypatch):
 
 
 LONG = (
-    *("--sft.steps=40", "--sft.lora_dropout=0.2", "--alignment.steps=40", "--checkpoint.minutes=0"),
+    *("--sft.steps=20", "--sft.lora_dropout=0.2", "--alignment.steps=20", "--checkpoint.minutes=0"),
     "--ranking.score=prior-corrected",
 )
 """A run that takes a while, and saves after each step and block."""
