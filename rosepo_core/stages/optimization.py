@@ -20,6 +20,7 @@ from rosepo_core.store.partial import Partial
 
 LOG = "log.json"
 
+
 class Train(Protocol):
     """`fine_tune` or `align_preferences`, with the model and what it is trained on."""
 

@@ -104,7 +104,7 @@ def contents(folder: Path) -> dict[str, Any]:
     files = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json" and path.parent != folder
+        if path.is_file() and path.name != "manifest.json" and (path.parent != folder or path.suffix == ".jsonl")
     }
     return {**files, "metrics.json": metrics}
 

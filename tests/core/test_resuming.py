@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Examples, Pairs, Sequences
 from rosepo_core.engine.training import LogHistory, TrainingSettings, align_preferences, fine_tune
+from rosepo_core.engine.training.validation import Validation
 from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial, PartialFolder
@@ -74,10 +76,22 @@ class Training:
         # What is drawn before a training differs from attempt to attempt.
         torch.rand(len(reporter.steps))
         if self._kind == "alignment":
-            log = align_preferences(model, self._loss(), self._trees(), settings, reporter, partial)
+            log = align_preferences(model, self._loss(), self._trees(), settings, reporter, partial=partial)
         else:
-            log = fine_tune(model, self._template.sft_sequences(self._sequences), settings, reporter, partial)
+            sequences = self._template.sft_sequences(self._sequences)
+            judged = Validation("rate", self._measure(), every=2, patience=3) if self._kind == "validated" else None
+            log = fine_tune(model, sequences, settings, reporter, validation=judged, partial=partial)
         return log, {name: weight.flatten().tolist() for name, weight in model.named_parameters()}
+
+    @staticmethod
+    def _measure() -> Callable[[Any], float]:
+        """Judges by the size of the weights, so that step 2 is the best, and training is over before its last step."""
+
+        def measure(model: Any) -> float:
+            total = sum(weight.abs().sum().item() for name, weight in model.named_parameters() if "lora_B" in name)
+            return -abs(total - 20)
+
+        return measure
 
     def _loss(self) -> PreferenceLoss:
         loss: PreferenceLoss = load_plugins().create("loss", "dpo", {})
@@ -91,7 +105,7 @@ class Training:
         return preference_trees(self._template, Pairs(examples, rejected, flat * 0, flat[:, 0], flat))
 
 
-@pytest.fixture(params=["lora", "full", "alignment"])
+@pytest.fixture(params=["lora", "full", "validated", "alignment"])
 def training(request: pytest.FixtureRequest, tiny_model: Any, tiny_tokenizer: Any, catalogue: Any) -> Training:
     return Training(tiny_model, tiny_tokenizer, catalogue, request.param)
 

@@ -22,9 +22,11 @@ from transformers.trainer_callback import TrainerState
 
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
+from rosepo_core.engine.training.validation import KeepsBest
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 WEIGHTS = "trained.safetensors"
+BEST = "best.safetensors"
 COUNTS = "counts.json"
 
 
@@ -32,6 +34,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
     """A trainer whose checkpoints are in the partial folder of a stage."""
 
     _partial: Partial = KEEPS_NOTHING
+    _best: KeepsBest | None = None
 
     def counts(self) -> dict[str, Any]:
         """What a subclass counts, as JSON values, at the end of a step."""
@@ -40,28 +43,37 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
     def restore_counts(self, counts: dict[str, Any]) -> None:
         """Go on counting from what `counts` returned."""
 
-    def train_or_go_on(self, reporter: Reporter, partial: Partial) -> None:
+    def train_or_go_on(self, reporter: Reporter, partial: Partial, best: KeepsBest | None = None) -> None:
         """Train from the beginning, or from the newest checkpoint.
 
         Args:
             reporter: receives the progress.
             partial: keeps the checkpoints. If weights are shared out to several processes (FSDP, DeepSpeed), there
                 are none.
+            best: judges the model during the training.
         """
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             self._partial = partial
+        self._best = best
+        if best is not None:
+            self.add_callback(best)
         self.add_callback(_Steps(reporter, self._partial))
-        checkpoint = self._partial.checkpoint()
-        if checkpoint is None:
+        # Rank 0 may already save the next one.
+        found = ranks.told_by_first("the newest checkpoint", lambda: str(self._partial.checkpoint() or ""))
+        if not found:
             self.train()
             return
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        if state.global_step < state.max_steps:
-            self.add_callback(_Counts(self, checkpoint))
-            self.train(resume_from_checkpoint=str(checkpoint))
-        else:
-            self.state = state
-            self._load_from_checkpoint(str(checkpoint))
+        checkpoint = Path(found)
+        counts = json.loads((checkpoint / COUNTS).read_text(encoding="utf-8"))
+        if best is not None:
+            best.restore(counts["validation"], load_file(checkpoint / BEST))
+        if not counts["over"]:
+            self.add_callback(_Counts(self, counts))
+            self.train(resume_from_checkpoint=found)
+            return
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self._load_from_checkpoint(found)
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint in the partial folder; called by the trainer after it has logged the step."""
@@ -86,13 +98,20 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
             (folder / name).write_bytes(content)
         # The trainer's own way to write it sorts the keys of log entries.
         (folder / TRAINER_STATE_NAME).write_text(json.dumps(asdict(self.state)), encoding="utf-8")
-        # Steps since the last log entry are summed in these.
-        since = {
-            "loss": self._tr_loss.item(),
-            "total": self._total_loss_scalar,
-            "logged": self._globalstep_last_logged,
+        counts: dict[str, Any] = {
+            "over": self.control.should_training_stop,
+            # The loss since the last log entry.
+            "loss": {
+                "since": self._tr_loss.item(),
+                "total": self._total_loss_scalar,
+                "logged": self._globalstep_last_logged,
+            },
+            "own": self.counts(),
         }
-        (folder / COUNTS).write_text(json.dumps({"since": since, "own": self.counts()}), encoding="utf-8")
+        if self._best is not None:
+            counts["validation"] = self._best.counts()
+            save_file(dict(self._best.weights()), folder / BEST)
+        (folder / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Take the trained weights from a checkpoint."""
@@ -108,15 +127,15 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 class _Counts(TrainerCallback):  # type: ignore[misc]
     """Restores what is counted, when the trainer has set its own counts to 0."""
 
-    def __init__(self, trainer: ResumableTrainer, checkpoint: Path) -> None:
+    def __init__(self, trainer: ResumableTrainer, counts: dict[str, Any]) -> None:
         self._trainer = trainer
-        self._counts = json.loads((checkpoint / COUNTS).read_text(encoding="utf-8"))
+        self._counts = counts
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        since = self._counts["since"]
-        self._trainer._tr_loss += since["loss"]
-        self._trainer._total_loss_scalar = since["total"]
-        self._trainer._globalstep_last_logged = since["logged"]
+        loss = self._counts["loss"]
+        self._trainer._tr_loss += loss["since"]
+        self._trainer._total_loss_scalar = loss["total"]
+        self._trainer._globalstep_last_logged = loss["logged"]
         self._trainer.restore_counts(self._counts["own"])
 
 
