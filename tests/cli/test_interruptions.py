@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,14 @@ from rosepo_cli.app import run as command
 from rosepo_cli.progress import ConsoleReporter
 
 PROGRESS = ConsoleReporter.progress
+
+
+@pytest.fixture(autouse=True)
+def listens() -> Iterator[None]:
+    """Ctrl-C is not ignored, although the tests may run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def at_report(number: int, act: Callable[[], None]) -> Callable[..., None]:
@@ -163,10 +171,6 @@ def test_processes_that_are_killed_and_terminated_leave_a_run_that_goes_on(train
 
 def test_every_stage_goes_on_where_it_was_interrupted(train, tmp_path, monkeypatch):
     """Each stage is interrupted at its second report. The run then equals one that was not interrupted."""
-    # Many small passes.
-    for module in ("rosepo_core.engine.title_model", "rosepo_core.evaluation.ranked_models"):
-        monkeypatch.setattr(f"{module}.TOKEN_BUDGET", 150)
-    monkeypatch.setattr("rosepo_core.evaluation.free.TOKEN_BUDGET", 150)
     arguments = (
         *(
             "--sampler=self-hard",
@@ -175,7 +179,7 @@ def test_every_stage_goes_on_where_it_was_interrupted(train, tmp_path, monkeypat
             "--preferences.negatives=2",
         ),
         '--evaluation.protocols=["candidates", "catalogue", "free"]',
-        "--evaluation.max_users=8",
+        *("--evaluation.max_users=8", "--model.token_budget=150"),
     )
     whole = tmp_path / "whole" / "run"
     assert train("--run", whole, *arguments).code == 0
