@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rosepo_core.contracts.components import (
+    Component,
     CutOffMetric,
     CutOffOptions,
     Dataset,
@@ -45,6 +46,7 @@ from rosepo_core.packages import cache_folder, fetch_wheel
 from rosepo_core.prompts.list_template import ListTemplate
 from rosepo_core.prompts.template import PromptGroup, PromptOptions, PromptTemplate
 from rosepo_core.prompts.token_ids import Ragged, leading_ids, newline_id, plain_ids
+from rosepo_core.registry import load_plugins
 
 if TYPE_CHECKING:
     from rosepo_core.data.dialects import Dialect
@@ -61,6 +63,7 @@ __all__ = [
     "Bools",
     "Candidates",
     "Catalogue",
+    "Component",
     "Corpus",
     "CutOffMetric",
     "CutOffOptions",
@@ -109,6 +112,7 @@ __all__ = [
     "head_items",
     "hookimpl",
     "leading_ids",
+    "load_plugins",
     "nearest",
     "newline_id",
     "plain_ids",

@@ -38,7 +38,7 @@ from rosepo_core.contracts.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-Need = Literal["language-model", "oracle", "title-embeddings"]
+Need = Literal["language-model", "oracle", "title-embeddings", "disliked", "candidates"]
 
 
 class Reporter(Protocol):
@@ -76,6 +76,11 @@ class Component:
         ``[*super().files(), ...]``. Paths that do not exist are ignored.
         """
         return [value for _, value in self.options if isinstance(value, Path)]
+
+    def parts(self) -> Sequence[Component]:
+        """The components that this component uses, such as the oracles of an ensemble. Their source code, options and
+        files count as its own: a stage is made again if one of them has changed."""
+        return ()
 
 
 class DatasetOptions(Options):
@@ -162,6 +167,9 @@ class SamplerContext:
         language_model: set if `needs` has "language-model".
         oracle_scores: set if `needs` has "oracle"; the scores of the fitted oracle, see `SmoothingOracle.score`.
         title_embeddings: set if `needs` has "title-embeddings"; returns rows of unit length, float32 [items, d].
+        disliked: set if `needs` has "disliked"; the items that users rated low or skipped.
+        candidates: set if `needs` has "candidates"; the items that the dataset offered together with each target, or
+            else those in the list of the prompt: int32 [n, c], -1 fills rows with fewer.
     """
 
     catalogue: Catalogue
@@ -171,6 +179,8 @@ class SamplerContext:
     language_model: LanguageModel | None = None
     oracle_scores: Callable[[Places, Ints], Floats] | None = None
     title_embeddings: Callable[[], Floats] | None = None
+    disliked: SeenItems | None = None
+    candidates: Callable[[Examples], Ints] | None = None
 
 
 class SamplerOptions(Options):
@@ -183,7 +193,8 @@ class RejectedSampler(Component, ABC):
     """Picks the rejected items of each example.
 
     Attributes:
-        needs: which costly parts of the context `sample` uses. Only these are prepared.
+        needs: which parts of the context `sample` uses that are costly, or that not every run has. Only these are
+            prepared; a run without them is refused before any work.
     """
 
     Options: ClassVar[type[Options]] = SamplerOptions
@@ -239,7 +250,8 @@ class SmoothingOracle(Component, ABC):
         """Preference scores, higher is better: float32 [n, m] for items int32 [n, m].
 
         The score of an item must not depend on the other items. An oracle that cannot rank returns `None`, and is
-        then left out of the table.
+        then left out of the table. In recommending, places belong to people who may not be in the split
+        (`Places.of_split`).
         """
         return None
 

@@ -210,27 +210,7 @@ class Outcome:
         place = examples.sequences.offsets[examples.user][row] + np.arange(len(row)) - first
         return row, examples.sequences.items[place]
 
-    @cached_property
+    @property
     def genres(self) -> Bools | None:
-        """Which genres each item has: bool [items, genres]. `None` if the catalogue has no column ``genres`` with
-        lists of text, or text separated by ``|``."""
-        if "genres" not in self.catalogue.attributes.columns:
-            return None
-        column = self.catalogue.attributes["genres"]
-        if str(column.dtype) == "String":
-            column = column.str.split("|")
-        if str(column.dtype) != "List(String)":
-            return None
-        names: dict[str, int] = {}
-        pairs = [
-            (item, names.setdefault(genre, len(names)))
-            for item, genres in enumerate(column.to_list())
-            for genre in genres or ()
-            if genre
-        ]
-        if not pairs:
-            return None
-        of = np.zeros((len(self.catalogue), len(names)), dtype=np.bool_)
-        rows, columns = np.array(pairs).T
-        of[rows, columns] = True
-        return of
+        """See `Catalogue.genres`."""
+        return self.catalogue.genres

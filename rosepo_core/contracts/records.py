@@ -7,7 +7,7 @@ means "no item". Do not write to the arrays.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -48,6 +48,8 @@ class Corpus:
         examples: `None` for a log. For given examples, one row for each user of the log: columns ``user`` (str),
             ``part`` (str, a `Part`) and, where the source has them, ``candidates`` (list[str], ids of the items to
             rank for a test example, exactly one of them the target; may be null for other parts).
+        disliked: what users rated low or skipped, if the source knows: columns ``user``, ``item``, ``timestamp`` as
+            in the interactions, among which it must not be. In a log, `LogOptions.min_rating` adds what it drops.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Corpus:
     catalogue: pl.DataFrame
     notes: tuple[str, ...] = ()
     examples: pl.DataFrame | None = None
+    disliked: pl.DataFrame | None = None
 
     @staticmethod
     def of_examples(
@@ -106,6 +109,31 @@ class Catalogue:
         normal = (" ".join(unicodedata.normalize("NFKC", title).casefold().split()) for title in self.titles)
         return np.array([numbers.setdefault(title, len(numbers)) for title in normal], dtype=np.int32)
 
+    @cached_property
+    def genres(self) -> Bools | None:
+        """Which genres each item has: bool [items, genres]. `None` if there is no attribute ``genres`` with lists of
+        text, or text separated by ``|``."""
+        if "genres" not in self.attributes.columns:
+            return None
+        column = self.attributes["genres"]
+        if str(column.dtype) == "String":
+            column = column.str.split("|")
+        if str(column.dtype) != "List(String)":
+            return None
+        names: dict[str, int] = {}
+        pairs = [
+            (item, names.setdefault(genre, len(names)))
+            for item, genres in enumerate(column.to_list())
+            for genre in genres or ()
+            if genre
+        ]
+        if not pairs:
+            return None
+        of = np.zeros((len(self), len(names)), dtype=np.bool_)
+        rows, columns = np.array(pairs).T
+        of[rows, columns] = True
+        return of
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -149,11 +177,14 @@ class Places:
         sequences: the sequences that the places are in.
         user: the user of each place, int32 [n].
         position: how many of the user's items come before the place, int32 [n]; at most the length of the sequence.
+        of_split: whether users have the numbers of the split. In recommending they do not: a sequence is then the
+            history of anyone, and users only number the sequences.
     """
 
     sequences: Sequences
     user: Ints
     position: Ints
+    of_split: bool = field(default=True, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -255,6 +286,10 @@ class Split:
         strategy: how the corpus was divided.
         supplied_candidates: the items that the dataset wants to be ranked for each test example; `None` where
             candidates are drawn.
+        offered: the items that the dataset offers each user together with the target of their training example, the
+            target among them; no items for other users. `None` if the dataset offers none in training.
+        disliked: the items that each user rated low or skipped, before the first interaction that is held out; `None`
+            if that is not known.
     """
 
     users: tuple[str, ...]
@@ -265,6 +300,8 @@ class Split:
     seen: SeenItems
     strategy: Strategy = "leave-one-out"
     supplied_candidates: Candidates | None = None
+    offered: Sequences | None = None
+    disliked: SeenItems | None = None
 
     @cached_property
     def train_seen(self) -> SeenItems:

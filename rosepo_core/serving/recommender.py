@@ -332,7 +332,8 @@ def _places(histories: Sequence[Ints]) -> Places:
     """The ends of histories."""
     lengths = np.array([len(items) for items in histories], dtype=np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Places(Sequences(np.concatenate(histories), offsets), np.arange(len(lengths), dtype=np.int32), lengths)
+    user = np.arange(len(lengths), dtype=np.int32)
+    return Places(Sequences(np.concatenate(histories), offsets), user, lengths, of_split=False)
 
 
 @contextmanager

@@ -239,17 +239,8 @@ class Session:
         found: list[Mapping[str, Any]] = []
         for choice, table in zip(choices, listed, strict=True):
             component: Component = self.registry.make(section, choice.name, choice.options)
-            component_class: type = type(component)
-            with running(component):
-                files = [path.expanduser() for path in component.files()]
-            found.append(
-                {
-                    "plugin": str(self.registry.entry(section, choice.name)),
-                    "source": source_hash(component_class),
-                    "options": {key: value for key, value in table.items() if key != "name" and key not in without},
-                    "files": [content_sums(path) for path in files],
-                }
-            )
+            options = {key: value for key, value in table.items() if key != "name" and key not in without}
+            found.append(_settings(component, str(self.registry.entry(section, choice.name)), options))
         return found
 
     def rng(self, purpose: str) -> np.random.Generator:
@@ -426,3 +417,20 @@ class ReadingSession(Session):
             RequestError: the run has not finished this stage; the message names the command that does.
         """
         return self.store.artifact(stage, self._command(stage))
+
+
+def _settings(component: Component, name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Everything that the work of a component and of its parts depends on."""
+    with running(component):
+        files = [path.expanduser() for path in component.files()]
+        parts = component.parts()
+    component_class: type = type(component)
+    settings: dict[str, Any] = {
+        "plugin": name,
+        "source": source_hash(component_class),
+        "options": options,
+        "files": [content_sums(path) for path in files],
+    }
+    if parts:
+        settings["parts"] = [_settings(part, part.origin, part.options.that_decide()) for part in parts]
+    return settings
