@@ -199,6 +199,7 @@ def train(session: Session) -> Trained:
     corpus = dataset.stage(session)
     ratings.check(session, corpus)
     held_out = split.stage(session, corpus)
+    sampling.check_split(session, held_out)
     # Before any expensive work, so that impossible requests fail at once.
     candidates = evaluation.draw_candidates(session, held_out)
     fine_tuned = sft.stage(session, held_out)

@@ -53,6 +53,17 @@ class Eligibility:
             for twins, user in zip(same_title, examples.user.tolist(), strict=True)
         ]
 
+    def seen_but_target(self, examples: Examples) -> list[NDArray[np.integer]]:
+        """The items that the user of each example has interacted with, without the target: one array for each
+        example; empty if seen items may be rejected."""
+        if self._seen is None:
+            return [np.zeros(0, dtype=np.int64) for _ in range(len(examples))]
+        seen = {user: self._seen.of_user(user) for user in np.unique(examples.user).tolist()}
+        return [
+            seen[user][seen[user] != target]
+            for user, target in zip(examples.user.tolist(), examples.target.tolist(), strict=True)
+        ]
+
     def blank(self, keys: NDArray[np.floating], examples: Examples) -> None:
         """Set keys[i, j], float [n, items], to -inf if item j must not be rejected for example i. Changes `keys`."""
         excluded = self.excluded(examples)
@@ -143,7 +154,7 @@ def draw(
                 np.searchsorted(cumulative, points, side="right"), np.searchsorted(cumulative, cumulative[-1])
             )
             together = np.concatenate([sampled[rows], stream.astype(np.int32)], axis=1)
-            kept = _first_occurrence(together)
+            kept = first_occurrence(together)
             kept[:, :k] &= together[:, :k] >= 0
             kept[:, k:] &= eligibility.mask(examples.take(rows), together[:, k:])
             sampled[rows] = first_kept(together, kept, k)
@@ -178,7 +189,7 @@ def _draw_exactly(
     return out
 
 
-def _first_occurrence(items: Ints) -> Bools:
+def first_occurrence(items: Ints) -> Bools:
     """Whether items[i, j], which is at least -1, is the first of its value in row i: bool of the same shape."""
     width = items.shape[1]
     tagged = np.sort((items.astype(np.int64) + 1) * width + np.arange(width), axis=1)

@@ -10,7 +10,7 @@ import polars as pl
 
 from rosepo_core.contracts.components import DatasetOptions, LogOptions
 from rosepo_core.contracts.errors import PluginError, RequestError
-from rosepo_core.contracts.records import Corpus
+from rosepo_core.contracts.records import Bools, Corpus
 from rosepo_core.data.ids import coded, names_of, numbered, repeated_pairs
 from rosepo_core.data.supplied_examples import check_examples, leaks, merge_candidates
 
@@ -26,7 +26,8 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
     In this order:
 
     1. Titles become one line each: Unicode NFC, runs of white space to one space.
-    2. ``min_rating`` drops interactions rated lower, and those without a rating.
+    2. ``min_rating`` drops interactions rated lower, and those without a rating. What is rated lower is kept as
+       `Corpus.disliked`.
     3. Items with the same title become one item, with the id and attributes of the first in the catalogue, because a
        model that reads and writes titles cannot tell them apart.
     4. ``duplicates`` keeps a user's first or last interaction with an item (by time, then by row), or all.
@@ -60,12 +61,15 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
     if is_log:
         interactions = interactions.with_columns(coded(interactions["user"]), coded(interactions["item"]))
 
+    disliked = corpus.disliked
     if isinstance(options, LogOptions) and options.min_rating is not None:
         before = interactions
         if "rating" not in before.columns:
             raise RequestError(f"dataset.min_rating: dataset '{corpus.name}' has no ratings; leave it unset")
         interactions = before.filter(pl.col("rating").fill_nan(None) >= options.min_rating)
         _note_dropped(notes, f"min_rating={options.min_rating:g}", before, interactions)
+        low = before.filter(pl.col("rating").fill_nan(None) < options.min_rating).select("user", "item", "timestamp")
+        disliked = low if disliked is None else pl.concat([_as_text(low), _as_text(disliked)])
 
     examples = corpus.examples
     first = catalogue.select("item", pl.col("item").first().over("title").alias("kept"), "title")
@@ -106,7 +110,13 @@ def filter_corpus(corpus: Corpus, options: DatasetOptions) -> Corpus:
                 "without interactions" if options.k_core == 1 else f"with fewer than {options.k_core} interactions"
             )
             notes.append(f"dropped {dropped} of {every_item.height} items {too_few}")
-    return replace(corpus, interactions=interactions, catalogue=catalogue, notes=tuple(notes))
+    if disliked is not None:
+        disliked = disliked.with_columns(_replaced(disliked["item"], merged["item"], merged["kept"]))
+        kept = _among(disliked["user"], _different(interactions["user"])) & _among(
+            disliked["item"], catalogue["item"]
+        )
+        disliked = disliked.filter(pl.Series(kept))
+    return replace(corpus, interactions=interactions, catalogue=catalogue, notes=tuple(notes), disliked=disliked)
 
 
 def one_line(title: pl.Expr) -> pl.Expr:
@@ -176,6 +186,17 @@ def _different(ids: pl.Series) -> pl.Series:
     """Each different id once, as text."""
     numbers, names = numbered(ids)
     return names.filter(np.bincount(numbers, minlength=names.len()) > 0)
+
+
+def _among(ids: pl.Series, known: pl.Series) -> Bools:
+    """Whether each id is one of `known`, which is text: bool [n]."""
+    numbers, names = numbered(ids)
+    found: Bools = names.is_in(known.implode()).to_numpy()[numbers]
+    return found
+
+
+def _as_text(disliked: pl.DataFrame) -> pl.DataFrame:
+    return disliked.select(pl.col("user", "item").cast(pl.String), "timestamp")
 
 
 def _replaced(ids: pl.Series, old: pl.Series, new: pl.Series) -> pl.Series:

@@ -26,7 +26,7 @@ from rosepo_core.contracts.records import (
 )
 from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.ids import first_rows, numbered
-from rosepo_core.data.supplied_examples import index_candidates
+from rosepo_core.data.supplied_examples import index_candidates, index_offered
 
 if TYPE_CHECKING:
     pass
@@ -119,7 +119,33 @@ def split_corpus(corpus: Corpus, options: SplitOptions) -> Split:
         seen=SeenItems.of(full, items.len()),
         strategy=strategy,
         supplied_candidates=index_candidates(corpus, users.gather(test.user), test.target, _places(items)),
+        offered=index_offered(corpus, users, _places(items)),
+        disliked=_disliked(corpus, users, user, time, train_lengths),
     )
+
+
+def _disliked(corpus: Corpus, users: pl.Series, user: Ints, time: Longs, train_lengths: Longs) -> SeenItems | None:
+    """What each user is known to dislike before the first interaction that is held out; `None` if that is not known.
+
+    Args:
+        corpus: the corpus.
+        users: the ids of the users, by their numbers.
+        user: the user of each interaction, int32 [interactions].
+        time: its timestamp, int64 [interactions].
+        train_lengths: how many interactions of each user are for training, int64 [users].
+    """
+    if corpus.disliked is None:
+        return None
+    lengths = np.bincount(user, minlength=len(users))
+    until = np.full(len(users), np.iinfo(np.int64).max)
+    held_out = train_lengths < lengths
+    offsets = _offsets(lengths)
+    ordered = time[_in_order_of_time(np.arange(len(user), dtype=np.int32), user, time, offsets)]
+    until[held_out] = ordered[(offsets[:-1] + train_lengths)[held_out]]
+    items = corpus.catalogue["item"]
+    owner, item = _index(corpus.disliked["user"], users), _index(corpus.disliked["item"], items)
+    early = (owner >= 0) & (item >= 0) & (corpus.disliked["timestamp"].to_numpy() < until[owner])
+    return SeenItems(np.unique(owner[early].astype(np.int64) * len(items) + item[early]), len(items))
 
 
 def _check_uncut(name: str, options: SplitOptions) -> None:

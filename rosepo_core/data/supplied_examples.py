@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from rosepo_core.contracts.errors import PluginError
-from rosepo_core.contracts.records import Candidates, Corpus, Ints, Part
+from rosepo_core.contracts.records import Candidates, Corpus, Ints, Part, Sequences
 
 PARTS: tuple[str, ...] = get_args(Part)
 
@@ -129,3 +129,27 @@ def index_candidates(corpus: Corpus, users: pl.Series, targets: Ints, places: pl
     items: Ints = np.full((len(lengths), lengths.max()), -1, dtype=np.int32)
     items[np.arange(items.shape[1]) < lengths[:, None]] = flat["place"].to_numpy()
     return Candidates(items, np.argmax(items == targets[:, None], axis=1).astype(np.int32))
+
+
+def index_offered(corpus: Corpus, users: pl.Series, places: pl.DataFrame) -> Sequences | None:
+    """The candidates of given examples for training, by user; `None` if the corpus has none.
+
+    Args:
+        corpus: any corpus.
+        users: all users, [users].
+        places: columns ``item`` and ``place``, the number of each item of the catalogue.
+    """
+    if corpus.examples is None or not has_candidates(corpus):
+        return None
+    training = corpus.examples.filter(pl.col("part") == "train").select("user", "candidates")
+    listed = pl.DataFrame({"user": users}).join(training, on="user", how="left", maintain_order="left")
+    lengths = listed["candidates"].list.len().fill_null(0).to_numpy().astype(np.int64)
+    if not lengths.any():
+        return None
+    names = listed["candidates"].filter(pl.Series(lengths > 0)).explode()
+    # Only the candidates of the test must be in the catalogue.
+    flat = pl.DataFrame({"item": names}).join(places, on="item", how="left", maintain_order="left")["place"]
+    items = flat.fill_null(-1).to_numpy().astype(np.int32)
+    owner = np.repeat(np.arange(len(users)), lengths)[items >= 0]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(users)))]).astype(np.int64)
+    return Sequences(items[items >= 0], offsets)

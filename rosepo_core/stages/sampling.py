@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +272,44 @@ def _context(
         language_model=title_model(session, split, sft) if "language-model" in sampler.needs else None,
         oracle_scores=_oracle_scores(session, oracle, sampler) if oracle and "oracle" in sampler.needs else None,
         title_embeddings=embeddings if "title-embeddings" in sampler.needs else None,
+        disliked=split.content.disliked if "disliked" in sampler.needs else None,
+        candidates=partial(_candidates, session, split.content) if "candidates" in sampler.needs else None,
     )
+
+
+def _candidates(session: Session, split: Split, examples: Examples) -> Ints:
+    """See `SamplerContext.candidates`."""
+    if split.offered is None:
+        lists = session.lists(examples, len(split.catalogue))
+        assert lists is not None  # as `check_split` found
+        return lists
+    # A dataset offers items together with the last target of an example.
+    last = examples.position == split.train.lengths[examples.user] - 1
+    counts = np.where(last, split.offered.lengths[examples.user], 0)
+    places = Places(split.offered, examples.user, counts.astype(np.int32))
+    return places.histories(max(1, int(counts.max(initial=0))))
+
+
+def check_split(session: Session, split: Handle[Split]) -> None:
+    """Check, before any costly work, that the data has what the samplers need.
+
+    Raises:
+        RequestError: a sampler needs disliked items or candidates, and there are none.
+    """
+    for index, choice in enumerate(session.config.sampler):
+        needs = session.component("sampler", index).needs
+        if "disliked" in needs and split.content.disliked is None:
+            raise RequestError(
+                f"sampler '{choice.name}' takes what users rated low or skipped, and dataset "
+                f"'{session.config.dataset.name}' does not say: if the log has ratings, set dataset.min_rating; "
+                "what is rated lower leaves the histories and is disliked"
+            )
+        if "candidates" in needs and split.content.offered is None and not session.listed_count:
+            raise RequestError(
+                f"sampler '{choice.name}' takes items from lists of candidates, and there are none: take a dataset "
+                "that offers some with its training examples, such as s-dpo, or let prompts list them "
+                "(prompt.candidates)"
+            )
 
 
 def check_request(session: Session) -> None:

@@ -76,6 +76,10 @@ def save_split(split: Split, folder: Path) -> None:
     if split.supplied_candidates is not None:
         arrays["given.items"] = split.supplied_candidates.items
         arrays["given.target_column"] = split.supplied_candidates.target_column
+    if split.offered is not None:
+        arrays["offered.items"], arrays["offered.offsets"] = split.offered.items, split.offered.offsets
+    if split.disliked is not None:
+        arrays["disliked.keys"] = split.disliked.keys
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
     (folder / ABOUT).write_text(json.dumps({"strategy": split.strategy}), encoding="utf-8")
     pl.DataFrame({"user": split.users}, schema={"user": pl.String}).write_parquet(folder / USERS)
@@ -112,4 +116,6 @@ def load_split(folder: Path) -> Split:
         seen=SeenItems(arrays["seen.keys"], len(catalogue)),
         strategy=json.loads((folder / ABOUT).read_text(encoding="utf-8"))["strategy"],
         supplied_candidates=supplied,
+        offered=Sequences(arrays["offered.items"], arrays["offered.offsets"]) if "offered.items" in arrays else None,
+        disliked=SeenItems(arrays["disliked.keys"], len(catalogue)) if "disliked.keys" in arrays else None,
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext
-from rosepo_core.contracts.records import Examples, Ints, Split
+from rosepo_core.contracts.records import Examples, Ints, SeenItems, Split
 from rosepo_core.testing.component_contract import ComponentContract
 from rosepo_core.testing.toys import (
     FakeLanguageModel,
@@ -38,6 +38,10 @@ class SamplerContract(ComponentContract):
             language_model=FakeLanguageModel(items) if "language-model" in sampler.needs else None,
             oracle_scores=FakeLanguageModel(items, seed=1).score if "oracle" in sampler.needs else None,
             title_embeddings=(lambda: embeddings) if "title-embeddings" in sampler.needs else None,
+            disliked=_unseen(split) if "disliked" in sampler.needs else None,
+            candidates=(lambda places: np.tile(np.arange(items, dtype=np.int32), (len(places), 1)))
+            if "candidates" in sampler.needs
+            else None,
         )
         return sampler.sample(examples, k, context)
 
@@ -94,3 +98,9 @@ class SamplerContract(ComponentContract):
         split = toy_split()
         none = train_examples(split).take(np.zeros(0, dtype=np.int64))
         assert self.sample(options, split, none, 3).shape == (0, 3)
+
+
+def _unseen(split: Split) -> SeenItems:
+    """A world in which users dislike everything that they have not seen."""
+    keys = np.arange(len(split.users) * len(split.catalogue), dtype=np.int64)
+    return SeenItems(np.setdiff1d(keys, split.train_seen.keys), len(split.catalogue))

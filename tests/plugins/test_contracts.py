@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
 import pytest
 
 from rosepo_core.registry import load_plugins
@@ -73,6 +77,27 @@ class TestSelfHard(SamplerContract):
     name = "rosepo/self-hard"
 
 
+class TestInBatch(SamplerContract):
+    name = "rosepo/in-batch"
+
+
+class TestClusterExposure(SamplerContract):
+    name = "rosepo/cluster-exposure"
+
+    def sample(self, options, split, examples, k, seed=0):
+        genres = pl.DataFrame({"genres": ["ABC"[item % 3] for item in range(len(split.catalogue))]})
+        split = replace(split, catalogue=replace(split.catalogue, attributes=genres))
+        return super().sample(options, split, examples, k, seed)
+
+
+class TestDisliked(SamplerContract):
+    name = "rosepo/disliked"
+
+
+class TestInCandidates(SamplerContract):
+    name = "rosepo/in-candidates"
+
+
 class TestConstant(OracleContract):
     name = "rosepo/constant"
 
@@ -83,6 +108,33 @@ class TestSASRec(OracleContract):
     @pytest.fixture
     def options(self):
         return {"layers": 1, "hidden_size": 16, "max_epochs": 2}
+
+
+class TestPopularity(OracleContract):
+    name = "rosepo/popularity"
+
+
+class TestItemKNN(OracleContract):
+    name = "rosepo/item-knn"
+
+
+class TestScores(OracleContract):
+    name = "rosepo/scores"
+
+    @pytest.fixture
+    def options(self, tmp_path):
+        rng = np.random.default_rng(0)
+        rows = [f"u{user},i{item},{rng.normal():.3f}\n" for user in range(30) for item in range(40)]
+        (tmp_path / "scores.csv").write_text("user,item,score\n" + "".join(rows))
+        return {"path": str(tmp_path / "scores.csv")}
+
+
+class TestEnsemble(OracleContract):
+    name = "rosepo/ensemble"
+
+    @pytest.fixture
+    def options(self):
+        return {"oracles": ["item-knn", "popularity"], "settings": {"item-knn": {"neighbours": 5}}}
 
 
 class TestTimeline(PromptContract):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,10 @@ from rosepo_core.api import (
 from rosepo_core.registry import load_plugins
 from rosepo_core.testing import FakeLanguageModel, SamplerContract, SilentReporter
 
-NAMES = ("uniform", "popularity-aware", "semantic-similar", "self-hard", "oracle-hard")
+NAMES = (
+    *("uniform", "popularity-aware", "semantic-similar", "self-hard", "oracle-hard", "in-batch", "cluster-exposure"),
+    *("disliked", "in-candidates"),
+)
 
 
 def make(name: str, **options: Any) -> RejectedSampler:
@@ -102,6 +106,7 @@ def small_worlds(draw: Any) -> tuple[int, list[list[int]], list[int], int]:
         ("popularity-aware", {"power": 1.0}),
         ("popularity-aware", {"power": 0.0}),
         ("semantic-similar", {"pool": 2}),
+        ("semantic-similar", {"pool": 2, "to": "history"}),
         ("self-hard", {"mode": "generate"}),
         ("self-hard", {"mode": "pool", "pool": 3}),
         ("oracle-hard", {"pool": 2}),
@@ -305,6 +310,119 @@ def test_semantic_similar_looks_beyond_the_neighbours_it_keeps() -> None:
     assert rejected.tolist() == [[151], [1]]
 
 
+def test_semantic_similar_to_the_history_takes_what_is_like_its_latest_items() -> None:
+    """Titles at angles of 0, 20, 40, 120, 180 and 12 degrees. The user took 0, 1 and 2, and 3 is the target. Of the
+    latest two, at 20 and 40, the mean is at 30: item 5 at 12 is nearest. The target is nearest to item 4."""
+    sequences = log_of([0, 1, 2, 3])
+    context = world(sequences, 6, embeddings=on_circle(0, 20, 40, 120, 180, 12))
+    examples = last_items(sequences)
+    near = make("semantic-similar", pool=1, to="history", recent=2)
+    assert near.sample(examples, 2, context).tolist() in ([[5, 4]], [[4, 5]])
+    assert near.sample(examples, 1, context).tolist() == [[5]]
+    assert make("semantic-similar", pool=1).sample(examples, 1, context).tolist() == [[4]]
+
+    # The history of user 1 turns from 0 to 180 degrees: what counts is how much of it is looked at.
+    turning = log_of([0, 0, 4, 3])
+    context = world(turning, 6, embeddings=on_circle(0, 20, 160, 90, 180, 12))
+    for recent, nearest in ((1, 2), (3, 5)):
+        sampler = make("semantic-similar", pool=1, to="history", recent=recent)
+        assert sampler.sample(last_items(turning), 1, context).tolist() == [[nearest]]
+
+
+def test_in_batch_takes_the_targets_of_others() -> None:
+    """Of the targets 1, 2, 3 and 2, user 0 has seen 1 and 3; user 1 may get 1 and 3; user 2 has seen 2."""
+    sequences = log_of([3, 1], [0, 2], [2, 3], [0, 2])
+    context = world(sequences, 5)
+    rejected = make("in-batch").sample(last_items(sequences), 3, context)
+    assert rejected[0].tolist() == [2, -1, -1]
+    assert sorted(rejected[1].tolist()) == sorted(rejected[3].tolist()) == [-1, 1, 3]
+    assert rejected[2].tolist() == [1, -1, -1]
+
+
+def test_in_batch_draws_in_proportion_to_the_targets_and_keeps_to_its_batch() -> None:
+    """Of user 0's rivals, three go for item 1 and one for item 2: the first item is 1 in three of four cases."""
+    sequences = log_of([9, 0], [1], [1], [1], [2])
+    rng = np.random.default_rng(1)
+    counts = {1: 0, 2: 0}
+    context = replace(world(sequences, 10), rng=rng)
+    for _ in range(400):
+        counts[int(make("in-batch").sample(last_items(sequences), 1, context)[0, 0])] += 1
+    assert stats.binomtest(counts[1], 400, 0.75).pvalue > 1e-3
+
+    pairs = make("in-batch", batch_size=2).sample(last_items(log_of([0], [1], [2], [3])), 3, world(sequences, 10))
+    assert ((pairs >= 0).sum(axis=1) == 1).all()
+
+
+def test_disliked_takes_what_the_user_disliked_alone() -> None:
+    """User 0 disliked 3, 4 and her target; user 1 liked 4 after all; user 2 disliked nothing."""
+    sequences = log_of([1, 0], [4, 2], [1])
+    context = replace(world(sequences, 6), disliked=SeenItems.of(log_of([4, 3, 0], [4, 5], []), 6))
+    rejected = make("disliked").sample(last_items(sequences), 3, context).tolist()
+    assert sorted(rejected[0]) == [-1, 3, 4]
+    assert rejected[1:] == [[5, -1, -1], [-1, -1, -1]]
+    assert set(make("disliked", allow_seen=True).sample(last_items(sequences), 3, context)[1].tolist()) == {4, 5, -1}
+
+
+def test_in_candidates_takes_eligible_items_of_the_list() -> None:
+    """Of the first list, 1 is seen, 0 is the target, and 3 is there twice; the second is empty."""
+    sequences = log_of([1, 0], [2])
+    lists = np.array([[1, 3, 0, 3, 5], [-1, -1, -1, -1, -1]], dtype=np.int32)
+    context = replace(world(sequences, 6), candidates=lambda examples: lists)
+    rejected = make("in-candidates").sample(last_items(sequences), 3, context)
+    assert sorted(rejected[0].tolist()) == [-1, 3, 5]
+    assert rejected[1].tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "exposure", "expected"),
+    [
+        ("out", "low", [4, 2, 1, 3]),
+        ("out", "high", [2, 4, 1, 3]),
+        ("in", "low", [3, 1, -1, -1]),
+        ("in", "high", [1, 3, -1, -1]),
+    ],
+)
+def test_cluster_exposure_by_hand(cluster: str, exposure: str, expected: list[int]) -> None:
+    """The model answers 1, 2, 3 and 4. The history is item 5, of A and B; item 1 is of A, 3 of both, 2 and 4 of
+    neither. Training has 7, 9, 5 and 2 interactions with 1 to 4."""
+    sequences = log_of([5, 0])
+    context = world(sequences, 6, popularity=[1, 7, 9, 5, 2, 1], language_model=RankedModel())
+    genres = pl.DataFrame({"genres": ["C", "A", "C", "A|B", "C", "A|B"]})
+    context = replace(context, catalogue=replace(context.catalogue, attributes=genres))
+    sampler = make("cluster-exposure", cluster=cluster, exposure=exposure, candidates=4)
+    assert sampler.sample(last_items(sequences), 4, context).tolist() == [expected]
+
+
+def test_cluster_exposure_looks_at_the_most_frequent_genres_alone() -> None:
+    """A is in two items of the history, B in one. With one genre, item 2 of B is outside of the cluster."""
+    sequences = log_of([3, 4, 0])
+    context = world(sequences, 5, popularity=[1, 1, 9, 1, 1], language_model=RankedModel())
+    genres = pl.DataFrame({"genres": [[], ["A"], ["B"], ["A", "B"], ["A"]]})
+    context = replace(context, catalogue=replace(context.catalogue, attributes=genres))
+    for most, first in ((1, 2), (2, 1)):
+        sampler = make("cluster-exposure", genres=most, candidates=2)
+        assert sampler.sample(last_items(sequences), 1, context).tolist() == [[first]]
+
+
+def test_cluster_exposure_needs_genres() -> None:
+    sequences = log_of([1, 0])
+    with pytest.raises(RequestError, match="needs a catalogue with a column 'genres'"):
+        make("cluster-exposure").sample(last_items(sequences), 1, world(sequences, 4, language_model=RankedModel()))
+
+
+def test_self_hard_resamples_what_is_right() -> None:
+    """The favourites are 0, 1, 2, ... Users may get what they have not seen, and their targets 0 and 2. At
+    temperature 0, what is right is lost: user 0's answers are 0 and 2. Above, the next are 0 and 3."""
+    sequences = log_of([1, 0], [5, 2])
+    examples = last_items(sequences)
+    context = world(sequences, 50, language_model=RankedModel())
+    cold = make("self-hard", exclude="resample").sample(examples, 2, context)
+    warm = make("self-hard", exclude="resample", temperature=1.0).sample(examples, 2, context)
+    once = make("self-hard", exclude="resample", temperature=1.0, attempts=1).sample(examples, 2, context)
+    assert cold.tolist() == once.tolist() == [[2, -1], [0, 1]]
+    assert warm.tolist() == [[2, 3], [0, 1]]
+
+
 class RankedModel:
     """Prefers items of a low number: item i has the log-probability -i, whatever the history."""
 
@@ -408,6 +526,8 @@ def test_no_array_of_all_examples_by_all_items_is_made(name: str) -> None:
         ("popularity-aware", {"power": -1}, "power"),
         ("semantic-similar", {"pool": 0}, "pool"),
         ("self-hard", {"mode": "guess"}, "mode"),
+        ("self-hard", {"mode": "pool", "exclude": "resample"}, "exclude"),
+        ("in-batch", {"batch_size": 1}, "batch_size"),
         ("self-hard", {"temperature": -0.1}, "temperature"),
         ("uniform", {"temperature": 1.0}, "temperature"),
     ],
@@ -424,4 +544,8 @@ def test_each_sampler_says_what_it_needs() -> None:
         "semantic-similar": {"title-embeddings"},
         "self-hard": {"language-model"},
         "oracle-hard": {"oracle"},
+        "in-batch": set(),
+        "cluster-exposure": {"language-model"},
+        "disliked": {"disliked"},
+        "in-candidates": {"candidates"},
     }
