@@ -64,7 +64,8 @@ def test_what_the_lowest_rating_drops_is_disliked_until_the_first_held_out_inter
 
 
 def test_a_dataset_may_know_more_and_a_log_without_ratings_may_know_nothing(tmp_path: Path) -> None:
-    skipped = pl.DataFrame({"user": ["u", "u"], "item": ["e", "f"], "timestamp": [39, 40]})
+    # Without the filter, f at 45 is her validation target.
+    skipped = pl.DataFrame({"user": ["u", "u"], "item": ["e", "f"], "timestamp": [44, 45]})
     known = replace(corpus(), disliked=skipped)
     assert disliked(through_folders(filter_corpus(known, LogOptions()), tmp_path)) == {"u": ["e"]}
 

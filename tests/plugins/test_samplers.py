@@ -349,7 +349,8 @@ def test_in_batch_draws_in_proportion_to_the_targets_and_keeps_to_its_batch() ->
         counts[int(make("in-batch").sample(last_items(sequences), 1, context)[0, 0])] += 1
     assert stats.binomtest(counts[1], 400, 0.75).pvalue > 1e-3
 
-    pairs = make("in-batch", batch_size=2).sample(last_items(log_of([0], [1], [2], [3])), 3, world(sequences, 10))
+    four = log_of([0], [1], [2], [3])
+    pairs = make("in-batch", batch_size=2).sample(last_items(four), 3, world(four, 10))
     assert ((pairs >= 0).sum(axis=1) == 1).all()
 
 
