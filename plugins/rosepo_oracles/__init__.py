@@ -12,6 +12,11 @@ def rosepo_register_oracles(register: Register) -> None:
         summary="Self-attention over the user's items, trained on the same log; its score margins are calibrated.",
     )
     register(
+        "gru4rec",
+        "rosepo_oracles.gru4rec:GRU4Rec",
+        summary="Gated recurrent units over the user's items, trained on the same log.",
+    )
+    register(
         "item-knn",
         "rosepo_oracles.item_knn:ItemKNN",
         summary="Items that the same people took as those of the history: nearest neighbours by cosine.",

@@ -43,6 +43,10 @@ class ItemKNN(ScoredOracle):
     found to rank better) are the paper's. `shrinkage` is from later work (Dacrema et al., "Are we really making much
     progress?", RecSys 2019). Order and repetitions in a history do not count. At equal similarity, the items that
     come first in the catalogue are the neighbours.
+
+    A sum of similarities is no log-probability, so calibration by a temperature is rougher than for oracles that are
+    trained by cross-entropy: on MovieLens-100K its probabilities are off by 0.11 on average (expected calibration
+    error, seed 0).
     """
 
     Options: ClassVar[type[Options]] = ItemKNNOptions

@@ -110,6 +110,14 @@ class TestSASRec(OracleContract):
         return {"layers": 1, "hidden_size": 16, "max_epochs": 2}
 
 
+class TestGRU4Rec(OracleContract):
+    name = "rosepo/gru4rec"
+
+    @pytest.fixture
+    def options(self):
+        return {"hidden_size": 16, "max_epochs": 2}
+
+
 class TestPopularity(OracleContract):
     name = "rosepo/popularity"
 

@@ -20,7 +20,7 @@ from rosepo_core.registry import load_plugins
 from rosepo_core.testing.toys import SilentReporter, toy_supplied_split
 from rosepo_metrics.accuracy import hit_rate, ndcg
 from rosepo_oracles import calibration
-from rosepo_oracles.sasrec import CatalogueCrossEntropy, training_windows
+from rosepo_oracles.sequential import CatalogueCrossEntropy, training_windows
 
 ITEMS = 20
 SMALL = {"hidden_size": 16, "heads": 2, "layers": 1, "max_history": 8, "learning_rate": 2e-2, "max_epochs": 12}
@@ -277,9 +277,32 @@ def test_asked_before_it_was_fitted():
         make().score(at([1, 2], 1), np.zeros((1, 1), dtype=np.int32))
 
 
-def test_heads_must_divide_the_hidden_size():
-    with pytest.raises(RequestError, match=r"oracle\.hidden_size.*multiple of heads \(3\)"):
-        make(hidden_size=64, heads=3)
+@pytest.mark.parametrize("options", [{"hidden_size": 64, "heads": 3}, {"heads": 3}, {"hidden_size": 63}])
+def test_heads_must_divide_the_hidden_size(options):
+    with pytest.raises(RequestError, match=r"oracle\.heads.*must divide hidden_size"):
+        make(**options)
+
+
+def test_gru4rec_learns_which_item_follows_which_and_reads_the_whole_history():
+    """It scores as torch's own units do, one item after another; what is far back counts."""
+    split = cycle()
+    oracle = load_plugins().create("oracle", "gru4rec", {"hidden_size": 16, "max_history": 8, "max_epochs": 12})
+    shown = oracle.fit(split, OracleContext(np.random.default_rng(0), 0, SilentReporter()))
+    assert ndcg(ranks_among_unseen(oracle, split.test, ITEMS), 10).mean() > 0.9
+    assert shown["ndcg@10"] > 0.9
+
+    network = oracle.network.cpu()
+    history = [3, 9, 4, 17]
+    state = torch.zeros(16)
+    cell = torch.nn.GRUCell(16, 16)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in network.units.state_dict().items()})
+    with torch.no_grad():
+        for item in (ITEMS, *history):  # the start marker comes first
+            state = cell(network.item.weight[item] * 4, state)
+        expected = network.item.weight[:ITEMS] @ network.norm(state) + network.bias
+    found = all_scores(oracle, at([*history, 0], 4))[0]
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)
+    assert np.abs(all_scores(oracle, at([5, *history[1:], 0], 4))[0] - found).max() > 1e-4
 
 
 def test_training_windows_cover_every_position_once():
@@ -298,7 +321,7 @@ def test_training_windows_cover_every_position_once():
 
 def test_cross_entropy_equals_torchs(monkeypatch):
     """Value and gradients, in chunks of two rows."""
-    monkeypatch.setattr("rosepo_oracles.sasrec.LOGITS_PER_CHUNK", 14)
+    monkeypatch.setattr("rosepo_oracles.sequential.LOGITS_PER_CHUNK", 14)
     generator = torch.Generator().manual_seed(0)
     target = torch.tensor([0, 6, 3, 3, 1])
     values, gradients = [], []
