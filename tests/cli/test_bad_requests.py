@@ -241,7 +241,7 @@ def test_what_evaluate_does_not_take(rosepo, finished, arguments, said):
         ("The Lighthouse Keepr (1995)", "is not in the run's catalogue; did you mean 'The Lighthouse Keeper (1995)'"),
         ("Harvest Moon", "title 'Harvest Moon' may be 'Harvest Moon (1987)' or 'Harvest Moon (1996)'; write one"),
         ("Small Gods of Summer (1954)", "title 'Small Gods of Summer (1954)' is not in the run's catalogue; did you"),
-        ("", "a title of the history is empty; leave it out"),
+        ("", "a title is empty; leave it out"),
     ],
     ids=["misspelt", "ambiguous", "another year", "empty"],
 )
