@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from benchmarks.architectures import FAMILIES, PAGE, VOCABULARY, make, page
 from rosepo_core.contracts.components import PreferenceLoss
-from rosepo_core.contracts.records import Ints
+from rosepo_core.contracts.records import Ints, Places, Sequences
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.log_probs import log_probs
 from rosepo_core.engine.preparation import prepared
@@ -161,8 +161,8 @@ class Template:
     terminator = END
     response_lengths = np.array([4])
 
-    def prompts(self, places: Any) -> list[Ints]:
-        return PROMPTS
+    def prompts(self, places: Places) -> list[Ints]:
+        return [PROMPTS[user] for user in places.user.tolist()]
 
     def read(self, ids: Sequence[int]) -> str:
         return " ".join(map(str, ids))
@@ -180,7 +180,8 @@ def test_a_free_answer_is_the_most_probable_token_at_each_step(family: str) -> N
         stop = next((place for place, token in enumerate(written) if token in (2, END)), 4)
         expected.append(" ".join(map(str, written[:stop])))
     tokenizer: Any = SimpleNamespace(eos_token_id=2)
-    places: Any = None
+    users = np.arange(len(PROMPTS), dtype=np.int32)
+    places = Places(Sequences(np.zeros(0, np.int32), np.zeros(len(PROMPTS) + 1, np.int64)), users, users * 0)
     answers = write_answers(prepared_of(family), cast(Any, Template()), tokenizer, places, 200, SilentReporter())
     assert answers == expected
 
