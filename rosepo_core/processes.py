@@ -23,13 +23,14 @@ def are_wanted(count: int | None) -> bool:
     """Whether a command with `--processes` `count` must be started in several processes. It must not if it is already
     one of them.
 
+    Args:
+        count: at least 1; `None` if it is not given.
+
     Raises:
-        RequestError: the number is impossible, or another launcher started another number of processes.
+        RequestError: another launcher started another number of processes.
     """
     if count is None:
         return False
-    if count < 1:
-        raise RequestError(f"--processes {count}: say how many processes, 1 or more, e.g. one for each GPU")
     if "WORLD_SIZE" in os.environ:
         if ranks.count() != count:
             raise RequestError(

@@ -47,6 +47,7 @@ NewRun = Annotated[
 Processes = Annotated[
     int | None,
     typer.Option(
+        min=1,
         metavar="N",
         help="Share the work among N processes of this machine, one for each GPU. It changes no result.",
         show_default=False,

@@ -199,10 +199,13 @@ def test_every_rank_makes_the_passes_of_the_one_with_most(monkeypatch):
     assert shared_passes([10], passes) == ([], False, 1)
 
 
-@pytest.mark.parametrize("count", [0, -2])
-def test_a_number_of_processes_must_be_positive(count):
-    with pytest.raises(RequestError, match="say how many"):
-        processes.are_wanted(count)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_number_of_processes_must_be_positive(monkeypatch, command, more):
+    monkeypatch.setattr(processes, "start", None)
+    err = io.StringIO()
+    with redirect_stderr(err):
+        assert run([*command, "--processes=0", *more]) == 2
+    assert "'--processes': Input should be greater than or equal to 1" in err.getvalue()
 
 
 def test_another_launcher_decides_the_number(monkeypatch):
