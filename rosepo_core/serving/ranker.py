@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from rosepo_core.contracts.records import Catalogue, Floats, Ints, Places
 from rosepo_core.contracts.sections import EvaluationOptions, RankingOptions, Score
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.context import SHORTEST_LIST
-from rosepo_core.evaluation.decision_rules import DecisionRule
+from rosepo_core.evaluation.decision_rules import DecisionRule, needed_models
 from rosepo_core.evaluation.pools import PoolSources
+from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 from rosepo_core.registry import load_plugins, running
 from rosepo_core.stages import embeddings, fusion, prior
 from rosepo_core.stages.oracle import load_state
@@ -39,6 +40,7 @@ class Ranker:
         searched: how many titles of the model's own search are a source of pools.
         beams: width of this search.
         oracle: the run's oracle; `None` if it has none.
+        others: other language models whose scores the rule uses, by name.
     """
 
     rule: DecisionRule
@@ -47,6 +49,7 @@ class Ranker:
     searched: int
     beams: int
     oracle: SmoothingOracle | None
+    others: Mapping[str, TitleModel]
 
     def top(
         self, model: TitleModel, places: Places, exclude: Sequence[NDArray[np.integer]], k: int
@@ -78,7 +81,8 @@ class Ranker:
             places: n places.
             items: int32 [n, c], -1 for an empty slot.
         """
-        raw: dict[str, Floats] = {self.rule.model: model.log_probs(places, items)}
+        models = {self.rule.model: model, **self.others}
+        raw = {name: each.log_probs(places, items) for name, each in models.items()}
         if "oracle" in self.rule.models:
             assert self.oracle is not None
             scores = _oracle_scores(self.oracle, places, items)
@@ -95,7 +99,12 @@ def _oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Float
 
 
 def load_ranker(
-    store: RunStore, config: Mapping[str, Any], stage: str, score: Score, catalogue: Catalogue, model: TitleModel
+    store: RunStore,
+    config: Mapping[str, Any],
+    stage: str,
+    score: Score,
+    catalogue: Catalogue,
+    load: Callable[[str], TitleModel],
 ) -> Ranker | None:
     """The ranker of a finished run.
 
@@ -105,13 +114,14 @@ def load_ranker(
         stage: the language model: ``"aligned"``, ``"sft"`` or ``"base"``.
         score: the score to rank by.
         catalogue: the run's catalogue.
-        model: the language model.
+        load: loads a language model of the run by its name.
 
     Returns:
         `None` if the score is likelihood, which needs no pool.
 
     Raises:
-        RequestError: the run was not evaluated with this score, or its fusion needs another language model.
+        RequestError: the run was not evaluated with this score, or its fusion uses the scores of a model that is not
+            of the run.
     """
     if score == "likelihood":
         return None
@@ -123,21 +133,24 @@ def load_ranker(
     if score == "fusion":
         logit = fusion.load(store.artifact(f"fusion-{stage}", command).folder)
     features = logit.features if logit is not None else ()
-    others = [name for name in features if name not in (*fusion.OWN_FEATURES, "oracle")]
-    if others:
-        raise RequestError(
-            f"the fusion of this run uses scores of '{others[0]}', a second language model: recommend by another "
-            "score (--score), or evaluate with other ranking.features"
-        )
+    others = [name for name in needed_models(features, stage) if name not in (stage, "oracle")]
+    for name in others:
+        if name not in LANGUAGE_MODELS:
+            raise RequestError(
+                f"the fusion of this run uses scores of '{name}', which is no model of the run: recommend by another "
+                "score (--score), or evaluate with other ranking.features"
+            )
     oracle = None if read_manifest(store.folder / "oracle") is None else _oracle(store, config)
     embedded = read_manifest(store.folder / "embeddings") is not None
     titles = embeddings.load(store.artifact("embeddings", command).folder) if embedded else None
-    rule = DecisionRule(stage, score, catalogue.popularity, model.title_lengths, own_prior, features, logit)
+    lengths = load(stage).title_lengths
+    rule = DecisionRule(stage, score, catalogue.popularity, lengths, own_prior, features, logit)
     evaluation = parse_options(EvaluationOptions, config.get("evaluation", {}), "evaluation")
     scores = None if oracle is None else partial(_oracle_scores, oracle)
     sources = PoolSources(catalogue.popularity, scores, titles)
     searched = max(SHORTEST_LIST, *evaluation.ks)
-    return Ranker(rule, sources, options.pool, searched, evaluation.beams, oracle)
+    models = {name: load(name) for name in others}
+    return Ranker(rule, sources, options.pool, searched, evaluation.beams, oracle, models)
 
 
 def _oracle(store: RunStore, config: Mapping[str, Any]) -> SmoothingOracle:

@@ -119,17 +119,12 @@ class Recommender:
             reporter.note(f"recommending with the first of {len(others) + 1} seeds, {first}")
             folder = first
         store = RunStore.open(folder)
-        weights = store.artifact("sft" if stage == "base" else stage).folder
         config = _config(folder)
-        options = parse_options(ModelOptions, config.get("model", {}), "model")
-        policy = PolicySlot(options.name, options.dtype, reporter, options.quantization)
-        template = load_template(weights, policy.tokenizer)
-        model = policy.base() if stage == "base" else policy.trained(weights)
-        titled = TitleModel(model, template, reporter, seed=0, token_budget=options.token_budget)
+        load = cache(partial(_title_model, store, config, reporter))
         split = load_split(store.artifact("split").folder)
         ranking = parse_options(RankingOptions, config.get("ranking", {}), "ranking")
-        ranker = load_ranker(store, config, stage, score or ranking.score, split.catalogue, titled)
-        return Recommender(titled, split.catalogue, ranker, partial(full_histories, split), reporter)
+        ranker = load_ranker(store, config, stage, score or ranking.score, split.catalogue, load)
+        return Recommender(load(stage), split.catalogue, ranker, partial(full_histories, split), reporter)
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -314,6 +309,16 @@ class Recommender:
             ]
             for of_row, of_scores in zip(items, scores, strict=True)
         ]
+
+
+def _title_model(store: RunStore, config: Mapping[str, Any], reporter: Reporter, stage: str) -> TitleModel:
+    """A language model of a run. Each has a base model of its own in memory, so that threads can ask them all."""
+    weights = store.artifact("sft" if stage == "base" else stage).folder
+    options = parse_options(ModelOptions, config.get("model", {}), "model")
+    policy = PolicySlot(options.name, options.dtype, reporter, options.quantization)
+    template = load_template(weights, policy.tokenizer)
+    model = policy.base() if stage == "base" else policy.trained(weights)
+    return TitleModel(model, template, reporter, seed=0, token_budget=options.token_budget)
 
 
 def full_histories(split: Split) -> Mapping[str, Ints]:

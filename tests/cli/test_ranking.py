@@ -192,8 +192,14 @@ def test_without_an_oracle_that_ranks_the_fusion_has_the_rest(finished, tmp_path
     assert logit["features"] == ["likelihood", "prior", "popularity"]
 
 
-def test_the_whole_catalogue_is_ranked_by_each_score(fused, tmp_path, rosepo):
+@pytest.mark.parametrize("also", [(), ("base", "sft")])
+def test_the_whole_catalogue_is_ranked_by_each_score(fused, tmp_path, rosepo, also):
     run = shutil.copytree(fused, tmp_path / "run")
+    config = run / "config.toml"
+    written = config.read_text()
+    wider = "".join(f'    "{name}",\n' for name in ("oracle", *also))
+    assert '    "oracle",\n' in written
+    config.write_text(written.replace('    "oracle",\n', wider))
     done = rosepo("evaluate", run, "--protocol=catalogue", "--json")
     assert done.code == 0, done.err
     document = done.json["metrics"]
@@ -202,6 +208,7 @@ def test_the_whole_catalogue_is_ranked_by_each_score(fused, tmp_path, rosepo):
     recall = document["pool_recall"]["catalogue"]
     assert set(recall.values()) == {1.0}
     assert set(recall) == {name for name in SCORED if " " in name and not name.startswith("oracle")}
+    # Recommending asks all models whose scores the fusion uses.
     recommended = rosepo_core.Recommender.from_run(run)
     assert recommended.score == "fusion"
     split = load_split(run / "split")
