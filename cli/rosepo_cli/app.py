@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from rosepo_cli import evaluation, finished, inspection, recommendation, training
+from rosepo_cli import evaluation, finished, inspection, recommendation, serving, training
 from rosepo_cli.signals import SIGNALS
 from rosepo_core import processes, ranks
 from rosepo_core.contracts.errors import RequestError, RosepoError
@@ -39,6 +39,7 @@ training.add(app)
 evaluation.add(app)
 finished.add(app)
 recommendation.add(app)
+serving.add(app)
 inspection.add(app)
 
 

@@ -131,6 +131,29 @@ class Recommender:
         """The titles of the catalogue, in index order."""
         return self.catalogue.titles
 
+    @property
+    def pool(self) -> int:
+        """How many titles `score` compares for a history; 0 for likelihood, which compares all. Recommendations do
+        not depend on `k` up to this number, or at all for likelihood."""
+        return 0 if self._ranker is None else self._ranker.pool
+
+    def ids_of(self, history: Sequence[str], *, by: By = "title", on_unknown: OnUnknown = "error") -> list[str]:
+        """The own ids of the items of a history; see `recommend`.
+
+        Raises:
+            RequestError: an item is not in the catalogue, or the history is empty.
+        """
+        (items,) = self._known([history], by, on_unknown)
+        return [self.catalogue.ids[item] for item in items.tolist()]
+
+    def candidate_ids(self, candidates: Sequence[str], *, by: By = "title") -> list[str]:
+        """The own ids of candidates; see `rank`.
+
+        Raises:
+            RequestError: a candidate is not in the catalogue or there twice, or their number is not possible.
+        """
+        return [self.catalogue.ids[item] for item in self._to_rank(candidates, by)]
+
     def history(self, user: str, by: By = "title") -> list[str]:
         """Everything that a user of the log has chosen, oldest first, held-out items too.
 
@@ -247,16 +270,7 @@ class Recommender:
         table = np.full((len(known), max(map(len, candidates))), -1, dtype=np.int32)
         for row, names in enumerate(candidates):
             with _numbered(row, len(candidates)):
-                if not names:
-                    raise RequestError("there are no candidates; give at least one")
-                if self._model.listed_count not in (0, len(names)):
-                    raise RequestError(
-                        f"the prompts of this run list {self._model.listed_count} candidates (prompt.candidates), "
-                        f"and here are {len(names)}"
-                    )
-                items = [self._find[by](name) for name in names]
-                if len(set(items)) < len(items):
-                    raise RequestError("a candidate is there twice; give each once")
+                items = self._to_rank(names, by)
             table[row, : len(items)] = items
         places = _places(known)
         if self._ranker is not None:
@@ -264,6 +278,20 @@ class Recommender:
         else:
             scores = self._model.log_probs(places, table)
         return self._named(*best_items(scores, table, table.shape[1]))
+
+    def _to_rank(self, candidates: Sequence[str], by: By) -> list[int]:
+        """The items of candidates."""
+        if not candidates:
+            raise RequestError("there are no candidates; give at least one")
+        if self._model.listed_count not in (0, len(candidates)):
+            raise RequestError(
+                f"the prompts of this run list {self._model.listed_count} candidates (prompt.candidates), "
+                f"and here are {len(candidates)}"
+            )
+        items = [self._find[by](name) for name in candidates]
+        if len(set(items)) < len(items):
+            raise RequestError("a candidate is there twice; give each once")
+        return items
 
     def _known(self, histories: Sequence[Sequence[str]], by: By, on_unknown: OnUnknown) -> list[Ints]:
         """The items of each history, int32 [h]."""

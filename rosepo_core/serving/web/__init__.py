@@ -1,0 +1,1 @@
+"""`rosepo serve`: the recommender of a run behind HTTP."""

@@ -1,0 +1,150 @@
+"""What requests and answers look like, as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+from rosepo_core.contracts.sections import Score
+from rosepo_core.serving.recommender import OnUnknown
+from rosepo_core.serving.title_index import By
+
+LONGEST_NAME = 1000
+"""The most characters of a title or another name in a request."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME)]
+Names = Annotated[list[Name], Field(min_length=1)]
+Values = dict[Name, Names]
+
+HISTORY: list[JsonValue] = ["Toy Story (1995)", "Aladdin (1992)"]
+
+
+class Message(BaseModel):
+    """Base of requests: a key that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Conditions(Message):
+    """Which items may be recommended. An item must satisfy all."""
+
+    allow: Names | None = Field(None, description="The only items that are possible.")
+    deny: list[Name] = Field([], description="Items that are never recommended.")
+    having: Values = Field({}, description="For each of these columns, the item has at least one of the values.")
+    lacking: Values = Field({}, description="For each of these columns, the item has none of the values.")
+
+
+class Question(Message):
+    """What the two kinds of questions have in common."""
+
+    run: Name | None = Field(None, description="The name of a run that is served; by default the first.")
+    history: Names = Field(description="Items, oldest first.", examples=[HISTORY])
+    by: By = Field("title", description="Whether items are named by title or by their own id in the log.")
+    on_unknown: OnUnknown = Field(
+        "error", description="Whether an item of the history that is not in the catalogue is an error or skipped."
+    )
+
+
+class RecommendQuestion(Question):
+    """Which items come next?"""
+
+    k: int = Field(10, ge=1, description="The number of items. There are fewer if few are possible.")
+    filter: Conditions | None = Field(None, description="Which items are possible; by default all.")
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"history": HISTORY, "k": 5},
+                {"history": HISTORY, "k": 5, "filter": {"deny": ["Babe (1995)"], "having": {"genres": ["Comedy"]}}},
+            ]
+        }
+    )
+
+
+class RankQuestion(Question):
+    """In which order would these candidates come next?"""
+
+    candidates: Names = Field(description="Items of the catalogue, each once.", examples=[["Babe (1995)"]])
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"history": HISTORY, "candidates": ["Babe (1995)", "Alien (1979)"]}]}
+    )
+
+
+class RankedItem(BaseModel):
+    """A recommended item."""
+
+    title: str
+    score: float = Field(description="Its score under `ranked_by`; higher is better.")
+    item: str = Field(description="Its own id in the log.")
+
+
+class Answer(BaseModel):
+    """Ranked items."""
+
+    run: str = Field(description="The run that was asked.")
+    ranked_by: Score = Field(description="The score by which the items are ranked.")
+    recommendations: list[RankedItem] = Field(description="The items, best first.")
+
+
+class CatalogueItem(BaseModel):
+    """An item of the catalogue."""
+
+    title: str
+    item: str = Field(description="Its own id in the log.")
+    interactions: int = Field(description="How often it is in the training data.")
+
+
+class CatalogueItems(BaseModel):
+    """Items of the catalogue."""
+
+    run: str
+    items: list[CatalogueItem]
+
+
+class RunState(BaseModel):
+    """A run that is served."""
+
+    name: str
+    ranked_by: Score
+    items: int = Field(description="The size of its catalogue.")
+    loaded: float = Field(description="When it was loaded, seconds since 1970.")
+
+
+class Health(BaseModel):
+    """The state of the server."""
+
+    status: str = Field(description="`ok`: the server answers questions.")
+    runs: list[RunState]
+    waiting: int = Field(description="How many questions wait.")
+
+
+class Problem(BaseModel):
+    """Why a request was not answered."""
+
+    code: str = Field(description="A fixed word for programs, such as `wrong-request`.")
+    message: str = Field(description="What was wrong and how to mend it, for people.")
+
+
+class ProblemMessage(BaseModel):
+    """The form of every error."""
+
+    error: Problem
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documentation of errors, for a route."""
+    return {status: {"model": ProblemMessage, "description": DESCRIPTIONS[status]} for status in sorted(statuses)}
+
+
+DESCRIPTIONS = {
+    400: "The body is no JSON, or the Host header is another server's.",
+    401: "The bearer token is missing or wrong.",
+    404: "The request names a run, user or item that is not there.",
+    413: "The body is too long.",
+    422: "The request is wrong; the message says what to change.",
+    500: "The server failed.",
+    503: "The server is busy or stopping. The header Retry-After has the seconds to wait.",
+    504: "The answer was not there in time.",
+}

@@ -1,0 +1,118 @@
+"""Questions for the model, checked, with items by their own ids. Only these wait in the queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.serving.filters import Filter
+from rosepo_core.serving.recommender import Recommendation
+from rosepo_core.serving.web.messages import Conditions, Question, RankQuestion, RecommendQuestion
+from rosepo_core.serving.web.served_runs import ServedRun
+from rosepo_core.serving.web.settings import ServeSettings
+
+
+@dataclass(frozen=True)
+class ToRecommend:
+    """A question for recommendations.
+
+    Attributes:
+        run: the run that is asked.
+        history: ids of items, oldest first.
+        k: number of items.
+        conditions: which items are possible, by id, as JSON; empty for all. Equal texts are equal conditions.
+    """
+
+    run: ServedRun
+    history: tuple[str, ...]
+    k: int
+    conditions: str
+
+    @property
+    def group(self) -> Hashable:
+        """The same run and conditions. Another `k` is no hindrance where the result does not depend on it."""
+        pool = self.run.recommender.pool
+        return self.run, self.conditions, max(self.k, pool) if pool else 0
+
+
+@dataclass(frozen=True)
+class ToRank:
+    """A question for the order of candidates, all by id."""
+
+    run: ServedRun
+    history: tuple[str, ...]
+    candidates: tuple[str, ...]
+
+    @property
+    def group(self) -> Hashable:
+        """The same run."""
+        return self.run, "rank"
+
+
+AnyQuestion = ToRecommend | ToRank
+
+
+def to_recommend(run: ServedRun, asked: RecommendQuestion, settings: ServeSettings) -> ToRecommend:
+    """Check a question.
+
+    Raises:
+        RequestError: it is over a limit, or names items that are not in the catalogue.
+    """
+    if asked.k > settings.most_k:
+        raise RequestError(f"k: {asked.k} is too many; this server gives {settings.most_k} items at most")
+    conditions = "" if asked.filter is None else _by_id(run, asked.filter, asked)
+    return ToRecommend(run, _history(run, asked, settings), asked.k, conditions)
+
+
+def to_rank(run: ServedRun, asked: RankQuestion, settings: ServeSettings) -> ToRank:
+    """Check a question; see `to_recommend`."""
+    if len(asked.candidates) > settings.most_candidates:
+        raise RequestError(
+            f"candidates: {len(asked.candidates)} are too many; this server ranks {settings.most_candidates} at most"
+        )
+    history = _history(run, asked, settings)
+    return ToRank(run, history, tuple(run.recommender.candidate_ids(asked.candidates, by=asked.by)))
+
+
+def answer(questions: Sequence[AnyQuestion]) -> list[list[Recommendation]]:
+    """Answer questions of one group."""
+    recommender = questions[0].run.recommender
+    histories = [each.history for each in questions]
+    first = questions[0]
+    if isinstance(first, ToRank):
+        candidates = [each.candidates for each in questions if isinstance(each, ToRank)]
+        return recommender.rank_many(histories, candidates, by="id")
+    counts = [each.k for each in questions if isinstance(each, ToRecommend)]
+    filter = _filter(first.conditions) if first.conditions else None
+    found = recommender.recommend_many(histories, max(counts), filter=filter, by="id")
+    return [items[:k] for items, k in zip(found, counts, strict=True)]
+
+
+def _history(run: ServedRun, asked: Question, settings: ServeSettings) -> tuple[str, ...]:
+    if len(asked.history) > settings.most_history:
+        raise RequestError(
+            f"history: {len(asked.history)} items are too many; this server reads {settings.most_history} at most, "
+            "so leave the oldest out"
+        )
+    return tuple(run.recommender.ids_of(asked.history, by=asked.by, on_unknown=asked.on_unknown))
+
+
+def _by_id(run: ServedRun, filter: Conditions, asked: Question) -> str:
+    def ids(names: Sequence[str]) -> list[str]:
+        return sorted(run.recommender.ids_of(names, by=asked.by)) if names else []
+
+    return json.dumps(
+        {
+            "allow": None if filter.allow is None else ids(filter.allow),
+            "deny": ids(filter.deny),
+            "having": {column: sorted(values) for column, values in filter.having.items()},
+            "lacking": {column: sorted(values) for column, values in filter.lacking.items()},
+        },
+        sort_keys=True,
+    )
+
+
+def _filter(conditions: str) -> Filter:
+    return Filter(**json.loads(conditions))

@@ -1,0 +1,112 @@
+"""The server's work without HTTP: from a question to its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+
+from starlette.concurrency import run_in_threadpool
+
+from rosepo_core.contracts.errors import RosepoError
+from rosepo_core.serving.item_search import ItemSearch
+from rosepo_core.serving.recommender import Recommendation
+from rosepo_core.serving.web.batching import Batcher
+from rosepo_core.serving.web.messages import (
+    Answer,
+    CatalogueItem,
+    CatalogueItems,
+    Health,
+    RankedItem,
+    RankQuestion,
+    RecommendQuestion,
+    RunState,
+)
+from rosepo_core.serving.web.metrics import Metrics
+from rosepo_core.serving.web.questions import AnyQuestion, answer, to_rank, to_recommend
+from rosepo_core.serving.web.served_runs import ServedRun, ServedRuns
+from rosepo_core.serving.web.settings import ServeSettings
+
+
+class LateError(RosepoError):
+    """An answer was not there in time."""
+
+
+class Service:
+    """Answers questions about the runs that are served.
+
+    Attributes:
+        runs: the runs.
+        settings: limits and times.
+        metrics: what is counted.
+    """
+
+    def __init__(self, runs: ServedRuns, settings: ServeSettings) -> None:
+        """Starts the thread that owns the models; `stop` ends it."""
+        self.runs, self.settings = runs, settings
+        self.metrics = Metrics(lambda: self._batcher.length)
+        self._batcher: Batcher[AnyQuestion, list[Recommendation]] = Batcher(
+            answer, most=settings.batch, wait=settings.batch_wait, room=settings.queue, done=self.metrics.batch
+        )
+        self._search = lru_cache(maxsize=len(list(runs)))(lambda run: ItemSearch(run.recommender.catalogue))
+
+    async def recommend(self, asked: RecommendQuestion) -> Answer:
+        """Answer a question for recommendations."""
+        run = self.runs.get(asked.run)
+        # Looking for the title that may have been meant takes long in a large catalogue.
+        question = await run_in_threadpool(to_recommend, run, asked, self.settings)
+        return await self._answered(run, question)
+
+    async def rank(self, asked: RankQuestion) -> Answer:
+        """Answer a question for the order of candidates."""
+        run = self.runs.get(asked.run)
+        question = await run_in_threadpool(to_rank, run, asked, self.settings)
+        return await self._answered(run, question)
+
+    def items(self, name: str | None, query: str, limit: int) -> CatalogueItems:
+        """Items whose titles contain the words of `query`."""
+        run = self.runs.get(name)
+        catalogue = run.recommender.catalogue
+        found = self._search(run).find(query, limit)
+        return CatalogueItems(
+            run=run.name,
+            items=[
+                CatalogueItem(
+                    title=catalogue.titles[item],
+                    item=catalogue.ids[item],
+                    interactions=int(catalogue.popularity[item]),
+                )
+                for item in found
+            ],
+        )
+
+    def health(self) -> Health:
+        """The state of the server."""
+        states = [
+            RunState(
+                name=run.name,
+                ranked_by=run.recommender.score,
+                items=len(run.recommender.catalogue),
+                loaded=run.loaded,
+            )
+            for run in self.runs
+        ]
+        return Health(status="ok", runs=states, waiting=self._batcher.length)
+
+    def reload(self) -> Health:
+        """Load all runs again from their folders, while the old ones answer."""
+        self.runs.reload()
+        self.metrics.reload()
+        return self.health()
+
+    def stop(self) -> None:
+        """Answer what waits, and end the thread."""
+        self._batcher.stop()
+
+    async def _answered(self, run: ServedRun, question: AnyQuestion) -> Answer:
+        future = asyncio.wrap_future(self._batcher.ask(question))
+        try:
+            found = await asyncio.wait_for(future, self.settings.timeout)
+        except TimeoutError:
+            raise LateError(f"the answer was not there within {self.settings.timeout:g} s; ask again later") from None
+        items = [RankedItem(title=each.title, score=each.score, item=each.item) for each in found]
+        return Answer(run=run.name, ranked_by=run.recommender.score, recommendations=items)
