@@ -1,0 +1,1 @@
+"""What the documentation takes from the code: pages of plugins, tables of options, pictures of gradients."""

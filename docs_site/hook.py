@@ -1,0 +1,71 @@
+"""What mkdocs calls while it builds the site: pages of plugins and tables come from the code, formulas as MathML."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from docs_site.command_line import command_pages
+from docs_site.formulas import with_mathml
+from docs_site.option_tables import option_table
+from docs_site.plugin_pages import FOLDERS, all_metrics, own_plugins, page_of, table_of
+from rosepo_core.config import RunConfig
+
+GENERATED = re.compile(r"<!-- generated: (?P<what>[a-z ]+) -->")
+LINK_OUT = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?:examples|benchmarks|rosepo_core|plugins|tests|cli)/[^)]*)\)")
+"""A link to a file of the repository that is no page. On the site it becomes the file's name."""
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Make each plugin's page, from what is written by hand and from its class."""
+    for kind, folder in FOLDERS.items():
+        for entry in own_plugins(kind):
+            path = f"{folder}/{entry.name}.md"
+            written = files.get_file_from_path(path)
+            content = page_of(entry, written.content_string if written else None)
+            if written:
+                files.remove(written)
+            files.append(File.generated(config, path, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Fill in generated tables. Files of the repository that are no pages become code, since the site has no copy."""
+    return LINK_OUT.sub(_file_name, GENERATED.sub(_generated, markdown))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Formulas as MathML."""
+    return with_mathml(html)
+
+
+def _file_name(found: re.Match[str]) -> str:
+    text, path = found[1].strip("`"), found[2]
+    return f"`{path}`" if text in path else f"{text} (`{path}`)"
+
+
+def _generated(found: re.Match[str]) -> str:
+    what, _, kind = found["what"].partition(" ")
+    if what == "table":
+        return table_of(kind)
+    if what == "metrics":
+        return all_metrics()
+    if what == "commands":
+        return command_pages()
+    assert what == "configuration", what
+    return _configuration()
+
+
+def _configuration() -> str:
+    """A table for each section that belongs to the core."""
+    parts, plain = [], []
+    for name, field in RunConfig.model_fields.items():
+        model = field.annotation
+        if hasattr(model, "model_fields") and "options" not in model.model_fields:
+            parts.append(f"## [{name}]\n\n{field.description}\n\n{option_table(model)}")
+        elif name in ("seed", "deterministic", "track"):
+            plain.append(name)
+    top = option_table(RunConfig, frozenset(set(RunConfig.model_fields) - set(plain)))
+    return "\n\n".join(["## Top of the file\n\n" + top, *parts])
