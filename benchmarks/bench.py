@@ -3,8 +3,8 @@
     python -m benchmarks.bench [--quick] [--only NAME ...]
 
 Every row has a process of its own under this one. Writes benchmarks/results/cpu.json, and the table between the marks
-`<!-- bench -->` and `<!-- /bench -->` of README.md from it; rows that are not run, or fail, keep what the file has of
-them. With --quick both files are left alone.
+`<!-- bench -->` and `<!-- /bench -->` of docs/speed.md from it; rows that are not run, or fail, keep what the file
+has of them. With --quick both files are left alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from benchmarks.material import DTYPE
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 MARKS = ("<!-- bench -->\n", "<!-- /bench -->")
 TRAINING = "benchmarks.rows.training"
 ROWS: dict[str, list[str]] = {
@@ -72,7 +72,7 @@ def with_table(text: str, rows: list[dict[str, Any]]) -> str:
     before, opening, rest = text.partition(MARKS[0])
     _, closing, after = rest.partition(MARKS[1])
     if not opening or not closing:
-        raise SystemExit(f"{README} has no lines {MARKS[0].strip()} and {MARKS[1]} to write the table between")
+        raise SystemExit(f"{PAGE} has no lines {MARKS[0].strip()} and {MARKS[1]} to write the table between")
     return before + opening + table(rows) + closing + after
 
 
@@ -106,7 +106,7 @@ def main() -> None:
             for row in rows:
                 versions |= row.get("peer_versions", {})
             RESULTS.write_text(json.dumps({"rows": rows, "versions": versions}, indent=1) + "\n", encoding="utf-8")
-            README.write_text(with_table(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
+            PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
     print(table([found[known] for known in ROWS if known in found]))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

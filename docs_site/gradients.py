@@ -83,7 +83,9 @@ def drawn(curve: Curve) -> str:
         return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def line(values: list[float]) -> str:
-        return " ".join(f"{x(margin):.1f},{y(value):.1f}" for margin, value in zip(curve.margins, values, strict=True))
+        return " ".join(
+            f"{x(margin):.1f},{y(value):.1f}" for margin, value in zip(curve.margins, values, strict=True)
+        )
 
     ticks = "".join(
         f'<text x="{x(margin):.0f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{margin:g}</text>'
@@ -93,7 +95,9 @@ def drawn(curve: Curve) -> str:
     levels = "".join(
         f'<text x="{LEFT - 8}" y="{y(value) + 4:.0f}" text-anchor="end">{value:.2g}</text>'
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-        for value in sorted({0.0, *(value for value in (max(curve.up), min(curve.down)) if abs(value) > 2 * room / 3)})
+        for value in sorted(
+            {0.0, *(value for value in (max(curve.up), min(curve.down)) if abs(value) > 2 * room / 3)}
+        )
     )
     label = "Push on the chosen and on the rejected title against the margin"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -16,6 +17,8 @@ from rosepo_core.config import RunConfig
 GENERATED = re.compile(r"<!-- generated: (?P<what>[a-z ]+) -->")
 LINK_OUT = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?:examples|benchmarks|rosepo_core|plugins|tests|cli)/[^)]*)\)")
 """A link to a file of the repository that is no page. On the site it becomes the file's name."""
+PICTURE = re.compile(r"!\[([^\]]*)\]\((?:\.\./)+benchmarks/results/([^)]+\.svg)\)")
+"""A picture that a benchmark made. The site takes a copy."""
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -28,12 +31,17 @@ def on_files(files: Files, config: Any) -> Files:
             if written:
                 files.remove(written)
             files.append(File.generated(config, path, content=content))
+    for picture in sorted((Path(config.config_file_path).parent / "benchmarks" / "results").glob("*.svg")):
+        files.append(File.generated(config, f"pictures/{picture.name}", abs_src_path=str(picture.resolve())))
+    config.nav = _in_full(config.nav, files)
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Fill in generated tables. Files of the repository that are no pages become code, since the site has no copy."""
-    return LINK_OUT.sub(_file_name, GENERATED.sub(_generated, markdown))
+    """Fill in what is generated, and mend what points out of the site."""
+    up = "../" * page.file.src_uri.count("/")
+    markdown = PICTURE.sub(rf"![\1]({up}pictures/\2)", GENERATED.sub(_generated, markdown))
+    return LINK_OUT.sub(_file_name, markdown)
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
@@ -44,6 +52,30 @@ def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
 def _file_name(found: re.Match[str]) -> str:
     text, path = found[1].strip("`"), found[2]
     return f"`{path}`" if text in path else f"{text} (`{path}`)"
+
+
+def _in_full(nav: list[Any], files: Files) -> list[Any]:
+    """The navigation with the pages of a folder in place of ``folder/*``; ``*`` are those that it does not name."""
+    pages = sorted(file.src_uri for file in files.documentation_pages())
+    named = set(re.findall(r"[\w/.-]+\.md", repr(nav)))
+
+    def expanded(entries: list[Any]) -> list[Any]:
+        full: list[Any] = []
+        for entry in entries:
+            if isinstance(entry, dict):
+                full += [
+                    {title: expanded(inner) if isinstance(inner, list) else inner} for title, inner in entry.items()
+                ]
+            elif entry.endswith("*"):
+                folder = entry[:-1]
+                full += [
+                    page for page in pages if page not in named and page.rpartition("/")[0] + "/" == (folder or "/")
+                ]
+            else:
+                full.append(entry)
+        return full
+
+    return expanded(nav)
 
 
 def _generated(found: re.Match[str]) -> str:

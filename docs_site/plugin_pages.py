@@ -6,14 +6,16 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, cast
 
+from docs_site.gradients import drawn, gradient_curve
+from docs_site.option_tables import option_table, table
 from rosepo_core.api import CutOffMetric, Metric, PreferenceLoss, RejectedSampler
 from rosepo_core.registry import Entry, load_plugins
 
-from docs_site.gradients import drawn, gradient_curve
-from docs_site.option_tables import option_table, table
-
 FOLDERS = {"loss": "losses", "sampler": "samplers", "oracle": "oracles", "dataset": "datasets", "prompt": "prompts"}
 """Kinds with a page for each plugin, and the folder of these pages."""
+
+SUMMARY = "<!-- summary -->"
+"""Where a page that is written by hand has the plugin's summary."""
 
 OF_MANY = frozenset({"s-dpo", "dmpo", "mppo", "dynamic-po", "rec-po"})
 """Losses that look at all rejected titles of a row at once; their pictures have three."""
@@ -37,8 +39,9 @@ def own_plugins(kind: str) -> list[Entry]:
 def page_of(entry: Entry, written: str | None) -> str:
     """A plugin's page: what was written by hand, or else its name and summary, and then what the code says."""
     component: Any = load_plugins().get(entry.kind, entry.qualified_name)
-    top = written or f"# {entry.name}\n\n{entry.summary.rstrip('.')}.\n"
-    parts = [top]
+    summary = entry.summary.rstrip(".") + "."
+    top = written or f"# {entry.name}\n\n{SUMMARY}\n"
+    parts = [top.replace(SUMMARY, summary[0].upper() + summary[1:])]
     if entry.kind == "loss":
         parts += [_gradient(entry, component), "## What it costs\n\n" + "\n".join(_costs(component()))]
     if entry.kind == "sampler":
@@ -76,7 +79,9 @@ def _without_attributes(component: type[Metric]) -> str:
 
 
 def _how_to_choose(entry: Entry) -> str:
-    command = f"    rosepo train --config examples/quickstart.toml --{entry.kind} {entry.name}\n\n"
+    options = load_plugins().get(entry.kind, entry.qualified_name).Options.model_fields.items()
+    required = "".join(f" --{entry.kind}.{name} {name.upper()}" for name, field in options if field.is_required())
+    command = f"    rosepo train --config examples/quickstart.toml --{entry.kind} {entry.name}{required}\n\n"
     aliases = ", ".join(f"`{alias}`" for alias in entry.aliases)
     return command + (f"TRL's name {aliases} means the same.\n\n" if aliases else "")
 
@@ -100,11 +105,7 @@ def _costs(loss: PreferenceLoss) -> Iterable[str]:
         if loss.needs_reference
         else "- No reference model."
     )
-    yield (
-        "- The oracle: its training, and a question for each pair."
-        if loss.needs_smoothing
-        else "- No oracle."
-    )
+    yield ("- The oracle: its training, and a question for each pair." if loss.needs_smoothing else "- No oracle.")
     if loss.needs_mismatched:
         yield "- One branch more of the token tree for each pair: a title that does not belong to its prompt."
     if loss.needs_ratings:

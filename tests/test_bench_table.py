@@ -1,4 +1,4 @@
-"""The table of speed in README.md is the one that `make bench` made of its results."""
+"""The table of speed in docs/speed.md is the one that `make bench` made of its results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.bench import README, RESULTS, ROWS, with_table
+from benchmarks.bench import PAGE, RESULTS, ROWS, with_table
 
 KEYS = {"name", "work", "unit", "rosepo", "peer", "peer_name", "ratio", "target", "floor_ratio", "measurements"}
 ROW = {
@@ -24,9 +24,9 @@ ROW = {
 }
 
 
-def test_the_readme_has_the_table_of_the_results():
+def test_the_page_has_the_table_of_the_results():
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     assert with_table(text, results["rows"]) == text
     assert {row["name"] for row in results["rows"]} <= set(ROWS)
     assert all(row.keys() >= KEYS for row in results["rows"])
@@ -46,6 +46,6 @@ def test_a_table_takes_the_place_of_the_one_before():
     assert with_table(text, [ROW]) == text
 
 
-def test_a_readme_without_marks_is_refused():
+def test_a_page_without_marks_is_refused():
     with pytest.raises(SystemExit, match="has no lines <!-- bench -->"):
         with_table("Before.\n", [ROW])

@@ -1,4 +1,4 @@
-"""What the README shows: its code does what it says, and its commands run one after another."""
+"""What the README and the how-tos show: code does what it says, and commands run one after another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from rosepo_core.testing import random_log_probs
 
 Command = Callable[..., Any]
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HOW_TOS = ("swap-a-part", "compare-runs", "evaluate", "several-seeds", "own-data")
+"""The how-tos with commands, in the order in which they are run: some use what others make."""
 
 
 def python_block(containing: str) -> str:
@@ -50,13 +53,24 @@ SIZES = (
     *("--model.dtype=float32", "--sft.steps=1", "--preferences.max_users=4", "--preferences.max_per_user=2"),
     *("--alignment.steps=1", "--evaluation.max_users=6", "--evaluation.candidates=5", "--evaluation.resamples=100"),
 )
-"""What makes a training a matter of a second; the commands are the README's but for this."""
+"""What makes a training a matter of a second; the commands are those of the pages but for this."""
 
 
 def commands() -> list[list[str]]:
-    """The command lines of the README, as they stand there: of `rosepo`, in indented blocks."""
-    lines = re.findall(r"^    (?:\.venv/bin/)?rosepo (.*)$", README, re.M)
-    return [shlex.split(line) for line in lines]
+    """The command lines of the README and the how-tos, as they stand there: of `rosepo`, in indented blocks. One that
+    stands on several pages is run once."""
+    pages = [README, *((ROOT / "docs" / "how-to" / f"{name}.md").read_text(encoding="utf-8") for name in HOW_TOS)]
+    lines = [line for page in pages for line in re.findall(r"^    (?:\.venv/bin/)?rosepo (.*)$", page, re.M)]
+    return [shlex.split(line) for line in dict.fromkeys(lines)]
+
+
+def test_every_how_to_with_commands_is_run() -> None:
+    with_commands = {page.stem for page in (ROOT / "docs" / "how-to").glob("*.md") if "rosepo " in _blocks(page)}
+    assert with_commands == set(HOW_TOS)
+
+
+def _blocks(page: Path) -> str:
+    return "\n".join(re.findall(r"^    \S.*$", page.read_text(encoding="utf-8"), re.M))
 
 
 @pytest.fixture
@@ -105,9 +119,9 @@ def project(tmp_path: Path, log: Path, model_folder: Path, monkeypatch: pytest.M
     return tmp_path
 
 
-def test_the_commands_of_the_readme_run_in_their_order(rosepo: Command, project: Path) -> None:
+def test_the_commands_of_the_readme_and_the_how_tos_run_in_their_order(rosepo: Command, project: Path) -> None:
     asked = commands()
-    assert len(asked) > 10
+    assert len(asked) > 15
     for command in asked:
         sizes: tuple[str, ...] = ()
         if command[0] == "train":
