@@ -52,7 +52,7 @@ class SDPO(Dataset):
             ranked = list(dict.fromkeys(candidates)) if options.candidates else None
             examples.append(Example(row, part, history, target, ranked))
         notes: list[str] = []
-        table = table_of(examples, options, notes)
+        table = table_of(examples, options, notes, find_files(options))
         catalogue = pl.DataFrame({"item": list(titles), "title": list(titles)})
         return Corpus.of_examples("s-dpo", table, catalogue, tuple(notes))
 

@@ -79,7 +79,7 @@ class SPRec(Dataset):
             )
         elif unknown:
             self._drop(unknown, file, notes)
-        table = table_of(examples, self.options, notes)
+        table = table_of(examples, self.options, notes, find_files(self.options))
         items = pl.DataFrame({"item": list(catalogue), "title": list(catalogue.values())})
         return Corpus.of_examples("sprec", table, self._with_genres(items, notes), tuple(notes))
 

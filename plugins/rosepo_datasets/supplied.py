@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from rosepo_core.api import DatasetOptions, Ints, Part, RequestError
 
-_PART_IN_NAME = re.compile(r"(?:^|[-_.])(train|val|valid|validation|test)\.json$")
+_PART_IN_NAME = re.compile(r"(?:^|[-_.])(train|val|valid|validation|test)$")
 _PARTS: Mapping[str, Part] = {
     "train": "train",
     "val": "validation",
@@ -145,14 +145,18 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def find_files(options: GivenOptions) -> dict[Part, Path]:
+def find_files(options: GivenOptions, end: str = ".json") -> dict[Part, Path]:
     """The file of each part that has one; ``"train"`` always has.
+
+    Args:
+        options: the user's settings.
+        end: how the names of files in a folder end; ``.gz`` may follow.
 
     Raises:
         RequestError: a file does not exist, one is named twice, or a folder does not say which one to train on.
     """
     path = options.path.expanduser()
-    files: dict[Part, Path] = _files_in(path) if path.is_dir() else {"train": path}
+    files: dict[Part, Path] = _files_in(path, end) if path.is_dir() else {"train": path}
     for part, key, file in (
         ("validation", "dataset.validation", options.validation),
         ("test", "dataset.test", options.test),
@@ -170,10 +174,14 @@ def find_files(options: GivenOptions) -> dict[Part, Path]:
     return {part: files[part] for part in dict.fromkeys(_PARTS.values()) if part in files}
 
 
-def _files_in(folder: Path) -> dict[Part, Path]:
+def _files_in(folder: Path, end: str) -> dict[Part, Path]:
+    """The files in a folder, or in its folders train, valid and test, by their names or their folders' names."""
     found: dict[Part, Path] = {}
-    for file in sorted(folder.glob("*.json")):
-        if match := _PART_IN_NAME.search(file.name):
+    inside = [(file, file.name.removesuffix(".gz").removesuffix(end)) for file in folder.glob(f"*{end}*")]
+    inside += [(file, name) for name in _PARTS for file in (folder / name).glob(f"*{end}*")]
+    for file, name in sorted(inside):
+        match = _PART_IN_NAME.search(name) if file.name.removesuffix(".gz").endswith(end) else None
+        if match:
             part = _PARTS[match[1]]
             if part in found:
                 raise RequestError(
@@ -186,7 +194,7 @@ def _files_in(folder: Path) -> dict[Part, Path]:
     if "train" not in found:
         has = (
             ", ".join(file.name for file in found.values())
-            or "no file that ends in train.json, val.json or test.json"
+            or f"no file that ends in train{end}, val{end} or test{end}"
         )
         raise RequestError(
             f"{folder} (dataset.path) does not say what to train on, it has {has}: name the file to train on with "
@@ -223,18 +231,20 @@ class Example:
     candidates: list[str] | None = None
 
 
-def table_of(examples: Sequence[Example], options: GivenOptions, notes: list[str]) -> pl.DataFrame:
+def table_of(
+    examples: Sequence[Example], options: GivenOptions, notes: list[str], files: Mapping[Part, Path]
+) -> pl.DataFrame:
     """The table for `Corpus.of_examples`. Parts without a file are drawn from the training file.
 
     Args:
         examples: the examples of all files.
         options: the files, and the shares to draw.
         notes: receives a note about drawn parts.
+        files: the file of each part that has one, from `find_files`.
 
     Raises:
-        RequestError: as `find_files` and `draw_parts`, or there is nothing to train on.
+        RequestError: as `draw_parts`, or there is nothing to train on.
     """
-    files = find_files(options)
     parts = [example.part for example in examples]
     if "train" not in parts:
         raise RequestError(f"{files['train']}: no row is left to train on; all were left out")

@@ -35,7 +35,9 @@ class Records:
     notation: str
 
 
-def parse_json_table(text: str, place: str, progress: Callable[[int, int], None]) -> Records:
+def parse_json_table(
+    text: str, place: str, progress: Callable[[int, int], None], keys: Sequence[str] | None = None
+) -> Records:
     """Read objects, one for each row.
 
     Python's notation (single or double quotes, ``True``, ``None``) is parsed by `ast.literal_eval`: nothing in the
@@ -45,6 +47,8 @@ def parse_json_table(text: str, place: str, progress: Callable[[int, int], None]
         text: the whole file.
         place: the name of the file in error messages.
         progress: called with the number of rows done and of all rows.
+        keys: if given, only these keys become columns. A point leads into objects and lists: ``details.Brand`` is the
+            key "Brand" of the object "details", and ``authors.0.name`` the name of the first of the authors.
 
     Raises:
         RequestError: a row is no object; the message has its number.
@@ -57,7 +61,10 @@ def parse_json_table(text: str, place: str, progress: Callable[[int, int], None]
     numbers: list[int] = []
     nested: dict[str, None] = {}
     while chunk := list(islice(numbered, _CHUNK)):
-        frames.append(_frame([row for _, row in chunk], nested))
+        objects = [row for _, row in chunk]
+        if keys is not None:
+            objects = [{key: value for key in keys if (value := _inside(row, key)) is not None} for row in objects]
+        frames.append(_frame(objects, nested))
         numbers += [number for number, _ in chunk]
         if len(chunk) == _CHUNK:
             progress(len(numbers), total)
@@ -68,6 +75,20 @@ def parse_json_table(text: str, place: str, progress: Callable[[int, int], None]
         keys = ", ".join(f"'{key}'" for key in nested)
         raise RequestError(f"{place}: all of its keys hold objects or lists ({keys}): write an object for each row")
     return Records(frame.drop(list(nested), strict=False), rows, tuple(nested), notation)
+
+
+def _inside(value: Any, key: str) -> Any:
+    """What an object has under a key with points; `None` if there is nothing."""
+    if isinstance(value, dict) and key in value:
+        return value[key]
+    for step in key.split("."):
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.isdigit():
+            value = next(islice(value, int(step), None), None)
+        else:
+            return None
+    return value
 
 
 class _Parser:

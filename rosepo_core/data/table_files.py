@@ -110,6 +110,7 @@ def read_table(
     progress: Callable[[int, int], None],
     *,
     compact: bool = False,
+    keys: Sequence[str] | None = None,
 ) -> TableContent:
     """Read a file, or a folder of files, as one table.
 
@@ -119,11 +120,12 @@ def read_table(
         is_name: whether a cell is certainly the name of a column, and not data.
         progress: called with the number of rows done and of all rows, if reading takes long.
         compact: whether columns of large text files may be numbers and categories instead of text.
+        keys: the keys of JSON objects that become columns, see `parse_json_table`; by default all.
 
     Raises:
         RequestError: something cannot be read or does not fit; the message has file and row.
     """
-    parts = [_read(file, dialect, is_name, progress, compact) for file in table_files(path, dialect)]
+    parts = [_read(file, dialect, is_name, progress, compact, keys) for file in table_files(path, dialect)]
     parts = [part for part in parts if part.frame.height] or parts[:1]
     if not parts[0].frame.height:
         read_as = f" (read as {parts[0].encoding})" if parts[0].encoding else ""
@@ -213,6 +215,7 @@ def _read(
     is_name: Callable[[str], bool],
     progress: Callable[[int, int], None],
     compact: bool,
+    keys: Sequence[str] | None,
 ) -> _Part:
     kind = _kind(file, dialect)
     assert kind is not None  # as `table_files` found
@@ -225,7 +228,7 @@ def _read(
             )
     if kind == "json":
         text, encoding = read_text(file, dialect.encoding, dialect.options["encoding"])
-        records = parse_json_table(text, str(file), progress)
+        records = parse_json_table(text, str(file), progress, keys)
         notation = ", ".join([records.notation, *([encoding] if encoding != "UTF-8" else [])])
         frame = _stripped(records.frame, file)
         return _Part(file, kind, frame, records.rows, notation, records.nested, encoding=encoding)
