@@ -39,7 +39,7 @@ def forest(found: Sequence[Finding], path: Path) -> None:
         x=alt.X("difference:Q", title="NDCG@10 less that of SFT, 95 % interval over users")
     )
     zero = alt.Chart().mark_rule(color=INK, strokeDash=[4, 4]).encode(x=alt.datum(0))
-    _write(
+    write(
         alt.layer(zero, bars, points, data=pl.DataFrame(rows))
         .properties(width=WIDTH, height=170)
         .facet(row=alt.Row("data:N", title=None)),
@@ -60,7 +60,7 @@ def scatter(summary: pl.DataFrame, path: Path) -> None:
         color=alt.Color("model:N", title=None, sort=None, scale=alt.Scale(scheme="tableau20"))
     )
     rows = points.properties(width=WIDTH, height=280).facet(row=alt.Row("dataset:N", title=None))
-    _write(rows.resolve_scale(x="independent", y="independent"), path)
+    write(rows.resolve_scale(x="independent", y="independent"), path)
 
 
 def growth(models: pl.DataFrame, path: Path) -> None:
@@ -89,10 +89,11 @@ def growth(models: pl.DataFrame, path: Path) -> None:
     names = of_level.mark_text(color=INK, align="left", dx=4, dy=-7, fontSize=12).encode(
         x=alt.value(0), text="model:N"
     )
-    _write(alt.layer(rules, names, bars, points).properties(width=WIDTH, height=280), path)
+    write(alt.layer(rules, names, bars, points).properties(width=WIDTH, height=280), path)
 
 
-def _write(chart: alt.FacetChart | alt.LayerChart, path: Path) -> None:
+def write(chart: alt.FacetChart | alt.LayerChart, path: Path) -> None:
+    """Save a chart, in colours that are readable on light and dark pages."""
     quiet = {"labelColor": INK, "titleColor": INK, "gridColor": "#7d859033", "domainColor": INK, "tickColor": INK}
     chart = chart.configure(background="transparent").configure_axis(**quiet, labelFontSize=12, titleFontSize=12)
     chart = chart.configure_view(stroke=None).configure_header(labelColor=INK, labelFontSize=13)
