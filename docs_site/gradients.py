@@ -11,7 +11,7 @@ from rosepo_core.api import LogProbs, PreferenceLoss
 TOKENS = 8
 REFERENCE = -32.0
 EPS = 0.2
-POINTS = 161
+POINTS = 241
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 44
 
@@ -24,13 +24,11 @@ class Curve:
         margins: r_w - r_l, in nats.
         up: minus the derivative of the loss with respect to log pi(w): above 0, the chosen title rises.
         down: the same for log pi(l): below 0, the rejected title falls.
-        rejected: number of rejected titles of the row.
     """
 
     margins: list[float]
     up: list[float]
     down: list[float]
-    rejected: int
 
 
 def gradient_curve(loss: PreferenceLoss, rejected: int) -> Curve:
@@ -40,7 +38,7 @@ def gradient_curve(loss: PreferenceLoss, rejected: int) -> Curve:
     have 8 tokens and a reference of -4 nats a token; eps is 0.2; the chosen title has five stars and the rejected
     ones no rating.
     """
-    half = 40.0 if loss.beta <= 0.2 else 10.0
+    half = 60.0 if loss.beta <= 0.2 else 10.0
     margins = torch.linspace(-half, half, POINTS)
     chosen = (REFERENCE + margins / 2).requires_grad_()
     others = torch.full((POINTS, rejected - 1), REFERENCE)
@@ -66,7 +64,7 @@ def gradient_curve(loss: PreferenceLoss, rejected: int) -> Curve:
         of_chosen, of_first = torch.autograd.grad(loss(one).sum(), (chosen, first), allow_unused=True)
         up.append(0.0 if of_chosen is None else -float(of_chosen[row]))
         down.append(0.0 if of_first is None else -float(of_first[row]))
-    return Curve(margins.tolist(), up, down, rejected)
+    return Curve(margins.tolist(), up, down)
 
 
 def drawn(curve: Curve) -> str:

@@ -1,4 +1,4 @@
-"""The study's two pictures, for the README: SVG, readable on light and dark pages."""
+"""The study's two pictures, for docs/results.md: SVG, readable on light and dark pages."""
 
 from __future__ import annotations
 
