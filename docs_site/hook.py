@@ -15,8 +15,6 @@ from docs_site.plugin_pages import FOLDERS, all_metrics, own_plugins, page_of, t
 from rosepo_core.config import RunConfig
 
 GENERATED = re.compile(r"<!-- generated: (?P<what>[a-z ]+) -->")
-LINK_OUT = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?:examples|benchmarks|rosepo_core|plugins|tests|cli)/[^)]*)\)")
-"""A link to a file of the repository that is no page. On the site it becomes the file's name."""
 PICTURE = re.compile(r"!\[([^\]]*)\]\((?:\.\./)+benchmarks/results/([^)]+\.svg)\)")
 """A picture that a benchmark made. The site takes a copy."""
 
@@ -38,10 +36,11 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Fill in what is generated, and mend what points out of the site."""
-    up = "../" * page.file.src_uri.count("/")
-    markdown = PICTURE.sub(rf"![\1]({up}pictures/\2)", GENERATED.sub(_generated, markdown))
-    return LINK_OUT.sub(_file_name, markdown)
+    """Fill in what is generated. A link to a file of the repository that is no page becomes the file's name."""
+    depth = page.file.src_uri.count("/")
+    markdown = PICTURE.sub(rf"![\1]({'../' * depth}pictures/\2)", GENERATED.sub(_generated, markdown))
+    out_of_docs = re.compile(rf"\[([^\]]+)\]\((?:\.\./){{{depth + 1}}}([^)]*)\)")
+    return out_of_docs.sub(_file_name, markdown)
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
