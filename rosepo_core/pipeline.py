@@ -292,7 +292,10 @@ def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], r
     own: list[tuple[str, Any]] = [("dataset.history_length", saved.history_length)]
     # Options belong to their template. If the user names another template, the saved options do not apply.
     if config.prompt.name == saved.name or not any(key in ("prompt", "prompt.name") for key, _ in overrides):
-        own += [("prompt", saved.name), *((f"prompt.{key}", value) for key, value in saved.options.items())]
+        own += [
+            ("prompt", saved.name),
+            *((f"prompt.{key}", value) for key, value in saved.options.items() if value is not None),
+        ]
     return load_config(file, [*((key, as_written(value)) for key, value in own), *overrides], registry)
 
 

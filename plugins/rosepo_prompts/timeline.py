@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from pydantic import Field
@@ -15,10 +16,12 @@ from rosepo_core.api import (
     PromptGroup,
     PromptOptions,
     PromptTemplate,
+    Ragged,
     RequestError,
     Sequences,
     leading_ids,
     newline_id,
+    plain_ids,
 )
 
 
@@ -35,6 +38,9 @@ class Timeline(PromptTemplate):
     `max_length` requires it). The first item of a window is the last item of the window before. There it is a
     response; here it is only history for the next item. So every item, except the user's first, has a history of at
     least one item.
+
+    The attributes of an item are a line of their own behind its title: ``(brand: Oak)``. They come after the title,
+    so they say nothing before it, and are no part of its score.
     """
 
     Options = TimelineOptions
@@ -58,7 +64,16 @@ class Timeline(PromptTemplate):
     @property
     def item_costs(self) -> Longs:
         """See `PromptTemplate.item_costs`."""
-        return self.response_lengths
+        return self._lines.lengths if self._lines else self.response_lengths
+
+    @cached_property
+    def _lines(self) -> Ragged | None:
+        """Each item's title and attributes; `None` if no item has any."""
+        if not any(self.details):
+            return None
+        details = iter(plain_ids(self.tokenizer, [f"({text})" for text in self.details if text]))
+        behind = [[*next(details), self._newline] if text else [] for text in self.details]
+        return Ragged([[*title.tolist(), *more] for title, more in zip(self.response_ids, behind, strict=True)])
 
     def fixed_cost(self, candidates: Ints | None) -> Longs:
         """See `PromptTemplate.fixed_cost`."""
@@ -66,7 +81,8 @@ class Timeline(PromptTemplate):
 
     def prompt(self, history: Ints, candidates: Ints | None) -> Ints:
         """See `PromptTemplate.prompt`."""
-        return np.concatenate([self._header, self.response_tokens(history)])
+        lines = self._lines.take(history) if self._lines else self.response_tokens(history)
+        return np.concatenate([self._header, lines])
 
     def starts(self, places: Places, *, shared: bool = False, candidates: Ints | None = None) -> Longs:
         """Position of the first history item in each prompt: int64 [n], at most the place's position."""
@@ -83,7 +99,7 @@ class Timeline(PromptTemplate):
 
     def _windows(self, items: Ints) -> list[tuple[int, int]]:
         """First and last position of each window of one user's items, latest window first."""
-        tokens = np.concatenate([[0], np.cumsum(self.response_lengths[items])])
+        tokens = np.concatenate([[0], np.cumsum(self.item_costs[items])])
         room = int(self.room(None)[0])
         windows = []
         last = len(items) - 1
@@ -109,7 +125,7 @@ class Timeline(PromptTemplate):
         for rows in np.split(order, np.flatnonzero(new_group) + 1) if len(order) else []:
             start, positions = starts[rows[0]], places.position[rows].astype(np.int64)
             history = places.sequences[places.user[rows[0]]][start : positions[-1]]
-            tokens = np.concatenate([[0], np.cumsum(self.response_lengths[history])])
+            tokens = np.concatenate([[0], np.cumsum(self.item_costs[history])])
             visible = len(self._header) + tokens[positions - start]
             groups.append(PromptGroup(rows, self.prompt(history, None), visible, positions < positions[-1]))
         return groups
@@ -120,8 +136,17 @@ class Timeline(PromptTemplate):
         for user in np.flatnonzero(sequences.lengths).tolist():
             items = sequences[user]
             for first, last in reversed(self._windows(items)):
-                ids = self.prompt(items[first : last + 1], None)
+                window = items[first : last + 1]
+                # The attributes of the last item would come after all targets.
+                ids = np.concatenate([self.prompt(window[:-1], None), self.response_ids[window[-1]]])
+                ends = len(self._header) + np.cumsum(self.item_costs[window])
+                starts = ends - self.item_costs[window]
                 is_context = 0 < first < last
-                masked = len(self._header) + (int(self.response_lengths[items[first]]) if is_context else 0)
-                material.append((ids, np.arange(len(ids)) >= masked))
+                marks = np.zeros(len(ids) + 1, dtype=np.int64)
+                for start, length in zip(
+                    starts[is_context:].tolist(), self.response_lengths[window[is_context:]].tolist(), strict=True
+                ):
+                    marks[start] += 1
+                    marks[start + length] -= 1
+                material.append((ids, np.cumsum(marks[:-1]) > 0))
         return material

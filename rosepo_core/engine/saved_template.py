@@ -28,12 +28,14 @@ class SavedTemplate:
         options: its options.
         history_length: the most items of a history.
         texts: the text of each item.
+        details: the attributes of each item as text, beside its text in a history.
     """
 
     name: str
     options: Mapping[str, Any]
     history_length: int
     texts: Sequence[str]
+    details: Sequence[str] = ()
 
 
 def save_template(template: PromptTemplate, name: str, folder: Path) -> None:
@@ -50,6 +52,7 @@ def save_template(template: PromptTemplate, name: str, folder: Path) -> None:
         "options": template.options.model_dump(mode="json"),
         "history_length": template.history_length,
         "texts": template.texts,
+        "details": template.details if any(template.details) else (),
     }
     (folder / TEMPLATE_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     title_trie(template).save(folder / TRIE_FILE)
@@ -69,7 +72,7 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
     trie = TitleTrie.load(folder / TRIE_FILE)
     if len(trie) != len(saved.texts):
         raise RequestError(f"{folder / TRIE_FILE} is not of the titles in {TEMPLATE_FILE}; make the run's stage anew")
-    return template.bind(tokenizer, saved.texts, saved.history_length, trie.responses())
+    return template.bind(tokenizer, saved.texts, saved.history_length, trie.responses(), saved.details)
 
 
 def read_template(folder: Path) -> SavedTemplate | None:

@@ -1,14 +1,35 @@
-"""The text of each item in a prompt: its title on one line, with or without its year."""
+"""What prompts say of each item: its title on one line, perhaps short or cut, and its attributes."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Catalogue
 
+if TYPE_CHECKING:
+    from rosepo_core.prompts.template import PromptTemplate
+
 _YEAR = re.compile(r"\s*\(\d{4}\)$")
+
+
+def bind_to_catalogue(
+    template: PromptTemplate, tokenizer: Any, catalogue: Catalogue, history_length: int
+) -> PromptTemplate:
+    """Bind a template to a catalogue, with titles and attributes as its options say.
+
+    Raises:
+        RequestError: as `item_texts`, `item_details` and `PromptTemplate.bind`.
+    """
+    options = template.options
+    texts = item_texts(catalogue, short=options.titles == "short")
+    if options.title_tokens is not None:
+        texts = cut_texts(texts, options.title_tokens, tokenizer)
+    return template.bind(tokenizer, texts, history_length, details=item_details(catalogue, options.attributes))
 
 
 def item_texts(catalogue: Catalogue, *, short: bool) -> list[str]:
@@ -29,3 +50,86 @@ def item_texts(catalogue: Catalogue, *, short: bool) -> list[str]:
     count = Counter(stems)
     count.update(title for title, stem in zip(titles, stems, strict=True) if title != stem)
     return [stem if count[stem] == 1 else title for title, stem in zip(titles, stems, strict=True)]
+
+
+def cut_texts(texts: Sequence[str], most: int, tokenizer: Any) -> list[str]:
+    """Titles of at most `most` tokens, which stay different from each other: [items].
+
+    A longer title keeps its first words, as many as fit; if not even the first word fits, it keeps the first letters.
+    While two titles are then equal, those of them that were cut get their next word back, until all are different.
+    So a title may be longer than `most`. Titles are equal here if they are after Unicode NFKC and case folding.
+
+    Args:
+        texts: the titles, each on one line.
+        most: most tokens of a title, at least 1.
+        tokenizer: of transformers.
+    """
+    ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    kept = [
+        len(text) if len(title) <= most else _fitting(text, most, tokenizer)
+        for text, title in zip(texts, ids, strict=True)
+    ]
+    while True:
+        alike: dict[str, list[int]] = defaultdict(list)
+        for item, text in enumerate(texts):
+            alike[unicodedata.normalize("NFKC", text[: kept[item]]).casefold()].append(item)
+        extended = [
+            item for same in alike.values() if len(same) > 1 for item in same if kept[item] < len(texts[item])
+        ]
+        if not extended:
+            return [text[:end] for text, end in zip(texts, kept, strict=True)]
+        for item in extended:
+            blank = texts[item].find(" ", kept[item] + 1)
+            kept[item] = blank if blank >= 0 else len(texts[item])
+
+
+def _fitting(text: str, most: int, tokenizer: Any) -> int:
+    """How many characters of a text to keep, so that it has at most `most` tokens."""
+
+    def fits(end: int) -> bool:
+        ids = tokenizer(text[:end], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return len(ids) <= most
+
+    # Each part is longer than the one before it and has at least as many tokens.
+    ends = [match.start() for match in re.finditer(" ", text)]
+    if not ends or not fits(ends[0]):
+        ends = list(range(1, ends[0] if ends else len(text)))
+    low, high = 0, len(ends)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if fits(ends[middle]) else (low, middle)
+    return ends[max(low - 1, 0)] if ends else len(text)
+
+
+def item_details(catalogue: Catalogue, names: Sequence[str]) -> list[str]:
+    """The attributes of each item on one line, such as ``category: Games, PC; brand: Oak``: [items]. Attributes
+    without a value are left out; an item without any has an empty text.
+
+    Args:
+        catalogue: the items.
+        names: the attributes, in the order in which they are written.
+
+    Raises:
+        RequestError: the catalogue has no such attribute.
+    """
+    known = catalogue.attributes.columns
+    for name in names:
+        if name not in known:
+            has = f"the data set has {', '.join(known)}" if known else "the data set has none"
+            raise RequestError(f"option 'prompt.attributes': no attribute '{name}'{nearest(name, known)}; {has}")
+    columns = [[_value(value) for value in catalogue.attributes[name].to_list()] for name in names]
+    return [
+        "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True) if value)
+        for values in (zip(*columns, strict=True) if columns else [()] * len(catalogue))
+    ]
+
+
+def _value(value: Any) -> str:
+    """The value of an attribute as text on one line; empty if there is none."""
+    if isinstance(value, list):
+        return ", ".join(filter(None, map(_value, value)))
+    if value is None or value != value:  # NaN is not equal to itself
+        return ""
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    return " ".join(str(value).split())

@@ -17,7 +17,7 @@ HISTORY, CANDIDATES = "\ue000history\ue001\n", "\ue000candidates\ue001\n"
 
 class ListTemplate(PromptTemplate):
     """Text around the history as a list with lines ``- title``, oldest first, and perhaps around a list of
-    candidates.
+    candidates. In the history, attributes stand behind the title: ``- title (brand: Oak)``.
 
     Extend this class and implement `wording`. A response is a title and the tokenizer's end-of-sequence token.
     """
@@ -53,7 +53,14 @@ class ListTemplate(PromptTemplate):
         self._between, self._after = (np.array(self.encode(text), dtype=np.int32) for text in (between, after))
         bullet, newline = self.encode("-"), newline_id(self.tokenizer)
         spaced = plain_ids(self.tokenizer, [f" {text}" for text in self.texts])
-        self._lines = Ragged([[*bullet, *title, newline] for title in spaced])
+        self._candidates = Ragged([[*bullet, *title, newline] for title in spaced])
+        self._lines = self._candidates
+        if any(self.details):
+            details = iter(plain_ids(self.tokenizer, [f" ({text})" for text in self.details if text]))
+            beside = [next(details) if text else [] for text in self.details]
+            self._lines = Ragged(
+                [[*bullet, *title, *more, newline] for title, more in zip(spaced, beside, strict=True)]
+            )
 
     @property
     def item_costs(self) -> Longs:
@@ -65,10 +72,10 @@ class ListTemplate(PromptTemplate):
         fixed = np.array([len(self._before) + len(self._between) + len(self._after)])
         if candidates is None:
             return fixed
-        listed: Longs = np.where(candidates >= 0, self._lines.lengths[candidates], 0).sum(axis=1)
+        listed: Longs = np.where(candidates >= 0, self._candidates.lengths[candidates], 0).sum(axis=1)
         return fixed + listed
 
     def prompt(self, history: Ints, candidates: Ints | None) -> Ints:
         """See `PromptTemplate.prompt`."""
-        listed = () if candidates is None else (self._lines.take(candidates[candidates >= 0]),)
+        listed = () if candidates is None else (self._candidates.take(candidates[candidates >= 0]),)
         return np.concatenate([self._before, self._lines.take(history), self._between, *listed, self._after])

@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from rosepo_core.contracts.components import Component
 from rosepo_core.contracts.errors import RequestError
@@ -22,12 +22,29 @@ from rosepo_core.contracts.records import Bools, Examples, Ints, Longs, Places, 
 from rosepo_core.prompts.token_ids import Ragged, plain_ids
 
 
+def _names(value: Any) -> Any:
+    if isinstance(value, str):
+        value = value.split(",")
+    return tuple(name.strip() for name in value) if isinstance(value, list | tuple) else value
+
+
 class PromptOptions(Options):
     """Options of every prompt template."""
 
     titles: Literal["short", "full"] = Field(
         "full",
         description="'short' drops a year at the end, such as ' (1995)', if the title stays unique without it.",
+    )
+    title_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Cut titles to their first words, at most this many tokens, or more where titles would become "
+        "equal. Results show whole titles. If unset, no title is cut.",
+    )
+    attributes: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_names)] = Field(
+        (),
+        description="Attributes of items to write beside the titles of a history, e.g. 'category,brand'. They are no "
+        "part of a response.",
     )
     max_length: int = Field(
         1024,
@@ -77,7 +94,7 @@ class PromptTemplate(Component, ABC):
     which needs one method. For any other template, extend this class and implement
 
     - `prepare`: tokenize, once, the text that is the same in all prompts;
-    - `prompt`: the token ids of one prompt;
+    - `prompt`: the token ids of one prompt, in which the `details` of an item stand behind its text;
     - `fixed_cost` and `item_costs`: the number of tokens of a prompt, without writing it;
     - `terminator`, if a response does not end with the tokenizer's end-of-sequence token.
 
@@ -99,12 +116,15 @@ class PromptTemplate(Component, ABC):
     Attributes:
         tokenizer: a tokenizer of transformers.
         texts: the text of each item, [items].
+        details: the attributes of each item as text on one line, which stands beside its text in a history; empty if
+            it has none, [items].
         history_length: the most items of a history.
     """
 
     Options: ClassVar[type[Options]] = PromptOptions
     tokenizer: Any
     texts: tuple[str, ...]
+    details: tuple[str, ...]
     history_length: int
 
     def bind(
@@ -113,6 +133,7 @@ class PromptTemplate(Component, ABC):
         texts: Sequence[str],
         history_length: int,
         responses: Sequence[Ints] | None = None,
+        details: Sequence[str] = (),
     ) -> Self:
         """Prepare this template for a tokenizer and the items of a catalogue.
 
@@ -122,6 +143,8 @@ class PromptTemplate(Component, ABC):
                 as plain text.
             history_length: the most items of a history.
             responses: token ids of each item as a response, if they are known. Then the texts need not be tokenized.
+            details: the attributes of each item, one line each, empty for an item without any; by default no item has
+                any.
 
         Returns:
             this template.
@@ -132,6 +155,8 @@ class PromptTemplate(Component, ABC):
         """
         self.tokenizer = tokenizer
         self.texts = tuple(texts)
+        self.details = tuple(details) or ("",) * len(self.texts)
+        assert len(self.details) == len(self.texts), f"{len(self.details)} details of {len(self.texts)} items"
         self.history_length = history_length
         if self.candidates > len(self.texts):
             raise RequestError(
@@ -154,7 +179,7 @@ class PromptTemplate(Component, ABC):
     def prepare(self) -> None:
         """Tokenize the text that is the same in all prompts.
 
-        `tokenizer`, `texts` and `history_length` are already set when this is called, and nothing else.
+        `tokenizer`, `texts`, `details` and `history_length` are already set when this is called, and nothing else.
 
         Raises:
             RequestError: the template cannot use the tokenizer.

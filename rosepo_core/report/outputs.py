@@ -234,7 +234,8 @@ def _invented_example(session: Session) -> tuple[str, str]:
     template: PromptTemplate = session.component("prompt")
     count = INVENTED_HISTORY + max(1, template.candidates)
     titles = [f"Title {number}" for number in range(1, count + 1)]
-    template = template.bind(session.policy.tokenizer, titles, session.history_length)
+    details = ["; ".join(f"{name}: an example" for name in template.options.attributes)] * count
+    template = template.bind(session.policy.tokenizer, titles, session.history_length, details=details)
     history = Sequences(np.arange(INVENTED_HISTORY, dtype=np.int32), np.array([0, INVENTED_HISTORY]))
     place = Places(history, np.zeros(1, dtype=np.int32), np.full(1, INVENTED_HISTORY, dtype=np.int32))
     listed = np.arange(INVENTED_HISTORY, count, dtype=np.int32)[None] if template.candidates else None

@@ -19,7 +19,7 @@ from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.determinism import deterministic
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.training.mixture import Mixture
-from rosepo_core.prompts.item_texts import item_texts
+from rosepo_core.prompts.item_texts import bind_to_catalogue
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, running
 from rosepo_core.source_code import source_hash
@@ -158,14 +158,15 @@ class Session:
         """The prompt template for the catalogue of the split. The catalogue is tokenized once in a run.
 
         Raises:
-            RequestError: as `PromptTemplate.bind`, or the model cannot read prompts of the allowed length.
+            RequestError: as `bind_to_catalogue`, or the model cannot read prompts of the allowed length.
         """
         fingerprint = split.artifact.fingerprint
         if fingerprint not in self._templates:
             self.check_prompts()
             template: PromptTemplate = self.component("prompt")
-            texts = item_texts(split.content.catalogue, short=template.options.titles == "short")
-            self._templates[fingerprint] = template.bind(self.policy.tokenizer, texts, self.history_length)
+            self._templates[fingerprint] = bind_to_catalogue(
+                template, self.policy.tokenizer, split.content.catalogue, self.history_length
+            )
         return self._templates[fingerprint]
 
     def check_prompts(self) -> None:

@@ -14,7 +14,7 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Examples, Ints, Places, Sequences
 from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.saved_template import load_template, save_template
-from rosepo_core.prompts.item_texts import item_texts
+from rosepo_core.prompts.item_texts import bind_to_catalogue, item_texts
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.testing.component_contract import ComponentContract
 from rosepo_core.testing.toys import toy_split, toy_tokenizer
@@ -34,8 +34,18 @@ class PromptContract(ComponentContract):
         """The template under test, bound in the same way as in a run."""
         template = cast(PromptTemplate, self.make(options))
         catalogue = toy_split().catalogue
-        texts = item_texts(catalogue, short=template.options.titles == "short") if titles is None else titles
-        return template.bind(toy_tokenizer(), texts, history_length)
+        if titles is None:
+            return bind_to_catalogue(template, toy_tokenizer(), catalogue, history_length)
+        return template.bind(toy_tokenizer(), titles, history_length)
+
+    def detailed(self, options: Mapping[str, Any], changed: int | None = None) -> PromptTemplate:
+        """The template under test, with attributes of every second item, and others of the item `changed`."""
+        template = cast(PromptTemplate, self.make(options))
+        texts = item_texts(toy_split().catalogue, short=template.options.titles == "short")
+        details = ["" if item % 2 else f"kind: {item}" for item in range(len(texts))]
+        if changed is not None:
+            details[changed] = "kind: another one"
+        return template.bind(toy_tokenizer(), texts, 4, details=details)
 
     def lists(self, template: PromptTemplate, examples: Examples) -> Ints | None:
         """The candidates in the prompts of some examples, if the template lists candidates."""
@@ -95,6 +105,28 @@ class PromptContract(ComponentContract):
             assert prompt(hidden) == unchanged, f"item {hidden} shows, though 3 and 4 alone should before target 5"
         for shown in (3, 4):
             assert prompt(shown) != unchanged, f"item {shown} does not show, though 3 and 4 should before target 5"
+
+    def test_attributes_stand_in_the_history_alone(self, options: Mapping[str, Any]) -> None:
+        """A prompt shows the attributes of the items in its history and of no other item, and a response has none."""
+        plain, template = self.template(options), self.detailed(options)
+        assert [ids.tolist() for ids in template.response_ids] == [ids.tolist() for ids in plain.response_ids]
+        sequence = Sequences(np.arange(6, dtype=np.int32), np.array([0, 6]))
+        place = Places(sequence, np.zeros(1, np.int32), np.array([4], np.int32))
+        listed = np.arange(4, 4 + template.candidates, dtype=np.int32)[None] if template.candidates else None
+        [text] = template.prompt_texts(place, candidates=listed)
+        assert text.count("kind: 0") == text.count("kind: 2") == 1
+        for item in range(40):
+            [other] = self.detailed(options, changed=item).prompt_texts(place, candidates=listed)
+            assert (other != text) == (item < 4), f"attributes of item {item}, before item 4"
+
+    def test_costs_groups_and_fine_tuning_count_attributes(self, options: Mapping[str, Any]) -> None:
+        """What holds for prompts without attributes holds with them, too."""
+        contract = type(self)()
+        contract.template = lambda *_, **__: self.detailed(options)  # type: ignore[method-assign]
+        contract.test_costs_are_the_tokens_of_a_prompt(options)
+        contract.test_a_prompt_is_its_examples_own(options)
+        contract.test_groups_lay_out_the_same_prompts(options)
+        contract.test_fine_tuning_marks_the_responses_and_nothing_else(options)
 
     def test_a_long_history_loses_its_oldest_items(self, options: Mapping[str, Any]) -> None:
         """Only the oldest items are left out, until prompt and longest response fit into `max_length`."""
@@ -191,10 +223,11 @@ class PromptContract(ComponentContract):
 
     def test_a_saved_template_writes_the_same(self, options: Mapping[str, Any], tmp_path: Path) -> None:
         """The template can be saved and loaded, because recommending loads it from the model's folder."""
-        template, examples = self.template(options), every_place(toy_split(users=6).train)
+        template, examples = self.detailed(options), every_place(toy_split(users=6).train)
         save_template(template, self.entry().qualified_name, tmp_path)
         again = load_template(tmp_path, toy_tokenizer())
         assert again.options == template.options
+        assert again.details == template.details
         assert self.prompts(again, examples) == self.prompts(template, examples)
         assert [ids.tolist() for ids in again.response_ids] == [ids.tolist() for ids in template.response_ids]
 

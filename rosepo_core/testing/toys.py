@@ -25,7 +25,7 @@ from rosepo_core.contracts.records import (
     Sequences,
     Split,
 )
-from rosepo_core.prompts.item_texts import item_texts
+from rosepo_core.prompts.item_texts import bind_to_catalogue
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import load_plugins
 
@@ -300,5 +300,4 @@ def prompt_template(
     """
     own = {key: value for key, value in options.items() if key != "name"}
     template: PromptTemplate = load_plugins().create("prompt", options.get("name", "timeline"), own)
-    texts = item_texts(catalogue, short=template.options.titles == "short")
-    return template.bind(tokenizer, texts, history_length)
+    return bind_to_catalogue(template, tokenizer, catalogue, history_length)

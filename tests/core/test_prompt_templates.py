@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
@@ -18,7 +19,7 @@ from rosepo_core.engine.prompt_trees import prompt_trees, prompt_trunks
 from rosepo_core.engine.saved_template import load_template, save_template
 from rosepo_core.engine.title_trie import TitleTrie, title_trie
 from rosepo_core.prompts import template as prompts
-from rosepo_core.prompts.item_texts import item_texts
+from rosepo_core.prompts.item_texts import cut_texts, item_details, item_texts
 from rosepo_core.prompts.template import PromptTemplate, Truncation
 from rosepo_core.testing import prompt_template
 
@@ -384,3 +385,121 @@ def test_a_folder_without_a_template_says_which_folder_to_name(tmp_path: Path, t
     (tmp_path / "prompt_template.json").write_text('{"schema": 1}')
     with pytest.raises(RequestError, match="is of another version of rosepo"):
         load_template(tmp_path, tiny_tokenizer)
+
+
+SHOP = {
+    "category": [["Games", "PC"], [], None],
+    "brand": ["Oak", " ", "Ash\n(& Co)"],
+    "price": [1299.5, float("nan"), 4.0],
+    "year": [1999, None, 2001],
+}
+
+
+@pytest.fixture
+def shop(catalogue: Catalogue) -> Catalogue:
+    return replace(with_titles(catalogue, "One", "Two", "Three"), attributes=pl.DataFrame(SHOP, strict=False))
+
+
+def test_attributes_as_text(shop: Catalogue) -> None:
+    assert item_details(shop, ["category", "price", "brand", "year"]) == [
+        "category: Games, PC; price: 1299.5; brand: Oak; year: 1999",
+        "",
+        "price: 4; brand: Ash (& Co); year: 2001",
+    ]
+    assert item_details(shop, []) == ["", "", ""]
+
+
+def test_an_attribute_that_the_data_set_lacks_is_refused(tiny_tokenizer: Any, shop: Catalogue) -> None:
+    with pytest.raises(RequestError, match=r"no attribute 'brnd'.*; the data set has category, brand, price, year"):
+        prompt_template({"attributes": "category,brnd"}, tiny_tokenizer, shop, 3)
+    with pytest.raises(RequestError, match=r"no attribute 'brand'.*; the data set has none"):
+        prompt_template({"attributes": ["brand"]}, tiny_tokenizer, replace(shop, attributes=pl.DataFrame()), 3)
+
+
+def test_a_timeline_with_attributes(tiny_tokenizer: Any, shop: Catalogue) -> None:
+    options = {"header": "Chosen:\n", "attributes": ["brand", "category"]}
+    template = prompt_template(options, tiny_tokenizer, shop, 3)
+    history = sequences([0, 1, 2, 0])
+    examples = Examples.of(history, np.zeros(2, dtype=np.int32), np.array([2, 3], dtype=np.int32))
+
+    first = "Chosen:\nOne\n(brand: Oak; category: Games, PC)\nTwo\n"
+    assert template.prompt_texts(examples) == [first, f"{first}Three\n(brand: Ash (& Co))\n"]
+    assert template.response_texts == ["One\n", "Two\n", "Three\n"]
+    # Every title is a target, after the attributes of the items before it; attributes are none, nor at the end.
+    [(ids, marked)] = template.sft_sequences(history)
+    assert tiny_tokenizer.decode(ids) == f"{first}Three\n(brand: Ash (& Co))\nOne\n"
+    targets = [tiny_tokenizer.decode(part) for part in np.split(ids, np.flatnonzero(np.diff(marked)) + 1)]
+    assert targets == [
+        "Chosen:\n",
+        "One\n",
+        "(brand: Oak; category: Games, PC)\n",
+        "Two\nThree\n",
+        "(brand: Ash (& Co))\n",
+        "One\n",
+    ]
+
+
+def test_a_chat_with_attributes(tiny_tokenizer: Any, shop: Catalogue) -> None:
+    options = {"name": "chat", "candidates": 2, "attributes": ["brand"]}
+    template = prompt_template(options, tiny_tokenizer, shop, 3)
+    places = Examples.of(sequences([0, 1, 2]), np.zeros(1, dtype=np.int32), np.array([2], dtype=np.int32))
+
+    [text] = template.prompt_texts(places, candidates=np.array([[0, 2]], dtype=np.int32))
+    assert "oldest first:\n- One (brand: Oak)\n- Two\nCandidates:\n- One\n- Three\n" in text
+    assert template.response_texts == ["One<|im_end|>", "Two<|im_end|>", "Three<|im_end|>"]
+
+
+LONG_TITLES = [
+    "Blue lamp for the desk",
+    "Blue lamp for the wall",
+    "Blue LAMP for",
+    "Red",
+    "\uff32ed lamp for the desk",
+    "Green lamp for the desk",
+]
+
+
+class WordTokenizer:
+    """A token for each letter of a word that has more than ten, and for each other word."""
+
+    def __call__(self, text: str | list[str], **_: Any) -> dict[str, Any]:
+        texts = [text] if isinstance(text, str) else text
+        ids = [[part for word in each.split() for part in (word if len(word) > 10 else [word])] for each in texts]
+        return {"input_ids": ids[0] if isinstance(text, str) else ids}
+
+
+LAMPS = ["Blue lamp for the desk", "Blue lamp for the wall", "Blue LAMP for", "Red"]
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (9, LONG_TITLES),
+        (3, [*LAMPS, "\uff32ed lamp for", "Green lamp for"]),
+        (1, [*LAMPS, "\uff32ed lamp", "Green"]),
+    ],
+)
+def test_cut_titles_stay_different(most: int, expected: list[str]) -> None:
+    assert cut_texts(LONG_TITLES, most, WordTokenizer()) == expected
+
+
+def test_a_word_that_is_too_long_is_cut_too() -> None:
+    assert cut_texts(["Abcdefghijklmn op", "Zyxwvutsrqponml", "ab"], 4, WordTokenizer()) == [
+        "Abcdefghij",
+        "Zyxwvutsrq",
+        "ab",
+    ]
+
+
+def test_titles_are_cut_in_prompts_and_whole_in_the_catalogue(tiny_tokenizer: Any, catalogue: Catalogue) -> None:
+    titles = ("Blue lamp, for the desk and for the wall", "Blue lamp, for the garden", "Oak")
+    whole = with_titles(catalogue, *titles)
+    template = prompt_template({"title_tokens": 4, "header": "Chosen:\n"}, tiny_tokenizer, whole, 3)
+
+    first, second, third = template.texts
+    assert titles[0].startswith(first)
+    assert titles[1].startswith(second)
+    assert third == "Oak"
+    assert len({*template.texts}) == 3
+    assert template.response_texts == [f"{text}\n" for text in template.texts]
+    assert whole.titles == titles

@@ -599,7 +599,13 @@ def contract(name: str, files: Files) -> type[DatasetContract]:
     return type(name, (DatasetContract,), {"name": f"rosepo/{name}", "options": options})
 
 
-for each, rows in {**PUBLISHED, "recbole": RECBOLE, "minionerec": MINIONEREC}.items():
+CONTRACTS: Mapping[str, Files] = {
+    **PUBLISHED,
+    **dict.fromkeys(("movielens-latest-small", "movielens-32m"), ML_LATEST),
+    "recbole": RECBOLE,
+    "minionerec": MINIONEREC,
+}
+for each, rows in CONTRACTS.items():
     globals()[f"Test{each.title().replace('-', '')}"] = contract(each, rows)
 
 
@@ -619,3 +625,9 @@ class TestHuggingFace(DatasetContract):
         rows = {"user_id": ["a", "a"], "item_id": ["1", "2"], "title": ["One", "Two"], "timestamp": [1, 2]}
         pl.DataFrame(rows).write_parquet(tmp_path / "train-0.parquet")
         return {"path": str(tmp_path)}
+
+
+def test_no_data_set_is_left_out() -> None:
+    elsewhere = {"movielens-100k", "table", "sprec", "s-dpo"}
+    registered = {entry.name for entry in load_plugins().entries("dataset") if entry.distribution == "rosepo"}
+    assert registered == elsewhere | {*CONTRACTS, "lenskit", "hugging-face"}
