@@ -81,7 +81,7 @@ def _without_attributes(component: type[Metric]) -> str:
 def _how_to_choose(entry: Entry) -> str:
     options = load_plugins().get(entry.kind, entry.qualified_name).Options.model_fields.items()
     required = "".join(f" --{entry.kind}.{name} {name.upper()}" for name, field in options if field.is_required())
-    command = f"    rosepo train --config examples/quickstart.toml --{entry.kind} {entry.name}{required}\n\n"
+    command = f"    rosepo train --{entry.kind} {entry.name}{required}\n\n"
     aliases = ", ".join(f"`{alias}`" for alias in entry.aliases)
     return command + (f"TRL's name {aliases} means the same.\n\n" if aliases else "")
 
