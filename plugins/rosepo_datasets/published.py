@@ -211,8 +211,12 @@ class PublishedLog(Dataset):
             raise RequestError(f"{error}; {self.shipped}") from None
         has = content.frame.columns
         for column in table.columns.values():
+            if column in content.nested:
+                raise RequestError(
+                    f"{file}: column '{column}' holds lists or objects, not text or numbers; {self.shipped}"
+                )
             if column not in has:
-                listed = ", ".join(f"'{each}'" for each in (*has, *content.nested))
+                listed = ", ".join(f"'{each}'" for each in has)
                 raise RequestError(f"{file} has no column '{column}'; it has {listed}; {self.shipped}")
         if table.others is None:
             named |= {column: column for column in has if column not in named.values() and column not in named}

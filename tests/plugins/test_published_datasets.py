@@ -572,6 +572,16 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_column_of_objects_is_told(tmp_path: Path) -> None:
+    review = {"user_id": {"id": "u"}, "parent_asin": "P1", "rating": 5, "timestamp": 3}
+    folder = write(tmp_path, {**AMAZON_2023, "Games.jsonl.gz": json_lines(review)})
+
+    with pytest.raises(
+        RequestError, match=r"Games.jsonl.gz: column 'user_id' holds lists or objects, not text or nu"
+    ):
+        load("amazon-2023", folder)
+
+
 def test_a_time_or_rating_that_cannot_be_read_names_its_row(tmp_path: Path) -> None:
     folder = write(tmp_path, ML_LATEST)
     for row, message in (("1,6,3.0,noon", "row 3: 'noon' is not a time"), ("1,6,x,7", "row 3: rating 'x' is not a")):

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from rosepo_core.api import Corpus, Dataset, LogOptions, Reporter, RequestError
+from rosepo_core.api import Corpus, Reporter, RequestError
 from rosepo_datasets.table import Table, TableOptions
 
 
-class RecBoleOptions(LogOptions):
-    """Options of `recbole`."""
+class RecBoleOptions(TableOptions):
+    """Options of `recbole`: those of `table`."""
 
     path: Path = Field(description="Folder with NAME.inter and NAME.item; or the file NAME.inter.")
-    user: str | None = Field(None, description="Column of the user, e.g. 'user_id:token'; guessed if unset.")
-    item: str | None = Field(None, description="Column of the item in both files; guessed if unset.")
-    timestamp: str | None = Field(None, description="Column of the time; guessed if unset.")
-    rating: str | None = Field(None, description="Column of the rating; guessed if unset. There may be none.")
-    title: str | None = Field(None, description="Column of the title in NAME.item; guessed by its name if unset.")
+    catalogue: Path | None = Field(None, description="The items; NAME.item beside NAME.inter if unset.")
+    untimed: Literal["error", "drop"] = Field("drop", description="What to do with interactions without a time.")
+    untitled: Literal["error", "drop"] = Field(
+        "drop", description="What to do with interactions whose item has no title."
+    )
 
 
-class RecBole(Dataset):
+class RecBole(Table):
     """Atomic files of RecBole (Zhao et al., CIKM 2021): ``NAME.inter`` with the interactions, and ``NAME.item`` with
     a title for each item.
 
@@ -42,15 +43,18 @@ class RecBole(Dataset):
         return self._table().files()
 
     def _table(self) -> Table:
+        """The two files as a table and its catalogue.
+
+        Raises:
+            RequestError: one is not there, or there are several logs.
+        """
         options: RecBoleOptions = self.options
         path = options.path.expanduser()
         logs = sorted(path.glob("*.inter")) if path.is_dir() else [path]
         if len(logs) != 1:
             has = ", ".join(file.name for file in logs) or "no file that ends in .inter"
             raise RequestError(f"{path} (dataset.path) has {has}: name one file NAME.inter of RecBole")
-        items = logs[0].with_suffix(".item")
-        if not items.is_file():
+        items = options.catalogue or logs[0].with_suffix(".item")
+        if not items.expanduser().is_file():
             raise RequestError(f"{items} does not exist: RecBole's items are in NAME.item, with a column of titles")
-        columns = {name: getattr(options, name) for name in ("user", "item", "timestamp", "rating", "title")}
-        columns["catalogue_item"] = options.item
-        return Table(TableOptions(path=logs[0], catalogue=items, untimed="drop", untitled="drop", **columns))
+        return Table(options.model_copy(update={"path": logs[0], "catalogue": items}))
