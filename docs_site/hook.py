@@ -93,7 +93,7 @@ def _configuration() -> str:
     """A table for each section that belongs to the core."""
     parts, plain = [], []
     for name, field in RunConfig.model_fields.items():
-        model = field.annotation
+        model: Any = field.annotation
         if hasattr(model, "model_fields") and "options" not in model.model_fields:
             parts.append(f"## [{name}]\n\n{field.description}\n\n{option_table(model)}")
         elif name in ("seed", "deterministic", "track"):

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from docs_site.gradients import drawn, gradient_curve
 from docs_site.option_tables import option_table, table
-from rosepo_core.api import CutOffMetric, Metric, PreferenceLoss, RejectedSampler
+from rosepo_core.api import Component, CutOffMetric, PreferenceLoss, RejectedSampler
 from rosepo_core.registry import Entry, load_plugins
 
 FOLDERS = {"loss": "losses", "sampler": "samplers", "oracle": "oracles", "dataset": "datasets", "prompt": "prompts"}
@@ -19,8 +19,6 @@ SUMMARY = "<!-- summary -->"
 
 OF_MANY = frozenset({"s-dpo", "dmpo", "mppo", "dynamic-po", "rec-po"})
 """Losses that look at all rejected titles of a row at once; their pictures have three."""
-
-DIRECTIONS = {"higher": "Higher is better.", "lower": "Lower is better.", "neither": "Neither end is better."}
 
 REQUIRED = {
     "needs_reference": "reference",
@@ -48,7 +46,7 @@ def page_of(entry: Entry, written: str | None) -> str:
         parts.append("## What it needs\n\n" + _needs_of_sampler(component))
     parts += [
         "## Options\n\n" + _how_to_choose(entry) + option_table(component.Options),
-        "## In detail\n\n" + inspect.cleandoc(component.__doc__ or "").partition("\nAttributes:")[0],
+        "## In detail\n\n" + _docstring(component),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -62,19 +60,19 @@ def table_of(kind: str) -> str:
 
 
 def all_metrics() -> str:
-    """A section for each metric: formula and source, direction, options."""
+    """A section for each metric: its docstring, which has formula, range, direction and source, and its options."""
     parts = []
     for entry in own_plugins("metric"):
         metric: Any = load_plugins().get("metric", entry.qualified_name)
-        about = metric.about
         options = set(metric.Options.model_fields) - set(CutOffMetric.Options.model_fields)
-        parts.append(f"## {entry.name}\n\n{_without_attributes(metric)}\n\n{DIRECTIONS[about.direction]}")
+        parts.append(f"## {entry.name}\n\n{_docstring(metric)}")
         if options:
             parts.append(option_table(metric.Options))
     return "\n\n".join(parts)
 
 
-def _without_attributes(component: type[Metric]) -> str:
+def _docstring(component: type[Component]) -> str:
+    """The docstring without the section that is for readers of the code."""
     return inspect.cleandoc(component.__doc__ or "").partition("\nAttributes:")[0]
 
 
