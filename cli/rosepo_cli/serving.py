@@ -53,6 +53,9 @@ def serve(
     most_body: Annotated[
         int, typer.Option("--max-body", min=1024, metavar="BYTES", help="The longest body of a request.")
     ] = 65_536,
+    page: Annotated[
+        bool, typer.Option(help="A page at / that shows the lists of all models, and histories of the log's users.")
+    ] = True,
     origin: Annotated[
         list[str] | None,
         typer.Option(metavar="URL", help="A web page's origin that may ask (CORS). Repeat this for each."),
@@ -83,6 +86,7 @@ def serve(
             f"`rosepo serve` needs {error.name}, which is not installed: pip install 'rosepo[serve]'"
         ) from None
     from rosepo_core.serving.recommender import Recommender
+    from rosepo_core.serving.run_lists import RunLists
     from rosepo_core.stages.session import QuietReporter
 
     hosts = (*ServeSettings().hosts, *(() if host in LOOPBACK else (host,)), *(allow_host or ()))
@@ -98,6 +102,7 @@ def serve(
             "most_candidates": most_candidates,
             "most_body": most_body,
             "token": _token(token_file) or os.environ.get(TOKEN) or None,
+            "page": page,
             "origins": tuple(origin or ()),
             "hosts": hosts,
         },
@@ -124,6 +129,7 @@ def serve(
     serve(
         named_folders(runs),
         load,
+        RunLists,
         settings,
         host=host,
         port=port,

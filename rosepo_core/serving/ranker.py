@@ -85,13 +85,13 @@ class Ranker:
         raw = {name: each.log_probs(places, items) for name, each in models.items()}
         if "oracle" in self.rule.models:
             assert self.oracle is not None
-            scores = _oracle_scores(self.oracle, places, items)
+            scores = oracle_scores(self.oracle, places, items)
             assert scores is not None
             raw["oracle"] = scores
         return self.rule.scores(items, raw)
 
 
-def _oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats | None:
+def oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats | None:
     """Scores of items, -inf for an empty slot; `None` if the oracle ranks nothing."""
     with running(oracle):
         scores = oracle.score(place, np.maximum(items, 0))
@@ -140,20 +140,20 @@ def load_ranker(
                 f"the fusion of this run uses scores of '{name}', which is no model of the run: recommend by another "
                 "score (--score), or evaluate with other ranking.features"
             )
-    oracle = None if read_manifest(store.folder / "oracle") is None else _oracle(store, config)
+    oracle = None if read_manifest(store.folder / "oracle") is None else load_oracle(store, config)
     embedded = read_manifest(store.folder / "embeddings") is not None
     titles = embeddings.load(store.artifact("embeddings", command).folder) if embedded else None
     lengths = load(stage).title_lengths
     rule = DecisionRule(stage, score, catalogue.popularity, lengths, own_prior, features, logit)
     evaluation = parse_options(EvaluationOptions, config.get("evaluation", {}), "evaluation")
-    scores = None if oracle is None else partial(_oracle_scores, oracle)
+    scores = None if oracle is None else partial(oracle_scores, oracle)
     sources = PoolSources(catalogue.popularity, scores, titles)
     searched = max(SHORTEST_LIST, *evaluation.ks)
     models = {name: load(name) for name in others}
     return Ranker(rule, sources, options.pool, searched, evaluation.beams, oracle, models)
 
 
-def _oracle(store: RunStore, config: Mapping[str, Any]) -> SmoothingOracle:
+def load_oracle(store: RunStore, config: Mapping[str, Any]) -> SmoothingOracle:
     """The run's oracle. Its plugin must be installed."""
     section = dict(config.get("oracle", {}))
     oracle: SmoothingOracle = load_plugins().create("oracle", str(section.pop("name")), section)

@@ -119,7 +119,7 @@ class Recommender:
             reporter.note(f"recommending with the first of {len(others) + 1} seeds, {first}")
             folder = first
         store = RunStore.open(folder)
-        config = _config(folder)
+        config = read_tables(folder)
         load = cache(partial(_title_model, store, config, reporter))
         split = load_split(store.artifact("split").folder)
         ranking = parse_options(RankingOptions, config.get("ranking", {}), "ranking")
@@ -218,7 +218,7 @@ class Recommender:
         passing = None if filter is None else filter.passing(self.catalogue, self._find[by])
         if not known:
             return []
-        items, scores = self._top(_places(known), known, min(k, len(self.catalogue)), passing)
+        items, scores = self._top(places_of(known), known, min(k, len(self.catalogue)), passing)
         return self._named(items, scores)
 
     def rank(
@@ -272,7 +272,7 @@ class Recommender:
             with _numbered(row, len(candidates)):
                 items = self._to_rank(names, by)
             table[row, : len(items)] = items
-        places = _places(known)
+        places = places_of(known)
         if self._ranker is not None:
             scores = self._ranker.scores(self._model, places, table)
         else:
@@ -361,7 +361,7 @@ def full_histories(split: Split) -> Mapping[str, Ints]:
     return {split.users[user]: items for user, items in found.items() if len(items)}
 
 
-def _places(histories: Sequence[Ints]) -> Places:
+def places_of(histories: Sequence[Ints]) -> Places:
     """The ends of histories."""
     lengths = np.array([len(items) for items in histories], dtype=np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -380,7 +380,7 @@ def _numbered(row: int, rows: int) -> Iterator[None]:
         raise RequestError(f"history {row + 1}: {error}") from None
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
+def read_tables(folder: Path) -> Mapping[str, Any]:
     """The tables of the run's configuration, unchecked: the plugins that recommending does not use need not be
     installed."""
     path = folder / CONFIG

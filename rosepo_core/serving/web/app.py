@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.middleware.cors import CORSMiddleware
 
 from rosepo_core import __version__
-from rosepo_core.serving.web import problems
+from rosepo_core.serving.web import page_routes, problems
 from rosepo_core.serving.web.guards import Guards
 from rosepo_core.serving.web.messages import (
     LONGEST_NAME,
@@ -94,6 +94,9 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.include_router(routes)
+    if settings.page:
+        app.include_router(page_routes.files())
+        app.include_router(page_routes.routes)
     if settings.token is not None:
         app.post("/reload", responses=responses(400, 401, 413, 422, 500))(reload)
     problems.add(app)

@@ -88,6 +88,62 @@ class Answer(BaseModel):
     recommendations: list[RankedItem] = Field(description="The items, best first.")
 
 
+class ListQuestion(Message):
+    """Which items does one model of a run put first?"""
+
+    run: Name | None = Field(None, description="The name of a run that is served; by default the first.")
+    model: Name = Field(description="One of the run's models, or `served` for the one that /recommend asks.")
+    history: Names = Field(description="Ids of items, oldest first.")
+    k: int = Field(10, ge=1, description="The number of items.")
+
+
+class ShownItem(BaseModel):
+    """An item on the page."""
+
+    title: str
+    item: str
+    popular: bool = Field(description="One of the few items with half of all training interactions.")
+    new: bool = Field(description="It has no training interaction.")
+
+
+class ShownList(BaseModel):
+    """The first items of a model."""
+
+    run: str
+    model: str
+    items: list[ShownItem]
+
+
+class ShownRun(BaseModel):
+    """A run on the page."""
+
+    name: str
+    models: list[str]
+    users: bool = Field(description="Whether users of the log can be shown.")
+    report: bool = Field(description="Whether /report has the run's report.")
+
+
+class ShownRuns(BaseModel):
+    """The runs on the page."""
+
+    runs: list[ShownRun]
+    most_history: int
+    most_k: int
+
+
+class ShownUser(BaseModel):
+    """A user of the log."""
+
+    history: list[ShownItem]
+    held_out: ShownItem | None = Field(description="What the user chose next, which the test holds out.")
+
+
+class ShownUsers(BaseModel):
+    """Users of the log."""
+
+    users: list[str]
+
+
 class CatalogueItem(BaseModel):
     """An item of the catalogue."""
 

@@ -6,12 +6,15 @@ import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.serving.filters import Filter
 from rosepo_core.serving.recommender import Recommendation
-from rosepo_core.serving.web.messages import Conditions, Question, RankQuestion, RecommendQuestion
-from rosepo_core.serving.web.served_runs import ServedRun
+from rosepo_core.serving.web.messages import Conditions, ListQuestion, Question, RankQuestion, RecommendQuestion
+from rosepo_core.serving.web.served_runs import ServedRun, UnknownNameError
 from rosepo_core.serving.web.settings import ServeSettings
+
+SERVED = "served"
+"""The name of the model that a run's recommender has, where the page knows no other."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,22 @@ class ToRank:
         return self.run, "rank"
 
 
-AnyQuestion = ToRecommend | ToRank
+@dataclass(frozen=True)
+class ToList:
+    """A question of the page for the list of one model."""
+
+    run: ServedRun
+    model: str
+    history: tuple[str, ...]
+    k: int
+
+    @property
+    def group(self) -> Hashable:
+        """The same model and length, so that lists are the same whoever else asks."""
+        return self.run, self.model, self.k, "list"
+
+
+AnyQuestion = ToRecommend | ToRank | ToList
 
 
 def to_recommend(run: ServedRun, asked: RecommendQuestion, settings: ServeSettings) -> ToRecommend:
@@ -76,6 +94,21 @@ def to_rank(run: ServedRun, asked: RankQuestion, settings: ServeSettings) -> ToR
     return ToRank(run, history, tuple(run.recommender.candidate_ids(asked.candidates, by=asked.by)))
 
 
+def to_list(run: ServedRun, asked: ListQuestion, settings: ServeSettings) -> ToList:
+    """Check a question; see `to_recommend`."""
+    if asked.k > settings.most_k or len(asked.history) > settings.most_history:
+        raise RequestError(f"k is at most {settings.most_k}, and a history has at most {settings.most_history} items")
+    known = models_of(run)
+    if asked.model not in known:
+        raise UnknownNameError(f"the run has no model '{asked.model}'{nearest(asked.model, known)}")
+    return ToList(run, asked.model, tuple(run.recommender.ids_of(asked.history, by="id")), asked.k)
+
+
+def models_of(run: ServedRun) -> tuple[str, ...]:
+    """The models whose lists the page can show."""
+    return (SERVED,) if run.lists is None else run.lists.names
+
+
 def answer(questions: Sequence[AnyQuestion]) -> list[list[Recommendation]]:
     """Answer questions of one group."""
     recommender = questions[0].run.recommender
@@ -84,6 +117,11 @@ def answer(questions: Sequence[AnyQuestion]) -> list[list[Recommendation]]:
     if isinstance(first, ToRank):
         candidates = [each.candidates for each in questions if isinstance(each, ToRank)]
         return recommender.rank_many(histories, candidates, by="id")
+    if isinstance(first, ToList):
+        lists = first.run.lists
+        if lists is None:
+            return recommender.recommend_many(histories, first.k, by="id")
+        return lists.top(first.model, histories, first.k)
     counts = [each.k for each in questions if isinstance(each, ToRecommend)]
     filter = _filter(first.conditions) if first.conditions else None
     found = recommender.recommend_many(histories, max(counts), filter=filter, by="id")

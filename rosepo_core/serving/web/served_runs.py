@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.serving.recommender import Recommender
+from rosepo_core.serving.run_lists import RunLists
 
 
 class UnknownNameError(RequestError):
@@ -24,29 +27,42 @@ class ServedRun:
         name: its name in requests.
         folder: where it was loaded from.
         recommender: recommends with it.
+        lists: the lists of all its models, for the page; `None` without a page, and of what is no run.
         loaded: when it was loaded, seconds since 1970.
     """
 
     name: str
     folder: Path
     recommender: Recommender
+    lists: RunLists | None
     loaded: float
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """The number of each item, by its id."""
+        return {item: number for number, item in enumerate(self.recommender.catalogue.ids)}
 
 
 class ServedRuns:
     """Runs by name. The first is asked if a request names none."""
 
-    def __init__(self, folders: Mapping[str, Path], load: Callable[[Path], Recommender]) -> None:
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        load: Callable[[Path], Recommender],
+        lists: Callable[[Path], RunLists] | None = None,
+    ) -> None:
         """Loads all runs.
 
         Args:
             folders: the folder of each run, by name.
             load: loads a recommender from a folder.
+            lists: opens the lists of all models in a folder, for the page.
 
         Raises:
             RequestError: a run cannot be loaded.
         """
-        self._folders, self._load = folders, load
+        self._folders, self._load, self._lists = folders, load, lists
         self._one_at_a_time = threading.Lock()
         self._runs = {name: self._loaded(name) for name in folders}
 
@@ -79,7 +95,13 @@ class ServedRuns:
 
     def _loaded(self, name: str) -> ServedRun:
         folder = self._folders[name]
-        return ServedRun(name, folder, self._load(folder), time.time())
+        recommender = self._load(folder)
+        lists = None
+        if self._lists is not None:
+            # An export has one model, and the page shows that.
+            with suppress(RequestError):
+                lists = self._lists(folder)
+        return ServedRun(name, folder, recommender, lists, time.time())
 
 
 def named_folders(written: Sequence[str]) -> dict[str, Path]:

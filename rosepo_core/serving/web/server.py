@@ -15,6 +15,7 @@ import uvicorn
 
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.serving.recommender import Recommender
+from rosepo_core.serving.run_lists import RunLists
 from rosepo_core.serving.web.app import create_app
 from rosepo_core.serving.web.served_runs import ServedRuns
 from rosepo_core.serving.web.service import Service
@@ -28,6 +29,7 @@ log = logging.getLogger("rosepo.serve")
 def serve(
     folders: Mapping[str, Path],
     load: Callable[[Path], Recommender],
+    lists: Callable[[Path], RunLists],
     settings: ServeSettings,
     *,
     host: str,
@@ -40,6 +42,7 @@ def serve(
     Args:
         folders: the folder of each run, by name.
         load: loads a recommender from a folder.
+        lists: opens the lists of all models in a folder, for the page.
         settings: limits and times.
         host: the address to listen at.
         port: the port; 0 for any that is free.
@@ -56,7 +59,7 @@ def serve(
         )
     listener = _listener(host, port)
     with listener:
-        service = Service(ServedRuns(folders, load), settings)
+        service = Service(ServedRuns(folders, load, lists if settings.page else None), settings)
         place = f"[{host}]" if ":" in host else host
         url = f"http://{place}:{listener.getsockname()[1]}"
         config = uvicorn.Config(

@@ -54,13 +54,13 @@ class Service:
         run = self.runs.get(asked.run)
         # Looking for the title that may have been meant takes long in a large catalogue.
         question = await run_in_threadpool(to_recommend, run, asked, self.settings)
-        return await self._answered(run, question)
+        return _message(run, await self.answered(question))
 
     async def rank(self, asked: RankQuestion) -> Answer:
         """Answer a question for the order of candidates."""
         run = self.runs.get(asked.run)
         question = await run_in_threadpool(to_rank, run, asked, self.settings)
-        return await self._answered(run, question)
+        return _message(run, await self.answered(question))
 
     def items(self, name: str | None, query: str, limit: int) -> CatalogueItems:
         """Items whose titles contain the words of `query`."""
@@ -102,11 +102,22 @@ class Service:
         """Answer what waits, and end the thread."""
         self._batcher.stop()
 
-    async def _answered(self, run: ServedRun, question: AnyQuestion) -> Answer:
+    async def answered(self, question: AnyQuestion) -> list[Recommendation]:
+        """The answer of the model.
+
+        Raises:
+            LateError: it was not there in time.
+            QueueFullError: too many questions wait.
+            StoppingError: the server is stopping.
+            RosepoError: the model refused the question.
+        """
         future = asyncio.wrap_future(self._batcher.ask(question))
         try:
-            found = await asyncio.wait_for(future, self.settings.timeout)
+            return await asyncio.wait_for(future, self.settings.timeout)
         except TimeoutError:
             raise LateError(f"the answer was not there within {self.settings.timeout:g} s; ask again later") from None
-        items = [RankedItem(title=each.title, score=each.score, item=each.item) for each in found]
-        return Answer(run=run.name, ranked_by=run.recommender.score, recommendations=items)
+
+
+def _message(run: ServedRun, found: list[Recommendation]) -> Answer:
+    items = [RankedItem(title=each.title, score=each.score, item=each.item) for each in found]
+    return Answer(run=run.name, ranked_by=run.recommender.score, recommendations=items)

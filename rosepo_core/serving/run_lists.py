@@ -1,0 +1,191 @@
+"""Lists of all models of a run for one history, to be seen side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.contracts.options import parse_options
+from rosepo_core.contracts.ranking import best_items
+from rosepo_core.contracts.records import Floats, Ints, Places
+from rosepo_core.contracts.sections import ModelOptions
+from rosepo_core.engine.policy import PolicySlot
+from rosepo_core.engine.saved_template import load_template
+from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
+from rosepo_core.seeds import is_seeds, seed_runs
+from rosepo_core.serving.ranker import load_oracle, load_ranker, oracle_scores
+from rosepo_core.serving.recommender import Recommendation, Recommender, full_histories, places_of, read_tables
+from rosepo_core.stages.session import QuietReporter
+from rosepo_core.stages.split import load_split
+from rosepo_core.store.artifacts import read_manifest
+from rosepo_core.store.run_store import RunStore
+
+FUSION = "fusion"
+"""The aligned model under the score `fusion`."""
+
+POPULAR = 0.5
+"""Items are popular if they are the fewest that have this share of all training interactions."""
+
+
+class RunLists:
+    """The models of a finished run. They share one base model, which is read when it is first needed and changes its
+    state from question to question: only one thread may ask.
+
+    Attributes:
+        catalogue: the run's items.
+    """
+
+    def __init__(self, folder: Path, reporter: Reporter | None = None) -> None:
+        """
+        Args:
+            folder: a finished run, or runs under seeds, of which the first is taken.
+            reporter: receives notes.
+
+        Raises:
+            RequestError: there is no run.
+        """
+        if is_seeds(folder):
+            folder = next(iter(seed_runs(folder).values()))
+        self._folder = folder
+        self._reporter = reporter or QuietReporter()
+        self._store = RunStore.open(folder)
+        self._config = read_tables(folder)
+        self._split = load_split(self._store.artifact("split").folder)
+        self.catalogue = self._split.catalogue
+        self._model = cache(self._title_model)
+        self._recommender = cache(self._load)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The models, in the order of the page."""
+        there = {name for name in ("sft", "aligned", "fusion-aligned") if read_manifest(self._folder / name)}
+        if self._oracle_ranks():
+            there.add("oracle")
+        needed = {"oracle": "oracle", "base": "sft", "sft": "sft", "aligned": "aligned", FUSION: "fusion-aligned"}
+        return tuple(name for name, stage in needed.items() if stage in there)
+
+    @property
+    def report(self) -> Path | None:
+        """The run's report, if it is there."""
+        file = self._folder / "report.html"
+        return file if file.is_file() else None
+
+    @cached_property
+    def users(self) -> Mapping[str, Ints]:
+        """Everything that each user has chosen, oldest first."""
+        return full_histories(self._split)
+
+    @cached_property
+    def popular(self) -> NDArray[np.bool_]:
+        """Which items are popular: bool [items]."""
+        counts = self.catalogue.popularity
+        order = np.argsort(-counts, kind="stable")
+        before = np.cumsum(counts[order]) - counts[order]
+        found = np.zeros(len(counts), np.bool_)
+        found[order] = before < POPULAR * counts.sum()
+        return found
+
+    def user(self, name: str) -> tuple[list[int], int | None]:
+        """The history of a user as the test sees it, and the item that the test holds out.
+
+        Raises:
+            RequestError: there is no such user.
+        """
+        if name not in self.users:
+            raise RequestError(f"user '{name}' is not in the run's log{nearest(name, self.users)}")
+        items = self.users[name].tolist()
+        held_out = self._split.users.index(name) in set(self._split.test.user.tolist())
+        return (items[:-1], items[-1]) if held_out and len(items) > 1 else (items, None)
+
+    def top(self, name: str, histories: Sequence[Sequence[str]], k: int) -> list[list[Recommendation]]:
+        """The first items of a model, for many histories.
+
+        Args:
+            name: one of `names`.
+            histories: ids of items, oldest first.
+            k: number of items.
+
+        Raises:
+            RequestError: the run has no such model, or it cannot be loaded.
+        """
+        if name not in self.names:
+            raise RequestError(f"the run has no model '{name}'{nearest(name, self.names)}")
+        if name != "oracle":
+            return self._recommender(name).recommend_many(histories, k, by="id")
+        numbers = {item: number for number, item in enumerate(self.catalogue.ids)}
+        known = [np.array([numbers[item] for item in history], np.int32) for history in histories]
+        items = np.tile(np.arange(len(self.catalogue), dtype=np.int32), (len(known), 1))
+        for row, some in zip(items, known, strict=True):
+            row[some] = -1
+        scores = oracle_scores(self._oracle, places_of(known), items)
+        assert scores is not None, "the oracle ranks"
+        best, values = best_items(scores, items, min(k, len(self.catalogue)))
+        return [
+            [
+                Recommendation(self.catalogue.titles[item], value, self.catalogue.ids[item])
+                for item, value in zip(row.tolist(), of_row.tolist(), strict=True)
+                if item >= 0
+            ]
+            for row, of_row in zip(best, values, strict=True)
+        ]
+
+    def _oracle_ranks(self) -> bool:
+        """Whether the run has an oracle that can rank, and its plugin is installed."""
+        if not read_manifest(self._folder / "oracle"):
+            return False
+        one = np.zeros(1, np.int32)
+        try:
+            return oracle_scores(self._oracle, places_of([one]), one[None]) is not None
+        except RequestError:
+            return False
+
+    @cached_property
+    def _oracle(self) -> Any:
+        return load_oracle(self._store, self._config)
+
+    @cached_property
+    def _slot(self) -> PolicySlot:
+        options = parse_options(ModelOptions, self._config.get("model", {}), "model")
+        return PolicySlot(options.name, options.dtype, self._reporter, options.quantization)
+
+    def _load(self, name: str) -> Recommender:
+        stage = "aligned" if name == FUSION else name
+        ranker = None
+        if name == FUSION:
+            ranker = load_ranker(self._store, self._config, stage, "fusion", self.catalogue, self._model)
+        return Recommender(self._model(stage), self.catalogue, ranker, reporter=self._reporter)
+
+    def _title_model(self, stage: str) -> TitleModel:
+        assert stage in LANGUAGE_MODELS
+        weights = self._store.artifact("sft" if stage == "base" else stage).folder
+        options = parse_options(ModelOptions, self._config.get("model", {}), "model")
+        slot = self._slot
+        template = load_template(weights, slot.tokenizer)
+        ready = slot.base if stage == "base" else lambda: slot.trained(weights)
+        return _InTurn(ready, template, self._reporter, options.token_budget)
+
+
+class _InTurn(TitleModel):
+    """A language model whose weights come into the shared slot when it is asked."""
+
+    def __init__(self, ready: Callable[[], Any], template: Any, reporter: Reporter, token_budget: Any) -> None:
+        super().__init__(None, template, reporter, seed=0, token_budget=token_budget)
+        self._ready = ready
+
+    def log_probs(self, places: Places, items: Ints) -> Floats:
+        """See `TitleModel.log_probs`."""
+        self._model = self._ready()
+        return super().log_probs(places, items)
+
+    def top(self, places: Places, k: int, **options: Any) -> tuple[Ints, Floats]:
+        """See `TitleModel.top`."""
+        self._model = self._ready()
+        return super().top(places, k, **options)
