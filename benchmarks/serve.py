@@ -117,17 +117,19 @@ def asked(port: int, asks: list[list[str]], k: int, clients: int, seconds: float
                     load.waits.append(time.monotonic() - started)
             if status == 503:
                 time.sleep(float(headers["Retry-After"]))
+                connection = Client(port)
             place += clients
 
-    metrics, started = Client(port), time.monotonic()
-    before = [metrics.metric(f"rosepo_batch_size_{part}") for part in ("sum", "count")]
+    started = time.monotonic()
+    # The server closes a connection that is idle for seconds, so each look has one of its own.
+    before = [Client(port).metric(f"rosepo_batch_size_{part}") for part in ("sum", "count")]
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     load.seconds = time.monotonic() - started
-    after = [metrics.metric(f"rosepo_batch_size_{part}") for part in ("sum", "count")]
+    after = [Client(port).metric(f"rosepo_batch_size_{part}") for part in ("sum", "count")]
     load.batch = (after[0] - before[0]) / max(1.0, after[1] - before[1])
     return load
 

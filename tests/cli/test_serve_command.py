@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import rosepo_core
+from benchmarks import serve
 
 pytest.importorskip("fastapi")
 
@@ -55,6 +56,7 @@ def test_recommends_loads_again_and_ends_well(rosepo, finished, port):
         try:
             first = until(lambda: ask(port, "/health"))["runs"][0]
             found["answer"] = ask(port, "/recommend", {"history": HISTORY, "k": 3})
+            found["load"] = serve.asked(port, serve.histories(port, 3), 5, 4, 0.1)
             with ThreadPoolExecutor(1) as pool:
                 stop = threading.Event()
                 asking = pool.submit(lambda: [ask(port, "/items") for _ in iter(stop.is_set, True)])
@@ -86,6 +88,14 @@ def test_recommends_loads_again_and_ends_well(rosepo, finished, port):
     assert found["answer"]["run"] == "mine"
     assert [each["title"] for each in found["answer"]["recommendations"]] == [each.title for each in expected]
     assert found["again"]
+    load = found["load"]
+    assert load.statuses == {200: 4}
+    assert load.batch == 4
+    shown = serve.page(serve.Finding(load, load, (2.0**20, 2.0**20)), "COMMAND", 2)
+    assert "1.0 times the answers of one request at a time. Memory: 1 MiB after a tenth of the time" in shown
+    assert "Errors: none." in shown
+    load.statuses[500] += 1
+    assert serve.Finding(load, load, (1.0, 2.0)).faults == ["2 answers 500", "memory grew"]
     assert found["meanwhile"] > 0
     assert found["last"] == [38] * 8
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -96,6 +97,25 @@ def test_a_full_queue_refuses(model, held):
     with pytest.raises(CancelledError):
         asked[2].result(10)
     assert model.batches == [["first"], ["b", "c", "e"], ["g"]]
+
+
+def test_what_would_wait_too_long_is_refused(model):
+    """The first question takes a second or a little more, so within 3.5 s there is time for two or three."""
+    batcher = Batcher(model, most=1, wait=0.0, room=100, patience=3.5)
+    model.gate.clear()
+    slow = batcher.ask(Ask("slow"))
+    threading.Timer(1.0, model.gate.set).start()
+    slow.result(10)
+    model.gate.clear()
+    model.busy.clear()
+    asked = [batcher.ask(Ask("a"))]
+    assert model.busy.wait(10)
+    with suppress(QueueFullError):
+        asked += (batcher.ask(Ask(name)) for name in "bcdef")
+    assert 2 <= len(asked) <= 4
+    model.gate.set()
+    assert [each.result(10) for each in asked] == ["A", "B", "C", "D"][: len(asked)]
+    batcher.stop()
 
 
 def test_a_wrong_question_fails_alone(model, held):

@@ -67,6 +67,7 @@ class Batcher(Generic[Q, A]):
         most: int,
         wait: float,
         room: int,
+        patience: float = math.inf,
         done: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         """
@@ -75,15 +76,18 @@ class Batcher(Generic[Q, A]):
             most: the most questions of a batch.
             wait: seconds that the first question of a batch waits for others.
             room: the most questions that wait.
+            patience: the most seconds that a question should wait. By the time that earlier ones took, more are
+                refused at once, which is better than an answer that comes too late.
             done: receives the size of each batch and the seconds that it took.
         """
         self._answer = answer
-        self._most, self._wait, self._room = most, wait, room
+        self._most, self._wait, self._room, self._patience = most, wait, room, patience
         self._done = done
         self._queue: deque[_Waiting[Q, A]] = deque()
         self._change = threading.Condition()
         self._stopping = False
         self._seconds_each = 0.0
+        self._answering = 0
         self._thread = threading.Thread(target=self._work, name="rosepo-model", daemon=True)
         self._thread.start()
 
@@ -102,15 +106,23 @@ class Batcher(Generic[Q, A]):
         with self._change:
             if self._stopping:
                 raise StoppingError
-            if len(self._queue) >= self._room:
+            if self._is_full():
                 # Questions that nobody waits for any more need no room.
                 self._queue = deque(each for each in self._queue if not each.answer.cancelled())
-            if len(self._queue) >= self._room:
-                raise QueueFullError(max(1, math.ceil(self._seconds_each * len(self._queue))))
+            if self._is_full():
+                raise QueueFullError(max(1, math.ceil(self._expected() / 2)))
             waiting = _Waiting[Q, A](question, Future())
             self._queue.append(waiting)
             self._change.notify()
         return waiting.answer
+
+    def _expected(self) -> float:
+        """Seconds until a question that comes now is answered, by the time that earlier ones took."""
+        return self._seconds_each * (self._answering + len(self._queue) + 1)
+
+    def _is_full(self) -> bool:
+        late = bool(self._answering or self._queue) and self._expected() > self._patience
+        return late or len(self._queue) >= self._room
 
     def stop(self) -> None:
         """Take no more questions, answer those that wait, and end the thread."""
@@ -125,7 +137,9 @@ class Batcher(Generic[Q, A]):
             self._give(batch)
             seconds = time.perf_counter() - started
             each = seconds / len(batch)
-            self._seconds_each = each if not self._seconds_each else 0.8 * self._seconds_each + 0.2 * each
+            with self._change:
+                self._seconds_each = each if not self._seconds_each else 0.8 * self._seconds_each + 0.2 * each
+                self._answering = 0
             self._done(len(batch), seconds)
             # Otherwise answers and the models of replaced runs would live until the next question.
             del batch
@@ -152,6 +166,7 @@ class Batcher(Generic[Q, A]):
                         batch.append(each)
                 self._queue = rest
                 if batch:
+                    self._answering = len(batch)
                     return batch
 
     def _of_group(self) -> int:

@@ -26,6 +26,9 @@ from rosepo_core.serving.web.questions import AnyQuestion, answer, to_rank, to_r
 from rosepo_core.serving.web.served_runs import ServedRun, ServedRuns
 from rosepo_core.serving.web.settings import ServeSettings
 
+PATIENCE = 0.8
+"""The share of the time-out that questions may wait. The rest is for batches that take longer than earlier ones."""
+
 
 class LateError(RosepoError):
     """An answer was not there in time."""
@@ -45,7 +48,12 @@ class Service:
         self.runs, self.settings = runs, settings
         self.metrics = Metrics(lambda: self._batcher.length)
         self._batcher: Batcher[AnyQuestion, list[Recommendation]] = Batcher(
-            answer, most=settings.batch, wait=settings.batch_wait, room=settings.queue, done=self.metrics.batch
+            answer,
+            most=settings.batch,
+            wait=settings.batch_wait,
+            room=settings.queue,
+            patience=PATIENCE * settings.timeout,
+            done=self.metrics.batch,
         )
         self._search = lru_cache(maxsize=len(list(runs)))(lambda run: ItemSearch(run.recommender.catalogue))
 

@@ -133,7 +133,7 @@ function drawHistory(focus) {
   byId("clear").hidden = !state.history.length;
   byId("held-out").hidden = !state.heldOut;
   byId("held-out").querySelector("strong").textContent = state.heldOut ? state.heldOut.title : "";
-  if (!focus) return;
+  if (!focus) { list.scrollTop = list.scrollHeight; return; }
   const row = list.children[focus[0]];
   const wanted = row && [row.querySelectorAll("button")[focus[1]], ...row.querySelectorAll("button")];
   const target = wanted && wanted.find((node) => !node.disabled);
