@@ -196,6 +196,7 @@ def train(session: Session) -> Trained:
     sft.check(session)
     sampling.check_request(session)
     reference.check(session)
+    oracle.check(session)
     corpus = dataset.stage(session)
     ratings.check(session, corpus)
     held_out = split.stage(session, corpus)
@@ -204,7 +205,7 @@ def train(session: Session) -> Trained:
     candidates = evaluation.draw_candidates(session, held_out)
     fine_tuned = sft.stage(session, held_out)
     session.store.commit()
-    smoothing = oracle.stage(session, held_out) if oracle.needed(session) else None
+    smoothing = oracle.stage(session, held_out, fine_tuned) if oracle.needed(session) else None
     rejected = sampling.stage(session, held_out, fine_tuned, smoothing)
     scored = reference.stage(session, held_out, fine_tuned, rejected)
     pairs = preferences.stage(session, corpus, held_out, smoothing, rejected, scored)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from rosepo_core.config import RunConfig
+from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.records import Examples, Ints, Places, Split
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.forecast import available_memory, step_memory
@@ -229,13 +230,24 @@ def _plan(session: _Rehearsal, processes: int) -> Plan:
     row("split", len(data.users), "users", 0, [], 0.0)
     prior_row("base")
     row("sft", len(material), "sequences", sft_tokens, material_parts, sft_tokens / speed.train)
+    smoothing_asks = False
     if planned.oracle is not None:
-        row("oracle", len(data.train.items), "interactions", 0, [], None)
+        oracle: SmoothingOracle = session.component("oracle")
+        smoothing_asks = loss.needs_smoothing and "language-model" in oracle.needs
+        if "language-model" in oracle.needs:
+            # As long as the titles of evaluation are.
+            asks = oracle.asks(data)
+            tokens = asks * sum(score_lengths) / sum(len(tree.lengths) for tree in scored)
+            row("oracle", asks, "titles", tokens, score_lengths, tokens / speed.score)
+        else:
+            row("oracle", len(data.train.items), "interactions", 0, [], None)
     row("sampling", len(examples), "examples", 0, [], speed.sampling)
     prior_row("sft")
     compared = tree_lengths if reference.kind(session) == "sft" else []
     row("reference", pair_count, "pairs", sum(compared), compared, sum(compared) / speed.score)
-    row("preferences", pair_count, "pairs", 0, [], 0.0)
+    # The reference has scored what an oracle asks about the pairs.
+    compared = tree_lengths if smoothing_asks and reference.kind(session) != "sft" else []
+    row("preferences", pair_count, "pairs", sum(compared), compared, sum(compared) / speed.score)
     # A loss of the whole step runs each pass once more without gradients.
     again = aligned_tokens / speed.score if loss.scope == "batch" else 0.0
     row("aligned", pair_count, "pairs", aligned_tokens, part_lengths, aligned_tokens / speed.train + again)
@@ -364,7 +376,8 @@ def _notes(
     titles = template.response_lengths
     yield f"titles have {titles.mean():.1f} tokens on average and {titles.max()} at most, their end included"
     yield "rejected titles are not known yet; their tokens are estimated from titles drawn uniformly"
-    if "oracle" in session.artifacts and session.artifacts["oracle"].reused is None:
+    asks_model = "language-model" in session.component("oracle").needs
+    if "oracle" in session.artifacts and session.artifacts["oracle"].reused is None and not asks_model:
         yield f"the training time of oracle '{config.oracle.name}' is unknown and not counted"
     if not measured:
         yield "the model does not fit into this machine and was not loaded: times are unknown, memory is a forecast"

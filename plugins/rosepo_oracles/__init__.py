@@ -36,4 +36,9 @@ def rosepo_register_oracles(register: Register) -> None:
         "rosepo_oracles.ensemble:Ensemble",
         summary="Several oracles, weighted by how well they tell what validation users take.",
     )
+    register(
+        "llm",
+        "rosepo_oracles.language_model:SFTPreference",
+        summary="The SFT model's own preference between the two titles.",
+    )
     register("constant", "rosepo_oracles.constant:Constant", summary="One smoothing factor for every pair.")

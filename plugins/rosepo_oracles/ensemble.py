@@ -66,7 +66,7 @@ class Ensemble(ScoredOracle):
     def __init__(self, options: Any = None) -> None:
         """
         Raises:
-            RequestError: an oracle or one of its options does not exist.
+            RequestError: an oracle or one of its options does not exist, or an oracle asks the language model.
         """
         super().__init__(options)
         names, settings = self.options.oracles, self.options.settings
@@ -76,6 +76,12 @@ class Ensemble(ScoredOracle):
         self._members: list[SmoothingOracle] = [
             load_plugins().create("oracle", name, settings.get(name, {}), f"oracle.settings.{name}") for name in names
         ]
+        for name, member in zip(names, self._members, strict=True):
+            if member.needs:
+                raise RequestError(
+                    f"oracle '{name}' asks the language model, and weights are fitted on too many titles for that: "
+                    "leave it out of oracle.oracles"
+                )
         self._weights: Doubles = np.ones(len(names))
 
     def parts(self) -> Sequence[Component]:

@@ -56,10 +56,14 @@ class ScoredOracle(SmoothingOracle):
     probability of users that were not in the training data at all (`benchmarks/sasrec_quality.py --gap`).
 
     Attributes:
+        calibration_items: number of unseen items drawn for each validation target, for calibration.
+        calibration_users: calibrate on this many validation examples, drawn at random; on all if it is `None`.
         temperature: T. It is 1 before `fit`, without validation examples, and without calibration.
     """
 
     Options: ClassVar[type[Options]] = ScoredOptions
+    calibration_items: int = CALIBRATION_ITEMS
+    calibration_users: int | None = None
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
@@ -113,7 +117,11 @@ class ScoredOracle(SmoothingOracle):
 
     def _calibrated(self, split: Split, context: OracleContext) -> tuple[float, dict[str, float]]:
         """The fitted temperature, and the numbers to show."""
-        margins, row = self._margins(split, split.validation, context.rng)
+        validation = split.validation
+        if self.calibration_users is not None and self.calibration_users < len(validation):
+            kept = np.sort(context.rng.choice(len(validation), self.calibration_users, replace=False))
+            validation = validation.take(kept)
+        margins, row = self._margins(split, validation, context.rng)
         held_out = calibration.fit_temperature(margins)
         flip = float(calibration.sigmoid(-margins / held_out).mean()) if len(margins) else 0.0
         shown = {"temperature_held_out": held_out, "mean_flip": flip}
@@ -128,9 +136,9 @@ class ScoredOracle(SmoothingOracle):
                 "ece_uncalibrated": calibration.expected_calibration_error(other, 1.0),
             }
         lengths = split.train.lengths
-        users = split.validation.user[lengths[split.validation.user] > 0]
+        users = validation.user[lengths[validation.user] > 0]
         if not len(users):
-            users = np.flatnonzero(lengths).astype(np.int32)
+            users = np.flatnonzero(lengths).astype(np.int32)[: self.calibration_users]
         last = Examples.of(split.train, users, (lengths[users] - 1).astype(np.int32))
         trained, _ = self._margins(split, last, context.rng)
         if not len(trained):
@@ -141,7 +149,7 @@ class ScoredOracle(SmoothingOracle):
     def _margins(self, split: Split, examples: Examples, rng: np.random.Generator) -> tuple[Floats, Longs]:
         """Scores of the targets minus those of unseen items drawn uniformly: float32 [pairs], and the example of each
         pair, int64 [pairs]."""
-        items = unseen_items(split, examples, CALIBRATION_ITEMS, rng)
+        items = unseen_items(split, examples, self.calibration_items, rng)
         scores = self.score(examples, np.concatenate([examples.target[:, None], items], axis=1))
         margins: Floats = (scores[:, :1] - scores[:, 1:])[items >= 0]
         return margins, np.nonzero(items >= 0)[0]

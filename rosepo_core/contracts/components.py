@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Need = Literal["language-model", "oracle", "title-embeddings", "disliked", "candidates"]
+OracleNeed = Literal["language-model", "title-prior"]
 
 
 class Reporter(Protocol):
@@ -123,8 +124,8 @@ class Dataset(Component, ABC):
 
 
 class LanguageModel(Protocol):
-    """The SFT model, for samplers. It generates and scores exact titles of the catalogue, including the token that
-    ends a title."""
+    """The SFT model, for samplers and oracles. It generates and scores exact titles of the catalogue, including the
+    token that ends a title."""
 
     def generate(
         self,
@@ -218,16 +219,39 @@ class OracleContext:
         seed: the run's seed, for libraries that have their own generators.
         reporter: for progress.
         device: where to compute, as torch names it: ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
+        title_prior: set if `needs` has "title-prior"; log p(title) of each item under the SFT model after a prompt
+            with an empty history, float32 [items].
     """
 
     rng: np.random.Generator
     seed: int
     reporter: Reporter
     device: str = "cpu"
+    title_prior: Floats | None = None
 
 
 class SmoothingOracle(Component, ABC):
-    """Estimates how likely it is that a user prefers the rejected item to the chosen one."""
+    """Estimates how likely it is that a user prefers the rejected item to the chosen one.
+
+    Attributes:
+        needs: what the oracle uses that is costly. Only this is prepared. If it depends on the options, the
+            constructor sets it.
+        language_model: the SFT model, if `needs` has "language-model". It is set before `fit`, and after `restore`.
+            The oracle is then made again whenever the SFT model is.
+    """
+
+    needs: frozenset[OracleNeed] = frozenset()
+    language_model: LanguageModel | None = None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it may be asked to rank many items: it has scores, and asks no language model for them. That would
+        cost a pass for each title, and the SFT model has a row of its own in every table."""
+        return type(self).score is not SmoothingOracle.score and "language-model" not in self.needs
+
+    def asks(self, split: Split) -> int:
+        """How many titles `fit` lets the language model score, for the plan of a run."""
+        return 0
 
     def fit(self, split: Split, context: OracleContext) -> Mapping[str, float]:
         """Learn from ``split.train``.

@@ -64,6 +64,8 @@ def before_training(
 
 def _oracle_scores(oracle: Handle[SmoothingOracle]) -> ScoreFn:
     def scores(places: Places, items: Ints) -> Floats | None:
+        if not oracle.content.ranks:
+            return None
         with running(oracle.content):
             return oracle.content.score(places, items)
 

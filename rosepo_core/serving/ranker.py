@@ -93,6 +93,8 @@ class Ranker:
 
 def oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats | None:
     """Scores of items, -inf for an empty slot; `None` if the oracle ranks nothing."""
+    if not oracle.ranks:
+        return None
     with running(oracle):
         scores = oracle.score(place, np.maximum(items, 0))
     return None if scores is None else np.where(items >= 0, scores, -np.inf).astype(np.float32)

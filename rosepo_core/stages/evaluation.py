@@ -27,6 +27,8 @@ from rosepo_core.evaluation.run_models import RUN_MODELS
 from rosepo_core.evaluation.tables import first_oracle_quality, per_user_table, write_oracle_quality
 from rosepo_core.source_code import source_hash
 from rosepo_core.stages import fusion
+from rosepo_core.stages.oracle import asks_model
+from rosepo_core.stages.oracle_model import remember
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples
 from rosepo_core.stages.trained import DrawnCandidates
@@ -225,7 +227,16 @@ def _raw(
     context: EvaluationContext, negatives: Negatives, offered: Handle[Candidates], asked: _Asked
 ) -> Mapping[str, Handle[Floats | None]]:
     """RUN/scores-MODEL of each model for the candidates of a part."""
-    return {each.name: _scores(context, negatives, offered, each, asked.oracle) for each in asked.ranked_models}
+    found = {
+        each.name: _scores(context, negatives, offered, each)
+        for each in asked.ranked_models
+        if each.name != "oracle" or asked.oracle is None
+    }
+    # An oracle that asks the SFT model gets what is known.
+    for each in asked.ranked_models:
+        if each.name not in found:
+            found[each.name] = _scores(context, negatives, offered, each, asked.oracle, found.get("sft"))
+    return {each.name: found[each.name] for each in asked.ranked_models}
 
 
 def _scores(
@@ -233,12 +244,22 @@ def _scores(
     negatives: Negatives,
     to_rank: Handle[Candidates],
     ranked_model: RankedModel,
-    oracle: Handle[SmoothingOracle] | None,
+    measured: Handle[SmoothingOracle] | None = None,
+    of_sft: Handle[Floats | None] | None = None,
 ) -> Handle[Floats | None]:
     """RUN/scores-MODEL, or RUN/scores-MODEL-NEGATIVES if the negatives are not uniform: the model's raw scores. For
-    the oracle, its flip probabilities are saved there, too. The content is `None` for a model that cannot rank."""
+    the oracle, its flip probabilities are saved there, too. The content is `None` for a model that cannot rank.
+
+    Args:
+        context: the part.
+        negatives: the kind of negatives.
+        to_rank: the candidates.
+        ranked_model: the model.
+        measured: the oracle, if this is it.
+        of_sft: for the oracle, the scores of the SFT model, if the run has one.
+    """
     session = context.session
-    measured = oracle if ranked_model.name == "oracle" else None
+    known = of_sft if measured is not None and asks_model(session) else None
 
     def build(folder: Path) -> None:
         values = score_model(ranked_model.name, ranked_model.score, context.examples, to_rank.content)
@@ -247,6 +268,8 @@ def _scores(
         else:
             save_scores(values, folder / SCORES)
         if measured is not None:
+            if known is not None and known.content is not None:
+                remember(measured.content, context.examples, to_rank.content.items, known.content)
             flips, outcomes = oracle_quality.held_out_flips(measured.content, context.examples, to_rank.content)
             save_file({"flips": flips, "outcomes": outcomes}, folder / FLIPS)
 
@@ -255,10 +278,10 @@ def _scores(
     return session.artifact(
         name,
         settings,
-        [to_rank, *ranked_model.inputs],
+        [to_rank, *ranked_model.inputs, *([known] if known else [])],
         build,
         _load_scores,
-        by_all=ranked_model.language_model is not None,
+        by_all=ranked_model.language_model is not None or known is not None,
     )
 
 

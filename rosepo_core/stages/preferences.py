@@ -18,7 +18,9 @@ from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.records import Corpus, Examples, Ints, Pairs, Places, Split
 from rosepo_core.registry import running
 from rosepo_core.stages import ratings
-from rosepo_core.stages.reference import ReferenceLogProbs
+from rosepo_core.stages.oracle import asks_model
+from rosepo_core.stages.oracle_model import remember
+from rosepo_core.stages.reference import ReferenceLogProbs, kind
 from rosepo_core.stages.sampling import RejectedItems
 from rosepo_core.stages.session import Handle, Session
 
@@ -51,6 +53,10 @@ def stage(
         listed = rejected.content.listed
         eps = np.zeros(items.shape, dtype=np.float32)
         if smoothing is not None:
+            if kind(session) == "sft":
+                responses = np.concatenate([examples.target[:, None], items], axis=1)
+                scores = np.concatenate([reference.content.chosen[:, None], reference.content.rejected], axis=1)
+                remember(smoothing.content, examples, responses, scores)
             eps = flip_probabilities(smoothing.content, examples, examples.target, items)
         template = session.template(split)
         prompts = template.prompt_texts(examples, shared=True, candidates=listed)
@@ -100,7 +106,14 @@ def stage(
         rejected,
         reference,
     ]
-    return session.artifact("preferences", settings, inputs, build, lambda folder: load_pairs(folder, split.content))
+    return session.artifact(
+        "preferences",
+        settings,
+        inputs,
+        build,
+        lambda folder: load_pairs(folder, split.content),
+        by_all=smoothing is not None and asks_model(session),
+    )
 
 
 def load_pairs(folder: Path, split: Split) -> Pairs:

@@ -334,7 +334,7 @@ def check_request(session: Session) -> None:
     oracle: SmoothingOracle = session.component("oracle")
     for index, choice in enumerate(session.config.sampler):
         sampler: RejectedSampler = session.component("sampler", index)
-        if "oracle" in sampler.needs and type(oracle).score is SmoothingOracle.score:
+        if "oracle" in sampler.needs and not oracle.ranks:
             raise _ranks_nothing(session, choice.name)
 
 

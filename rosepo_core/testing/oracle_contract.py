@@ -12,6 +12,7 @@ from rosepo_core.contracts.components import OracleContext, SmoothingOracle
 from rosepo_core.contracts.records import Examples, Ints, Places, Split
 from rosepo_core.testing.component_contract import ComponentContract
 from rosepo_core.testing.toys import (
+    FakeLanguageModel,
     SilentReporter,
     toy_split,
     toy_supplied_split,
@@ -26,10 +27,18 @@ class OracleContract(ComponentContract):
 
     def fit(self, options: Mapping[str, Any], split: Split, seed: int = 0) -> SmoothingOracle:
         """An oracle trained on a split whose test examples cannot be read."""
-        oracle = cast(SmoothingOracle, self.make(options))
-        context = OracleContext(rng=np.random.default_rng(seed), seed=seed, reporter=SilentReporter())
+        oracle = self.made(options, split)
+        prior = FakeLanguageModel(len(split.catalogue)).table[-1] if "title-prior" in oracle.needs else None
+        context = OracleContext(np.random.default_rng(seed), seed, SilentReporter(), title_prior=prior)
         shown = oracle.fit(replace(split, test=cast(Examples, _Forbidden())), context)
         assert all(isinstance(key, str) and np.isfinite(value) for key, value in shown.items())
+        return oracle
+
+    def made(self, options: Mapping[str, Any], split: Split) -> SmoothingOracle:
+        """A new oracle with what it needs."""
+        oracle = cast(SmoothingOracle, self.make(options))
+        if "language-model" in oracle.needs:
+            oracle.language_model = FakeLanguageModel(len(split.catalogue))
         return oracle
 
     @staticmethod
@@ -101,7 +110,7 @@ class OracleContract(ComponentContract):
         oracle = self.fit(options, split)
         state = {key: np.array(value) for key, value in oracle.state().items()}
         assert all(value.dtype.kind in "biuf" for value in state.values()), "safetensors holds numbers only"
-        restored = cast(SmoothingOracle, self.make(options))
+        restored = self.made(options, split)
         restored.restore(state)
         rejected = self.rejected(split, split.test)
         np.testing.assert_allclose(

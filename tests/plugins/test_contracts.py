@@ -102,6 +102,15 @@ class TestConstant(OracleContract):
     name = "rosepo/constant"
 
 
+class TestLLM(OracleContract):
+    name = "rosepo/llm"
+
+
+class TestPriorCorrectedLLM(OracleContract):
+    name = "rosepo/llm"
+    options = smoothed(score="prior-corrected")
+
+
 class TestSASRec(OracleContract):
     name = "rosepo/sasrec"
 
