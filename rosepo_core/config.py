@@ -1,4 +1,5 @@
-"""The configuration of a run: defaults, then a TOML file, then the command line. Later values replace earlier ones.
+"""The configuration of a run: defaults, then a preset, then a TOML file, then the command line. Later values replace
+earlier ones.
 
 A plugin's options are in the same table as its name::
 
@@ -11,7 +12,7 @@ A plugin's options are in the same table as its name::
     weight = 0.5
 
 Options belong to the plugin in their table. If the command line names another plugin than the file, the file's
-options of that section are not used, because they are for the other plugin.
+options of that section are not used, because they are for the other plugin; and so between a file and a preset.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from rosepo_core.contracts.sections import (
     Tracker,
     one_or_several,
 )
+from rosepo_core.presets import preset as find_preset
 from rosepo_core.registry import Registry, load_plugins
 
 
@@ -193,9 +195,13 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
 
 
 def load_config(
-    file: Path | None, overrides: Sequence[tuple[str, Any]] = (), registry: Registry | None = None
+    file: Path | None,
+    overrides: Sequence[tuple[str, Any]] = (),
+    registry: Registry | None = None,
+    *,
+    preset: str | None = None,
 ) -> RunConfig:
-    """Read a configuration. Precedence: defaults < file < overrides.
+    """Read a configuration. Precedence: defaults < preset < file < overrides.
 
     Args:
         file: a TOML file, or `None` for the defaults. Keys may be written with `-` or `_`.
@@ -205,16 +211,18 @@ def load_config(
             read as TOML if this gives a number, a boolean, a quoted string, an array or a table; otherwise it is used
             unchanged. An option of ``sampler``, ``loss`` or ``metric`` is set for each of them that has it.
         registry: the plugins; by default those that are installed.
+        preset: the name of a preset, see `rosepo_core.presets`.
 
     Raises:
-        RequestError: the file cannot be read, or a key or value is wrong; the message names file and key.
+        RequestError: the file cannot be read, a key or value is wrong, or there is no such preset; the message names
+            file and key.
     """
     registry = registry or load_plugins()
     values = [(key.replace("-", "_"), _read_value(value)) for key, value in overrides]
-    layer: dict[str, Any] = {}
+    layer: dict[str, Any] = {} if preset is None else _normal_file(find_preset(preset).tables)
     try:
         if file is not None:
-            layer = _normal_file(_read(file))
+            layer = _laid_over(layer, _normal_file(_read(file), layer), registry)
     except RequestError as error:
         raise RequestError(f"{file}: {error}") from None
     try:
@@ -345,9 +353,41 @@ def _read_value(value: Any) -> Any:
     return parsed["value"]
 
 
-def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _laid_over(under: Mapping[str, Any], over: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """The tables of a preset with those of a file over them. Options of a plugin that the file does not name are
+    dropped."""
+    merged = dict(under)
+    for section, value in over.items():
+        if section in PLAIN_KEYS or section not in under:
+            merged[section] = value
+        elif section in LIST_SECTIONS:
+            merged[section] = [
+                {**_options_for(section, str(table["name"]), under[section], registry), **table} for table in value
+            ]
+        elif section in PLUGIN_SECTIONS:
+            name = str(value.get("name", _name_of(section, under[section])))
+            merged[section] = {**_options_for(section, name, [under[section]], registry), "name": name, **value}
+        else:
+            both = {**under[section], **value}
+            for key in under[section].keys() & value.keys():
+                if isinstance(under[section][key], Mapping) and isinstance(value[key], Mapping):
+                    both[key] = {**under[section][key], **value[key]}
+            merged[section] = both
+    return merged
+
+
+def _options_for(section: str, name: str, tables: Sequence[Mapping[str, Any]], registry: Registry) -> dict[str, Any]:
+    """The options of the first of these tables that is of the plugin `name`; empty if none is."""
+    name = registry.canonical(section, name)
+    for table in tables:
+        if registry.canonical(section, _name_of(section, table)) == name:
+            return {key: value for key, value in table.items() if key not in ("name", "weight")}
+    return {}
+
+
+def _normal_file(raw: Mapping[str, Any], under: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The file's tables in one form: keys with `_`, samplers, losses and metrics always as lists, a plain name as a
-    table."""
+    table. A single sampler or loss without a name is the one of `under`, if that has one, or else the default."""
     tables = _normal_keys(raw, "")
     for section, value in tables.items():
         _check_section(section)
@@ -357,7 +397,9 @@ def _normal_file(raw: Mapping[str, Any]) -> dict[str, Any]:
             listed = value if isinstance(value, list) else [value]
             tables[section] = [_normal_table(section, each) for each in listed]
             if section in WEIGHTED and len(listed) == 1:
-                tables[section][0].setdefault("name", DEFAULTS[section][0])
+                below = (under or {}).get(section, [])
+                known = below[0]["name"] if len(below) == 1 else DEFAULTS[section][0]
+                tables[section][0].setdefault("name", known)
             elif not listed:
                 raise RequestError(f"'{section}' is empty; name at least one")
             for index, table in enumerate(tables[section]):
@@ -454,9 +496,8 @@ def _table_named(section: str, value: str, known: Sequence[Mapping[str, Any]], r
     """The table of ``NAME``, or of ``NAME=WEIGHT``, with the options that the file has for this name."""
     written, equals, weight = value.partition("=") if section in WEIGHTED else (value, "", "")
     name = registry.canonical(section, written)
-    table = next((dict(table) for table in known if registry.canonical(section, table["name"]) == name), {})
-    table.pop("weight", None)
-    return table | {"name": name} | ({"weight": weight} if equals else {})
+    options = _options_for(section, name, known, registry)
+    return {**options, "name": name} | ({"weight": weight} if equals else {})
 
 
 def _tables_with(

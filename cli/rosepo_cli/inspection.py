@@ -1,4 +1,5 @@
-"""`rosepo plugins`, `rosepo data` and `rosepo doctor`: show plugins, check data and the machine."""
+"""`rosepo plugins`, `rosepo presets`, `rosepo data` and `rosepo doctor`: show plugins and presets, check data and the
+machine."""
 
 from __future__ import annotations
 
@@ -19,9 +20,13 @@ def add(app: typer.Typer) -> None:
     plugins = typer.Typer(no_args_is_help=True, help="List and describe plugins.")
     plugins.command("list")(list_plugins)
     plugins.command("show")(show_plugin)
+    presets = typer.Typer(no_args_is_help=True, help="List and describe presets, for `rosepo train --preset`.")
+    presets.command("list")(list_presets)
+    presets.command("show")(show_preset)
     data = typer.Typer(no_args_is_help=True, help="Check data before training.")
     data.command("check", context_settings=DOTTED)(check_data)
     app.add_typer(plugins, name="plugins")
+    app.add_typer(presets, name="presets")
     app.add_typer(data, name="data")
     app.command()(doctor)
 
@@ -76,6 +81,31 @@ def show_plugin(
     from rosepo_cli.tables import show_plugin_details
 
     show_plugin_details(described)
+
+
+def list_presets(json_: Json = False) -> None:
+    """List presets."""
+    from rosepo_core.presets import presets
+
+    if json_:
+        print(json.dumps({name: each.method for name, each in presets().items()}))
+        return
+    from rosepo_cli.tables import show_presets
+
+    show_presets(list(presets().values()))
+
+
+def show_preset(name: Annotated[str, typer.Argument(help="The preset's name.")], json_: Json = False) -> None:
+    """Describe a preset: what of it was published and where, what is rosepo's own choice, and its settings."""
+    from rosepo_core.presets import preset
+
+    found = preset(name)
+    if json_:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    from rosepo_cli.tables import show_preset_details
+
+    show_preset_details(found)
 
 
 def check_data(

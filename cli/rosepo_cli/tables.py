@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rosepo_core.evaluation.results import Evaluation
     from rosepo_core.pipeline import Run
     from rosepo_core.planning import Plan
+    from rosepo_core.presets import Preset
     from rosepo_core.registry import Entry
     from rosepo_core.seeds import SeedRuns, SeedTable, Spread
     from rosepo_core.serving.recommender import Recommendation
@@ -308,6 +310,30 @@ def show_plugin_details(described: Sequence[Mapping[str, Any]]) -> None:
             table.add_row(name, Text(_type(schema)), Text(default), Text(schema.get("description", "")))
         console.print()
         console.print(table)
+
+
+def show_presets(presets: Sequence[Preset]) -> None:
+    """One line for each preset."""
+    table = _table("preset", "method")
+    table.columns[1].justify = "left"
+    for each in presets:
+        table.add_row(Text(each.name), Text(each.method))
+    _console().print(table)
+
+
+def show_preset_details(preset: Preset) -> None:
+    """The description of a preset, and its settings as in a file."""
+    console = _console()
+    console.print(f"preset {preset.name}", style="bold", markup=False)
+    told = {
+        "": preset.method,
+        "Source: ": preset.source,
+        "Published: ": preset.published,
+        "rosepo's own choice: ": preset.own,
+    }
+    for start, text in told.items():
+        console.print(f"{start}{text}\n", markup=False)
+    console.print(tomli_w.dumps(preset.tables).rstrip(), markup=False)
 
 
 def _reflowed(docstring: str) -> str:

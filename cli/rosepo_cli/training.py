@@ -53,6 +53,14 @@ def train(
     protocol: Protocol = None,
     metric: Metric = None,
     seed: Seed = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Start from the settings of a published method; `rosepo presets list` shows all.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigFile = None,
     set_: Set = None,
     run: NewRun = None,
@@ -91,8 +99,8 @@ def train(
     """Turn a log of interactions and a language model into an aligned recommender.
 
     Write options of plugins and of the configuration's sections as --SECTION.KEY VALUE, e.g. --loss.beta 0.2 or
-    --sft.steps 80. `rosepo plugins show NAME` lists the options of a plugin. The command line wins over --config, and
-    --config over the defaults.
+    --sft.steps 80. `rosepo plugins show NAME` lists the options of a plugin. The command line wins over --config,
+    --config over --preset, and --preset over the defaults.
 
     The same command continues an interrupted run. New stages that will replace stages of a finished run wait in
     DIR/unfinished until all are done.
@@ -116,7 +124,7 @@ def train(
     changes += [("track", track)] if track else []
     changes += overrides(set_ or [], context)
     registry = load_plugins()
-    settings = load_config(config, changes, registry)
+    settings = load_config(config, changes, registry, preset=preset)
 
     if not dry_run:
         in_processes(processes, context)

@@ -28,6 +28,7 @@ LAYERS = (
     {
         "rosepo_core.registry",
         "rosepo_core.packages",
+        "rosepo_core.presets",
         "rosepo_core.ownership",
         "rosepo_core.source_code",
         "rosepo_core.store",
