@@ -18,6 +18,7 @@ options of that section are not used, because they are for the other plugin; and
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
@@ -145,8 +146,11 @@ class RunConfig(Options):
 
     def to_toml(self) -> str:
         """`resolved` as the text of a file, which `load_config` reads back to the same configuration. TOML has no
-        null, so unset keys are left out."""
-        return tomli_w.dumps(_without_none(self.resolved()))
+        null, so an unset key is a comment."""
+        text = tomli_w.dumps({key: _marked(value) for key, value in self.resolved().items()})
+        text = re.sub(f'^(.+) = "{_UNSET}"$', r"# \1 is unset", text, flags=re.MULTILINE)
+        # A table within a line has no place for a comment.
+        return re.sub(f', [^ ]+ = "{_UNSET}"', "", text)
 
 
 PLAIN_KEYS = ("seed", "deterministic", "track")
@@ -569,6 +573,17 @@ def column_name(name: str) -> str:
 def _where(section: str, listed: Sequence[Any], index: int) -> str:
     """The name of a section in error messages, as the user wrote it; with an index if there are several."""
     return section if len(listed) == 1 else f"{section}[{index}]"
+
+
+_UNSET = "unset-7c1f"
+"""Stands for the value of an unset key, until the text is made."""
+
+
+def _marked(section: Any) -> Any:
+    """A section, in which unset keys have the value `_UNSET`."""
+    if isinstance(section, dict):
+        return {key: _UNSET if value is None else _without_none(value) for key, value in section.items()}
+    return [_marked(each) for each in section] if isinstance(section, list) else section
 
 
 def _without_none(value: Any) -> Any:

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from rosepo_cli import evaluation, finished, inspection, recommendation, serving, training
+from rosepo_cli import evaluation, finished, inspection, options, recommendation, serving, training
 from rosepo_cli.signals import SIGNALS
-from rosepo_core import processes, ranks
+from rosepo_core import __version__, processes, ranks
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.registry import PluginWarning, load_plugins
 
@@ -27,12 +27,15 @@ CONTINUED = ("train", "evaluate")
 ECHO = 2.0
 """Seconds in which the launcher ends a process whose error is only an echo."""
 
+COMPLETION = "_ROSEPO_COMPLETE"
+"""The environment variable by which a shell asks for completions."""
+
 app = typer.Typer(
     name="rosepo",
     help="The alignment toolkit for LLM recommenders.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 training.add(app)
@@ -41,11 +44,21 @@ finished.add(app)
 recommendation.add(app)
 serving.add(app)
 inspection.add(app)
+options.add(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rosepo {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """The alignment toolkit for LLM recommenders."""
 
@@ -61,6 +74,9 @@ def run(arguments: Sequence[str]) -> int:
         try:
             load_plugins().register_commands(app)
             command = get_command(app)
+            if COMPLETION in os.environ:
+                # A shell asks what could come next. Typer answers, and ends the process.
+                command.main(list(arguments), prog_name="rosepo")
             # Typer's own runner handles interruptions and closed pipes in another way, so it is not used.
             with command.make_context("rosepo", list(arguments), obj=arguments) as context:
                 command.invoke(context)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rosepo_cli.keys import names_of
 from rosepo_core.contracts.errors import RequestError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
@@ -25,6 +26,7 @@ Metric = Annotated[
         metavar="NAME",
         help="A metric, instead of the default ones; with a finished RUN, added to its own. You can repeat this.",
         show_default=False,
+        autocompletion=names_of("metric"),
     ),
 ]
 Protocol = Annotated[
@@ -35,8 +37,16 @@ Protocol = Annotated[
         show_default=False,
     ),
 ]
-Dataset = Annotated[str | None, typer.Option(help="The source of interactions and titles.", show_default=False)]
-Prompt = Annotated[str | None, typer.Option(help="How a history is written as text.", show_default=False)]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="The source of interactions and titles.", show_default=False, autocompletion=names_of("dataset")
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(help="How a history is written as text.", show_default=False, autocompletion=names_of("prompt")),
+]
 Model = Annotated[
     str | None, typer.Option(help="The language model: alias, hub id, folder or GGUF file.", show_default=False)
 ]

@@ -24,12 +24,13 @@ from rosepo_cli.arguments import (
     in_processes,
     overrides,
 )
+from rosepo_cli.keys import WithKeys
 from rosepo_core.contracts.errors import RequestError
 
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(context_settings=DOTTED)(evaluate)
+    app.command(context_settings=DOTTED, cls=WithKeys)(evaluate)
 
 
 def evaluate(

@@ -23,11 +23,12 @@ from rosepo_cli.arguments import (
     in_processes,
     overrides,
 )
+from rosepo_cli.keys import WithKeys, names_of
 
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(context_settings=DOTTED)(train)
+    app.command(context_settings=DOTTED, cls=WithKeys)(train)
 
 
 def train(
@@ -38,16 +39,23 @@ def train(
     sampler: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[=WEIGHT]", help="Picks the rejected items. You can repeat this.", show_default=False
+            metavar="NAME[=WEIGHT]",
+            help="Picks the rejected items. You can repeat this.",
+            show_default=False,
+            autocompletion=names_of("sampler"),
         ),
     ] = None,
-    oracle: Annotated[str | None, typer.Option(help="Gives the smoothing factors.", show_default=False)] = None,
+    oracle: Annotated[
+        str | None,
+        typer.Option(help="Gives the smoothing factors.", show_default=False, autocompletion=names_of("oracle")),
+    ] = None,
     loss: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[=WEIGHT]",
             help="The preference objective; repeat this for a weighted sum, such as --loss rosepo --loss sft=0.1.",
             show_default=False,
+            autocompletion=names_of("loss"),
         ),
     ] = None,
     protocol: Protocol = None,

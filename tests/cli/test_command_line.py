@@ -24,6 +24,7 @@ COMMANDS = (
     ["data"],
     ["data", "check"],
     ["doctor"],
+    ["options"],
 )
 
 

@@ -305,6 +305,7 @@ def test_resolved_has_every_key_and_reads_back(registry, write):
     assert resolved["dataset"]["path"] is None
     text = config.to_toml()
     assert tomllib.loads(text)["sft"]["steps"] == 5
+    assert "# path is unset" in text[text.index("[dataset]") : text.index("[split]")].splitlines()
     assert load_config(write(text), (), registry).resolved() == resolved
 
 
