@@ -12,7 +12,6 @@ import pytest
 import rosepo_core
 from rosepo_core.config import RunConfig, load_config
 
-
 ROSEPO = Path(sys.executable).parent / "rosepo"
 
 

@@ -65,7 +65,12 @@ def commands() -> list[list[str]]:
 
 
 def test_every_how_to_with_commands_is_run() -> None:
-    with_commands = {page.stem for page in (ROOT / "docs" / "how-to").glob("*.md") if "rosepo " in _blocks(page)}
+    # A server runs until it is stopped, and has tests of its own.
+    with_commands = {
+        page.stem
+        for page in (ROOT / "docs" / "how-to").glob("*.md")
+        if re.search(r"rosepo (?!serve )", _blocks(page).replace("'rosepo[serve]'", ""))
+    }
     assert with_commands == set(HOW_TOS)
 
 
