@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_core import ranks
-from rosepo_core.config import RunConfig, added_to, as_written, load_config
+from rosepo_core.config import RunConfig, added_to, as_written, column_name, load_config
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.models import Adapter, find_adapter, resolve_model
@@ -69,13 +69,14 @@ class Run:
 
 
 def default_folder(config: RunConfig, *, trained: bool = True) -> Path:
-    """``runs/DATASET-LOSS-FINGERPRINT``, or ``runs/DATASET-MODEL-FINGERPRINT`` where nothing is `trained`: one folder
-    for each resolved configuration."""
+    """``runs/DATASET-SAMPLER-ORACLE-LOSS-FINGERPRINT``, or ``runs/DATASET-MODEL-FINGERPRINT`` where nothing is
+    `trained`: one folder for each resolved configuration. Several samplers or losses are joined by ``+``."""
+    sections = ("dataset", "sampler", "oracle", "loss") if trained else ("dataset",)
     # A plugin may be named as DISTRIBUTION/NAME.
-    what = config.loss_name if trained else ranked_models.model_name(config.model.name)
-    return Path("runs") / "-".join(
-        [config.dataset.name.rpartition("/")[2], what, fingerprint(config.that_decides())[:8]]
-    )
+    names = ["+".join(column_name(choice.name) for choice in config.choices(section)) for section in sections]
+    if not trained:
+        names.append(ranked_models.model_name(config.model.name))
+    return Path("runs") / "-".join([*names, fingerprint(config.that_decides())[:8]])
 
 
 def run(

@@ -348,7 +348,7 @@ def test_the_default_folder_is_of_the_configuration(train, tmp_path, monkeypatch
     for arguments in (["--until=dataset"], ["--until=dataset"], ["--until=dataset", "--loss=rosepo/dpo"]):
         assert train(*arguments).code == 0
     folders = sorted(folder.name.rsplit("-", 1)[0] for folder in (tmp_path / "runs").iterdir())
-    assert folders == ["table-dpo", "table-rosepo"]
+    assert folders == ["table-uniform-constant-dpo", "table-uniform-constant-rosepo"]
 
 
 def test_evaluate_shows_a_finished_run_without_its_log(rosepo, finished, tmp_path):

@@ -286,7 +286,7 @@ def test_a_dry_run_plans_the_first_seed(train, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     done = train("--seeds=3", "--dry-run")
     assert done.code == 0, done.err
-    [folder] = re.findall(r"^run     (runs/table-rosepo-[0-9a-f]{8}-seeds)/seed-3$", done.out, re.M)
+    [folder] = re.findall(r"^run     (runs/table-[a-z-]+-rosepo-[0-9a-f]{8}-seeds)/seed-3$", done.out, re.M)
     assert "\nseeds   3, 4, 5: this plan is seed 3's; all of it times 3 takes about " in done.out
     assert "other seeds may have to make it" not in done.out
     document = train("--seeds=3", "--dry-run", "--json").json
