@@ -22,6 +22,7 @@ from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.report.page import ReportData
 from rosepo_core.stages import (
+    STAGES,
     aligned,
     dataset,
     evaluation,
@@ -50,9 +51,6 @@ from rosepo_core.store.artifacts import check_artifact, read_manifest
 from rosepo_core.store.changes import CONFIG, UNFINISHED
 from rosepo_core.store.run_store import RunStore
 from rosepo_core.store.shared_store import SharedStore
-
-STAGES = ("dataset", "split", "sft", "oracle", "sampling", "reference", "preferences", "aligned", "evaluation")
-"""The names of the stages, in their order."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from rosepo_cli import evaluation, finished, inspection, options, recommendation, serving, training
+from rosepo_cli import evaluation, finished, inspection, listing, options, recommendation, serving, training
 from rosepo_cli.signals import SIGNALS
 from rosepo_core import __version__, processes, ranks
 from rosepo_core.contracts.errors import RequestError, RosepoError
@@ -45,6 +45,7 @@ recommendation.add(app)
 serving.add(app)
 inspection.add(app)
 options.add(app)
+listing.add(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -25,6 +25,7 @@ COMMANDS = (
     ["data", "check"],
     ["doctor"],
     ["options"],
+    ["runs"],
 )
 
 
