@@ -18,7 +18,7 @@ class Key:
 
     Attributes:
         name: the whole key, such as ``sft.steps``.
-        type: its type in a few words, such as ``integer``, or its possible values.
+        type: its type and limits in a few words, such as ``integer, at least 1``, or its possible values.
         default: its default in the notation of TOML; ``"unset"`` if it has none and may be left out, and
             ``"required"`` if it must be given.
         meaning: what it does.
@@ -61,7 +61,7 @@ def keys_of_section(section: str) -> list[Key]:
     raise RequestError(f"unknown section '{section}'{nearest(section, sections())}")
 
 
-def keys_of(model: type[Options], section: str) -> list[Key]:
+def keys_of(model: type[Options], section: str = "") -> list[Key]:
     """The keys of an options model.
 
     Args:
@@ -82,6 +82,7 @@ def keys_of(model: type[Options], section: str) -> list[Key]:
 
 
 def _type(schema: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """A type in words, with its limits."""
     if "$ref" in schema:
         return _type(known[schema["$ref"].rpartition("/")[2]], known)
     if "enum" in schema:
@@ -97,7 +98,16 @@ def _type(schema: Mapping[str, Any], known: Mapping[str, Any]) -> str:
         return "path"
     names = {"string": "text", "object": "table", "boolean": "true | false"}
     written = str(schema.get("type", "any"))
-    return names.get(written, written)
+    limits = (f"{words} {schema[limit]}" for limit, words in _LIMITS.items() if limit in schema)
+    return ", ".join([names.get(written, written), *limits])
+
+
+_LIMITS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
 
 
 def _default(value: Any) -> str:

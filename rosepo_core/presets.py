@@ -54,5 +54,5 @@ def preset(name: str) -> Preset:
     """
     known = presets()
     if name not in known:
-        raise RequestError(f"unknown preset '{name}'{nearest(name, known)}; `rosepo presets list` shows all")
+        raise RequestError(f"unknown preset '{name}' (`rosepo presets list` shows all){nearest(name, known)}")
     return known[name]

@@ -66,8 +66,8 @@ def show_plugin(
         known = [name for entry in registry.entries() for name in (entry.name, *entry.aliases)]
         raise RequestError(f"unknown plugin '{name}'{nearest(name, known)}")
     described: list[dict[str, Any]] = []
-    for entry in entries:
-        component = registry.get(entry.kind, entry.qualified_name)
+    components = [registry.get(entry.kind, entry.qualified_name) for entry in entries]
+    for entry, component in zip(entries, components, strict=True):
         described.append(
             {
                 **dataclasses.asdict(entry),
@@ -79,8 +79,9 @@ def show_plugin(
         print(json.dumps(described, default=str))
         return
     from rosepo_cli.tables import show_plugin_details
+    from rosepo_core.config_keys import keys_of
 
-    show_plugin_details(described)
+    show_plugin_details(described, [keys_of(component.Options) for component in components])
 
 
 def list_presets(json_: Json = False) -> None:

@@ -46,7 +46,8 @@ def options(
     keys = plain if what in [key.name for key in plain] else keys_of_section(section)
     shown = [key for key in keys if key.name == what] if dot or keys is plain else keys
     if not shown:
-        raise RequestError(f"unknown key '{what}'{nearest(what, [key.name for key in keys])}")
+        hint = "; `rosepo plugins show NAME` lists the options of a plugin" if section in KINDS else ""
+        raise RequestError(f"unknown key '{what}'{hint or nearest(what, [key.name for key in keys])}")
     if json_:
         print(json.dumps([asdict(key) for key in shown], ensure_ascii=False))
         return

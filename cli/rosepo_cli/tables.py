@@ -18,6 +18,7 @@ from rich.text import Text
 from rosepo_core.evaluation.run_models import RowName, by_score_in_use, score_in_use
 
 if TYPE_CHECKING:
+    from rosepo_core.config_keys import Key
     from rosepo_core.data.corpus_summary import CorpusSummary
     from rosepo_core.diagnostics import Check
     from rosepo_core.evaluation.measurement import Column, Comparison
@@ -295,19 +296,18 @@ def show_plugins(entries: Sequence[Entry]) -> None:
     _console().print(table)
 
 
-def show_plugin_details(described: Sequence[Mapping[str, Any]]) -> None:
-    """The description of a plugin, and every option with its default."""
+def show_plugin_details(described: Sequence[Mapping[str, Any]], options: Sequence[Sequence[Key]]) -> None:
+    """The description of each plugin, and its options with their defaults."""
     console = _console()
-    for plugin in described:
+    for plugin, keys in zip(described, options, strict=True):
         console.print(f"{plugin['kind']} {plugin['name']}", style="bold", markup=False)
         console.print(f"{plugin['distribution']} {plugin['version']}, {plugin['target']}\n", markup=False)
         console.print(_reflowed(plugin["description"]), markup=False)
         table = _table("option", "type", "default", "meaning")
         for column in table.columns:
             column.justify = "left"
-        for name, schema in plugin["options"].items():
-            default = json.dumps(schema["default"]) if "default" in schema else "required"
-            table.add_row(name, Text(_type(schema)), Text(default), Text(schema.get("description", "")))
+        for key in keys:
+            table.add_row(key.name, Text(key.type), Text(key.default), Text(key.meaning))
         console.print()
         console.print(table)
 
@@ -343,14 +343,6 @@ def _reflowed(docstring: str) -> str:
         part if any(line[:1] in " -*" for line in part.splitlines()) else " ".join(part.splitlines())
         for part in paragraphs
     )
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
-        return " | ".join(str(value) for value in schema["enum"])
-    if "anyOf" in schema:
-        return " | ".join(_type(each) for each in schema["anyOf"] if each.get("type") != "null")
-    return str(schema.get("type", schema.get("const", "any")))
 
 
 def show_corpus(summary: CorpusSummary) -> None:

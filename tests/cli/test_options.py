@@ -23,7 +23,7 @@ def test_a_section_lists_its_keys_with_default_type_and_meaning(rosepo, monkeypa
     monkeypatch.setenv("COLUMNS", "80")
     done = rosepo("options", "checkpoint")
     assert done.code == 0
-    assert lines_of(done.out)[0] == "checkpoint.minutes = 10.0  (number)"
+    assert lines_of(done.out)[0] == "checkpoint.minutes = 10.0  (number, at least 0)"
     assert max(map(len, lines_of(rosepo("options", "sft").out))) <= 80
 
 
@@ -31,7 +31,7 @@ def test_a_key_can_be_asked_for_alone(rosepo):
     assert rosepo("options", "sft.max-users", "--json").json == [
         {
             "name": "sft.max_users",
-            "type": "integer",
+            "type": "integer, at least 1",
             "default": "unset",
             "meaning": "Train on this many users, drawn at random; all if unset.",
         }
@@ -57,7 +57,12 @@ def test_every_key_of_the_core_is_listed(rosepo):
 
 
 @pytest.mark.parametrize(
-    ("what", "message"), [("sftt", "unknown section 'sftt'; did you mean 'sft'?"), ("sft.stepz", "'sft.steps'")]
+    ("what", "message"),
+    [
+        ("sftt", "unknown section 'sftt'; did you mean 'sft'?"),
+        ("sft.stepz", "'sft.steps'"),
+        ("loss.beta", "plugins show"),
+    ],
 )
 def test_an_unknown_name_is_one_line(rosepo, what, message):
     done = rosepo("options", what)
@@ -69,8 +74,8 @@ def test_an_unknown_name_is_one_line(rosepo, what, message):
 def test_help_lists_the_keys(rosepo, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
     shown = rosepo(command, "-h").out
-    assert "  --sft.learning_rate (number) = 0.0005" in lines_of(shown)
-    assert "  --seed (integer) = 0" in lines_of(shown)
+    assert "  --sft.learning_rate (number, above 0) = 0.0005" in lines_of(shown)
+    assert "  --seed (integer, at least 0, below 4294967296) = 0" in lines_of(shown)
 
 
 def test_the_version(rosepo):
