@@ -29,7 +29,7 @@ class ConsoleReporter:
         self._task: TaskID | None = None
         self._unit = ""
         self._stage = ""
-        self._told = 0.0
+        self._told = time.monotonic()
         self._first: tuple[float, int] | None = None
 
     @contextmanager
@@ -81,7 +81,7 @@ class ConsoleReporter:
             self._bar.update(self._task, completed=done, total=total, unit=unit, rate=rate)
         elif not self._console.is_terminal and now - self._told > PLAIN_EVERY:
             self._told = now
-            self._line(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}")
+            self._line(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}".strip())
         SIGNALS.check(waits=done < total)
 
     def note(self, message: str) -> None:
