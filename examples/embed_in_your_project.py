@@ -29,7 +29,7 @@ def main(config: Mapping[str, Any], run: str, history: list[str]) -> list[Recomm
     for evaluation in done.evaluations:
         for name, result in evaluation.models.items():
             print(f"{name:<12} NDCG@10 {result.metrics['ndcg@10']:.3f}")
-    recommended = rosepo_core.Recommender.from_run(done.folder).recommend(history, k=5)
+    recommended = rosepo_core.Recommender.load(done.folder).recommend(history, k=5)
     for each in recommended:
         print(f"{each.score:8.2f}  {each.title}")
     return recommended

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from rosepo_cli.arguments import Json, RunFolder
+from rosepo_cli.arguments import Json
 from rosepo_core.contracts.sections import Score
 from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 
@@ -17,7 +18,9 @@ def add(app: typer.Typer) -> None:
 
 
 def recommend(
-    run: RunFolder,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, RUN/aligned, or a folder of `rosepo export`.")
+    ],
     history: Annotated[
         list[str] | None,
         typer.Option("--history", metavar="TITLE", help="A title. Repeat this for each, oldest first."),
@@ -53,13 +56,19 @@ def recommend(
             help="Whether --history, --candidate and --exclude are titles or the items' own ids in the log."
         ),
     ] = "title",
-    stage: Annotated[str, typer.Option(help=f"Which model: {', '.join(LANGUAGE_MODELS)}.")] = LANGUAGE_MODELS[0],
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Which model of a run: {', '.join(LANGUAGE_MODELS)}; by default {LANGUAGE_MODELS[0]}.",
+            show_default=False,
+        ),
+    ] = None,
     score: Annotated[
         Score | None, typer.Option(help="How titles are ranked; by default the run's ranking.score.")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Recommend titles to choose next. Only titles of the run's catalogue are possible."""
+    """Recommend titles to choose next. Only titles of its catalogue are possible."""
     import json
 
     from rosepo_cli.progress import ConsoleReporter
@@ -73,7 +82,7 @@ def recommend(
     if candidate and (exclude or having or lacking):
         raise RequestError("--candidate ranks all that it names; leave --exclude, --having and --lacking out")
     conditions = Filter(deny=exclude or (), having=_values(having or []), lacking=_values(lacking or []))
-    recommender = Recommender.from_run(run, stage, ConsoleReporter(), score=score)
+    recommender = Recommender.load(run, stage, ConsoleReporter(), score=score)
     known = history or recommender.history(user or "", by)
     if candidate:
         found = recommender.rank(known, candidate, by=by)[:k]

@@ -22,7 +22,8 @@ def serve(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Run folders, or NAME=RUN to name one otherwise. Requests choose by name."
+            metavar="RUN...",
+            help="Run folders, or folders of `rosepo export`; NAME=RUN names one otherwise. Requests choose by name.",
         ),
     ],
     host: Annotated[str, typer.Option(help="The address to listen at. Others than this machine's need a token.")] = (
@@ -33,7 +34,13 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help=f"A file with the bearer token that requests must have. Or set {TOKEN}."),
     ] = None,
-    stage: Annotated[str, typer.Option(help=f"Which model: {', '.join(LANGUAGE_MODELS)}.")] = LANGUAGE_MODELS[0],
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Which model of a run: {', '.join(LANGUAGE_MODELS)}; by default {LANGUAGE_MODELS[0]}.",
+            show_default=False,
+        ),
+    ] = None,
     score: Annotated[
         Score | None, typer.Option(help="How titles are ranked; by default the run's ranking.score.")
     ] = None,
@@ -122,7 +129,7 @@ def serve(
 
     def load(folder: Path) -> Recommender:
         reporter = Loading()
-        recommender = Recommender.from_run(folder, stage, reporter, score=score)
+        recommender = Recommender.load(folder, stage, reporter, score=score)
         reporter.done = True
         return recommender
 

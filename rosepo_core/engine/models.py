@@ -222,8 +222,9 @@ def save_base_name(spec: str, folder: Path) -> None:
 
 def _base_name(folder: Path, published: str | None) -> str | None:
     try:
-        content = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
-        return str(content["model"])
+        name = str(json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))["model"])
+        # An export may have the base model beside the adapter.
+        return str(folder / name) if (folder / name).is_dir() else name
     except FileNotFoundError:
         return published
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,19 +100,49 @@ def oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats
     return None if scores is None else np.where(items >= 0, scores, -np.inf).astype(np.float32)
 
 
+class Parts(Protocol):
+    """The artifacts of a run that ranking needs beside the language model."""
+
+    def find(self, name: str) -> Path | None:
+        """The folder of an artifact; `None` if it is not there."""
+
+    def folder(self, name: str, score: Score) -> Path:
+        """The folder of an artifact that a score needs.
+
+        Raises:
+            RequestError: it is not there, or damaged.
+        """
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """The artifacts in a run folder."""
+
+    store: RunStore
+
+    def find(self, name: str) -> Path | None:
+        """See `Parts`."""
+        return None if read_manifest(self.store.folder / name) is None else self.store.artifact(name).folder
+
+    def folder(self, name: str, score: Score) -> Path:
+        """See `Parts`."""
+        command = f"rosepo evaluate {self.store.folder} --ranking.score {score}"
+        return self.store.artifact(name, command).folder
+
+
 def load_ranker(
-    store: RunStore,
+    parts: Parts,
     config: Mapping[str, Any],
     stage: str,
     score: Score,
     catalogue: Catalogue,
     load: Callable[[str], TitleModel],
 ) -> Ranker | None:
-    """The ranker of a finished run.
+    """The ranker of a language model.
 
     Args:
-        store: the run.
-        config: the tables of its config.toml.
+        parts: the artifacts of its run.
+        config: the tables of the run's config.toml.
         stage: the language model: ``"aligned"``, ``"sft"`` or ``"base"``.
         score: the score to rank by.
         catalogue: the run's catalogue.
@@ -128,12 +158,11 @@ def load_ranker(
     if score == "likelihood":
         return None
     options = parse_options(RankingOptions, config.get("ranking", {}), "ranking")
-    command = f"rosepo evaluate {store.folder} --ranking.score {score}"
     own_prior, logit = None, None
     if score in ("prior-corrected", "fusion"):
-        own_prior = prior.load(store.artifact(f"prior-{stage}", command).folder)
+        own_prior = prior.load(parts.folder(f"prior-{stage}", score))
     if score == "fusion":
-        logit = fusion.load(store.artifact(f"fusion-{stage}", command).folder)
+        logit = fusion.load(parts.folder(f"fusion-{stage}", score))
     features = logit.features if logit is not None else ()
     others = [name for name in needed_models(features, stage) if name not in (stage, "oracle")]
     for name in others:
@@ -142,9 +171,9 @@ def load_ranker(
                 f"the fusion of this run uses scores of '{name}', which is no model of the run: recommend by another "
                 "score (--score), or evaluate with other ranking.features"
             )
-    oracle = None if read_manifest(store.folder / "oracle") is None else load_oracle(store, config)
-    embedded = read_manifest(store.folder / "embeddings") is not None
-    titles = embeddings.load(store.artifact("embeddings", command).folder) if embedded else None
+    oracle = load_oracle(parts, config)
+    embedded = parts.find("embeddings")
+    titles = None if embedded is None else embeddings.load(embedded)
     lengths = load(stage).title_lengths
     rule = DecisionRule(stage, score, catalogue.popularity, lengths, own_prior, features, logit)
     evaluation = parse_options(EvaluationOptions, config.get("evaluation", {}), "evaluation")
@@ -155,9 +184,12 @@ def load_ranker(
     return Ranker(rule, sources, options.pool, searched, evaluation.beams, oracle, models)
 
 
-def load_oracle(store: RunStore, config: Mapping[str, Any]) -> SmoothingOracle:
-    """The run's oracle. Its plugin must be installed."""
+def load_oracle(parts: Parts, config: Mapping[str, Any]) -> SmoothingOracle | None:
+    """The run's oracle; `None` if it has none. Its plugin must be installed."""
+    folder = parts.find("oracle")
+    if folder is None:
+        return None
     section = dict(config.get("oracle", {}))
     oracle: SmoothingOracle = load_plugins().create("oracle", str(section.pop("name")), section)
-    load_state(oracle, Path(store.artifact("oracle").folder))
+    load_state(oracle, folder)
     return oracle

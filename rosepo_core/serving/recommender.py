@@ -1,34 +1,26 @@
-"""Recommends with a finished run. Histories and recommendations are titles or ids, not item numbers."""
+"""Recommends with a trained model. Histories and recommendations are titles or ids, not item numbers."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
-from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.ranking import best_items
-from rosepo_core.contracts.records import Bools, Catalogue, Floats, Ints, Places, Sequences, Split
-from rosepo_core.contracts.sections import SCORES, ModelOptions, RankingOptions, Score
-from rosepo_core.engine.policy import PolicySlot
-from rosepo_core.engine.saved_template import load_template
+from rosepo_core.contracts.records import Bools, Catalogue, Floats, Ints, Places, Sequences
+from rosepo_core.contracts.sections import SCORES, Score
 from rosepo_core.engine.title_model import TitleModel
-from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
-from rosepo_core.seeds import is_seeds, seed_runs
 from rosepo_core.serving.filters import Filter
-from rosepo_core.serving.ranker import Ranker, load_ranker
+from rosepo_core.serving.ranker import Ranker
+from rosepo_core.serving.sources import chosen_model, open_source
 from rosepo_core.serving.title_index import By, IdIndex, TitleIndex
 from rosepo_core.stages.session import QuietReporter
-from rosepo_core.stages.split import load_split
-from rosepo_core.store.changes import CONFIG
-from rosepo_core.store.run_store import RunStore
 
 
 class Recommendation(NamedTuple):
@@ -53,7 +45,7 @@ BEAMS = 32
 
 
 class Recommender:
-    """A language model of a run and the run's catalogue. It recommends only items of this catalogue. Several threads
+    """A language model and a catalogue. It recommends only items of this catalogue. Several threads
     may use it at once.
 
     Attributes:
@@ -66,17 +58,19 @@ class Recommender:
         model: TitleModel,
         catalogue: Catalogue,
         ranker: Ranker | None = None,
-        users: Callable[[], Mapping[str, Ints]] = dict,
+        users: Callable[[], Mapping[str, Ints] | None] = lambda: None,
         reporter: Reporter | None = None,
+        name: str = "",
     ) -> None:
-        """See `from_run`.
+        """See `load`.
 
         Args:
             model: the language model over the catalogue.
             catalogue: the items.
             ranker: ranks by another score than likelihood.
-            users: the items of each user of the log, in order of time, by the user's own id.
+            users: the items of each user of the log, in order of time, by the user's own id; `None` without a log.
             reporter: receives notes.
+            name: where the model is from, for `repr`.
         """
         self.catalogue = catalogue
         self.score: Score = "likelihood" if ranker is None else ranker.rule.score
@@ -88,43 +82,47 @@ class Recommender:
         }
         self._users = cache(users)
         self._reporter = reporter or QuietReporter()
+        self._name = name
 
     @staticmethod
-    def from_run(
+    def load(
         folder: str | Path,
-        stage: str = "aligned",
+        stage: str | None = None,
         reporter: Reporter | None = None,
         *,
         score: Score | None = None,
     ) -> Recommender:
-        """Load the model of a run.
+        """Load a model.
 
         Args:
-            folder: the run folder; or a folder of runs under seeds, whose first run is used.
-            stage: ``"aligned"``, ``"sft"`` or ``"base"`` (the model before any training).
+            folder: a run folder; a folder of runs under seeds, whose first run is used; RUN/aligned or RUN/sft, or a
+                copy of it; or what `rosepo export` wrote.
+            stage: the model of a run: ``"aligned"`` (the default), ``"sft"`` or ``"base"`` (the model before any
+                training). Other folders hold one model.
             reporter: receives progress and notes.
-            score: the score by which titles are ranked; by default `ranking.score` of the run.
+            score: the score by which titles are ranked; by default `ranking.score` of the run, and likelihood for
+                RUN/aligned alone.
 
         Raises:
-            RequestError: there is no run, it has not finished this stage, its base model is missing, or it was not
-                evaluated with this score.
+            RequestError: there is no such model, its base model is missing, or what the score needs is not there.
         """
         if score is not None and score not in SCORES:
             raise RequestError(f"unknown score '{score}'{nearest(score, SCORES)}")
-        if stage not in LANGUAGE_MODELS:
-            raise RequestError(f"unknown model '{stage}'{nearest(stage, LANGUAGE_MODELS)}")
-        folder, reporter = Path(folder), reporter or QuietReporter()
-        if is_seeds(folder):
-            first, *others = seed_runs(folder).values()
-            reporter.note(f"recommending with the first of {len(others) + 1} seeds, {first}")
-            folder = first
-        store = RunStore.open(folder)
-        config = read_tables(folder)
-        load = cache(partial(_title_model, store, config, reporter))
-        split = load_split(store.artifact("split").folder)
-        ranking = parse_options(RankingOptions, config.get("ranking", {}), "ranking")
-        ranker = load_ranker(store, config, stage, score or ranking.score, split.catalogue, load)
-        return Recommender(load(stage), split.catalogue, ranker, partial(full_histories, split), reporter)
+        reporter = reporter or QuietReporter()
+        source = open_source(Path(folder), reporter)
+        name = chosen_model(source, stage)
+
+        @cache
+        def load(name: str) -> TitleModel:
+            # Each has a base model of its own in memory, so that threads can ask them all.
+            stored = source.stored(name)
+            return stored.title_model(stored.slot(reporter), reporter)
+
+        ranker = source.ranker(name, score or source.score, load)
+        return Recommender(load(name), source.catalogue, ranker, lambda: source.users, reporter, str(source.folder))
+
+    def __repr__(self) -> str:
+        return f"<Recommender {self._name}: {len(self.catalogue):,} items by {self.score}>"
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -162,9 +160,13 @@ class Recommender:
             by: whether items are named by title or id.
 
         Raises:
-            RequestError: there is no such user.
+            RequestError: there is no such user, or no log.
         """
         known = self._users()
+        if known is None:
+            raise RequestError(
+                f"user '{user}' is not known: this is a model without the log of its run; give a history"
+            )
         if user not in known:
             raise RequestError(f"user '{user}' is not in the run's log{nearest(user, known)}")
         names = self.catalogue.titles if by == "title" else self.catalogue.ids
@@ -339,28 +341,6 @@ class Recommender:
         ]
 
 
-def _title_model(store: RunStore, config: Mapping[str, Any], reporter: Reporter, stage: str) -> TitleModel:
-    """A language model of a run. Each has a base model of its own in memory, so that threads can ask them all."""
-    weights = store.artifact("sft" if stage == "base" else stage).folder
-    options = parse_options(ModelOptions, config.get("model", {}), "model")
-    policy = PolicySlot(options.name, options.dtype, reporter, options.quantization)
-    template = load_template(weights, policy.tokenizer)
-    model = policy.base() if stage == "base" else policy.trained(weights)
-    return TitleModel(model, template, reporter, seed=0, token_budget=options.token_budget)
-
-
-def full_histories(split: Split) -> Mapping[str, Ints]:
-    """Everything that each user has chosen, in order of time, by the user's own id: int32 [h]. Users without any item
-    are left out."""
-    found = {user: split.train[user] for user in range(len(split.train))}
-    for examples in (split.validation, split.test):
-        for user, position, target in zip(
-            examples.user.tolist(), examples.position.tolist(), examples.target.tolist(), strict=True
-        ):
-            found[user] = np.append(examples.sequences[user][:position], np.int32(target))
-    return {split.users[user]: items for user, items in found.items() if len(items)}
-
-
 def places_of(histories: Sequence[Ints]) -> Places:
     """The ends of histories."""
     lengths = np.array([len(items) for items in histories], dtype=np.int32)
@@ -378,13 +358,3 @@ def _numbered(row: int, rows: int) -> Iterator[None]:
         if rows == 1:
             raise
         raise RequestError(f"history {row + 1}: {error}") from None
-
-
-def read_tables(folder: Path) -> Mapping[str, Any]:
-    """The tables of the run's configuration, unchecked: the plugins that recommending does not use need not be
-    installed."""
-    path = folder / CONFIG
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read: {error}; write it again with `rosepo train --run`") from None

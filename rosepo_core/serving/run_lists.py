@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.components import Reporter, SmoothingOracle
 from rosepo_core.contracts.errors import RequestError, nearest
-from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.ranking import best_items
 from rosepo_core.contracts.records import Floats, Ints, Places
-from rosepo_core.contracts.sections import ModelOptions
+from rosepo_core.contracts.sections import Score
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.title_model import TitleModel
-from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
-from rosepo_core.seeds import is_seeds, seed_runs
-from rosepo_core.serving.ranker import load_oracle, load_ranker, oracle_scores
-from rosepo_core.serving.recommender import Recommendation, Recommender, full_histories, places_of, read_tables
+from rosepo_core.serving.ranker import RunParts, load_oracle, oracle_scores
+from rosepo_core.serving.recommender import Recommendation, Recommender, places_of
+from rosepo_core.serving.sources import RunSource, StoredModel
 from rosepo_core.stages.session import QuietReporter
-from rosepo_core.stages.split import load_split
 from rosepo_core.store.artifacts import read_manifest
-from rosepo_core.store.run_store import RunStore
 
 FUSION = "fusion"
 """The aligned model under the score `fusion`."""
@@ -52,14 +48,10 @@ class RunLists:
         Raises:
             RequestError: there is no run.
         """
-        if is_seeds(folder):
-            folder = next(iter(seed_runs(folder).values()))
-        self._folder = folder
         self._reporter = reporter or QuietReporter()
-        self._store = RunStore.open(folder)
-        self._config = read_tables(folder)
-        self._split = load_split(self._store.artifact("split").folder)
-        self.catalogue = self._split.catalogue
+        self._source = RunSource(folder, self._reporter)
+        self._folder = self._source.folder
+        self.catalogue = self._source.catalogue
         self._model = cache(self._title_model)
         self._recommender = cache(self._load)
 
@@ -81,7 +73,7 @@ class RunLists:
     @cached_property
     def users(self) -> Mapping[str, Ints]:
         """Everything that each user has chosen, oldest first."""
-        return full_histories(self._split)
+        return self._source.users
 
     @cached_property
     def popular(self) -> NDArray[np.bool_]:
@@ -102,7 +94,7 @@ class RunLists:
         if name not in self.users:
             raise RequestError(f"user '{name}' is not in the run's log{nearest(name, self.users)}")
         items = self.users[name].tolist()
-        held_out = self._split.users.index(name) in set(self._split.test.user.tolist())
+        held_out = self._source.split.users.index(name) in set(self._source.split.test.user.tolist())
         return (items[:-1], items[-1]) if held_out and len(items) > 1 else (items, None)
 
     def top(self, name: str, histories: Sequence[Sequence[str]], k: int) -> list[list[Recommendation]]:
@@ -148,44 +140,39 @@ class RunLists:
             return False
 
     @cached_property
-    def _oracle(self) -> Any:
-        return load_oracle(self._store, self._config)
+    def _oracle(self) -> SmoothingOracle:
+        oracle = load_oracle(RunParts(self._source.store), self._source.config)
+        assert oracle is not None
+        return oracle
 
     @cached_property
     def _slot(self) -> PolicySlot:
-        options = parse_options(ModelOptions, self._config.get("model", {}), "model")
-        return PolicySlot(options.name, options.dtype, self._reporter, options.quantization)
+        return self._source.stored("base").slot(self._reporter)
 
     def _load(self, name: str) -> Recommender:
         stage = "aligned" if name == FUSION else name
-        ranker = None
-        if name == FUSION:
-            ranker = load_ranker(self._store, self._config, stage, "fusion", self.catalogue, self._model)
+        score: Score = "fusion" if name == FUSION else "likelihood"
+        ranker = self._source.ranker(stage, score, self._model)
         return Recommender(self._model(stage), self.catalogue, ranker, reporter=self._reporter)
 
-    def _title_model(self, stage: str) -> TitleModel:
-        assert stage in LANGUAGE_MODELS
-        weights = self._store.artifact("sft" if stage == "base" else stage).folder
-        options = parse_options(ModelOptions, self._config.get("model", {}), "model")
-        slot = self._slot
-        template = load_template(weights, slot.tokenizer)
-        ready = slot.base if stage == "base" else lambda: slot.trained(weights)
-        return _InTurn(ready, template, self._reporter, options.token_budget)
+    def _title_model(self, name: str) -> TitleModel:
+        return _InTurn(self._source.stored(name), self._slot, self._reporter)
 
 
 class _InTurn(TitleModel):
     """A language model whose weights come into the shared slot when it is asked."""
 
-    def __init__(self, ready: Callable[[], Any], template: Any, reporter: Reporter, token_budget: Any) -> None:
-        super().__init__(None, template, reporter, seed=0, token_budget=token_budget)
-        self._ready = ready
+    def __init__(self, stored: StoredModel, slot: PolicySlot, reporter: Reporter) -> None:
+        template = load_template(stored.folder, slot.tokenizer)
+        super().__init__(None, template, reporter, seed=0, token_budget=stored.options.token_budget)
+        self._stored, self._slot = stored, slot
 
     def log_probs(self, places: Places, items: Ints) -> Floats:
         """See `TitleModel.log_probs`."""
-        self._model = self._ready()
+        self._model = self._stored.put_into(self._slot)
         return super().log_probs(places, items)
 
     def top(self, places: Places, k: int, **options: Any) -> tuple[Ints, Floats]:
         """See `TitleModel.top`."""
-        self._model = self._ready()
+        self._model = self._stored.put_into(self._slot)
         return super().top(places, k, **options)

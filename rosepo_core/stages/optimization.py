@@ -11,6 +11,7 @@ from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Split
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
+from rosepo_core.data.saved_catalogue import save_catalogue
 from rosepo_core.engine.saved_template import save_template
 from rosepo_core.engine.training import LogHistory, Tracking, TrainingSettings
 from rosepo_core.engine.training.configuration import AlignmentConfig, FineTuningConfig, check_settings
@@ -63,8 +64,8 @@ def optimize(
     train: Train,
     folder: Path,
 ) -> None:
-    """Train the session's language model, and write it into `folder` with the tokenizer, the prompt template and
-    ``log.json``, one entry for each step.
+    """Train the session's language model, and write it into `folder` with the tokenizer, the prompt template, the
+    catalogue, and ``log.json``, one entry for each step.
 
     Args:
         session: the run. Its language model is ready to be trained.
@@ -81,6 +82,7 @@ def optimize(
     session.policy.save(folder)
     if ranks.is_first():
         save_template(session.template(split), session.config.prompt.name, folder)
+        save_catalogue(split.content.catalogue, folder)
         (folder / LOG).write_text(json.dumps(log), encoding="utf-8")
 
 

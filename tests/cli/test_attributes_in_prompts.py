@@ -47,7 +47,7 @@ def written(titles: Sequence[str], shop: Path, texts: dict[str, str]) -> str:
 
 
 def test_recommending_shows_attributes_and_gives_whole_titles(run, shop):
-    recommender = rosepo_core.Recommender.from_run(run)
+    recommender = rosepo_core.Recommender.load(run)
     model = AutoPeftModelForCausalLM.from_pretrained(run / "aligned").eval()
     tokenizer = AutoTokenizer.from_pretrained(run / "aligned")
     template = load_template(run / "aligned", tokenizer)

@@ -209,7 +209,7 @@ def test_the_whole_catalogue_is_ranked_by_each_score(fused, tmp_path, rosepo, al
     assert set(recall.values()) == {1.0}
     assert set(recall) == {name for name in SCORED if " " in name and not name.startswith("oracle")}
     # Recommending asks all models whose scores the fusion uses.
-    recommended = rosepo_core.Recommender.from_run(run)
+    recommended = rosepo_core.Recommender.load(run)
     assert recommended.score == "fusion"
     split = load_split(run / "split")
     examples, titles = split.test, split.catalogue.titles

@@ -14,6 +14,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
 import rosepo_core
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.serving.title_index import TitleIndex
 
@@ -24,7 +25,7 @@ HISTORY = ("Quiet Rivers (1994)", "Night Train (1974)")
 
 @pytest.fixture(scope="module")
 def recommender(finished):
-    return rosepo_core.Recommender.from_run(finished)
+    return rosepo_core.Recommender.load(finished)
 
 
 def test_the_most_probable_titles_come_first(recommender, finished):
@@ -56,12 +57,41 @@ def test_the_order_of_the_history_counts(recommender):
     assert [each.score for each in forward] != [each.score for each in backward]
 
 
+def test_the_aligned_folder_is_enough_and_so_is_a_merged_model(finished, tmp_path, recommender):
+    alone = shutil.copytree(finished / "aligned", tmp_path / "elsewhere" / "aligned")
+    merged = tmp_path / "merged"
+    AutoPeftModelForCausalLM.from_pretrained(alone).merge_and_unload().save_pretrained(merged)
+    AutoTokenizer.from_pretrained(alone).save_pretrained(merged)
+    for name in ("prompt_template.json", "title_trie.safetensors", "catalogue.parquet"):
+        shutil.copy(alone / name, merged)
+    expected = recommender.recommend(HISTORY, 5)
+    for folder in (alone, merged):
+        found = rosepo_core.Recommender.load(folder)
+        assert [each.item for each in found.recommend(HISTORY, 5)] == [each.item for each in expected]
+        np.testing.assert_allclose(
+            [each.score for each in found.recommend(HISTORY, 5)], [each.score for each in expected], atol=1e-4
+        )
+        assert found.catalogue.popularity.tolist() == recommender.catalogue.popularity.tolist()
+        assert repr(found) == f"<Recommender {folder}: 40 items by likelihood>"
+        with pytest.raises(RequestError, match="user 'u1' is not known: this is a model without the log of its run"):
+            found.history("u1")
+    with pytest.raises(RequestError, match="aligned does not hold what the score 'fusion' needs beside the model"):
+        rosepo_core.Recommender.load(alone, score="fusion")
+    with pytest.raises(RequestError, match="aligned holds one model: leave --stage sft out"):
+        rosepo_core.Recommender.load(alone, "sft")
+    (merged / "catalogue.parquet").unlink()
+    with pytest.raises(RequestError, match=r"merged has no catalogue.parquet, which recommending needs"):
+        rosepo_core.Recommender.load(merged)
+    with pytest.raises(RequestError, match=r"neither a run \(run.json\) nor a model with its prompts"):
+        rosepo_core.Recommender.load(tmp_path)
+
+
 @pytest.mark.parametrize("stage", ["aligned", "sft", "base"])
 def test_the_command(rosepo, finished, stage):
     titles = [part for title in HISTORY for part in ("--history", title)]
     done = rosepo("recommend", finished, *titles, "--k", 3, "--stage", stage, "--json")
     assert done.code == 0, done.err
-    expected = rosepo_core.Recommender.from_run(finished, stage).recommend(HISTORY, 3)
+    expected = rosepo_core.Recommender.load(finished, stage).recommend(HISTORY, 3)
     assert done.json["ranked_by"] == "likelihood"
     found = done.json["recommendations"]
     assert [each["title"] for each in found] == [each.title for each in expected]
@@ -136,7 +166,7 @@ def test_a_title_is_found_however_it_is_written(written, meant):
 )
 def test_a_title_that_may_be_another_is_not_guessed(written, said):
     titles = ("Alien (1979)", "Brazil", "Karate (1981)", "KARATE (1981)")
-    with pytest.raises(rosepo_core.contracts.errors.RequestError) as raised:
+    with pytest.raises(RequestError) as raised:
         TitleIndex(titles).find(written)
     assert str(raised.value) == said
 
@@ -145,7 +175,7 @@ def test_the_plugins_that_made_a_run_need_not_be_there(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     config = run / "config.toml"
     config.write_text(config.read_text().replace('name = "rosepo"', 'name = "gone"'))
-    assert rosepo_core.Recommender.from_run(run).recommend(HISTORY, 1)
+    assert rosepo_core.Recommender.load(run).recommend(HISTORY, 1)
 
 
 def test_the_example_of_another_project(finished, capsys):

@@ -84,7 +84,7 @@ def test_recommends_loads_again_and_ends_well(rosepo, finished, port):
         signal.signal(signal.SIGTERM, before)
     assert done.code == 0, done.err
     assert f"serving  http://127.0.0.1:{port}" in done.err
-    expected = rosepo_core.Recommender.from_run(finished).recommend(HISTORY, 3)
+    expected = rosepo_core.Recommender.load(finished).recommend(HISTORY, 3)
     assert found["answer"]["run"] == "mine"
     assert [each["title"] for each in found["answer"]["recommendations"]] == [each.title for each in expected]
     assert found["again"]

@@ -40,7 +40,7 @@ def app(finished: Path, train: Any) -> Iterator[Any]:
         return found
 
     def load(folder: Path) -> rosepo_core.Recommender:
-        found = rosepo_core.Recommender.from_run(finished)
+        found = rosepo_core.Recommender.load(finished)
         if folder.name == "evil":
             found.catalogue.__dict__["titles"] = (EVIL, *found.catalogue.titles[1:])
         return found
@@ -66,7 +66,7 @@ def test_the_lists_are_the_models_own(client, finished):
     history = ["i5", "i14"]
     for model in ("aligned", "base", "sft", "base"):
         done = client.post("/page/list", json={"model": model, "history": history, "k": 6}).json()
-        expected = rosepo_core.Recommender.from_run(finished, model).recommend(history, 6, by="id")
+        expected = rosepo_core.Recommender.load(finished, model).recommend(history, 6, by="id")
         assert [each["item"] for each in done["items"]] == [each.item for each in expected]
         assert [each["title"] for each in done["items"]] == [each.title for each in expected]
 
@@ -84,7 +84,7 @@ def test_marks_of_items(client, finished):
 
 
 def test_a_user_without_what_is_held_out(client, finished):
-    every = rosepo_core.Recommender.from_run(finished).history("u1", by="id")
+    every = rosepo_core.Recommender.load(finished).history("u1", by="id")
     found = client.get("/page/user", params={"name": "u1"}).json()
     assert [each["item"] for each in found["history"]] == every[:-1]
     assert found["held_out"]["item"] == every[-1]
@@ -106,7 +106,7 @@ def test_the_page_asks_nobody_else(client):
 
 def test_a_server_without_a_page(finished):
     service = Service(
-        ServedRuns({"a": finished}, rosepo_core.Recommender.from_run), ServeSettings(page=False, hosts=("*",))
+        ServedRuns({"a": finished}, rosepo_core.Recommender.load), ServeSettings(page=False, hosts=("*",))
     )
     client = TestClient(create_app(service))
     assert [client.get(path).status_code for path in ("/", "/page/users", "/health")] == [404, 404, 200]

@@ -13,7 +13,8 @@ from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Catalogue, Examples, SeenItems, Sequences, Split
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.serving.filters import Filter
-from rosepo_core.serving.recommender import Recommender, full_histories
+from rosepo_core.serving.recommender import Recommender
+from rosepo_core.serving.sources import full_histories
 from rosepo_core.testing import SilentReporter, prompt_template
 
 
