@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from inspect import isabstract, isclass
+from importlib.metadata import EntryPoint
+from inspect import isabstract, isclass, ismodule
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from rosepo_core.containment import contained, described
 from rosepo_core.contracts import hookspecs
 from rosepo_core.contracts.components import (
     Component,
@@ -29,8 +30,16 @@ from rosepo_core.contracts.components import (
     RejectedSampler,
     SmoothingOracle,
 )
-from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, nearest
+from rosepo_core.contracts.errors import PluginError, RequestError, nearest
 from rosepo_core.contracts.options import Options, parse_options
+from rosepo_core.installed import (
+    OWN,
+    PluginWarning,
+    check_requirement,
+    distribution_of,
+    installed_points,
+    version_of,
+)
 from rosepo_core.prompts.template import PromptTemplate
 
 if TYPE_CHECKING:
@@ -53,10 +62,6 @@ TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 REGISTER_HOOKS = {
     kind: f"rosepo_register_{kind}es" if kind == "loss" else f"rosepo_register_{kind}s" for kind in KINDS
 }
-
-
-class PluginWarning(UserWarning):
-    """A plugin does not work; everything else continues."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,22 @@ class Entry:
 def running(component: Component) -> Iterator[None]:
     """While `component` runs, add a note to any exception that names the component, its distribution and version.
 
-    The exception keeps its type and traceback. This also works as a decorator.
+    The exception keeps its type and traceback. Only what is no `Exception`, such as ``SystemExit``, becomes a
+    `PluginError`, because a component must not end the program. This also works as a decorator.
     """
+    note = f"raised by {component.origin or type(component).__qualname__}"
     try:
         yield
     except Exception as error:
-        note = f"raised by {component.origin or type(component).__qualname__}"
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         raise
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        failure = PluginError(described(error))
+        failure.add_note(note)
+        raise failure from error
 
 
 class Registry:
@@ -121,13 +133,15 @@ class Registry:
         self._hooks = [name for name in vars(hookspecs) if name.startswith("rosepo_")]
         self._entries: list[Entry] = []
         self._plugins: dict[str, Entry] = {}
-        for point in sorted(points, key=lambda point: (_distribution(point), point.name, point.value)):
+        self._failed_calls: set[str] = set()
+        for point in sorted(points, key=lambda point: (distribution_of(point), point.name, point.value)):
             self._load(point)
+        self._entries = [self._beside_own(entry) for entry in self._entries]
 
     @classmethod
     def discover(cls) -> Registry:
         """The plugins of all installed distributions. `load_plugins` does this once and keeps the result."""
-        return cls(entry_points(group=hookspecs.ENTRY_POINT_GROUP))
+        return cls(installed_points())
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -149,12 +163,13 @@ class Registry:
 
         Args:
             kind: a key of `KINDS`.
-            name: a plain name or alias, or ``distribution/name``.
+            name: a plain name or alias, or ``distribution/name``. A plain name that rosepo itself has is rosepo's, so
+                that no installed distribution changes what a configuration means.
 
         Raises:
             RequestError: no plugin has this name, or several have it.
         """
-        owners = [entry for entry in self.entries(kind) if _matches(entry, name)]
+        owners = self._owners(kind, name)
         if len(owners) == 1:
             return owners[0]
         if not owners:
@@ -170,8 +185,13 @@ class Registry:
     def canonical(self, kind: str, name: str) -> str:
         """The name of the plugin that `name` is an alias of; any other name as it is."""
         distribution, slash, bare = name.rpartition("/")
-        owners = {entry.name for entry in self.entries(kind) if _matches(entry, name) and entry.name != bare}
+        owners = {entry.name for entry in self._owners(kind, name) if entry.name != bare}
         return distribution + slash + owners.pop() if len(owners) == 1 else name
+
+    def _owners(self, kind: str, name: str) -> list[Entry]:
+        """The plugins that a name may mean."""
+        owners = [entry for entry in self.entries(kind) if _matches(entry, name)]
+        return [entry for entry in owners if entry.distribution == OWN] or owners
 
     def get(self, kind: str, name: str) -> type[Component]:
         """Import an implementation.
@@ -183,9 +203,11 @@ class Registry:
         entry = self.entry(kind, name)
         module_name, _, class_name = entry.target.partition(":")
         try:
-            component = getattr(import_module(module_name), class_name)
-        except (Exception, SystemExit) as error:
-            raise PluginError(f"{entry}: cannot import '{entry.target}': {_describe(error)}") from error
+            with contained():
+                component = getattr(import_module(module_name), class_name)
+        except Exception as error:
+            remedy = _remedy(error, entry)
+            raise PluginError(f"{entry}: cannot import '{entry.target}': {described(error)}; {remedy}") from error
         contract = KINDS[kind]
         if not (isclass(component) and issubclass(component, contract)):
             raise PluginError(f"{entry}: '{entry.target}' is no subclass of {contract.__name__}")
@@ -221,20 +243,33 @@ class Registry:
         entry = self.entry(kind, name)
         origin = str(entry)
         try:
-            component = component_class(options)
+            with contained():
+                component = component_class(options)
         except Exception as error:
             error.add_note(f"raised by {origin}")
             raise
         component.origin, component.summary = origin, entry.summary
         return component
 
-    def register_commands(self, app: Typer) -> None:
-        """Let every plugin add its commands to the command line; a failure is a `PluginWarning`."""
-        self._call_each("rosepo_register_commands", app=app)
+    def register_commands(self, ask: Callable[[Callable[[Typer], None]], None]) -> None:
+        """Let every plugin add its commands to the command line; a failure is a `PluginWarning`.
+
+        Args:
+            ask: is called for each plugin with the hook of that plugin. It gives the hook an app, and adds the
+                commands that this then has.
+        """
+        for name, plugin in self._plugins.items():
+            hook = partial(self._call_commands, name)
+            self._contain(plugin, "rosepo_register_commands", partial(ask, hook))
+
+    def _call_commands(self, name: str, app: Typer) -> None:
+        self._call("rosepo_register_commands", name, app=app)
 
     def stage_finished(self, run: Path, stage: str, artifact: Path, reused: bool) -> None:
         """Call the hook `rosepo_stage_finished` of every plugin; a failure is a `PluginWarning`."""
-        self._call_each("rosepo_stage_finished", run=run, stage=stage, artifact=artifact, reused=reused)
+        told = {"run": run, "stage": stage, "artifact": artifact, "reused": reused}
+        for name, plugin in self._plugins.items():
+            self._contain(plugin, "rosepo_stage_finished", partial(self._call, "rosepo_stage_finished", name, **told))
 
     def _load(self, point: EntryPoint) -> None:
         """Import one module and register its plugins.
@@ -242,33 +277,47 @@ class Registry:
         This does not use pluggy's loader, which skips a second distribution with the same entry-point name, and stops
         at the first module that cannot be imported.
         """
-        version = point.dist.version if point.dist else ""
-        plugin = Entry("plugin", point.name, _distribution(point), version, point.value)
+        plugin = Entry("plugin", point.name, distribution_of(point), version_of(point), point.value)
         found: list[Entry] = []
+        name = f"{plugin.qualified_name}={point.value}"
         try:
-            module = point.load()
-            name = self._manager.register(module, name=f"{plugin.qualified_name}={point.value}")
-        except (Exception, SystemExit) as error:
-            self._report(plugin, _describe(error))
-            return
-        assert name is not None
-        try:
-            for kind, hook in REGISTER_HOOKS.items():
-                self._call(hook, name, register=partial(self._register, plugin, found, kind))
-        except (Exception, SystemExit) as error:
-            self._manager.unregister(name=name)
-            self._report(plugin, _describe(error))
+            check_requirement(point)
+            with contained():
+                module = point.load()
+                self._check_module(module, point)
+                self._manager.register(module, name=name)
+                for kind, hook in REGISTER_HOOKS.items():
+                    self._call(hook, name, register=partial(self._register, plugin, found, kind))
+                faults = list(self._misspelt(module))
+        except Exception as error:
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            self._report(plugin, f"{described(error)}; {_remedy(error, plugin)}")
             return
         self._plugins[name] = plugin
         self._entries += found
+        for fault in faults:
+            self._report(plugin, fault)
+
+    def _check_module(self, module: Any, point: EntryPoint) -> None:
+        """Check that an entry point names a module, and one of its own: pluggy compares and hashes what it gets."""
+        if not ismodule(module):
+            raise PluginError(
+                f"'{point.value}' is a {type(module).__name__}; an entry point of rosepo names a module"
+            )
+        if (other := self._manager.get_name(module)) is not None:
+            raise PluginError(f"'{point.value}' is the module of '{other.partition('=')[0]}', too")
+
+    def _misspelt(self, module: Any) -> Iterator[str]:
+        """What is wrong with the names and marks of a module's hooks, a line each."""
         for caller in self._manager.get_hookcallers(module) or ():
             required = [own for own in caller.get_hookimpls() if own.plugin is module and not own.optionalhook]
             if required and not caller.has_spec():
-                self._report(plugin, f"'{caller.name}' is no hook{nearest(caller.name, self._hooks)}")
+                yield f"'{caller.name}' is no hook{nearest(caller.name, self._hooks)}"
         for hook in self._hooks:
             function = getattr(module, hook, None)
             if callable(function) and self._manager.parse_hookimpl_opts(module, hook) is None:
-                self._report(plugin, f"'{hook}' is not marked with @hookimpl and is never called")
+                yield f"'{hook}' is not marked with @hookimpl and is never called"
 
     def _register(
         self,
@@ -281,6 +330,11 @@ class Registry:
         summary: str,
         aliases: Sequence[str] = (),
     ) -> None:
+        texts = {"name": name, "target": target, "summary": summary}
+        if wrong := [what for what, text in texts.items() if not isinstance(text, str)]:
+            raise PluginError(f"the {wrong[0]} of {kind} {name!r} is {texts[wrong[0]]!r}, and not a text")
+        if isinstance(aliases, str) or not all(isinstance(alias, str) for alias in aliases):
+            raise PluginError(f"the aliases of {kind} '{name}' are {aliases!r}, and not a list of texts")
         if not KEBAB_CASE.fullmatch(name):
             raise PluginError(f"the name of {kind} '{name}' is not kebab-case, as in 'self-hard'")
         if not TARGET.fullmatch(target):
@@ -290,7 +344,8 @@ class Registry:
         for alias in aliases:
             if not ALIAS.fullmatch(alias):
                 raise PluginError(f"the alias '{alias}' of {kind} '{name}' has more than letters, digits, - and _")
-        entry = Entry(kind, name, plugin.distribution, plugin.version, target, summary, aliases=tuple(aliases))
+        line = " ".join(summary.split())
+        entry = Entry(kind, name, plugin.distribution, plugin.version, target, line, aliases=tuple(aliases))
         own = [other for other in self._entries + found if other.kind == kind]
         for each in (name, *aliases):
             if any(_matches(other, f"{plugin.distribution}/{each}") for other in own):
@@ -302,12 +357,30 @@ class Registry:
         others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name]
         self._manager.subset_hook_caller(hook, others)(**arguments)
 
-    def _call_each(self, hook: str, **arguments: Any) -> None:
-        for name, plugin in self._plugins.items():
-            try:
-                self._call(hook, name, **arguments)
-            except (Exception, SystemExit) as error:
-                warnings.warn(f"{plugin}: {hook}: {_describe(error)}", PluginWarning, stacklevel=3)
+    def _contain(self, plugin: Entry, hook: str, call: Callable[[], object]) -> None:
+        """Call a hook of a plugin. A failure is a warning, which is issued once."""
+        try:
+            with contained():
+                call()
+        except Exception as error:
+            message = f"{plugin}: {hook}: {described(error)}; upgrade or uninstall {plugin.distribution}"
+            if message not in self._failed_calls:
+                self._failed_calls.add(message)
+                warnings.warn(message, PluginWarning, stacklevel=3)
+
+    def _beside_own(self, entry: Entry) -> Entry:
+        """An entry of another distribution, with an error if it has a name of rosepo's own."""
+        taken = [
+            name
+            for name in (entry.name, *entry.aliases)
+            if entry.distribution != OWN
+            and any(_matches(own, name) for own in self._entries if (own.kind, own.distribution) == (entry.kind, OWN))
+        ]
+        if not taken:
+            return entry
+        error = f"'{taken[0]}' is rosepo's own {entry.kind}; for this one write '{entry.distribution}/{taken[0]}'"
+        warnings.warn(f"{entry}: {error}", PluginWarning, stacklevel=2)
+        return replace(entry, error=error)
 
     def _report(self, plugin: Entry, error: str) -> None:
         self._entries.append(replace(plugin, error=error))
@@ -318,10 +391,6 @@ class Registry:
 def load_plugins() -> Registry:
     """The plugins of all installed distributions, loaded once per process."""
     return Registry.discover()
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist else "unknown"
 
 
 def _matches(entry: Entry, name: str) -> bool:
@@ -336,9 +405,10 @@ def _canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _describe(error: BaseException) -> str:
-    """The exception in one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, RosepoError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _remedy(error: BaseException, plugin: Entry) -> str:
+    """What a user can do about a plugin that does not load."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top, own = error.name.partition(".")[0], plugin.target.partition(".")[0].partition(":")[0]
+        if top != own:
+            return f"install what brings '{top}', or uninstall {plugin.distribution}"
+    return f"upgrade or uninstall {plugin.distribution}"

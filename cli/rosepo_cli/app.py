@@ -8,8 +8,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -18,8 +19,9 @@ from typer.main import get_command
 from rosepo_cli import evaluation, finished, inspection, listing, options, recommendation, serving, training
 from rosepo_cli.signals import SIGNALS
 from rosepo_core import __version__, processes, ranks
-from rosepo_core.contracts.errors import RequestError, RosepoError
-from rosepo_core.registry import PluginWarning, load_plugins
+from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError
+from rosepo_core.installed import PluginWarning
+from rosepo_core.registry import load_plugins
 
 CONTINUED = ("train", "evaluate")
 """The commands that go on where they were interrupted."""
@@ -73,8 +75,8 @@ def run(arguments: Sequence[str]) -> int:
         warnings.simplefilter("always" if ranks.is_first() else "ignore", PluginWarning)
         warnings.showwarning = _show_warning
         try:
-            load_plugins().register_commands(app)
             command = get_command(app)
+            load_plugins().register_commands(partial(_add_commands, command))
             if COMPLETION in os.environ:
                 # A shell asks what could come next. Typer answers, and ends the process.
                 command.main(list(arguments), prog_name="rosepo")
@@ -99,6 +101,24 @@ def run(arguments: Sequence[str]) -> int:
             if debug:
                 traceback.print_exc()
             return _tell(error, debug)
+
+
+def _add_commands(group: Any, register: Callable[[typer.Typer], None]) -> None:
+    """Add the commands of one plugin to all others. It registers them in an app of its own, so that it cannot change
+    the others, and so that a command which cannot be made fails alone.
+
+    Raises:
+        PluginError: there is a command with the name of one of them.
+    """
+    own = typer.Typer()
+    # With it, the app is a group even if it has one command.
+    own.callback()(lambda: None)
+    register(own)
+    made: dict[str, Any] = getattr(get_command(own), "commands", {})
+    for name in made.keys() & group.commands.keys():
+        raise PluginError(f"there already is a command 'rosepo {name}'")
+    for name, command in made.items():
+        group.add_command(command, name)
 
 
 @contextmanager

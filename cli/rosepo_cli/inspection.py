@@ -65,6 +65,8 @@ def show_plugin(
     if not entries:
         known = [name for entry in registry.entries() for name in (entry.name, *entry.aliases)]
         raise RequestError(f"unknown plugin '{name}'{nearest(name, known)}")
+    if broken := [entry for entry in entries if entry.kind not in KINDS]:
+        raise RequestError(f"{broken[0]}: {broken[0].error}")
     described: list[dict[str, Any]] = []
     components = [registry.get(entry.kind, entry.qualified_name) for entry in entries]
     for entry, component in zip(entries, components, strict=True):

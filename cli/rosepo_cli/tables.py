@@ -284,12 +284,12 @@ def show_recommendations(found: Sequence[Recommendation], score: str) -> None:
 
 
 def show_plugins(entries: Sequence[Entry]) -> None:
-    """One line for each plugin, by kind; plugins that cannot be loaded are red."""
+    """One line for each plugin, by kind; what is wrong with a plugin is red."""
     table = _table("kind", "name", "from", "summary")
     for column in table.columns:
         column.justify = "left"
     for entry in entries:
-        summary = Text(f"does not load: {entry.error}", style="red") if entry.error else Text(entry.summary)
+        summary = Text(entry.error, style="red") if entry.error else Text(entry.summary)
         if entry.aliases:
             summary.append(f" Also: {', '.join(entry.aliases)}.")
         table.add_row(entry.kind, Text(entry.name), Text(f"{entry.distribution} {entry.version}"), summary)

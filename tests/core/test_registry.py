@@ -8,7 +8,8 @@ import pytest
 
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.errors import PluginError, RequestError
-from rosepo_core.registry import Entry, PluginWarning, Registry, load_plugins, running
+from rosepo_core.installed import PluginWarning
+from rosepo_core.registry import Entry, Registry, load_plugins, running
 
 HINGE = """
     from pydantic import Field
@@ -139,9 +140,32 @@ def test_a_reused_entry_point_name_drops_nobody(install):
 @pytest.mark.parametrize(
     ("source", "error"),
     [
-        ("import acme_not_there", "ModuleNotFoundError: No module named 'acme_not_there'"),
+        (
+            "import acme_not_there",
+            "ModuleNotFoundError: No module named 'acme_not_there'; install what brings 'acme_not_there', or "
+            "uninstall acme-broken",
+        ),
+        (
+            "import acme_broken.lost",
+            "ModuleNotFoundError: No module named 'acme_broken.lost'; 'acme_broken' is not a package",
+        ),
         ("def broken(:", "SyntaxError: invalid syntax (acme_broken.py, line 1)"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("class Worse(BaseException): ...\nraise Worse('end')", "Worse: end"),
+        ("class Mute(Exception):\n    def __str__(self): raise OSError\nraise Mute", "Mute"),
+        (
+            "import sys; sys.modules[__name__] = {}",
+            "'acme_broken' is a dict; an entry point of rosepo names a module",
+        ),
+        (
+            registers("fine", "a:B").replace('summary=""', "summary=None"),
+            "the summary of loss 'fine' is None, and not a text",
+        ),
+        (
+            registers("fine", "a:B").replace('summary=""', 'summary="", aliases="good"'),
+            "the aliases of loss 'fine' are 'good', and not a list of texts",
+        ),
         (registers("Not_Kebab", "a:B"), "the name of loss 'Not_Kebab' is not kebab-case, as in 'self-hard'"),
         (
             registers("fine", "a:B").replace('summary=""', 'summary="", aliases=["A b"]'),
@@ -157,6 +181,8 @@ def test_a_reused_entry_point_name_drops_nobody(install):
 def test_a_plugin_that_fails_to_load_is_one_warning_and_one_line(install, source, error):
     install("acme-broken", "0.1", "acme_broken", source)
     install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    if "uninstall" not in error:
+        error += "; upgrade or uninstall acme-broken"
     with pytest.warns(PluginWarning) as caught:
         registry = Registry.discover()
     assert [str(warning.message) for warning in caught] == [f"plugin 'main' of acme-broken 0.1: {error}"]
@@ -171,7 +197,7 @@ def test_registering_a_name_twice(install):
     source = registers("twin", "a:B") + '        register("twin", "a:C", summary="")\n'
     install("acme-twice", "1.0", "acme_twice", source)
     (entry,) = of(quietly(), "acme-twice")
-    assert entry.error == "it registers loss 'twin' a second time"
+    assert entry.error == "it registers loss 'twin' a second time; upgrade or uninstall acme-twice"
 
 
 @pytest.mark.parametrize(
@@ -244,6 +270,53 @@ def test_a_failure_while_running_keeps_its_exception_and_names_the_plugin(instal
     assert caught.value.__notes__ == ["raised by loss 'margin' of acme-hinge 1.2"]
 
 
+def test_a_component_cannot_end_the_program(install):
+    install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    loss = Registry.discover().create("loss", "margin", {})
+    with pytest.raises(PluginError, match="^SystemExit: 0") as caught, running(loss):
+        sys.exit(0)
+    assert caught.value.__notes__ == ["raised by loss 'margin' of acme-hinge 1.2"]
+    with pytest.raises(KeyboardInterrupt), running(loss):
+        raise KeyboardInterrupt
+
+
+def test_a_name_of_rosepo_stays_rosepos(install):
+    install(
+        "acme-own",
+        "1.0",
+        "acme_own",
+        registers("squeezed", "acme_own:X").replace('summary=""', 'summary="", aliases=["dpo"]'),
+    )
+    with pytest.warns(PluginWarning) as caught:
+        registry = Registry.discover()
+    assert [str(warning.message) for warning in caught] == [
+        "loss 'squeezed' of acme-own 1.0: 'dpo' is rosepo's own loss; for this one write 'acme-own/dpo'"
+    ]
+    assert registry.entry("loss", "dpo").distribution == "rosepo"
+    assert registry.canonical("loss", "dpo") == "dpo"
+    assert registry.entry("loss", "acme-own/dpo").name == "squeezed"
+
+
+def test_one_module_of_two_distributions_is_the_first_ones(install, tmp_path):
+    install("acme-one", "1.0", "acme_shared", registers("first", "acme_one:X"))
+    install("acme-two", "1.0", "acme_shared", registers("second", "acme_two:X"))
+    (entry, broken) = of(quietly(), "acme-one", "acme-two")
+    assert (entry.distribution, entry.name) == ("acme-one", "second")
+    assert broken.error == ("'acme_shared' is the module of 'acme-one/main', too; upgrade or uninstall acme-two")
+
+
+def test_a_distribution_whose_entry_points_cannot_be_read_hides_no_other(install, tmp_path):
+    install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
+    install("acme-torn", "1.0", "acme_torn", "")
+    (tmp_path / "site-packages" / "acme_torn-1.0.dist-info" / "entry_points.txt").write_text("[rosepo]\nno equals\n")
+    with pytest.warns(
+        PluginWarning, match=r"^acme-torn 1\.0: its entry_points\.txt cannot be read .*uninstall acme-torn$"
+    ):
+        registry = Registry.discover()
+    assert registry.entry("loss", "margin").distribution == "acme-hinge"
+    assert registry.entry("loss", "dpo").distribution == "rosepo"
+
+
 def test_observers_are_told_and_one_that_fails_is_a_warning(install):
     good = """
         from rosepo_core.api import hookimpl
@@ -280,7 +353,7 @@ def test_commands_are_registered_and_one_that_fails_is_a_warning(install):
     install("acme-good", "1.0", "acme_good", source.format("good"))
     app: list[str] = []
     with pytest.warns(PluginWarning, match="acme-bad"):
-        Registry.discover().register_commands(app)
+        Registry.discover().register_commands(lambda hook: hook(app))
     assert app == ["good"]
 
 

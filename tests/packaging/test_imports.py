@@ -23,9 +23,10 @@ PLUGINS = {name for name in SOURCES if name not in ("rosepo_core", "rosepo_cli")
 LAYERS = (
     {"rosepo_core.contracts.errors", "rosepo_core.contracts.records", "rosepo_core.launch"},
     {"rosepo_core.contracts.options", "rosepo_core.contracts.ranking", "rosepo_core.contracts.outcome"},
-    {"rosepo_core.contracts", "rosepo_core.ranks", "rosepo_core.processes"},
+    {"rosepo_core.contracts", "rosepo_core.containment", "rosepo_core.ranks", "rosepo_core.processes"},
     {"rosepo_core.data", "rosepo_core.prompts"},
     {
+        "rosepo_core.installed",
         "rosepo_core.registry",
         "rosepo_core.packages",
         "rosepo_core.presets",
