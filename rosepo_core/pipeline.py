@@ -388,7 +388,7 @@ def report_data(
             "compare` takes it"
         )
     found: dict[str, ReportData] = {}
-    for run in _finished(folders, labels, reporter, registry):
+    for run in finished_runs(folders, labels, reporter, registry):
         assert run.trained is not None
         found[run.label] = outputs.report_data(run.session, run.trained, run.evaluations)
     return found
@@ -418,7 +418,7 @@ def compare(
         RequestError: as `report`; or the metric does not exist for single users.
     """
     found: dict[str, side_by_side.RunEvaluation] = {}
-    for run in _finished(folders, labels, reporter, registry):
+    for run in finished_runs(folders, labels, reporter, registry):
         data = run.split.content
         found[run.label] = side_by_side.RunEvaluation(
             run.evaluations, data.users, data.catalogue.ids, run.subject, run.session.config.ranking.score
@@ -427,7 +427,7 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _FinishedRun:
+class FinishedRun:
     """A finished run as it was left.
 
     Attributes:
@@ -447,10 +447,19 @@ class _FinishedRun:
     trained: Trained | None = None
 
 
-def _finished(
-    folders: Sequence[Path], labels: Sequence[str] | None, reporter: RunReporter, registry: Registry | None
-) -> Iterator[_FinishedRun]:
+def finished_runs(
+    folders: Sequence[Path],
+    labels: Sequence[str] | None,
+    reporter: RunReporter,
+    registry: Registry | None = None,
+) -> Iterator[FinishedRun]:
     """Finished runs, read from their artifacts as these are. Nothing in their folders changes.
+
+    Args:
+        folders: run folders of `run` or `evaluate_model`.
+        labels: labels of the runs; by default the distinct parts of the folders' names.
+        reporter: receives the progress.
+        registry: the plugins; by default those that are installed.
 
     Raises:
         RequestError: a run has not finished a stage, or a file is damaged.
@@ -468,11 +477,11 @@ def _finished(
                 session = ReadingSession(config, store, registry, reporter, commands, base=base)
                 held_out, tables = _evaluated_model(session, adapter)
                 subject = ranked_models.model_name(config.model.name)
-                yield _FinishedRun(label, session, held_out, tables, subject)
+                yield FinishedRun(label, session, held_out, tables, subject)
             else:
                 session = ReadingSession(config, store, registry, reporter, commands)
                 trained, tables = _evaluated(session)
-                yield _FinishedRun(label, session, trained.split, tables, "aligned", trained)
+                yield FinishedRun(label, session, trained.split, tables, "aligned", trained)
 
 
 def _commands(config: RunConfig, folder: Path) -> Callable[[str], str]:

@@ -16,7 +16,17 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from rosepo_cli import evaluation, finished, inspection, listing, options, recommendation, serving, training
+from rosepo_cli import (
+    evaluation,
+    exporting,
+    finished,
+    inspection,
+    listing,
+    options,
+    recommendation,
+    serving,
+    training,
+)
 from rosepo_cli.signals import SIGNALS
 from rosepo_core import __version__, processes, ranks
 from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError
@@ -45,6 +55,7 @@ evaluation.add(app)
 finished.add(app)
 recommendation.add(app)
 serving.add(app)
+exporting.add(app)
 inspection.add(app)
 options.add(app)
 listing.add(app)

@@ -31,6 +31,7 @@ class ConsoleReporter:
         self._stage = ""
         self._told = time.monotonic()
         self._first: tuple[float, int] | None = None
+        self._done = 0
 
     @contextmanager
     def live(self) -> Iterator[ConsoleReporter]:
@@ -69,10 +70,11 @@ class ConsoleReporter:
     def progress(self, done: int, total: int, unit: str) -> None:
         """Move the bar; without a terminal, print a line from time to time."""
         now = time.monotonic()
-        if self._first is None or unit != self._unit:
-            # Work that goes on after an interruption does not begin at 0.
+        if self._first is None or unit != self._unit or done < self._done:
+            # Other work begins. Work that goes on after an interruption does not begin at 0.
             self._drop()
             self._unit, self._first = unit, (now, done)
+        self._done = done
         since, before = self._first
         rate = f"{(done - before) / (now - since):,.1f}/s" if now > since else ""
         if self._bar is not None:

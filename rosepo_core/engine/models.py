@@ -150,7 +150,7 @@ def load_model(
     if quantization != "none":
         check_quantization(spec, reporter)
         quantized = {"quantization_config": nf4_config(), "device_map": {"": device}}
-    with as_request_error(folder, "model"), _no_progress_bars():
+    with as_request_error(folder, "model"), no_progress_bars():
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
@@ -206,6 +206,12 @@ def outline(folder: Path) -> PreTrainedModel:
 def published_name(spec: str) -> str:
     """The name of the model for other libraries: a hub id, or the absolute path of a local folder or file."""
     return ALIASES[spec].hub_id if spec in ALIASES else _whole_path(spec)
+
+
+def hub_id(spec: str) -> str | None:
+    """The id of the model on the hub; `None` for an alias, whose weights are not those on the hub, and for a folder
+    or file."""
+    return None if spec in ALIASES or Path(spec).expanduser().exists() else spec
 
 
 def _whole_path(spec: str) -> str:
@@ -384,7 +390,7 @@ def _from_hub(spec: str, reporter: Reporter) -> Path:
         return folder
     reporter.note(f"Fetching {spec} from the model hub")
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             folder = _snapshot(spec, local_files_only=False)
     except GatedRepoError as error:
         raise RequestError(
@@ -472,7 +478,8 @@ def _wants_code(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """Let transformers show no bars of its own while it loads or saves."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

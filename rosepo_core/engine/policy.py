@@ -28,6 +28,7 @@ from rosepo_core.engine.models import (
     load_config,
     load_model,
     load_tokenizer,
+    no_progress_bars,
     outline,
     published_name,
     resolve_model,
@@ -218,6 +219,23 @@ class PolicySlot:
             _sort_sets(folder / "adapter_config.json", self._model.active_peft_config)
             save_base_name(self._spec, folder)
         self.tokenizer.save_pretrained(folder)
+
+    def save_whole(self, folder: Path, dtype: torch.dtype) -> None:
+        """Save the model that is in memory as one model, and the tokenizer. An adapter is merged into its base. The
+        memory is free afterwards.
+
+        Args:
+            folder: where to.
+            dtype: type of the saved weights. Merging is done in the type in memory.
+        """
+        model = self._model
+        if isinstance(model, PeftModel):
+            # PEFT refuses a merge that gives numbers which are not finite.
+            model = model.merge_and_unload(safe_merge=True)
+        with no_progress_bars():
+            model.to(dtype).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.release()
 
     def release(self) -> None:
         """Free the memory."""

@@ -103,6 +103,11 @@ class TitleModel:
         )
 
     @property
+    def template(self) -> PromptTemplate:
+        """What makes the prompts."""
+        return self._template
+
+    @property
     def listed_count(self) -> int:
         """How many candidates a prompt lists; 0 if it has no list."""
         return self._template.candidates

@@ -1,16 +1,19 @@
-"""The model card of RUN/aligned: Markdown with the metadata that the Hugging Face hub reads."""
+"""The model card of RUN/aligned, and of an export: Markdown with the metadata that the Hugging Face hub reads."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from rosepo_core.contracts.sections import Reference, Score
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
+from rosepo_core.evaluation.decision_rules import ranked_name
 from rosepo_core.evaluation.measurement import Column, Metrics
 from rosepo_core.evaluation.run_models import RowName, by_score_in_use, last_language_model
 from rosepo_core.report.display import ARROWS, feature_title, model_title, signed
@@ -61,6 +64,10 @@ class ModelCard:
         response: the response to this prompt.
         losses: the losses that were minimized: name -> weight and formula.
         reference: what the losses compare the model with.
+        model: which model of the run it is: ``"aligned"``, ``"sft"`` or ``"base"``.
+        folder: the folder of the model, as in the code that loads it.
+        base_folder: the folder of the base model, if it is beside an adapter.
+        exported: whether the folder has all that recommending needs, and golden prompts.
         licence: identifier of the base model's licence on the hub (``"apache-2.0"``), if known.
         licence_notes: requirements of the licences of the base model and the data, one sentence each.
     """
@@ -81,6 +88,10 @@ class ModelCard:
     response: str = ""
     losses: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     reference: Reference = "sft"
+    model: str = "aligned"
+    folder: str = "aligned"
+    base_folder: str | None = None
+    exported: bool = False
     licence: str | None = None
     licence_notes: Sequence[str] = ()
 
@@ -92,10 +103,11 @@ def model_card(card: ModelCard) -> str:
         f"# {_inline(card.name)}",
         _introduction(card),
         _listed("How it was made", [f"**{_inline(label)}**: {_inline(text)}" for label, text in card.parts.items()]),
-        f"## Objective\n\n{_objective(card)}",
+        f"## Objective\n\n{_objective(card)}" if card.model == "aligned" else "",
         _results(card.protocols, card.columns),
         _ranking(card.score, card.fusion),
         _loading(card),
+        _recommending(card),
         _prompt(card),
         _listed("Limitations", LIMITATIONS),
         _listed("Licences", [_inline(note) for note in card.licence_notes]),
@@ -105,25 +117,51 @@ def model_card(card: ModelCard) -> str:
 
 def _front_matter(card: ModelCard) -> str:
     adapter = card.method == "lora"
-    # JSON strings are valid YAML strings, with quotes that protect any content of a name.
-    lines = [f"library_name: {'peft' if adapter else 'transformers'}", "pipeline_tag: text-generation"]
-    if card.base_model_id:
-        lines.append(f"base_model: {json.dumps(card.base_model_id)}")
-        lines.append(f"base_model_relation: {'adapter' if adapter else 'finetune'}")
-    if card.licence:
-        lines.append(f"license: {json.dumps(card.licence)}")
-    lines += ["tags:", *(f"- {tag}" for tag in (*TAGS, *(("lora",) if adapter else ())))]
-    return "\n".join(["---", *lines, "---"])
+    data = ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="text-generation",
+        base_model=card.base_model_id,
+        base_model_relation=("adapter" if adapter else "finetune") if card.base_model_id else None,
+        license=card.licence,
+        tags=[*TAGS, *(("lora",) if adapter else ())],
+        model_name=card.name,
+        eval_results=list(_eval_results(card)) or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _eval_results(card: ModelCard) -> Iterator[EvalResult]:
+    """The numbers of this model by its score, for the hub."""
+    for protocol, models in card.protocols.items():
+        row = next((name for name in (ranked_name(card.model, card.score), card.model) if name in models), None)
+        for name, value in models[row].items() if row else ():
+            if math.isfinite(value):
+                yield EvalResult(
+                    task_type="text-generation",
+                    task_name="recommendation",
+                    dataset_type=card.dataset,
+                    dataset_name=card.dataset,
+                    dataset_config=protocol,
+                    metric_type=name,
+                    metric_name=card.columns[name].title,
+                    metric_value=value,
+                )
+
+
+TRAININGS: Mapping[str, str] = {
+    "aligned": "It starts from {base}, was fine-tuned on the interactions of {dataset} and then aligned by "
+    "preference optimization with rosepo.",
+    "sft": "It starts from {base} and was fine-tuned on the interactions of {dataset} with rosepo.",
+    "base": "It is {base} without any training, asked by rosepo about the titles of {dataset}.",
+}
+"""What was done to each model of a run."""
 
 
 def _introduction(card: ModelCard) -> str:
-    kind = "A LoRA adapter" if card.method == "lora" else "A fine-tuned model"
-    base = card.base_model_id or card.base_model
-    text = (
-        f"{kind} that recommends: given the titles that a person chose so far, it writes the next one. It starts "
-        f"from `{_code(base)}`, was fine-tuned on the interactions of {_inline(card.dataset)} and then aligned by "
-        "preference optimization with rosepo."
-    )
+    kind = "A LoRA adapter" if card.method == "lora" else "A fine-tuned model" if card.model != "base" else "A model"
+    base = f"`{_code(card.base_model_id or card.base_model)}`"
+    done = TRAININGS[card.model].format(base=base, dataset=_inline(card.dataset))
+    text = f"{kind} that recommends: given the titles that a person chose so far, it writes the next one. {done}"
     notes = [_inline(note) for note in (card.base_model_notes, card.dataset_notes) if note]
     return "\n\n".join([text, *notes])
 
@@ -219,18 +257,37 @@ def _number(value: float, decimals: int) -> str:
 
 
 def _loading(card: ModelCard) -> str:
-    base = json.dumps(card.base_model)
+    folder = json.dumps(card.folder)
     if card.method == "lora":
+        base = json.dumps(card.base_folder or card.base_model)
         code = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 base = AutoModelForCausalLM.from_pretrained({base})
-model = PeftModel.from_pretrained(base, "aligned")
-tokenizer = AutoTokenizer.from_pretrained("aligned")"""
+model = PeftModel.from_pretrained(base, {folder})
+tokenizer = AutoTokenizer.from_pretrained({folder})"""
     else:
-        code = """from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained("aligned")
-tokenizer = AutoTokenizer.from_pretrained("aligned")"""
-    return f'## Loading\n\n`"aligned"` is this folder.\n\n{_fenced(code, "python")}'
+        code = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained({folder})
+tokenizer = AutoTokenizer.from_pretrained({folder})"""
+    return f"## Loading\n\n`{_code(folder)}` is this folder.\n\n{_fenced(code, 'python')}"
+
+
+def _recommending(card: ModelCard) -> str:
+    if not card.exported:
+        return ""
+    code = f"""import rosepo_core
+recommender = rosepo_core.Recommender.load({json.dumps(card.folder)})
+print(recommender.recommend(recommender.titles[:3], k=5))"""
+    return "\n\n".join(
+        [
+            "## Recommending",
+            "With rosepo, it recommends titles of its catalogue (`catalogue.parquet`) and nothing else:",
+            _fenced(code, "python"),
+            f"`rosepo serve {_code(card.folder)}` answers over HTTP. `golden_prompts.json` has the scores that the "
+            "model must give to histories drawn at random from the catalogue, and "
+            f"`rosepo export {_code(card.folder)} --check` compares.",
+        ]
+    )
 
 
 def _prompt(card: ModelCard) -> str:

@@ -6,17 +6,21 @@ import inspect
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rosepo_core import __version__
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Floats, Pairs, Places, Sequences, Split
-from rosepo_core.engine.models import ALIASES, published_name
+from rosepo_core.contracts.sections import Score
+from rosepo_core.engine.models import ALIASES, hub_id, published_name
 from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
+from rosepo_core.evaluation.ranked_models import model_name
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.prompts.template import PromptTemplate
@@ -24,7 +28,7 @@ from rosepo_core.registry import KINDS
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side
 from rosepo_core.stages import embeddings, fusion, oracle, reference, validation
-from rosepo_core.stages.session import Handle, Session
+from rosepo_core.stages.session import Session
 from rosepo_core.stages.trained import Trained
 from rosepo_core.store.artifacts import Artifact
 from rosepo_core.store.changes import CONFIG
@@ -71,7 +75,7 @@ def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:
 def write(session: Session, trained: Trained, evaluations: Sequence[Evaluation]) -> None:
     """RUN/metrics.json, RUN/report.html and the model card, RUN/aligned/README.md."""
     write_tables(session, evaluations)
-    session.store.write("aligned/README.md", model_card(_card(session, trained.split, evaluations)))
+    session.store.write("aligned/README.md", model_card(card(session, trained.split.content, evaluations)))
     session.store.write(REPORT, render(report_data(session, trained, evaluations)))
 
 
@@ -180,20 +184,24 @@ def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
     return seconds
 
 
-def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluation]) -> ModelCard:
+def card(session: Session, split: Split, evaluations: Sequence[Evaluation], **exported: Any) -> ModelCard:
+    """The model card of the aligned model; for an export, `exported` replaces what is different there."""
     config = session.config
-    summary = _summary(session, split.content, evaluations[0])
+    summary = _summary(session, split, evaluations[0])
     prompt, response = _invented_example(session)
     alias = ALIASES.get(config.model.name)
-    return ModelCard(
-        name=f"{config.dataset.name}, {config.model.name}, {config.loss_name}",
+    # An export leaves this machine, and no path of it should.
+    model = model_name(config.model.name) if exported else config.model.name
+    score = exported.get("score", config.ranking.score)
+    made = ModelCard(
+        name=f"{config.dataset.name}, {model}, {config.loss_name}",
         method=config.sft.method,
-        base_model=published_name(config.model.name),
+        base_model=model if exported else published_name(model),
         dataset=config.dataset.name,
-        base_model_id=alias.hub_id if alias else None,
+        base_model_id=alias.hub_id if alias else hub_id(config.model.name),
         base_model_notes="Its weights were quantized (Q4_1, a GGUF file) before this training." if alias else "",
         dataset_notes=summary["Dataset"],
-        parts={label: text for label, text in summary.items() if label != "Dataset"},
+        parts={label: text for label, text in summary.items() if label != "Dataset"} | {"Model": model},
         protocols={
             evaluation.protocol: {
                 name: {column: result.metrics[column] for column in evaluation.main_columns}
@@ -202,8 +210,8 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
             for evaluation in evaluations
         },
         columns={name: column for evaluation in evaluations for name, column in evaluation.columns.items()},
-        score=config.ranking.score,
-        fusion=_aligned_fusion(session),
+        score=score,
+        fusion=_fusion(session, exported.get("model", "aligned"), score),
         prompt=prompt,
         response=response,
         losses=_losses(session),
@@ -211,6 +219,7 @@ def _card(session: Session, split: Handle[Split], evaluations: Sequence[Evaluati
         licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
     )
+    return replace(made, **exported)
 
 
 def _losses(session: Session) -> Mapping[str, tuple[float, str]]:
@@ -222,10 +231,10 @@ def _losses(session: Session) -> Mapping[str, tuple[float, str]]:
     return found
 
 
-def _aligned_fusion(session: Session) -> ConditionalLogit | None:
-    """The fitted weights by which the aligned model recommends; `None` if it recommends by another score."""
-    artifact = session.artifacts.get("fusion-aligned")
-    return fusion.load(artifact.folder) if artifact and session.config.ranking.score == "fusion" else None
+def _fusion(session: Session, model: str, score: Score) -> ConditionalLogit | None:
+    """The fitted weights by which a model recommends; `None` if it recommends by another score."""
+    artifact = session.artifacts.get(f"fusion-{model}")
+    return fusion.load(artifact.folder) if artifact and score == "fusion" else None
 
 
 def _invented_example(session: Session) -> tuple[str, str]:

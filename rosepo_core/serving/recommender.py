@@ -18,7 +18,7 @@ from rosepo_core.contracts.sections import SCORES, Score
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.serving.filters import Filter
 from rosepo_core.serving.ranker import Ranker
-from rosepo_core.serving.sources import chosen_model, open_source
+from rosepo_core.serving.sources import Source, chosen_model, open_source
 from rosepo_core.serving.title_index import By, IdIndex, TitleIndex
 from rosepo_core.stages.session import QuietReporter
 
@@ -110,7 +110,15 @@ class Recommender:
             raise RequestError(f"unknown score '{score}'{nearest(score, SCORES)}")
         reporter = reporter or QuietReporter()
         source = open_source(Path(folder), reporter)
-        name = chosen_model(source, stage)
+        return Recommender.of(source, chosen_model(source, stage), score or source.score, reporter)
+
+    @staticmethod
+    def of(source: Source, name: str, score: Score, reporter: Reporter) -> Recommender:
+        """Load the model `name` of a source, to rank by `score`.
+
+        Raises:
+            RequestError: as `load`.
+        """
 
         @cache
         def load(name: str) -> TitleModel:
@@ -118,11 +126,16 @@ class Recommender:
             stored = source.stored(name)
             return stored.title_model(stored.slot(reporter), reporter)
 
-        ranker = source.ranker(name, score or source.score, load)
+        ranker = source.ranker(name, score, load)
         return Recommender(load(name), source.catalogue, ranker, lambda: source.users, reporter, str(source.folder))
 
     def __repr__(self) -> str:
         return f"<Recommender {self._name}: {len(self.catalogue):,} items by {self.score}>"
+
+    @property
+    def language_model(self) -> TitleModel:
+        """The language model over the catalogue."""
+        return self._model
 
     @property
     def titles(self) -> tuple[str, ...]:

@@ -39,6 +39,10 @@ PARTS = "ranking"
 """The folder of an export with the artifacts that its score needs beside the model."""
 
 
+FLOAT32: dict[str, Any] = {"dtype": "float32", "quantization": "none"}
+"""The options of a model that is loaded to be compared with another."""
+
+
 @dataclass(frozen=True)
 class StoredModel:
     """A language model on the disk, with its prompt template and title trie.
@@ -103,11 +107,12 @@ class RunSource:
 
     models = LANGUAGE_MODELS
 
-    def __init__(self, folder: Path, reporter: Reporter) -> None:
+    def __init__(self, folder: Path, reporter: Reporter, *, float32: bool = False) -> None:
         """
         Args:
             folder: the run folder, or a folder of runs under seeds.
             reporter: receives a note if there are several runs.
+            float32: load models in float32, whatever the run says.
 
         Raises:
             RequestError: there is no run.
@@ -117,6 +122,7 @@ class RunSource:
             reporter.note(f"recommending with the first of {len(others) + 1} seeds, {first}")
             folder = first
         self.folder = folder
+        self._types: dict[str, Any] = FLOAT32 if float32 else {}
         self.store = RunStore.open(folder)
         self.config = _read_tables(folder)
         self.split = load_split(self.store.artifact("split").folder)
@@ -130,7 +136,7 @@ class RunSource:
 
     def stored(self, name: str) -> StoredModel:
         """See `Source`. The base model reads the template of the SFT model."""
-        options = parse_options(ModelOptions, self.config.get("model", {}), "model")
+        options = parse_options(ModelOptions, dict(self.config.get("model", {})) | self._types, "model")
         folder = self.store.artifact("sft" if name == "base" else name).folder
         return StoredModel(folder, options, trained=name != "base")
 
@@ -143,11 +149,12 @@ class ModelSource:
     """A folder with one model, its prompt template, title trie and catalogue: RUN/aligned or a copy of it, or a model
     into which its adapter was merged, beside the same files."""
 
-    def __init__(self, folder: Path, reporter: Reporter) -> None:
+    def __init__(self, folder: Path, reporter: Reporter, *, float32: bool = False) -> None:
         """
         Args:
             folder: the folder.
             reporter: receives notes.
+            float32: load the model in float32, whatever its weights are saved in.
 
         Raises:
             RequestError: a file is missing or damaged, or the base model of an adapter cannot be found.
@@ -161,7 +168,8 @@ class ModelSource:
         self.score: Score = about.get("score", "likelihood")
         self._config: Mapping[str, Any] = about.get("config", {})
         adapter = find_adapter(str(folder), reporter)
-        options = parse_options(ModelOptions, {"name": str(folder if adapter is None else adapter.base)}, "model")
+        named = {"name": str(folder if adapter is None else adapter.base)}
+        options = parse_options(ModelOptions, {**named, **(FLOAT32 if float32 else {})}, "model")
         self._stored = StoredModel(folder, options, trained=adapter is not None)
 
     def stored(self, name: str) -> StoredModel:

@@ -23,7 +23,7 @@ Command = Callable[..., Any]
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HOW_TOS = ("swap-a-part", "compare-runs", "evaluate", "several-seeds", "own-data")
+HOW_TOS = ("swap-a-part", "compare-runs", "evaluate", "several-seeds", "own-data", "export")
 """The how-tos with commands, in the order in which they are run: some use what others make."""
 
 
