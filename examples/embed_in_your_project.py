@@ -25,7 +25,7 @@ CONFIG = {
 
 
 def main(config: Mapping[str, Any], run: str, history: list[str]) -> list[Recommendation]:
-    done = rosepo_core.align(config, run)
+    done = rosepo_core.train(config, run)
     for evaluation in done.evaluations:
         for name, result in evaluation.models.items():
             print(f"{name:<12} NDCG@10 {result.metrics['ndcg@10']:.3f}")

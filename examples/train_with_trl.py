@@ -1,6 +1,6 @@
 """Align with TRL's own DPOTrainer on the pairs of a run, and evaluate the model with rosepo.
 
-`rosepo_core.align` fine-tunes a model and makes the pairs; `python examples/train_with_trl.py` does it small. The
+`rosepo_core.train` fine-tunes a model and makes the pairs; `python examples/train_with_trl.py` does it small. The
 prompt is `chat` because its responses end with the token with which TRL ends every response.
 """
 
@@ -60,7 +60,7 @@ def evaluate(config: Mapping[str, Any], model: Path, run: Path) -> Run:
 
 
 if __name__ == "__main__":
-    made = rosepo_core.align(CONFIG, "runs/for-trl", until="preferences").folder
+    made = rosepo_core.train(CONFIG, "runs/for-trl", until="preferences").folder
     train(made, Path("runs/trl-model"), max_steps=5, learning_rate=1e-6, bf16=False)
     for table in evaluate(CONFIG, Path("runs/trl-model"), Path("runs/trl-evaluated")).evaluations:
         for name, result in table.models.items():

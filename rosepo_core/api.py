@@ -50,6 +50,7 @@ from rosepo_core.registry import load_plugins
 
 if TYPE_CHECKING:
     from rosepo_core.data.dialects import Dialect
+    from rosepo_core.data.frames import Frame
     from rosepo_core.data.ids import coded, repeated_pairs
     from rosepo_core.data.numbers import read_numbers
     from rosepo_core.data.table_files import TableContent, read_table, table_files
@@ -73,6 +74,7 @@ __all__ = [
     "Doubles",
     "Examples",
     "Floats",
+    "Frame",
     "Ints",
     "LanguageModel",
     "ListTemplate",
@@ -127,6 +129,7 @@ __all__ = [
 # need not wait for polars.
 _LAZY = {
     "Dialect": "rosepo_core.data.dialects",
+    "Frame": "rosepo_core.data.frames",
     "TableContent": "rosepo_core.data.table_files",
     "YEAR_1": "rosepo_core.data.times",
     "coded": "rosepo_core.data.ids",

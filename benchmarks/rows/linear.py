@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.material import split
-from rosepo_core import align
+from rosepo_core import train
 
 USERS = 4
 LAST = 22
@@ -59,7 +59,7 @@ def seconds(users: int, copies: int) -> float:
             "evaluation": {"candidates": 10},
         }
         start = time.perf_counter()
-        align(settings, Path(folder) / "run")
+        train(settings, Path(folder) / "run")
         return time.perf_counter() - start
 
 

@@ -22,7 +22,7 @@ import polars as pl
 
 from benchmarks.study import answers, outcomes, plots, tables
 from benchmarks.study.arms import ARMS, DATASETS, SIZE, Cell, cells, config_of
-from rosepo_core import align, pipeline
+from rosepo_core import pipeline, train
 from rosepo_core.stages.session import QuietReporter
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -61,7 +61,7 @@ def work(wanted: Sequence[Cell], runs: Path, data: Path, size: Path, minutes: fl
         if begun - start + longest > 60 * minutes:
             print(f"stopping before {cell.name}: it may take {longest:.0f} s", file=sys.stderr)
             return
-        align(config_of(cell, data, size), runs / cell.name)
+        train(config_of(cell, data, size), runs / cell.name)
         seconds = time.monotonic() - begun
         longest = max(longest, seconds)
         print(f"{cell.name}: {seconds:.0f} s", file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ import polars as pl
 from benchmarks.study import outcomes, plots
 from benchmarks.study.__main__ import RESULTS
 from benchmarks.study.arms import ORACLE_HARD, POPULARITY, SELF_HARD, SEMANTIC, SIZE, UNCLIPPED, Cell, config_of
-from rosepo_core import align, pipeline
+from rosepo_core import pipeline, train
 from rosepo_core.evaluation.statistics import bootstrap_interval, holm, paired_test
 from rosepo_core.stages.session import QuietReporter
 
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"stopping before {step.name}", file=sys.stderr)
             break
         base = config_of(Cell(given.dataset, 0, "rosepo-mixture"), given.data, given.size)
-        align(config(base, step, given.users), given.runs / step.name)
+        train(config(base, step, given.users), given.runs / step.name)
         print(f"{step.name}: at {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     write([step for step in wanted if outcomes.finished(given.runs / step.name)], given.runs, given.results)
 

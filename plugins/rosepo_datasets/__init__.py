@@ -17,6 +17,11 @@ def rosepo_register_datasets(register: Register) -> None:
         summary="your own log: CSV, TSV, Parquet or JSONL of interactions, with titles in it or in a catalogue file",
     )
     register(
+        "frames",
+        "rosepo_datasets.frames:Frames",
+        summary="your own log from Python: pandas, Polars or Arrow frames, or datasets.Dataset",
+    )
+    register(
         "sprec",
         "rosepo_datasets.sprec:SPRec",
         summary="examples as SPRec publishes them: histories in quotes, id2name.json, name2genre.json",

@@ -53,18 +53,23 @@ def require_filled(values: pl.Series, table: TableContent, column: str, role: st
 
 
 def titles_in_log(
-    interactions: pl.DataFrame, log: TableContent, column: str, guessed: bool, notes: list[str]
+    interactions: pl.DataFrame, log: TableContent, column: str, guessed: bool, elsewhere: str, notes: list[str]
 ) -> pl.DataFrame:
     """The catalogue of a log that contains the titles: the first title of each item, in order of appearance.
+
+    Args:
+        interactions: columns ``item`` and `ROW`.
+        log: the log.
+        column: the column of the titles.
+        guessed: whether the column was guessed.
+        elsewhere: how to take the titles from another table, for messages.
+        notes: receives a note on items with several titles.
 
     Raises:
         RequestError: the column was guessed, and looks like headlines of reviews: the log also has the text of
             reviews, or most items have several titles.
     """
-    advice = (
-        "name a file that has the items' titles with dataset.catalogue, or set "
-        f"dataset.title={column!r} if these are the titles after all"
-    )
+    advice = f"{elsewhere}, or set dataset.title={column!r} if these are the titles after all"
     review = review_column(log)
     if guessed and review is not None:
         raise RequestError(

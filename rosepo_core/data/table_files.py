@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import polars as pl
 
@@ -34,24 +34,33 @@ _ABOUT_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "
 _SUFFIXES = ".csv, .tsv, .txt, .dat, .inter, .item, .user, .json, .jsonl, .parquet or .arrow, with or without .gz"
 
 
+class TableName(Protocol):
+    """The path of a table, or what stands for it. As text, it says to the user which table is meant."""
+
+    @property
+    def name(self) -> str:
+        """The short name, for notes."""
+
+
 @dataclass(frozen=True)
 class TableContent:
-    """A table, from one file or from several with the same columns.
+    """A table, from one file, from several with the same columns, or from the calling program.
 
     Attributes:
-        path: the file or folder that the user named.
+        path: the file or folder that the user named, or the name of a frame.
         frame: the rows that are not empty. All columns of text tables are text, or compact (`data.text_blocks`).
-        rows: uint32, the number of each row in its file, from 1; in a text table the header counts.
+        rows: uint32, the number of each row in its file, from 1; in a text table the header counts. Those of a frame
+            are from 0.
         files: the files, each with the index of its first row in the frame.
         nested: columns that were left out, because they contain objects or lists of objects.
         separators: the separators of text tables.
         notes: messages for the user, one line each.
     """
 
-    path: Path
+    path: TableName
     frame: pl.DataFrame
     rows: pl.Series
-    files: tuple[tuple[int, Path], ...]
+    files: tuple[tuple[int, TableName], ...]
     nested: tuple[str, ...]
     separators: frozenset[str]
     notes: tuple[str, ...]
@@ -66,7 +75,7 @@ class TableContent:
             return f"{self._file(first)} rows {self.rows[first]} and {self.rows[second]}"
         return f"{self.place(first)} and {self.place(second)}"
 
-    def _file(self, index: int) -> Path:
+    def _file(self, index: int) -> TableName:
         return self.files[bisect_right([first for first, _ in self.files], index) - 1][1]
 
 

@@ -402,11 +402,11 @@ def test_a_metric_is_not_measured_in_another_way_in_its_place(rosepo, finished, 
     assert metrics_of(run) == metrics_of(finished)
 
 
-def test_align_does_what_the_command_does(finished, log, model_folder, tmp_path):
-    assert rosepo_core.align(tomllib.loads((finished / "config.toml").read_text()), finished).folder == finished
+def test_train_does_what_the_command_does(finished, log, model_folder, tmp_path):
+    assert rosepo_core.train(tomllib.loads((finished / "config.toml").read_text()), finished).folder == finished
     tables = {"dataset": {"name": "table", "path": str(log)}, "model": str(model_folder), "oracle": "constant"}
-    run = rosepo_core.align(tables, tmp_path / "run", until="split")
+    run = rosepo_core.train(tables, tmp_path / "run", until="split")
     assert run.evaluations == ()
     assert (run.folder / "split").is_dir()
     with pytest.raises(rosepo_core.contracts.errors.RequestError, match=r"^unknown option 'loss\.betta'"):
-        rosepo_core.align(tables | {"loss": {"betta": 1}}, tmp_path / "wrong")
+        rosepo_core.train(tables | {"loss": {"betta": 1}}, tmp_path / "wrong")

@@ -29,7 +29,7 @@ def example():
 
 def test_trl_trains_on_the_tokens_and_reference_of_the_run(example, finished, tmp_path):
     config = tomllib.loads((finished / "config.toml").read_text()) | {"prompt": {"name": "chat"}, "loss": "dpo"}
-    run = rosepo_core.align(config, tmp_path / "run", until="preferences").folder
+    run = rosepo_core.train(config, tmp_path / "run", until="preferences").folder
     model = tmp_path / "model"
     trainer = example.train(run, model, max_steps=2, logging_steps=1, learning_rate=1e-3, bf16=False, use_cpu=True)
 

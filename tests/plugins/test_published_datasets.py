@@ -638,6 +638,6 @@ class TestHuggingFace(DatasetContract):
 
 
 def test_no_data_set_is_left_out() -> None:
-    elsewhere = {"movielens-100k", "table", "sprec", "s-dpo"}
+    elsewhere = {"movielens-100k", "table", "frames", "sprec", "s-dpo"}
     registered = {entry.name for entry in load_plugins().entries("dataset") if entry.distribution == "rosepo"}
     assert registered == elsewhere | {*CONTRACTS, "lenskit", "hugging-face"}
