@@ -79,9 +79,9 @@ def align(
     if items is not None:
         overrides.append(("dataset.items", Frame.of(items, "the items")))
     one = {"model": None if model is None else str(model), "oracle": oracle, "prompt": prompt}
-    for key, names in {"sampler": sampler, "loss": loss, **one}.items():
-        for name in () if names is None else (names,) if isinstance(names, str) else names:
-            overrides.append((key, as_written(name)))
+    for key, named in {"sampler": sampler, "loss": loss, **one}.items():
+        names = () if named is None else (named,) if isinstance(named, str) else named
+        overrides += [(key, as_written(name)) for name in names]
     overrides += [(key, as_written(value)) for key, value in (options or {}).items()]
     config = load_config(None, overrides)
     done = train(config, run or default_folder(config), reporter=reporter, overwrite=overwrite)
