@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rosepo_cli.arguments import Json
 from rosepo_core.contracts.sections import Score
 from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
+
+if TYPE_CHECKING:
+    from rosepo_core.serving.batch import Job
 
 
 def add(app: typer.Typer) -> None:
@@ -66,33 +71,108 @@ def recommend(
     score: Annotated[
         Score | None, typer.Option(help="How titles are ranked; by default the run's ranking.score.")
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show the popularity of each title, and what of the history speaks for it."),
+    ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Instead of one history: a CSV, JSON, Parquet or Arrow file with the columns user and item (an id) "
+            "or title, oldest first; or user and history (lists); or user alone, for users of the log.",
+        ),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE.parquet", help="Where the recommendations for --from go.")
+    ] = None,
+    unknown: Annotated[
+        Literal["error", "skip"], typer.Option(help="What to do with items of --from that are not in the catalogue.")
+    ] = "error",
+    processes: Annotated[int, typer.Option(min=1, help="How many processes work on --from.")] = 1,
     json_: Json = False,
 ) -> None:
     """Recommend titles to choose next. Only titles of its catalogue are possible."""
     import json
 
+    from rosepo_cli.meant_titles import meant_titles
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_recommendations
+    from rosepo_cli.tables import show_explanations, show_recommendations
     from rosepo_core.contracts.errors import RequestError
+    from rosepo_core.serving.batch import Job
+    from rosepo_core.serving.explanations import explain as explanations_of
     from rosepo_core.serving.filters import Filter
     from rosepo_core.serving.recommender import Recommender
 
+    conditions = Filter(deny=exclude or (), having=_values(having or []), lacking=_values(lacking or []))
+    if source is not None or target is not None:
+        if history or user or candidate or explain:
+            raise RequestError("--history, --user, --candidate and --explain are for one history, not for --from")
+        job = Job(k, conditions, by, unknown)
+        _for_file(run, stage, score, source, target, job, processes, json_)
+        return
     if bool(history) == bool(user):
         raise RequestError("give a history (--history TITLE, once for each title) or a user of the log (--user ID)")
     if candidate and (exclude or having or lacking):
         raise RequestError("--candidate ranks all that it names; leave --exclude, --having and --lacking out")
-    conditions = Filter(deny=exclude or (), having=_values(having or []), lacking=_values(lacking or []))
     recommender = Recommender.load(run, stage, ConsoleReporter(), score=score)
+    if by == "title":
+        index = recommender.title_index
+        history, candidate, exclude = (
+            meant_titles(index, each or [], asks=not json_) for each in (history, candidate, exclude)
+        )
+        conditions = replace(conditions, deny=exclude)
     known = history or recommender.history(user or "", by)
     if candidate:
         found = recommender.rank(known, candidate, by=by)[:k]
     else:
         found = recommender.recommend(known, k, filter=conditions, by=by)
+    explanations = explanations_of(recommender, known, found, by=by) if explain else None
     if json_:
         listed = [each._asdict() for each in found]
+        for row, explanation in zip(listed, explanations or [], strict=False):
+            row["popularity_rank"] = explanation.popularity_rank
+            row["influences"] = [asdict(each) for each in explanation.influences]
         print(json.dumps({"ranked_by": recommender.score, "recommendations": listed}, ensure_ascii=False))
+    elif explanations is not None:
+        show_explanations(explanations, recommender.score, len(recommender.titles))
     else:
         show_recommendations(found, recommender.score)
+
+
+def _for_file(
+    run: Path,
+    stage: str | None,
+    score: Score | None,
+    source: Path | None,
+    target: Path | None,
+    job: Job,
+    processes: int,
+    json_: bool,
+) -> None:
+    """Recommend for a file of histories."""
+    import json
+
+    from rosepo_cli.progress import ConsoleReporter
+    from rosepo_core.contracts.errors import RequestError
+    from rosepo_core.serving.batch import recommend_to_file
+    from rosepo_core.serving.recommender import Recommender
+    from rosepo_core.store.artifacts import MANIFEST, content_sums
+
+    if source is None or target is None:
+        raise RequestError("--from FILE and --to FILE.parquet belong together; give both")
+    load = partial(Recommender.load, run, stage, score=score)
+    manifests = {str(path): content_sums(path) for path in sorted(run.resolve().glob(f"**/{MANIFEST}"))}
+    about = json.dumps([stage, score, manifests])
+    reporter = ConsoleReporter()
+    with reporter.live():
+        reporter.stage_started("recommend")
+        users = recommend_to_file(load, about, source, target, job, processes=processes, reporter=reporter)
+    if json_:
+        print(json.dumps({"users": users, "file": str(target)}, ensure_ascii=False))
+    else:
+        typer.echo(f"recommendations for {users:,} users are in {target}", err=True)
 
 
 def _values(written: list[str]) -> dict[str, set[str]]:

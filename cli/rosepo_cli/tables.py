@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from rosepo_core.presets import Preset
     from rosepo_core.registry import Entry
     from rosepo_core.seeds import SeedRuns, SeedTable, Spread
+    from rosepo_core.serving.explanations import Explanation
     from rosepo_core.serving.recommender import Recommendation
 
 SIGNS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
+SHOWN_INFLUENCES = 3
+"""Items of a history that are shown with each explained recommendation."""
 STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -278,9 +281,34 @@ def show_recommendations(found: Sequence[Recommendation], score: str) -> None:
     table = _table("", "title", SCORE_TITLES[score])
     table.columns[1].justify = "left"
     for rank, each in enumerate(found, 1):
-        value = f"{math.exp(each.score):.3f}" if score == "fusion" else f"{each.score:.2f}"
-        table.add_row(f"{rank}", Text(each.title), value)
+        table.add_row(f"{rank}", Text(each.title), _score_text(each.score, score))
     _console().print(table)
+
+
+def show_explanations(found: Sequence[Explanation], score: str, items: int) -> None:
+    """Recommendations as `show_recommendations` shows them, each with its popularity and the items of the history
+    that change its score most.
+
+    Args:
+        found: the explanations, best first.
+        score: the score of the recommendations.
+        items: the number of items in the catalogue.
+    """
+    console = _console()
+    for rank, each in enumerate(found, 1):
+        title, value = each.recommendation.title, _score_text(each.recommendation.score, score)
+        popularity = f"popularity {each.popularity_rank:,} of {items:,}"
+        console.print(Text(f"{rank:>2}  {title}  {value}, {popularity}"))
+        for influence in each.influences[:SHOWN_INFLUENCES]:
+            console.print(Text(f"      {influence.change:+.2f}  {influence.title}"))
+    if any(each.influences for each in found):
+        console.print(
+            "\n+ and -: the change of the score (a logarithm) by an item of the history; it speaks for or against",
+        )
+
+
+def _score_text(value: float, score: str) -> str:
+    return f"{math.exp(value):.3f}" if score == "fusion" else f"{value:.2f}"
 
 
 def show_plugins(entries: Sequence[Entry]) -> None:

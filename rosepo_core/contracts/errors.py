@@ -7,7 +7,9 @@ message and ends with exit code 2. Any other `RosepoError` is a failure of the w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+CLOSE = 50
+"""The least similarity, of 100, of a name that a message offers for a wrong one."""
 
 
 class RosepoError(Exception):
@@ -32,11 +34,13 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
     Returns e.g. ``"; did you mean 'self-hard' or 'uniform'?"``. If no name is similar, it lists the known names; if
     there are none, it is empty.
     """
+    from rapidfuzz import fuzz, process
+
     known = sorted(set(known))
     if not known:
         return ""
-    folded = {candidate.casefold(): candidate for candidate in known}
-    close = [folded[match] for match in get_close_matches(name.casefold(), folded, n=limit, cutoff=0.5)]
+    found = process.extract(name, known, scorer=fuzz.ratio, processor=str.casefold, limit=limit, score_cutoff=CLOSE)
+    close = [match for match, _, _ in found]
     if close:
         return f"; did you mean {' or '.join(repr(match) for match in close)}?"
     shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")

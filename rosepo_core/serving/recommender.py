@@ -51,6 +51,7 @@ class Recommender:
     Attributes:
         catalogue: the items.
         score: the score by which titles are ranked.
+        title_index: finds items by titles that are not written exactly as in the catalogue.
     """
 
     def __init__(
@@ -76,10 +77,8 @@ class Recommender:
         self.score: Score = "likelihood" if ranker is None else ranker.rule.score
         self._ranker = ranker
         self._model = model
-        self._find: Mapping[By, Callable[[str], int]] = {
-            "title": TitleIndex(catalogue.titles).find,
-            "id": IdIndex(catalogue.ids).find,
-        }
+        self.title_index = TitleIndex(catalogue.titles)
+        self._index: Mapping[By, TitleIndex | IdIndex] = {"title": self.title_index, "id": IdIndex(catalogue.ids)}
         self._users = cache(users)
         self._reporter = reporter or QuietReporter()
         self._name = name
@@ -230,7 +229,7 @@ class Recommender:
             RequestError: as `recommend`; the message has the number of the history, from 1.
         """
         known = self._known(histories, by, on_unknown)
-        passing = None if filter is None else filter.passing(self.catalogue, self._find[by])
+        passing = None if filter is None else filter.passing(self.catalogue, self._index[by].find)
         if not known:
             return []
         items, scores = self._top(places_of(known), known, min(k, len(self.catalogue)), passing)
@@ -303,7 +302,7 @@ class Recommender:
                 f"the prompts of this run list {self._model.listed_count} candidates (prompt.candidates), "
                 f"and here are {len(candidates)}"
             )
-        items = [self._find[by](name) for name in candidates]
+        items = [self._index[by].find(name) for name in candidates]
         if len(set(items)) < len(items):
             raise RequestError("a candidate is there twice; give each once")
         return items
@@ -317,12 +316,10 @@ class Recommender:
                 if isinstance(history, str):
                     raise RequestError(f"a history is a list of {by}s, and '{history}' is one {by}")
                 for name in history:
-                    try:
-                        items.append(self._find[by](name))
-                    except RequestError:
-                        if on_unknown == "error":
-                            raise
+                    if on_unknown == "skip" and len(self._index[by].matches(name)) != 1:
                         skipped += 1
+                    else:
+                        items.append(self._index[by].find(name))
                 if not items:
                     raise RequestError(
                         "no item of the history is in the catalogue"

@@ -6,22 +6,53 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+from rapidfuzz import fuzz, process, utils
 
 from rosepo_core.contracts.errors import RequestError, nearest
 
 By = Literal["title", "id"]
 """What names an item: its title, or its own id in the log."""
 
+SURE = 90.0
+"""A title is meant without doubt if it is at least this similar and has the same numbers, and ..."""
+AHEAD = 10.0
+"""... it is more similar by this than every other title with these numbers."""
+RIVALS = 20
+"""How many of the closest titles are looked at for this."""
+SUGGESTED = 60.0
+"""The least similarity of a title that is suggested."""
+
 _YEAR = re.compile(r" ?\(\d{4}\)$")
 
 
+class CloseTitle(NamedTuple):
+    """A title of the catalogue that is similar to what was written.
+
+    Attributes:
+        item: its index.
+        title: the title.
+        similarity: 0 to 100, see `TitleIndex.close`.
+    """
+
+    item: int
+    title: str
+    similarity: float
+
+
 class TitleIndex:
-    """Finds the item of a title, also if it is written a little differently."""
+    """Finds the item of a title, also if it is written a little differently.
+
+    Attributes:
+        titles: the titles of the catalogue, in index order.
+    """
 
     def __init__(self, titles: Sequence[str]) -> None:
         """`titles` are the titles of the catalogue, in index order, without duplicates."""
-        self._titles = titles
+        self.titles = titles
         self._exact = {title: item for item, title in enumerate(titles)}
         self._folded: dict[str, list[int]] = defaultdict(list)
         self._stems: dict[str, list[int]] = defaultdict(list)
@@ -29,29 +60,84 @@ class TitleIndex:
             self._folded[_fold(title)].append(item)
             self._stems[_YEAR.sub("", _fold(title))].append(item)
 
-    def find(self, title: str) -> int:
-        """The item of a title.
+    def matches(self, title: str) -> list[int]:
+        """The items that a title may name.
 
         The title may differ from the catalogue in case and white space. It may have a year where the catalogue has
-        none, or the other way round. Exactly one item must match.
-
-        Raises:
-            RequestError: no item matches, or several do; the message has the nearest titles.
+        none, or the other way round.
         """
         if title in self._exact:
-            return self._exact[title]
+            return [self._exact[title]]
         folded = _fold(title)
-        if not folded:
-            raise RequestError("a title is empty; leave it out")
         # Two different years are two different films.
         stem = _YEAR.sub("", folded)
-        for items in (self._folded.get(folded), (self._stems if stem == folded else self._folded).get(stem)):
-            if items and len(items) == 1:
-                return items[0]
-            if items:
-                meant = " or ".join(repr(self._titles[item]) for item in items)
-                raise RequestError(f"title '{title}' may be {meant}; write one of them")
-        raise RequestError(f"title '{title}' is not in the run's catalogue{nearest(title, self._titles)}")
+        return self._folded.get(folded) or (self._stems if stem == folded else self._folded).get(stem) or []
+
+    def find(self, title: str) -> int:
+        """The one item that a title names, see `matches`.
+
+        Raises:
+            RequestError: no item matches, or several do; the message has the closest titles.
+        """
+        items = self.matches(title)
+        if len(items) == 1:
+            return items[0]
+        if not title.strip():
+            raise RequestError("a title is empty; leave it out")
+        if items:
+            meant = " or ".join(repr(self.titles[item]) for item in items)
+            raise RequestError(f"title '{title}' may be {meant}; write one of them")
+        close = " or ".join(repr(each.title) for each in self.close(title, 3))
+        raise RequestError(f"title '{title}' is not in the run's catalogue" + (close and f"; did you mean {close}?"))
+
+    def close(self, title: str, limit: int) -> list[CloseTitle]:
+        """The titles that are most similar to what was written, the most similar first.
+
+        Case, punctuation and the order of words do not count, and neither does the year if none was written. The
+        similarity is the mean of rapidfuzz's ``token_sort_ratio``, over all words, and ``token_set_ratio``, over the
+        words that only one of the two has.
+
+        Args:
+            title: the text.
+            limit: the most titles. Those with a similarity below `SUGGESTED` are left out.
+        """
+        with_year = bool(_YEAR.search(_fold(title)))
+        texts = self._plain if with_year else self._plain_stems
+        plain = utils.default_process(_fold(title))
+        if not plain:
+            return []
+        scorers = (fuzz.token_sort_ratio, fuzz.token_set_ratio)
+        of_words, of_sets = (process.cdist([plain], texts, scorer=each, dtype=np.float32)[0] for each in scorers)
+        similarity = (of_words + of_sets) / 2
+        order = np.argsort(-similarity, kind="stable")[:limit].tolist()
+        return [
+            CloseTitle(item, self.titles[item], float(similarity[item]))
+            for item in order
+            if similarity[item] >= SUGGESTED
+        ]
+
+    def meant(self, title: str) -> CloseTitle | None:
+        """The title that is meant without doubt, see `SURE`; `None` if there is doubt.
+
+        A title with other numbers, such as the second part of a film, is never meant.
+        """
+        year = _YEAR.search(_fold(title))
+        close = [
+            each
+            for each in self.close(title, RIVALS)
+            if _numbers(each.title if year else _YEAR.sub("", each.title)) == _numbers(title)
+        ]
+        if not close or close[0].similarity < SURE:
+            return None
+        return close[0] if len(close) == 1 or close[0].similarity - close[1].similarity >= AHEAD else None
+
+    @cached_property
+    def _plain(self) -> list[str]:
+        return [utils.default_process(_fold(title)) for title in self.titles]
+
+    @cached_property
+    def _plain_stems(self) -> list[str]:
+        return [utils.default_process(_YEAR.sub("", _fold(title))) for title in self.titles]
 
 
 class IdIndex:
@@ -60,6 +146,10 @@ class IdIndex:
     def __init__(self, ids: Sequence[str]) -> None:
         """`ids` are the ids of the catalogue's items, in index order."""
         self._items = {name: item for item, name in enumerate(ids)}
+
+    def matches(self, name: str) -> list[int]:
+        """The items that an id names: one, or none."""
+        return [self._items[name]] if name in self._items else []
 
     def find(self, name: str) -> int:
         """The item of an id.
@@ -75,3 +165,7 @@ class IdIndex:
 
 def _fold(title: str) -> str:
     return " ".join(unicodedata.normalize("NFC", title).casefold().split())
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"\d+", text)

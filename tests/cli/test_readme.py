@@ -23,7 +23,7 @@ Command = Callable[..., Any]
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HOW_TOS = ("swap-a-part", "compare-runs", "evaluate", "several-seeds", "own-data", "export")
+HOW_TOS = ("swap-a-part", "compare-runs", "evaluate", "several-seeds", "recommend", "own-data", "export")
 """The how-tos with commands, in the order in which they are run: some use what others make."""
 
 
@@ -87,7 +87,7 @@ def project(tmp_path: Path, log: Path, model_folder: Path, monkeypatch: pytest.M
     films = ["Toy Story (1995)", "Aladdin (1992)", *(f"Film {number} (1990)" for number in range(30))]
     rng = np.random.default_rng(0)
     rows = [
-        (f"u{user}", f"i{item}", 5.0, 100 * user + place)
+        (f"{user}", f"i{item}", 5.0, 100 * user + place)
         for user in range(16)
         for place, item in enumerate(rng.permutation(len(films))[:9].tolist())
     ]
@@ -96,6 +96,7 @@ def project(tmp_path: Path, log: Path, model_folder: Path, monkeypatch: pytest.M
     catalogue = pl.DataFrame({"item": [f"i{item}" for item in range(len(films))], "title": films, "genres": genres})
     interactions.write_csv(tmp_path / "log.csv")
     catalogue.drop("genres").write_csv(tmp_path / "items.csv")
+    (tmp_path / "histories.csv").write_text("user,title\nann,Aladdin (1992)\nben,Film 3 (1990)\n")
     monkeypatch.setattr("rosepo_datasets.movielens.fetch_wheel", lambda *_: None)
     monkeypatch.setattr("rosepo_datasets.movielens._from_wheel", lambda _: (interactions, catalogue))
     monkeypatch.setattr("rosepo_core.engine.models._packaged", lambda *_: model_folder)

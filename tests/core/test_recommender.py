@@ -12,6 +12,7 @@ import pytest
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Catalogue, Examples, SeenItems, Sequences, Split
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.serving.explanations import explain
 from rosepo_core.serving.filters import Filter
 from rosepo_core.serving.recommender import Recommender
 from rosepo_core.serving.sources import full_histories
@@ -175,3 +176,27 @@ def test_full_histories_have_the_held_out_items(catalogue):
     found = {user: items.tolist() for user, items in full_histories(split).items()}
     # The user d has nothing.
     assert found == {"a": [1, 2, 3, 4], "b": [5, 6], "c": [8, 9]}
+
+
+def test_an_explanation_leaves_out_each_item_in_turn(recommender, described, histories):
+    found = recommender.recommend(histories[0], 3)
+    explained = explain(recommender, histories[0], found)
+    assert [each.recommendation for each in explained] == found
+    counts = described.popularity
+    for each in explained:
+        item = described.ids.index(each.recommendation.item)
+        assert each.popularity_rank == 1 + int((counts > counts[item]).sum())
+        assert sorted(influence.position for influence in each.influences) == [1, 2, 3]
+        sizes = [abs(influence.change) for influence in each.influences]
+        assert sizes == sorted(sizes, reverse=True)
+        for influence in each.influences:
+            assert influence.title == histories[0][influence.position - 1]
+            without = [title for title in histories[0] if title != influence.title]
+            (alone,) = recommender.rank(without, [each.recommendation.title])
+            assert influence.change == pytest.approx(each.recommendation.score - alone.score, abs=1e-4)
+
+
+def test_a_history_of_one_item_has_no_influences(recommender, histories):
+    found = recommender.recommend(histories[1], 2)
+    assert [each.influences for each in explain(recommender, histories[1], found)] == [(), ()]
+    assert explain(recommender, histories[1], []) == []
