@@ -49,8 +49,8 @@ def _meant(index: TitleIndex, title: str, asks: bool) -> str:
 
 def _answer(title: str, choices: Sequence[str]) -> str:
     typer.echo(f"'{title}' is not in the catalogue. Which of these do you mean?", err=True)
-    for number, choice in enumerate(choices, 1):
-        typer.echo(f"  {number}  {choice}", err=True)
+    for place, choice in enumerate(choices, 1):
+        typer.echo(f"  {place}  {choice}", err=True)
     while True:
         number: int = typer.prompt("Number", type=int, default=1, err=True)
         if 1 <= number <= len(choices):
