@@ -273,7 +273,7 @@ def test_a_failure_while_running_keeps_its_exception_and_names_the_plugin(instal
 def test_a_component_cannot_end_the_program(install):
     install("acme-hinge", "1.2", "acme_hinge", hinge("acme_hinge"))
     loss = Registry.discover().create("loss", "margin", {})
-    with pytest.raises(PluginError, match="^SystemExit: 0") as caught, running(loss):
+    with pytest.raises(PluginError, match=r"^SystemExit: 0") as caught, running(loss):
         sys.exit(0)
     assert caught.value.__notes__ == ["raised by loss 'margin' of acme-hinge 1.2"]
     with pytest.raises(KeyboardInterrupt), running(loss):
