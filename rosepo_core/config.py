@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tomli_w
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SerializeAsAny
 
-from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, nearest
 from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options, parse_options
 from rosepo_core.contracts.sections import (
     SCORES,
@@ -45,6 +45,25 @@ from rosepo_core.contracts.sections import (
 )
 from rosepo_core.presets import preset as find_preset
 from rosepo_core.registry import Registry, load_plugins
+
+
+class RecordedOptions(Options):
+    """The options of a plugin that cannot be used any more, as the configuration of a finished run has them."""
+
+    model_config = ConfigDict(extra="allow")
+    _error: RosepoError = PrivateAttr()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], error: RosepoError) -> RecordedOptions:
+        """The options of a plugin that cannot be used because of `error`."""
+        made = cls.model_validate(dict(options))
+        made._error = error
+        return made
+
+    @property
+    def error(self) -> RosepoError:
+        """Why the plugin cannot be used."""
+        return self._error
 
 
 class PluginChoice(Options):
@@ -204,6 +223,7 @@ def load_config(
     registry: Registry | None = None,
     *,
     preset: str | None = None,
+    finished: bool = False,
 ) -> RunConfig:
     """Read a configuration. Precedence: defaults < preset < file < overrides.
 
@@ -216,6 +236,8 @@ def load_config(
             unchanged. An option of ``sampler``, ``loss`` or ``metric`` is set for each of them that has it.
         registry: the plugins; by default those that are installed.
         preset: the name of a preset, see `rosepo_core.presets`.
+        finished: whether the file is that of a finished run. A plugin that it names, and that cannot be used, is then
+            no error: its options are `RecordedOptions`, as they are in the file.
 
     Raises:
         RequestError: the file cannot be read, a key or value is wrong, or there is no such preset; the message names
@@ -229,8 +251,9 @@ def load_config(
             layer = _laid_over(layer, _normal_file(_read(file), layer), registry)
     except RequestError as error:
         raise RequestError(f"{file}: {error}") from None
+    parse = _recorded(layer, registry) if finished else registry.parse
     try:
-        return _validate(_overlay(layer, values, registry), registry)
+        return _validate(_overlay(layer, values, registry), registry, parse)
     except RequestError as error:
         message = str(error)
         raise RequestError(f"{file}: {message}" if message == _fault(layer, registry) else message) from None
@@ -315,13 +338,14 @@ def read_config(tables: Mapping[str, Any], registry: Registry | None = None) -> 
     Raises:
         RequestError: a key or value is wrong; the message names the key.
     """
-    return _validate(_normal_file(tables), registry or load_plugins())
+    registry = registry or load_plugins()
+    return _validate(_normal_file(tables), registry, registry.parse)
 
 
 def _fault(layer: Mapping[str, Any], registry: Registry) -> str | None:
     """The error of the file alone, without overrides; `None` if it has none."""
     try:
-        _validate(layer, registry)
+        _validate(layer, registry, registry.parse)
     except RequestError as error:
         return str(error)
     return None
@@ -517,18 +541,42 @@ def _tables_with(
     return chosen
 
 
-def _validate(layers: Mapping[str, Any], registry: Registry) -> RunConfig:
+Parse = Callable[[str, str, Mapping[str, Any], str], Options]
+"""Makes the options of a plugin from its kind, its name, its table and the name of the section."""
+
+
+def _recorded(layer: Mapping[str, Any], registry: Registry) -> Parse:
+    """`Registry.parse` for the file of a finished run."""
+    named = {
+        (kind, registry.canonical(kind, _name_of(kind, table)))
+        for kind in (*PLUGIN_SECTIONS, *LIST_SECTIONS)
+        for table in (layer[kind] if isinstance(layer.get(kind), list) else [layer.get(kind, {})])
+    }
+
+    def parse(kind: str, name: str, options: Mapping[str, Any], where: str) -> Options:
+        try:
+            registry.get(kind, name)
+        except (RequestError, PluginError) as error:
+            if (kind, name) in named:
+                return RecordedOptions.of(options, error)
+            raise
+        return registry.parse(kind, name, options, where)
+
+    return parse
+
+
+def _validate(layers: Mapping[str, Any], registry: Registry, parse: Parse) -> RunConfig:
     parsed: dict[str, Any] = {key: layers[key] for key in PLAIN_KEYS if key in layers}
     for section, model in SECTIONS.items():
         parsed[section] = parse_options(model, layers.get(section, {}), section)
     for section in PLUGIN_SECTIONS:
         table = layers.get(section, {})
         named = {**table, "name": _name_of(section, table)}
-        parsed[section] = _choice(section, PluginChoice, named, section, registry)
+        parsed[section] = _choice(section, PluginChoice, named, section, registry, parse)
     for section, choice in LIST_SECTIONS.items():
         tables = layers.get(section, [{"name": name} for name in DEFAULTS[section]])
         parsed[section] = tuple(
-            _choice(section, choice, table, _where(section, tables, index), registry)
+            _choice(section, choice, table, _where(section, tables, index), registry, parse)
             for index, table in enumerate(tables)
         )
         _check_columns(section, parsed[section])
@@ -543,7 +591,9 @@ def _validate(layers: Mapping[str, Any], registry: Registry) -> RunConfig:
 ChoiceT = TypeVar("ChoiceT", bound=PluginChoice)
 
 
-def _choice(kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: str, registry: Registry) -> ChoiceT:
+def _choice(
+    kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: str, registry: Registry, parse: Parse
+) -> ChoiceT:
     """A plugin with its options: separates the keys of the core from those of the plugin."""
     own = model.model_fields.keys() - {"options"}
     values: dict[str, Any] = {key: value for key, value in table.items() if key in own}
@@ -552,7 +602,7 @@ def _choice(kind: str, model: type[ChoiceT], table: Mapping[str, Any], where: st
     rest = {key: value for key, value in table.items() if key not in own}
     # Check the name and the weight before looking for the plugin.
     checked = parse_options(model, {**values, "options": Options()}, where)
-    return checked.model_copy(update={"options": registry.parse(kind, checked.name, rest, where)})
+    return checked.model_copy(update={"options": parse(kind, checked.name, rest, where)})
 
 
 def _check_columns(section: str, listed: Sequence[PluginChoice]) -> None:

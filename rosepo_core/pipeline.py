@@ -160,7 +160,7 @@ def to_go_on_with(config: RunConfig, folder: Path, registry: Registry) -> RunCon
         return config
     remedy = "choose another --run, or replace it with --overwrite"
     try:
-        before = load_config(folder / CONFIG, [], registry)
+        before = load_config(folder / CONFIG, [], registry, finished=True)
     except RequestError as error:
         raise RequestError(
             f"{folder} holds a finished run, and its configuration is wrong ({error}): {remedy}"
@@ -250,7 +250,8 @@ def evaluate(
             f"{folder} holds the evaluation of a model: name the model again, --model, and --run {folder}"
         )
     further = [*overrides, *([("evaluation.protocols", list(protocols))] if protocols else [])]
-    config = added_to(load_config(folder / CONFIG, [], registry), load_config(folder / CONFIG, further, registry))
+    before, asked = (load_config(folder / CONFIG, keys, registry, finished=True) for keys in ([], further))
+    config = added_to(before, asked)
     asks_oracle = config.ranking.score == "fusion" and "oracle" in config.ranking.features
     if asks_oracle and read_manifest(folder / "oracle") is None and read_manifest(folder / "aligned") is not None:
         others = [name for name in config.ranking.features if name != "oracle"]
@@ -259,6 +260,8 @@ def evaluate(
             f"--ranking.features '{json.dumps(others)}'"
         )
     with _opened(config, store, registry, reporter, finished=True) as session:
+        # All metrics are measured again, and the model card shows a prompt.
+        session.require("metric", "prompt")
         trained, tables = _evaluated(session)
         if ranks.is_first():
             outputs.write(session, trained, tables)
@@ -319,7 +322,8 @@ def evaluate_model(
     if read_manifest(folder / "sft"):
         raise RequestError(f"{folder} is a run that trained a model: choose another --run")
     if read_manifest(folder / "evaluation"):
-        config = _added_to_evaluation(load_config(folder / CONFIG, [], registry), config, folder)
+        before = load_config(folder / CONFIG, [], registry, finished=True)
+        config = _added_to_evaluation(before, config, folder)
     adapter = _named_adapter(config, reporter)
     with _opened(config, store, registry, reporter, base=adapter.base if adapter else None) as session:
         session.check_prompts()
@@ -468,7 +472,7 @@ def finished_runs(
     # All are opened before any is read: a mistyped one must not cost the time of the others.
     stores = [RunStore.open(folder) for folder in folders]
     for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
-        config = load_config(store.folder / CONFIG, [], registry)
+        config = load_config(store.folder / CONFIG, [], registry, finished=True)
         with store.working(store.config, STAGES, reading=True):
             commands = _commands(config, store.folder)
             if _only_evaluates(store.folder):

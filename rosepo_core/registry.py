@@ -30,7 +30,7 @@ from rosepo_core.contracts.components import (
     RejectedSampler,
     SmoothingOracle,
 )
-from rosepo_core.contracts.errors import PluginError, RequestError, nearest
+from rosepo_core.contracts.errors import NotInstalledError, PluginError, RequestError, nearest
 from rosepo_core.contracts.options import Options, parse_options
 from rosepo_core.installed import (
     OWN,
@@ -167,7 +167,8 @@ class Registry:
                 that no installed distribution changes what a configuration means.
 
         Raises:
-            RequestError: no plugin has this name, or several have it.
+            NotInstalledError: no plugin has this name.
+            RequestError: several have it.
         """
         owners = self._owners(kind, name)
         if len(owners) == 1:
@@ -177,7 +178,7 @@ class Registry:
                 entry.qualified_name for entry in self.entries(kind) if "/" in name
             }
             failed = "".join(f" ({entry} did not load: {entry.error})" for entry in self.entries("plugin"))
-            raise RequestError(f"no {kind} is called '{name}'{nearest(name, known)}{failed}")
+            raise NotInstalledError(f"no {kind} is called '{name}'{nearest(name, known)}", failed)
         both = " and ".join(f"{owner.distribution} {owner.version}" for owner in owners)
         choices = " or ".join(f"'{owner.qualified_name}'" for owner in owners)
         raise RequestError(f"{both} each bring a {kind} '{name}'; write {choices}")

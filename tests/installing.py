@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from zipfile import ZipFile
+
+import pytest
+
+from rosepo_core.registry import load_plugins
 
 
 @dataclass(frozen=True)
@@ -66,3 +73,24 @@ def pip_install(distributions: Iterable[Distribution], folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return site
+
+
+def uninstall(distribution: Distribution, site: Path) -> None:
+    """Remove what `pip_install` left of a distribution: pip does not uninstall from a folder."""
+    info = site / f"{distribution.module}-{distribution.version}.dist-info"
+    for line in (info / "RECORD").read_text().splitlines():
+        (site / line.partition(",")[0]).unlink(missing_ok=True)
+    shutil.rmtree(info)
+
+
+@contextmanager
+def on_path(site: Path, distributions: Iterable[Distribution]) -> Iterator[None]:
+    """What is installed in a folder on the path of this process, as in a new one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        load_plugins.cache_clear()
+        yield
+    for each in distributions:
+        sys.modules.pop(each.module, None)
+    importlib.invalidate_caches()
+    load_plugins.cache_clear()

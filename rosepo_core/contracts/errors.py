@@ -24,6 +24,18 @@ class RequestError(RosepoError):
     exit_code = 2
 
 
+class NotInstalledError(RequestError):
+    """No installed plugin has a name.
+
+    Attributes:
+        failed: a clause that names the plugins that did not load, which may have had it; or empty.
+    """
+
+    def __init__(self, message: str, failed: str) -> None:
+        super().__init__(message + failed)
+        self.failed = failed
+
+
 class PluginError(RosepoError):
     """A plugin broke its contract; the message names the plugin and the wrong result."""
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.engine.title_trie import TitleTrie, title_trie
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.recorded_plugins import lacking
 from rosepo_core.registry import Registry, load_plugins
 
 TEMPLATE_FILE = "prompt_template.json"
@@ -29,6 +30,7 @@ class SavedTemplate:
         history_length: the most items of a history.
         texts: the text of each item.
         details: the attributes of each item as text, beside its text in a history.
+        origin: the plugin, its distribution and version.
     """
 
     name: str
@@ -36,6 +38,7 @@ class SavedTemplate:
     history_length: int
     texts: Sequence[str]
     details: Sequence[str] = ()
+    origin: str = ""
 
 
 def save_template(template: PromptTemplate, name: str, folder: Path) -> None:
@@ -53,6 +56,7 @@ def save_template(template: PromptTemplate, name: str, folder: Path) -> None:
         "history_length": template.history_length,
         "texts": template.texts,
         "details": template.details if any(template.details) else (),
+        "origin": template.origin,
     }
     (folder / TEMPLATE_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     title_trie(template).save(folder / TRIE_FILE)
@@ -68,6 +72,10 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
     if saved is None:
         raise RequestError(f"{folder} holds no {TEMPLATE_FILE}; name a run's folder 'sft' or 'aligned'")
     registry = registry or load_plugins()
+    try:
+        registry.get("prompt", saved.name)
+    except (RequestError, PluginError) as error:
+        raise lacking(saved.origin or f"prompt '{saved.name}'", folder, error) from None
     template: PromptTemplate = registry.create("prompt", saved.name, saved.options, str(folder / TEMPLATE_FILE))
     trie = TitleTrie.load(folder / TRIE_FILE)
     if len(trie) != len(saved.texts):

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rosepo_core.config import column_name
+from rosepo_core.config import RecordedOptions, column_name
 from rosepo_core.contracts.components import Metric
 from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.records import Bools, Catalogue, Examples, Floats, Ints, Split
 from rosepo_core.contracts.sections import EvaluationOptions, HeldOut
 from rosepo_core.evaluation.measurement import longest_list
+from rosepo_core.recorded_plugins import origin_of, why_lacking
 from rosepo_core.stages import embeddings
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples
@@ -49,9 +50,17 @@ class EvaluationContext:
 
     @staticmethod
     def of_each_part(session: Session, split: Handle[Split]) -> list[EvaluationContext]:
-        """The contexts of all parts in the run's configuration, the test first. Makes RUN/embeddings if necessary."""
-        names = [column_name(choice.name) for choice in session.config.metric]
-        metrics: dict[str, Metric] = {name: session.component("metric", index) for index, name in enumerate(names)}
+        """The contexts of all parts in the run's configuration, the test first. Makes RUN/embeddings if necessary.
+
+        A metric that is no longer installed is left out, with a note.
+        """
+        metrics: dict[str, Metric] = {}
+        for index, choice in enumerate(session.config.metric):
+            if isinstance(choice.options, RecordedOptions):
+                origin = origin_of(session.records, "metric", choice.name, index)
+                session.reporter.note(f"{origin} is left out: {why_lacking(origin, choice.options.error)}")
+            else:
+                metrics[column_name(choice.name)] = session.component("metric", index)
         needed = "title-embeddings" in frozenset[str]().union(*(metric.needs for metric in metrics.values()))
         grounded = session.config.evaluation.ground and "free" in session.config.evaluation.protocols
         embedded = embeddings.stage(session, split) if needed or grounded else None

@@ -24,7 +24,7 @@ from rosepo_core.evaluation.ranked_models import model_name
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.registry import KINDS
+from rosepo_core.recorded_plugins import PLUGINS_FILE, record, to_json
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side
 from rosepo_core.stages import embeddings, fusion, oracle, reference, validation
@@ -50,18 +50,18 @@ def environment(session: Session) -> Mapping[str, str]:
             found[library] = version(library)
         except PackageNotFoundError:
             continue
-    for kind in KINDS:
-        for choice in session.config.choices(kind):
-            entry = session.registry.entry(kind, choice.name)
+    for kind, records in record(session.config, session.registry, session.records).items():
+        for each in records:
             # A run has many metrics, most of them of one distribution.
-            name = f"metrics of {entry.distribution}" if kind == "metric" else f"{kind} {choice.name}"
-            found[name] = f"{entry.distribution} {entry.version}"
+            name = f"metrics of {each.distribution}" if kind == "metric" else f"{kind} {each.name}"
+            found[name] = f"{each.distribution} {each.version}"
     return found
 
 
 def write_environment(session: Session) -> None:
-    """RUN/environment.json."""
+    """RUN/environment.json and RUN/plugins.json."""
     session.store.write("environment.json", json.dumps(environment(session), indent=2) + "\n")
+    session.store.write(PLUGINS_FILE, to_json(record(session.config, session.registry, session.records)))
 
 
 def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:

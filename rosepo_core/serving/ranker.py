@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rosepo_core.contracts.components import SmoothingOracle
-from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.ranking import best_items
 from rosepo_core.contracts.records import Catalogue, Floats, Ints, Places
@@ -22,6 +22,7 @@ from rosepo_core.evaluation.context import SHORTEST_LIST
 from rosepo_core.evaluation.decision_rules import DecisionRule, needed_models
 from rosepo_core.evaluation.pools import PoolSources
 from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
+from rosepo_core.recorded_plugins import lacking, origin_of, read_records
 from rosepo_core.registry import load_plugins, running
 from rosepo_core.stages import embeddings, fusion, prior
 from rosepo_core.stages.oracle import load_state
@@ -185,11 +186,20 @@ def load_ranker(
 
 
 def load_oracle(parts: Parts, config: Mapping[str, Any]) -> SmoothingOracle | None:
-    """The run's oracle; `None` if it has none. Its plugin must be installed."""
+    """The run's oracle; `None` if it has none.
+
+    Raises:
+        RequestError: its plugin is not installed.
+    """
     folder = parts.find("oracle")
     if folder is None:
         return None
     section = dict(config.get("oracle", {}))
-    oracle: SmoothingOracle = load_plugins().create("oracle", str(section.pop("name")), section)
+    name, registry = str(section.pop("name")), load_plugins()
+    try:
+        registry.get("oracle", name)
+    except (RequestError, PluginError) as error:
+        raise lacking(origin_of(read_records(folder.parent), "oracle", name), folder, error) from None
+    oracle: SmoothingOracle = registry.create("oracle", name, section)
     load_state(oracle, folder)
     return oracle

@@ -12,8 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from rosepo_core import __version__, ranks
-from rosepo_core.config import RunConfig, column_name
+from rosepo_core.config import RecordedOptions, RunConfig, column_name
 from rosepo_core.contracts.components import Component, PreferenceLoss, Reporter
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Examples, Ints, Split
 from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.determinism import deterministic
@@ -21,6 +22,7 @@ from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.training.mixture import Mixture
 from rosepo_core.prompts.item_texts import bind_to_catalogue
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.recorded_plugins import Records, find, lacking, origin_of, read_records, stand_in
 from rosepo_core.registry import Registry, running
 from rosepo_core.source_code import source_hash
 from rosepo_core.store import fingerprint
@@ -213,9 +215,34 @@ class Session:
 
     def component(self, section: str, index: int | None = None) -> Any:
         """A new instance of the plugin that a section names."""
-        choices = getattr(self.config, section)
-        choice = choices if index is None else choices[index]
+        return self._component(section, index or 0)
+
+    def require(self, *sections: str) -> None:
+        """Check that the code of the plugins in these sections is there.
+
+        Raises:
+            RequestError: a plugin of a finished run is no longer installed.
+        """
+        for section in sections:
+            for index, choice in enumerate(self.config.choices(section)):
+                if isinstance(choice.options, RecordedOptions):
+                    raise self._lacking(section, index, choice.options)
+
+    def _component(self, section: str, index: int) -> Any:
+        choice = self.config.choices(section)[index]
+        if isinstance(choice.options, RecordedOptions):
+            made = find(self.records, section, choice.name, index)
+            return stand_in(section, choice.options, made, self._lacking(section, index, choice.options))
         return self.registry.make(section, choice.name, choice.options)
+
+    def _lacking(self, section: str, index: int, options: RecordedOptions) -> RequestError:
+        origin = origin_of(self.records, section, self.config.choices(section)[index].name, index)
+        return lacking(origin, self.store.folder, options.error)
+
+    @cached_property
+    def records(self) -> Records:
+        """What the run has kept of its plugins so far."""
+        return read_records(self.store.folder)
 
     def loss(self) -> PreferenceLoss:
         """A new instance of the run's objective: its loss, or the sum of its losses."""
@@ -238,10 +265,14 @@ class Session:
         choices, tables = self.config.choices(section), self.that_decides[section]
         listed = tables if isinstance(tables, list) else [tables]
         found: list[Mapping[str, Any]] = []
-        for choice, table in zip(choices, listed, strict=True):
-            component: Component = self.registry.make(section, choice.name, choice.options)
+        for index, (choice, table) in enumerate(zip(choices, listed, strict=True)):
+            component: Component = self._component(section, index)
             options = {key: value for key, value in table.items() if key != "name" and key not in without}
-            found.append(_settings(component, str(self.registry.entry(section, choice.name)), options))
+            if isinstance(choice.options, RecordedOptions):
+                # Of a finished run, whose stages are taken as they are.
+                found.append({"plugin": choice.name, "options": options})
+            else:
+                found.append(_settings(component, str(self.registry.entry(section, choice.name)), options))
         return found
 
     def rng(self, purpose: str) -> np.random.Generator:

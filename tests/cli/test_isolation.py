@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from installing import Distribution, pip_install
+from installing import Distribution, on_path, pip_install
 
 from rosepo_core import __version__
 from rosepo_core.registry import load_plugins
@@ -122,19 +118,6 @@ COMMAND_WARNINGS = {
     "plugin 'main' of own-command 1.0": "rosepo_register_commands: there already is a command 'rosepo train'; "
     "upgrade or uninstall own-command",
 }
-
-
-@contextmanager
-def on_path(site: Path, distributions: Sequence[Distribution]) -> Iterator[None]:
-    """Distributions on the path of this process, as in a new one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(site)
-        load_plugins.cache_clear()
-        yield
-    for each in distributions:
-        sys.modules.pop(each.module, None)
-    importlib.invalidate_caches()
-    load_plugins.cache_clear()
 
 
 @pytest.fixture(scope="module")

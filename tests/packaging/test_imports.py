@@ -34,7 +34,7 @@ LAYERS = (
         "rosepo_core.source_code",
         "rosepo_core.store",
     },
-    {"rosepo_core.config", "rosepo_core.config_keys", "rosepo_core.api"},
+    {"rosepo_core.config", "rosepo_core.config_keys", "rosepo_core.recorded_plugins", "rosepo_core.api"},
     {"rosepo_core.engine"},
     {"rosepo_core.stages", "rosepo_core.evaluation"},
     {"rosepo_core.report"},
