@@ -52,6 +52,7 @@ class Recommender:
         catalogue: the items.
         score: the score by which titles are ranked.
         title_index: finds items by titles that are not written exactly as in the catalogue.
+        folder: where the model is from.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Recommender:
         ranker: Ranker | None = None,
         users: Callable[[], Mapping[str, Ints] | None] = lambda: None,
         reporter: Reporter | None = None,
-        name: str = "",
+        folder: str = "",
     ) -> None:
         """See `load`.
 
@@ -71,7 +72,7 @@ class Recommender:
             ranker: ranks by another score than likelihood.
             users: the items of each user of the log, in order of time, by the user's own id; `None` without a log.
             reporter: receives notes.
-            name: where the model is from, for `repr`.
+            folder: where the model is from.
         """
         self.catalogue = catalogue
         self.score: Score = "likelihood" if ranker is None else ranker.rule.score
@@ -81,7 +82,7 @@ class Recommender:
         self._index: Mapping[By, TitleIndex | IdIndex] = {"title": self.title_index, "id": IdIndex(catalogue.ids)}
         self._users = cache(users)
         self._reporter = reporter or QuietReporter()
-        self._name = name
+        self.folder = folder
 
     @staticmethod
     def load(
@@ -129,7 +130,7 @@ class Recommender:
         return Recommender(load(name), source.catalogue, ranker, lambda: source.users, reporter, str(source.folder))
 
     def __repr__(self) -> str:
-        return f"<Recommender {self._name}: {len(self.catalogue):,} items by {self.score}>"
+        return f"<Recommender {self.folder}: {len(self.catalogue):,} items by {self.score}>"
 
     @property
     def language_model(self) -> TitleModel:
