@@ -14,7 +14,6 @@ from typing import Any
 import rosepo_core  # before torch, see docs/how-to/embed.md
 
 # isort: split
-import polars as pl
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
@@ -22,6 +21,7 @@ from trl import DPOConfig, DPOTrainer
 
 from rosepo_core.config import read_config
 from rosepo_core.pipeline import Run, evaluate_model
+from rosepo_core.serving.export.tables import read_pairs
 from rosepo_core.stages.session import QuietReporter
 
 CONFIG = {
@@ -38,17 +38,16 @@ CONFIG = {
 
 def train(run: Path, out: Path, **options: Any) -> DPOTrainer:
     """Train the SFT model of a run with TRL on the run's pairs, and save it with its prompts in `out`."""
-    pairs = pl.read_parquet(run / "preferences" / "pairs.parquet", columns=["prompt", "chosen", "rejected"])
     sft = AutoPeftModelForCausalLM.from_pretrained(run / "sft").merge_and_unload()
     trainer = DPOTrainer(
         model=sft.requires_grad_(True),  # PEFT has frozen the weights into which it merged the adapter.
         args=DPOConfig(str(out), beta=0.1, precompute_ref_log_probs=True, report_to="none", **options),
-        train_dataset=Dataset.from_polars(pairs),
+        train_dataset=Dataset.from_polars(read_pairs(run)),
         processing_class=AutoTokenizer.from_pretrained(run / "sft"),
     )
     trainer.train()
     trainer.save_model(str(out))
-    for file in ("prompt_template.json", "title_trie.safetensors"):
+    for file in ("prompt_template.json", "title_trie.safetensors", "catalogue.parquet"):
         shutil.copy(run / "sft" / file, out)
     return trainer
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from rosepo_core.data.frames import Frame
     from rosepo_core.data.ids import coded, repeated_pairs
     from rosepo_core.data.numbers import read_numbers
+    from rosepo_core.data.score_tables import ScoreTable, read_scores
     from rosepo_core.data.table_files import TableContent, read_table, table_files
     from rosepo_core.data.times import YEAR_1, formats_for, read_times
 
@@ -102,6 +103,7 @@ __all__ = [
     "RosepoError",
     "SamplerContext",
     "SamplerOptions",
+    "ScoreTable",
     "SeenItems",
     "Sequences",
     "SmoothingOracle",
@@ -119,6 +121,7 @@ __all__ = [
     "newline_id",
     "plain_ids",
     "read_numbers",
+    "read_scores",
     "read_table",
     "read_times",
     "repeated_pairs",
@@ -130,11 +133,13 @@ __all__ = [
 _LAZY = {
     "Dialect": "rosepo_core.data.dialects",
     "Frame": "rosepo_core.data.frames",
+    "ScoreTable": "rosepo_core.data.score_tables",
     "TableContent": "rosepo_core.data.table_files",
     "YEAR_1": "rosepo_core.data.times",
     "coded": "rosepo_core.data.ids",
     "formats_for": "rosepo_core.data.times",
     "read_numbers": "rosepo_core.data.numbers",
+    "read_scores": "rosepo_core.data.score_tables",
     "read_table": "rosepo_core.data.table_files",
     "read_times": "rosepo_core.data.times",
     "repeated_pairs": "rosepo_core.data.ids",

@@ -4,7 +4,7 @@ evaluation."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.models import Adapter, find_adapter, resolve_model
 from rosepo_core.engine.saved_template import read_template
-from rosepo_core.evaluation import ranked_models, side_by_side
+from rosepo_core.evaluation import outside, ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
@@ -120,8 +120,7 @@ def run(
         if "oracle" in (until, *force) and not oracle.needed(session):
             raise RequestError("nothing in this run asks the oracle, so the run has no stage 'oracle'")
         trained = train(session)
-        models = ranked_models.of_run(session, trained)
-        tables = evaluation.stage(session, trained.split, trained.candidates, models, trained.oracle)
+        tables = _tables(session, trained)
         if ranks.is_first():
             outputs.write(session, trained, tables)
     return Run(folder, tables)
@@ -218,6 +217,7 @@ def evaluate(
     reporter: RunReporter,
     *,
     protocols: Sequence[str] = (),
+    scores: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> Run:
     """Evaluate a finished run again, with changes in the sections ``[evaluation]`` and ``[ranking]`` or in the
@@ -231,6 +231,8 @@ def evaluate(
         overrides: as in `load_config`.
         reporter: receives the progress.
         protocols: additional protocols.
+        scores: files with the scores of other recommenders for the run's candidates, each ``FILE`` or ``NAME=FILE``.
+            Each becomes a row of the tables.
         registry: the plugins; by default those that are installed.
 
     Raises:
@@ -243,6 +245,7 @@ def evaluate(
                 f"'{key}' cannot be changed in a finished run, only evaluation.*, ranking.* and metric can: train a "
                 "new one"
             )
+    files = outside.named_files(scores)
     registry, reporter = registry or load_plugins(), shown(reporter)
     store = SharedStore.open(folder)
     if _only_evaluates(folder):
@@ -262,7 +265,8 @@ def evaluate(
     with _opened(config, store, registry, reporter, finished=True) as session:
         # All metrics are measured again, and the model card shows a prompt.
         session.require("metric", "prompt")
-        trained, tables = _evaluated(session)
+        trained = train(session)
+        tables = _tables(session, trained, files)
         if ranks.is_first():
             outputs.write(session, trained, tables)
     return Run(folder, tables)
@@ -505,8 +509,14 @@ def _only_evaluates(folder: Path) -> bool:
 def _evaluated(session: Session) -> tuple[Trained, tuple[Evaluation, ...]]:
     """The tables of a run that has trained."""
     trained = train(session)
+    return trained, _tables(session, trained)
+
+
+def _tables(session: Session, trained: Trained, scores: Mapping[str, Path] | None = None) -> tuple[Evaluation, ...]:
+    """The tables of a run that has trained, with rows from outside: those that it has, and those of `scores`."""
     models = ranked_models.of_run(session, trained)
-    return trained, evaluation.stage(session, trained.split, trained.candidates, models, trained.oracle)
+    models += outside.ranked_models(session, trained.split, trained.candidates, scores or {})
+    return evaluation.stage(session, trained.split, trained.candidates, models, trained.oracle)
 
 
 def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Handle[Split], tuple[Evaluation, ...]]:

@@ -53,13 +53,23 @@ def evaluate(
     set_: Set = None,
     folder: NewRun = None,
     processes: Processes = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scores",
+            metavar="[NAME=]FILE",
+            help="With RUN: the scores of another recommender, as a row of the tables. You can repeat this.",
+            show_default=False,
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Evaluate a finished run again, or a single model.
 
     With RUN: show its tables. --protocol, --metric and --evaluation.part validation add to them. Other keys of
     [evaluation], e.g. --evaluation.max_users 500, make them again. Nothing is trained, and earlier answers of models
-    are reused. In a folder of seeds, each run is evaluated.
+    are reused. In a folder of seeds, each run is evaluated. --scores adds a row for another recommender, from a table
+    of user, item and score (Parquet, CSV or TSV) by the log's own ids, with all candidates of the test users.
 
     With --model: make the same tables for any PEFT adapter or full model, beside popularity, in a run folder of its
     own. Choose data, split, prompt and evaluation as in `rosepo train`. For a model that rosepo trained, its own
@@ -82,6 +92,9 @@ def evaluate(
             if value is not None:
                 raise RequestError(f"{flag} goes with --model; a finished run has its own")
 
+    elif scores:
+        raise RequestError("--scores adds rows to the tables of a finished run: name the run, RUN")
+
     in_processes(processes, context)
 
     from rosepo_cli.progress import ConsoleReporter
@@ -93,6 +106,10 @@ def evaluate(
     registry = load_plugins()
     reporter = ConsoleReporter()
     if finished is not None and over.is_seeds(Path(finished)):
+        if scores:
+            raise RequestError(
+                f"{finished} holds runs under seeds, which ranked different candidates: name one of them"
+            )
         with reporter.live():
             found = over.evaluate(Path(finished), changes, reporter, protocols=protocol or (), registry=registry)
         if json_:
@@ -102,7 +119,9 @@ def evaluate(
         return
     if finished is not None:
         with reporter.live():
-            done = pipeline.evaluate(Path(finished), changes, reporter, protocols=protocol or (), registry=registry)
+            done = pipeline.evaluate(
+                Path(finished), changes, reporter, protocols=protocol or (), scores=scores or (), registry=registry
+            )
     else:
         changes += [("model", model), *([("evaluation.protocols", protocol)] if protocol else [])]
         settings = pipeline.evaluation_config(config, changes, registry)

@@ -24,13 +24,33 @@ def export(
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="A new folder for the model and all that it needs.")
     ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            "--pairs", metavar="FILE", help="Instead of a model: the preference pairs, for TRL (.jsonl, .parquet)."
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            metavar="FILE",
+            help="Instead of a model: its scores for the run's candidates (.parquet, .csv), as `evaluate --scores` "
+            "reads them.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Which model: {', '.join(LANGUAGE_MODELS)}; by default {LANGUAGE_MODELS[0]}.",
+            help=f"Which model: {', '.join(LANGUAGE_MODELS)}; for --scores any row of the table. "
+            f"By default {LANGUAGE_MODELS[0]}.",
             show_default=False,
         ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --scores: the table, by default the first.", show_default=False),
     ] = None,
     score: Annotated[
         Score | None, typer.Option(help="How titles are ranked; by default the run's ranking.score.")
@@ -58,35 +78,47 @@ def export(
 
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core.contracts.errors import RequestError
-    from rosepo_core.serving.export import golden, hub
+    from rosepo_core.serving.export import golden, hub, tables
     from rosepo_core.serving.export.model_export import export_model
     from rosepo_core.serving.sources import ABOUT_FILE
 
     exported = (run / ABOUT_FILE).is_file()
-    if to is None and not (exported and (check or push)):
-        raise RequestError(f"say where to: rosepo export {run} --to DIR")
-    if to is not None and (exported or check):
+    wanted = {"--to": to, "--pairs": pairs, "--scores": scores, "--check": check or None}
+    asked = [flag for flag, value in wanted.items() if value is not None]
+    if len(asked) > 1:
+        raise RequestError(f"{' and '.join(asked)} are commands of their own: give one")
+    if not asked and not (push and exported):
         raise RequestError(
-            f"{run} is an export already; leave --to out" if exported else "--check takes an export alone"
+            f"say what to export, and where to: rosepo export {run} --to DIR, --pairs FILE or --scores FILE"
         )
+    if exported and asked not in ([], ["--check"]):
+        raise RequestError(f"{run} is an export already, for --check and --push: name the run")
+    if push is not None and asked not in ([], ["--to"], ["--check"]):
+        raise RequestError(f"--push goes with --to DIR, and not with {asked[0]}")
     if public and push is None:
         raise RequestError("--public goes with --push ORG/NAME")
+    if protocol is not None and scores is None:
+        raise RequestError("--protocol goes with --scores FILE")
     reporter = ConsoleReporter()
     document: dict[str, object] = {}
+    lines: list[str] = []
     with reporter.live():
-        if to is None:
-            document["difference"] = golden.check(run, reporter)
-        else:
+        if pairs is not None:
+            document = {"pairs": tables.export_pairs(run, pairs)}
+            lines.append(f"pairs  {pairs}, {document['pairs']:,}")
+        elif scores is not None:
+            document = {"scores": tables.export_scores(run, scores, reporter, model=model, protocol=protocol)}
+            lines.append(f"scores  {scores}, {document['scores']:,}")
+        elif to is not None:
             made = export_model(run, to, reporter, model=model, score=score, adapter=adapter, dtype=dtype)
-            document |= {"export": str(made.folder), "bytes": made.size, "difference": made.difference}
+            document = {"export": str(made.folder), "bytes": made.size, "difference": made.difference}
+            lines.append(f"export  {to}, {made.size / 2**20:,.0f} MiB")
+        else:
+            document = {"difference": golden.check(run, reporter)}
+        if "difference" in document:
+            lines.append(f"golden prompts agree: no score differs by more than {document['difference']:.2g}")
         if push is not None:
             reporter.note(f"uploading to {push}")
             document["pushed"] = hub.push(to or run, push, public=public)
-    if json_:
-        print(json.dumps(document, ensure_ascii=False))
-        return
-    if to is not None:
-        typer.echo(f"export  {to}, {made.size / 2**20:,.0f} MiB")
-    typer.echo(f"golden prompts agree: no score differs by more than {document['difference']:.2g}")
-    if push is not None:
-        typer.echo(f"pushed  {document['pushed']}")
+            lines.append(f"pushed  {document['pushed']}")
+    typer.echo(json.dumps(document, ensure_ascii=False) if json_ else "\n".join(lines))

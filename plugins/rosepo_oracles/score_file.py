@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -20,12 +19,9 @@ from rosepo_core.api import (
     Places,
     RequestError,
     Split,
-    nearest,
-    read_numbers,
+    read_scores,
 )
 from rosepo_oracles.scored import ScoredOptions, ScoredOracle
-
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 class ScoreFileOptions(ScoredOptions):
@@ -81,35 +77,24 @@ class ScoreFile(ScoredOracle):
         """
         options: ScoreFileOptions = self.options
         file = options.path.expanduser()
-        table = _read(file)
-        user, user_ids = self._numbered(table, "user", split.users, file)
-        item, item_ids = self._numbered(table, "item", split.catalogue.ids, file)
-        score = self._numbers(table, file)
-        known = (user >= 0) & (item >= 0)
+        columns = {"user": options.user, "item": options.item, "score": options.score}
+        table = read_scores(file, split.users, split.catalogue.ids, columns=columns, options="oracle")
+        known = (table.user >= 0) & (table.item >= 0)
         if not known.any():
             raise RequestError(
-                f"{file}: no row has a user and an item of the log; row {_row(file, 0)} has the user '{user_ids[0]}' "
-                f"and the item '{item_ids[0]}', the log has '{split.users[0]}' and '{split.catalogue.ids[0]}': write "
-                "the ids of the log, or name other columns with oracle.user and oracle.item"
+                f"{file}: no row has a user and an item of the log; row {table.number(0)} has the user "
+                f"'{table.user_ids[0]}' and the item '{table.item_ids[0]}', the log has '{split.users[0]}' and "
+                f"'{split.catalogue.ids[0]}': write the ids of the log, or name other columns with oracle.user and "
+                "oracle.item"
             )
         if not known.all():
             context.reporter.note(
                 f"{file.name}: {int((~known).sum()):,} of {len(known):,} rows have a user or an item that the log "
                 "does not have, and are not used"
             )
-        rows = np.flatnonzero(known)
         self._items = len(split.catalogue)
-        keys = user[rows] * self._items + item[rows]
-        order = np.argsort(keys, kind="stable")
-        keys, rows = keys[order], rows[order]
-        twice = np.flatnonzero(keys[1:] == keys[:-1])
-        if len(twice):
-            first, second = (int(rows[twice[0] + step]) for step in (0, 1))
-            raise RequestError(
-                f"{file} rows {_row(file, first)} and {_row(file, second)} both have the user '{user_ids[first]}' "
-                f"and the item '{item_ids[first]}': keep one"
-            )
-        self._keys, self._scores = keys, score[rows].astype(np.float32)
+        keys, rows = table.pairs(self._items)
+        self._keys, self._scores = keys, table.score[rows].astype(np.float32)
         lowest = np.full(len(split.users), np.inf, dtype=np.float32)
         np.minimum.at(lowest, keys // self._items, self._scores)
         self._lowest = np.where(np.isfinite(lowest), lowest, np.float32(0))
@@ -169,76 +154,3 @@ class ScoreFile(ScoredOracle):
                 f"the user '{split.users[user]}' for the item '{split.catalogue.ids[item]}': add them, or set "
                 "oracle.missing='lowest' if the file lists the best items of each user"
             )
-
-    def _numbered(
-        self, table: pl.DataFrame, role: Literal["user", "item"], known: tuple[str, ...], file: Path
-    ) -> tuple[Longs, pl.Series]:
-        """The number of each row's id in `known`, int64 [rows], -1 for others; and the ids as text."""
-        column = _column(table, getattr(self.options, role), role, file)
-        values = table[column]
-        if values.dtype.is_float() and (values == values.floor()).all():
-            values = values.cast(pl.Int64)  # ids that went through a table with empty cells
-        if not (values.dtype == pl.String or values.dtype.is_integer()):
-            raise RequestError(
-                f"{file}: column '{column}' holds {values.dtype}, not ids: name another, oracle.{role}"
-            )
-        ids = values.cast(pl.String).str.strip_chars()
-        ids = ids.set(ids == "", None)
-        if ids.null_count():
-            row = _row(file, int(np.flatnonzero(ids.is_null())[0]))
-            raise RequestError(f"{file} row {row}: '{column}' is empty: fill it in, or take the row out")
-        numbers = pl.DataFrame({"id": known, "number": np.arange(len(known))}, schema_overrides={"id": pl.String})
-        joined = pl.DataFrame({"id": ids}).join(numbers, on="id", how="left", maintain_order="left")
-        return joined["number"].fill_null(-1).to_numpy(), ids
-
-    def _numbers(self, table: pl.DataFrame, file: Path) -> NDArray[np.float64]:
-        column = _column(table, self.options.score, "score", file)
-        if not (table[column].dtype == pl.String or table[column].dtype.is_numeric()):
-            raise RequestError(f"{file}: column '{column}' holds {table[column].dtype}, not numbers: name another")
-        numbers, _ = read_numbers(table[column])
-        if numbers.null_count():
-            row = int(np.flatnonzero(numbers.is_null())[0])
-            raise RequestError(
-                f"{file} row {_row(file, row)}: '{column}' is {table[column][row]!r}, not a finite number: correct "
-                "it, or take the row out"
-            )
-        scores: NDArray[np.float64] = numbers.to_numpy()
-        return scores
-
-
-def _read(file: Path) -> pl.DataFrame:
-    """The table; cells of text tables are text.
-
-    Raises:
-        RequestError: there is no such table.
-    """
-    suffix = Path(file.name.lower().removesuffix(".gz")).suffix
-    if suffix not in (".parquet", *SEPARATORS):
-        raise RequestError(f"{file} (oracle.path): the name must end in .parquet, .csv or .tsv")
-    if not file.is_file():
-        raise RequestError(f"{file} (oracle.path) does not exist: name a file")
-    try:
-        if suffix == ".parquet":
-            table = pl.read_parquet(file, glob=False)
-        else:
-            table = pl.read_csv(file, separator=SEPARATORS[suffix], infer_schema=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise RequestError(f"{file}: {str(error).splitlines()[0]}; correct it or save it again") from error
-    if not table.height:
-        raise RequestError(f"{file} (oracle.path) has no rows")
-    return table
-
-
-def _column(table: pl.DataFrame, name: str, role: str, file: Path) -> str:
-    if name not in table.columns:
-        listed = ", ".join(f"'{column}'" for column in table.columns)
-        raise RequestError(
-            f"{file}: no column is called '{name}'{nearest(name, table.columns)}; it has {listed}: name one with "
-            f"oracle.{role}"
-        )
-    return name
-
-
-def _row(file: Path, index: int) -> int:
-    """The number of a row in its file, from 1; in a text table the header counts."""
-    return index + (1 if file.name.lower().endswith(".parquet") else 2)

@@ -31,6 +31,7 @@ class RankedModel:
         settings: everything that its answers depend on, except `inputs`, for fingerprints.
         inputs: the artifacts that it depends on.
         language_model: loads the language model; `None` for a model that only scores.
+        outside: whether it has scores for candidates of the first held-out part alone, see `evaluation.outside`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class RankedModel:
     settings: Mapping[str, object] = field(default_factory=dict)
     inputs: Sequence[Handle[Any]] = ()
     language_model: Callable[[], Any] | None = None
+    outside: bool = False
 
 
 def of_run(session: Session, trained: Trained) -> list[RankedModel]:

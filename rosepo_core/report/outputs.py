@@ -177,7 +177,7 @@ def _similarity(artifacts: Mapping[str, Artifact], pairs: Pairs) -> tuple[Floats
 
 def _seconds(artifacts: Mapping[str, Artifact]) -> Mapping[str, float]:
     """Seconds by stage. Drawing candidates, embedding titles and asking models count as evaluation."""
-    asked = ("candidates", "scores-", "prior-", "fusion-", "lists-", "pool-", "answers-", "grounded-")
+    asked = ("candidates", "scores-", "prior-", "fusion-", "lists-", "pool-", "answers-", "grounded-", "outside-")
     parts = {name for name in artifacts if name == "embeddings" or name.startswith(asked)}
     seconds = {stage: artifact.seconds for stage, artifact in artifacts.items() if stage not in parts}
     seconds["evaluation"] += sum(artifacts[name].seconds for name in parts)

@@ -179,7 +179,8 @@ def _of_part(context: EvaluationContext, asked: _Asked, rules: Rules) -> tuple[l
                 evaluations.append(table)
                 made += scored
         elif protocol == "catalogue":
-            table, made = catalogue.evaluate(context, asked.ranked_models, rules["uniform"])
+            own = [each for each in asked.ranked_models if not each.outside]
+            table, made = catalogue.evaluate(context, own, rules["uniform"])
             evaluations.append(table)
         else:
             tables, made = free.evaluate(context, asked.ranked_models)
@@ -227,16 +228,18 @@ def _raw(
     context: EvaluationContext, negatives: Negatives, offered: Handle[Candidates], asked: _Asked
 ) -> Mapping[str, Handle[Floats | None]]:
     """RUN/scores-MODEL of each model for the candidates of a part."""
+    first = context.part == parts(context.options)[0]
+    models = [each for each in asked.ranked_models if first or not each.outside]
     found = {
         each.name: _scores(context, negatives, offered, each)
-        for each in asked.ranked_models
+        for each in models
         if each.name != "oracle" or asked.oracle is None
     }
     # An oracle that asks the SFT model gets what is known.
-    for each in asked.ranked_models:
+    for each in models:
         if each.name not in found:
             found[each.name] = _scores(context, negatives, offered, each, asked.oracle, found.get("sft"))
-    return {each.name: found[each.name] for each in asked.ranked_models}
+    return {each.name: found[each.name] for each in models}
 
 
 def _scores(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rosepo_core
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.serving.export import hub
 
 HISTORY = ["Quiet Rivers (1994)", "Night Train (1974)"]
@@ -159,14 +160,14 @@ def test_fusion_goes_along(finished, rosepo, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say where to: rosepo export"),
+        ([], "say what to export, and where to: rosepo export"),
         (["--to", "HERE"], "exists and is not an empty folder: name a new one"),
         (["--to", "new", "--model", "aligned2"], "unknown model 'aligned2'; did you mean 'aligned'"),
         (["--to", "new", "--model", "base", "--adapter"], "the model 'base' of"),
         (["--to", "new", "--adapter", "--dtype", "bfloat16"], "leave --dtype out"),
         (["--to", "new", "--score", "fusion"], "--ranking.score fusion"),
         (["--to", "new", "--public"], "--public goes with --push ORG/NAME"),
-        (["--check"], "say where to"),
+        (["--check"], "is no export: it has no golden_prompts.json"),
     ],
 )
 def test_requests_that_cannot_be_meant(finished, rosepo, tmp_path, arguments, message):
@@ -207,20 +208,24 @@ class Answer:
     status_code = 404
 
 
-@pytest.mark.parametrize(("name", "flags", "private"), [("me/new", [], True), ("me/new", ["--public"], False)])
-def test_an_export_is_pushed_private_unless_it_shall_be_public(exported, rosepo, monkeypatch, name, flags, private):
+def test_an_export_is_pushed_private_unless_it_shall_be_public(exported, rosepo, monkeypatch):
     api = Hub()
     monkeypatch.setattr(hub, "HfApi", lambda: api)
-    done = rosepo("export", exported, "--push", name, *flags)
+    done = rosepo("export", exported, "--push", "me/new")
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1] == "pushed  https://hub/me/new/1"
-    assert api.calls == [(name, private, True), (name, sorted(file.name for file in exported.iterdir()))]
-
-
-def test_a_public_repository_is_left_alone(exported, rosepo, monkeypatch):
-    api = Hub()
-    monkeypatch.setattr(hub, "HfApi", lambda: api)
-    done = rosepo("export", exported, "--push", "me/open")
-    assert done.code == 2
-    assert "everyone can see me/open on the hub: add --public if this is meant" in done.err
+    files = sorted(file.name for file in exported.iterdir())
+    assert api.calls == [("me/new", True, True), ("me/new", files)]
+    api.calls.clear()
+    hub.push(exported, "me/open", public=True)
+    hub.push(exported, "me/closed", public=False)
+    assert api.calls == [
+        ("me/open", False, True),
+        ("me/open", files),
+        ("me/closed", True, True),
+        ("me/closed", files),
+    ]
+    api.calls.clear()
+    with pytest.raises(RequestError, match="everyone can see me/open on the hub: add --public if this is meant"):
+        hub.push(exported, "me/open", public=False)
     assert api.calls == []
