@@ -19,6 +19,7 @@ from rosepo_core.data.saved_catalogue import save_catalogue
 from rosepo_core.engine.models import BASE_FILE, hub_id, resolve_model
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, TRIE_FILE
 from rosepo_core.evaluation.decision_rules import needed_models
+from rosepo_core.recorded_plugins import PLUGINS_FILE
 from rosepo_core.registry import running
 from rosepo_core.report import outputs
 from rosepo_core.report.model_card import model_card
@@ -177,6 +178,9 @@ def _write_parts(source: RunSource, name: str, score: Score, folder: Path) -> No
         for part in needed:
             if (found := parts.find(part)) is not None:
                 shutil.copytree(found, folder / PARTS / part)
+        # It says what to install for an oracle of a plugin.
+        if (source.folder / PLUGINS_FILE).is_file() and (folder / PARTS).is_dir():
+            shutil.copyfile(source.folder / PLUGINS_FILE, folder / PARTS / PLUGINS_FILE)
         config = {key: source.config[key] for key in ("ranking", "evaluation", "oracle") if key in source.config}
     about = {"schema": ABOUT_SCHEMA, "rosepo": __version__, "model": name, "score": score, "config": config}
     (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
