@@ -72,8 +72,11 @@ def align(
     """
     from rosepo_core.config import as_written, load_config
     from rosepo_core.data.frames import Frame
-    from rosepo_core.pipeline import default_folder
-    from rosepo_core.serving.recommender import Recommender
+    from rosepo_core.extras import named_extras
+
+    with named_extras():
+        from rosepo_core.pipeline import default_folder
+        from rosepo_core.serving.recommender import Recommender
 
     overrides: list[tuple[str, Any]] = [("dataset", "frames"), ("dataset.log", Frame.of(log, "the log"))]
     if items is not None:
@@ -117,9 +120,12 @@ def train(
     """
     from pathlib import Path
 
-    from rosepo_core import pipeline
     from rosepo_core.config import RunConfig, read_config
-    from rosepo_core.stages.session import QuietReporter
+    from rosepo_core.extras import named_extras
+
+    with named_extras():
+        from rosepo_core import pipeline
+        from rosepo_core.stages.session import QuietReporter
 
     settings = config if isinstance(config, RunConfig) else read_config(config)
     listener = reporter or QuietReporter()

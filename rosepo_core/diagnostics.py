@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rosepo_core import __version__, ranks
+from rosepo_core.extras import extra_with, requirements
 from rosepo_core.packages import cache_folder
 from rosepo_core.registry import load_plugins
 
@@ -62,24 +63,26 @@ def diagnose() -> list[Check]:
 
 
 def _libraries() -> Iterator[Check]:
-    # huggingface_hub depends on the package packaging, so it is always installed. pip's own copy may be missing.
-    from packaging.requirements import Requirement
-
     try:
-        lines = metadata.requires("rosepo") or []
+        required = requirements() + requirements("train")
     except metadata.PackageNotFoundError:
         yield Check("libraries", "warn", "rosepo runs from its source tree, not installed", "pip install -e .")
         return
     found = []
-    for line in lines:
-        requirement = Requirement(line)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
+    for requirement in required:
         fix = f"pip install '{requirement.name}{requirement.specifier}'"
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Check(requirement.name, "fail", "not installed", fix)
+            if extra := extra_with(requirement.name):
+                yield Check(
+                    requirement.name,
+                    "warn",
+                    "not installed: this machine can recommend, and neither train nor evaluate",
+                    f"pip install 'rosepo[{extra}]'",
+                )
+            else:
+                yield Check(requirement.name, "fail", "not installed", fix)
             continue
         if requirement.specifier.contains(version, prereleases=True):
             found.append(f"{requirement.name} {version}")

@@ -27,6 +27,7 @@ from rosepo_core.report import outputs
 from rosepo_core.stages.session import RunReporter, shown
 from rosepo_core.store.files import write_text
 from rosepo_core.store.run_store import MARKER, is_run
+from rosepo_core.store.seed_folders import seed_runs
 
 SEEDS = "seeds.json"
 SCHEMA = 1
@@ -167,27 +168,6 @@ def run_seeds(
             (folder / SEEDS).unlink(missing_ok=True)
         measured.append(_measured(done))
     return _written(folder, runs, measured)
-
-
-def is_seeds(folder: Path) -> bool:
-    """Whether `folder` contains runs under seeds, and is not itself a run."""
-    return not is_run(folder) and any(is_run(each) for each in folder.glob("seed-*"))
-
-
-def seed_runs(folder: Path) -> dict[int, Path]:
-    """The runs of a folder of seeds, by seed, ascending.
-
-    Raises:
-        RequestError: there is none.
-    """
-    found = {
-        int(each.name.removeprefix("seed-")): each
-        for each in folder.glob("seed-*")
-        if each.name.removeprefix("seed-").isdecimal() and is_run(each)
-    }
-    if not found:
-        raise RequestError(f"{folder} holds no runs under seeds (seed-*/{MARKER}): name what `--seeds` made")
-    return dict(sorted(found.items()))
 
 
 def evaluate(

@@ -30,6 +30,7 @@ from rosepo_cli import (
 from rosepo_cli.signals import SIGNALS
 from rosepo_core import __version__, processes, ranks
 from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError
+from rosepo_core.extras import named_extras
 from rosepo_core.installed import PluginWarning
 from rosepo_core.registry import load_plugins
 
@@ -92,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
                 # A shell asks what could come next. Typer answers, and ends the process.
                 command.main(list(arguments), prog_name="rosepo")
             # Typer's own runner handles interruptions and closed pipes in another way, so it is not used.
-            with command.make_context("rosepo", list(arguments), obj=arguments) as context:
+            with command.make_context("rosepo", list(arguments), obj=arguments) as context, named_extras():
                 command.invoke(context)
             SIGNALS.check()
             sys.stdout.flush()

@@ -102,10 +102,11 @@ def evaluate(
     from rosepo_core import pipeline
     from rosepo_core import seeds as over
     from rosepo_core.registry import load_plugins
+    from rosepo_core.store.seed_folders import is_seeds
 
     registry = load_plugins()
     reporter = ConsoleReporter()
-    if finished is not None and over.is_seeds(Path(finished)):
+    if finished is not None and is_seeds(Path(finished)):
         if scores:
             raise RequestError(
                 f"{finished} holds runs under seeds, which ranked different candidates: name one of them"

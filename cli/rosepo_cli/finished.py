@@ -64,7 +64,7 @@ def _are_of_seeds(folders: list[Path]) -> bool:
         RequestError: only some of them do.
     """
     from rosepo_core.contracts.errors import RequestError
-    from rosepo_core.seeds import is_seeds
+    from rosepo_core.store.seed_folders import is_seeds
 
     of_seeds = [folder for folder in folders if is_seeds(folder)]
     if of_seeds and len(of_seeds) < len(folders):

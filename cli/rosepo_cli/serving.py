@@ -81,19 +81,12 @@ def serve(
     """
     import os
 
-    from rosepo_core.contracts.errors import RequestError
     from rosepo_core.contracts.options import parse_options
-
-    try:
-        from rosepo_core.serving.web.served_runs import named_folders
-        from rosepo_core.serving.web.server import LOOPBACK, serve
-        from rosepo_core.serving.web.settings import ServeSettings
-    except ModuleNotFoundError as error:
-        raise RequestError(
-            f"`rosepo serve` needs {error.name}, which is not installed: pip install 'rosepo[serve]'"
-        ) from None
     from rosepo_core.serving.recommender import Recommender
     from rosepo_core.serving.run_lists import RunLists
+    from rosepo_core.serving.web.served_runs import named_folders
+    from rosepo_core.serving.web.server import LOOPBACK, serve
+    from rosepo_core.serving.web.settings import ServeSettings
     from rosepo_core.stages.session import QuietReporter
 
     hosts = (*ServeSettings().hosts, *(() if host in LOOPBACK else (host,)), *(allow_host or ()))

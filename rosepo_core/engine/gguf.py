@@ -9,15 +9,18 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from gguf import GGMLQuantizationType, GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.packages import cache_folder
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 FORMAT = 1
 """Increase this when the conversion changes, so that folders of an older conversion are not used."""
@@ -86,6 +89,8 @@ def _rename(folder: Path, final: Path) -> None:
 
 
 def _convert(path: Path, folder: Path) -> None:
+    from gguf import GGUFReader
+
     source = {"pretrained_model_name_or_path": str(path.parent.absolute()), "gguf_file": path.name}
     try:
         # The loader shows its own progress bar on stderr, even if bars are off in transformers.
@@ -115,5 +120,7 @@ def _convert(path: Path, folder: Path) -> None:
 
 
 def _keeps_float32(reader: GGUFReader) -> bool:
+    from gguf import GGMLQuantizationType
+
     floats = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
     return any(tensor.tensor_type in floats for tensor in reader.tensors if len(tensor.shape) > 1)

@@ -23,12 +23,12 @@ from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, load_template
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
-from rosepo_core.seeds import is_seeds, seed_runs
 from rosepo_core.serving.ranker import Ranker, RunParts, load_ranker
 from rosepo_core.stages.split import load_split
 from rosepo_core.store.artifacts import check_artifact
 from rosepo_core.store.changes import CONFIG
 from rosepo_core.store.run_store import MARKER, RunStore, is_run
+from rosepo_core.store.seed_folders import is_seeds, seed_runs
 
 ABOUT_FILE = "rosepo.json"
 """What `rosepo export` writes about a model: its name, its score, and the configuration behind it."""

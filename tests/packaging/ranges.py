@@ -54,7 +54,10 @@ def main() -> None:
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     torch = [line for line in pinned if line.startswith("torch==")]
     arguments = sys.argv[1:] or list(TESTS)
-    ends = {"oldest": [*torch, *oldest(project["dependencies"])], "newest": torch}
+    ends = {
+        "oldest": [*torch, *oldest([*project["dependencies"], *project["optional-dependencies"]["train"]])],
+        "newest": torch,
+    }
     failed = [run(end, constraints, arguments) for end, constraints in ends.items()]
     sys.exit(int(any(failed)))
 

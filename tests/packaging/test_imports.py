@@ -28,6 +28,7 @@ LAYERS = (
     {
         "rosepo_core.installed",
         "rosepo_core.registry",
+        "rosepo_core.extras",
         "rosepo_core.packages",
         "rosepo_core.presets",
         "rosepo_core.ownership",
