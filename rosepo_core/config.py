@@ -111,6 +111,12 @@ class RunConfig(Options):
         description="Trackers that get the numbers of training, beside RUN/metrics.jsonl: 'tensorboard', 'wandb', "
         "'mlflow' or 'trackio'.",
     )
+    rounds: int = Field(
+        1,
+        ge=1,
+        description="Rounds of self-play: SFT and alignment in turn, each time with rejected items drawn again from "
+        "the current model. SFT of later rounds takes steps, epochs and learning_rate from [alignment].",
+    )
     dataset: PluginChoice = Field(description="The source of interactions and titles.")
     split: SplitOptions = Field(SplitOptions(), description="Which interactions are held out.")
     model: ModelOptions = Field(ModelOptions(), description="The language model to start from.")
@@ -142,9 +148,10 @@ class RunConfig(Options):
         return self._tables(lambda options: options.model_dump(mode="json"))
 
     def that_decides(self) -> dict[str, Any]:
-        """`resolved` without the keys that never change a result, see `Options.that_decide`."""
+        """`resolved` without the keys that never change a result, see `Options.that_decide`. One round is left out,
+        because it is no other run than one from the time before rounds."""
         tables = self._tables(lambda options: options.that_decide())
-        return {key: tables[key] for key in tables if _decides(key)}
+        return {key: tables[key] for key in tables if _decides(key) and (key, tables[key]) != ("rounds", 1)}
 
     def _tables(self, keys: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
         whole: dict[str, Any] = {}
@@ -172,7 +179,7 @@ class RunConfig(Options):
         return re.sub(f', [^ ]+ = "{_UNSET}"', "", text)
 
 
-PLAIN_KEYS = ("seed", "deterministic", "track")
+PLAIN_KEYS = ("seed", "deterministic", "track", "rounds")
 """The keys at the top of a configuration, outside all sections."""
 
 

@@ -36,6 +36,7 @@ from rosepo_core.stages import (
     sft,
     split,
 )
+from rosepo_core.stages.rounds import rounds_of, stages_of
 from rosepo_core.stages.session import (
     FinishedSession,
     Handle,
@@ -45,7 +46,7 @@ from rosepo_core.stages.session import (
     UntilReached,
     shown,
 )
-from rosepo_core.stages.trained import Trained
+from rosepo_core.stages.trained import Trained, TrainedRound
 from rosepo_core.store import fingerprint
 from rosepo_core.store.artifacts import check_artifact, read_manifest
 from rosepo_core.store.changes import CONFIG, UNFINISHED
@@ -108,8 +109,8 @@ def run(
     """
     registry, reporter = registry or load_plugins(), shown(reporter)
     if until is not None:
-        _check_stage(until)
-    forced = forced_stages(force)
+        _check_stage(until, config.rounds)
+    forced = forced_stages(force, config.rounds)
     store = SharedStore(folder)
     if not overwrite:
         config = to_go_on_with(config, folder, registry)
@@ -126,24 +127,27 @@ def run(
     return Run(folder, tables)
 
 
-def _check_stage(stage: str) -> None:
-    if stage not in STAGES:
-        raise RequestError(f"unknown stage '{stage}'{nearest(stage, STAGES)}")
+def _check_stage(stage: str, rounds: int) -> None:
+    known = stages_of(rounds)
+    if stage not in known:
+        raise RequestError(f"unknown stage '{stage}'{nearest(stage, known)}")
 
 
-def forced_stages(names: Sequence[str]) -> Callable[[str], bool]:
-    """A function that says whether a stage must be made again because of `names`. The answers of models in evaluation
-    are artifacts of their own, and belong to the name ``"evaluation"``. A prior does not, because a model may have
-    been trained with it; it is made again with the model that it belongs to.
+def forced_stages(names: Sequence[str], rounds: int = 1) -> Callable[[str], bool]:
+    """A function that says whether a stage of a run with so many rounds must be made again because of `names`.
+
+    The answers of models in evaluation are artifacts of their own, and belong to the name ``"evaluation"``. A prior
+    does not, because a model may have been trained with it; it is made again with the model that it belongs to.
 
     Raises:
         RequestError: there is no stage with such a name.
     """
     for name in names:
-        _check_stage(name)
+        _check_stage(name, rounds)
+    known = stages_of(rounds)
 
     def forced(stage: str) -> bool:
-        return stage in names or (STAGES[-1] in names and stage not in STAGES and not stage.startswith(prior.PREFIX))
+        return stage in names or (STAGES[-1] in names and stage not in known and not stage.startswith(prior.PREFIX))
 
     return forced
 
@@ -178,8 +182,8 @@ def _differing(before: RunConfig, now: RunConfig, sections: Sequence[str]) -> st
     """The first keys in these sections that differ and can change a result; empty if there are none."""
     old, new = before.that_decides(), now.that_decides()
     keys: list[str] = []
-    for section in (name for name in sections if name in old):
-        was, is_now = old[section], new[section]
+    for section in (name for name in sections if name in {**old, **new}):
+        was, is_now = old.get(section), new.get(section)
         # One loss is a table, and several are a list.
         if isinstance(was, dict) and isinstance(is_now, dict):
             keys += [f"{section}.{key}" for key in {**is_now, **was} if was.get(key) != is_now.get(key)]
@@ -204,11 +208,16 @@ def train(session: Session) -> Trained:
     fine_tuned = sft.stage(session, held_out)
     session.store.commit()
     smoothing = oracle.stage(session, held_out, fine_tuned) if oracle.needed(session) else None
-    rejected = sampling.stage(session, held_out, fine_tuned, smoothing)
-    scored = reference.stage(session, held_out, fine_tuned, rejected)
-    pairs = preferences.stage(session, corpus, held_out, smoothing, rejected, scored)
-    preferred = aligned.stage(session, held_out, fine_tuned, pairs)
-    return Trained(held_out, candidates, fine_tuned, smoothing, pairs, preferred)
+    current, rounds = fine_tuned, list[TrainedRound]()
+    for number in rounds_of(session.config.rounds):
+        rejected = sampling.stage(session, held_out, current, smoothing, number)
+        if rounds:
+            fine_tuned = sft.stage(session, held_out, current, number)
+        scored = reference.stage(session, held_out, fine_tuned, rejected, number)
+        pairs = preferences.stage(session, corpus, held_out, smoothing, rejected, scored, number)
+        current = aligned.stage(session, held_out, fine_tuned, pairs, number)
+        rounds.append(TrainedRound(number, fine_tuned, pairs, current))
+    return Trained(held_out, candidates, smoothing, tuple(rounds))
 
 
 def evaluate(
@@ -477,7 +486,7 @@ def finished_runs(
     stores = [RunStore.open(folder) for folder in folders]
     for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
         config = load_config(store.folder / CONFIG, [], registry, finished=True)
-        with store.working(store.config, STAGES, reading=True):
+        with store.working(store.config, stages_of(config.rounds), reading=True):
             commands = _commands(config, store.folder)
             if _only_evaluates(store.folder):
                 adapter = find_adapter(config.model.name, reporter)
@@ -498,7 +507,8 @@ def _commands(config: RunConfig, folder: Path) -> Callable[[str], str]:
         again = f"rosepo evaluate --model {config.model.name} --config {folder / CONFIG} --run {folder}"
         return lambda _: again
     train_again = f"rosepo train --config {folder / CONFIG} --run {folder}"
-    return lambda stage: train_again if stage in STAGES[:-1] else f"rosepo evaluate {folder}"
+    stages = stages_of(config.rounds)[:-1]
+    return lambda stage: train_again if stage in stages else f"rosepo evaluate {folder}"
 
 
 def _only_evaluates(folder: Path) -> bool:
@@ -527,10 +537,11 @@ def _evaluated_model(session: Session, adapter: Adapter | None) -> tuple[Handle[
     return held_out, evaluation.stage(session, held_out, candidates, models)
 
 
-def _of_training(folder: Path) -> set[str]:
+def _of_training(folder: Path, rounds: int) -> set[str]:
     """The stages before evaluation of a finished run, and the priors that they were made from."""
-    manifests = [manifest for stage in STAGES[:-1] if (manifest := read_manifest(folder / stage))]
-    return {*STAGES[:-1], *(name for manifest in manifests for name in manifest["inputs"])}
+    stages = stages_of(rounds)[:-1]
+    manifests = [manifest for stage in stages if (manifest := read_manifest(folder / stage))]
+    return {*stages, *(name for manifest in manifests for name in manifest["inputs"])}
 
 
 @contextmanager
@@ -547,7 +558,7 @@ def _opened(
 ) -> Iterator[Session]:
     """A session on a folder. If the request fails before `RunStore.commit`, the folder stays as it was."""
     session = (
-        FinishedSession(config, store, registry, reporter, _of_training(store.folder))
+        FinishedSession(config, store, registry, reporter, _of_training(store.folder, config.rounds))
         if finished
         else Session(config, store, registry, reporter, base=base, until=until, forced=forced)
     )
@@ -556,7 +567,7 @@ def _opened(
         # One process fetches or converts the model. The others find it.
         ranks.told_by_first("fetching the model", lambda: str(resolve_model(base or config.model.name, reporter)))
     unneeded = () if oracle.needed(session) else ("oracle",)
-    with store.working(config.to_toml(), set(STAGES).difference(unneeded)):
+    with store.working(config.to_toml(), set(stages_of(config.rounds)).difference(unneeded)):
         with suppress(UntilReached):
             yield session
         outputs.write_environment(session)

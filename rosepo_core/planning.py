@@ -128,7 +128,7 @@ class _Rehearsal(Session):
     ) -> Artifact:
         """An existing artifact, a new one of a quick stage, or a planned one whose folder does not exist."""
         wanted = self.fingerprint(stage, settings, inputs)
-        found = None if self.is_forced(stage, inputs) else self.store.find(stage, wanted)
+        found = None if self.is_forced(stage, inputs) else self.find(stage, wanted)
         # A stage cannot be made from inputs that are only planned.
         if found is None and _is_quick(stage) and all(each.folder.exists() for each in inputs):
 
@@ -162,7 +162,7 @@ def plan(
         RequestError: the run would end with this error before anything is trained.
     """
     registry = registry or load_plugins()
-    forced = forced_stages(force)
+    forced = forced_stages(force, config.rounds)
     if not overwrite:
         config = to_go_on_with(config, folder, registry)
     with tempfile.TemporaryDirectory(prefix="rosepo-plan-") as scratch:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.evaluation.run_models import by_score_in_use, last_language_model
-from rosepo_core.stages import STAGES
+from rosepo_core.stages.rounds import stages_of
 from rosepo_core.store.artifacts import read_manifest
 from rosepo_core.store.changes import CONFIG
 from rosepo_core.store.run_store import is_run
@@ -63,9 +63,9 @@ def list_runs(folder: Path) -> list[ListedRun]:
 
 
 def _listed(folder: Path) -> ListedRun:
-    state = _state(folder)
     try:
         config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        state = _state(folder, config.get("rounds", 1))
         trained = (folder / "aligned").exists() or state != "evaluated"
         parts = ["+".join(map(_name, _several(config[key]))) for key in ("sampler", "oracle", "loss")]
         run = ListedRun(
@@ -86,11 +86,12 @@ def _listed(folder: Path) -> ListedRun:
         return replace(run, state=f"metrics.json cannot be read: {type(error).__name__}")
 
 
-def _state(folder: Path) -> str:
-    done = [stage for stage in STAGES if read_manifest(folder / stage) is not None]
+def _state(folder: Path, rounds: int) -> str:
+    *stages, last = stages_of(rounds)
+    done = [stage for stage in (*stages, last) if read_manifest(folder / stage) is not None]
     if not done:
         return "begun"
-    return "evaluated" if done[-1] == STAGES[-1] else f"up to {done[-1]}"
+    return "evaluated" if done[-1] == last else f"up to {done[-1]}"
 
 
 def _result(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Mapping[str, Any]:

@@ -63,6 +63,10 @@ Processes = Annotated[
         show_default=False,
     ),
 ]
+MODELS_OF_RUNS = (
+    "aligned, sft or base; in a run of several rounds also round-1-aligned and so on. By default aligned."
+)
+Stage = Annotated[str | None, typer.Option(help=f"Which model of a run: {MODELS_OF_RUNS}", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as printed by `rosepo train`.")]
 
 # Keys with a dot (--sampler.temperature 0.7) are not declared one by one: there are many, and plugins add more.

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from rosepo_cli.arguments import Json
+from rosepo_cli.arguments import MODELS_OF_RUNS, Json
 from rosepo_core.contracts.sections import Score
-from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 
 
 def add(app: typer.Typer) -> None:
@@ -43,8 +42,7 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"Which model: {', '.join(LANGUAGE_MODELS)}; for --scores any row of the table. "
-            f"By default {LANGUAGE_MODELS[0]}.",
+            help=f"Which model: {MODELS_OF_RUNS} For --scores any row of the table.",
             show_default=False,
         ),
     ] = None,

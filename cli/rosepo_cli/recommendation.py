@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rosepo_cli.arguments import Json
+from rosepo_cli.arguments import Json, Stage
 from rosepo_core.contracts.sections import Score
-from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 
 if TYPE_CHECKING:
     from rosepo_core.serving.batch import Job
@@ -61,13 +60,7 @@ def recommend(
             help="Whether --history, --candidate and --exclude are titles or the items' own ids in the log."
         ),
     ] = "title",
-    stage: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Which model of a run: {', '.join(LANGUAGE_MODELS)}; by default {LANGUAGE_MODELS[0]}.",
-            show_default=False,
-        ),
-    ] = None,
+    stage: Stage = None,
     score: Annotated[
         Score | None, typer.Option(help="How titles are ranked; by default the run's ranking.score.")
     ] = None,

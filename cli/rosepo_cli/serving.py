@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rosepo_cli.arguments import Stage
 from rosepo_core.contracts.sections import Score
-from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
 
 TOKEN = "ROSEPO_SERVE_TOKEN"
 
@@ -34,13 +34,7 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help=f"A file with the bearer token that requests must have. Or set {TOKEN}."),
     ] = None,
-    stage: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Which model of a run: {', '.join(LANGUAGE_MODELS)}; by default {LANGUAGE_MODELS[0]}.",
-            show_default=False,
-        ),
-    ] = None,
+    stage: Stage = None,
     score: Annotated[
         Score | None, typer.Option(help="How titles are ranked; by default the run's ranking.score.")
     ] = None,

@@ -58,6 +58,14 @@ def train(
             autocompletion=names_of("loss"),
         ),
     ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Rounds of self-play: SFT and alignment in turn, each with rejected items drawn anew.",
+            show_default=False,
+        ),
+    ] = None,
     protocol: Protocol = None,
     metric: Metric = None,
     seed: Seed = None,
@@ -123,7 +131,7 @@ def train(
 
     if seeds is not None and until is not None:
         raise RequestError("--seeds needs finished runs: leave --until out, or --seeds")
-    named = {"dataset": dataset, "model": model, "prompt": prompt, "oracle": oracle, "seed": seed}
+    named = {"dataset": dataset, "model": model, "prompt": prompt, "oracle": oracle, "rounds": rounds, "seed": seed}
     changes: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
     changes += [("sampler", name) for name in sampler or []]
     changes += [("loss", name) for name in loss or []]

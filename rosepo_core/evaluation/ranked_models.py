@@ -15,6 +15,7 @@ from rosepo_core.contracts.records import Floats, Ints, Places, Split
 from rosepo_core.engine.models import Adapter, folder_fingerprint
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, read_template
 from rosepo_core.engine.scoring import score_items
+from rosepo_core.engine.training import LogHistory
 from rosepo_core.evaluation.results import ScoreFn, popularity_scores
 from rosepo_core.registry import running
 from rosepo_core.stages.session import Handle, Session
@@ -43,12 +44,17 @@ class RankedModel:
 
 
 def of_run(session: Session, trained: Trained) -> list[RankedModel]:
-    """The models of a run: popularity, the oracle, and the language model before and after each training."""
-    split, sft, aligned = trained.split, trained.sft, trained.aligned
+    """The models of a run: popularity, the oracle, and the language model before training, after SFT, and after each
+    round."""
+    split = trained.split
+    stages = {"sft": trained.sft} | {each.number.stage("aligned"): each.aligned for each in trained.rounds}
+
+    def model(name: str, weights: Handle[LogHistory]) -> RankedModel:
+        return _language_model(session, split, name, lambda: session.policy.trained(weights.folder), inputs=[weights])
+
     return [
         *before_training(session, split, trained.oracle),
-        _language_model(session, split, "sft", lambda: session.policy.trained(sft.folder), inputs=[sft]),
-        _language_model(session, split, "aligned", lambda: session.policy.trained(aligned.folder), inputs=[aligned]),
+        *(model(name, weights) for name, weights in stages.items()),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The models that every run has: their names, their order, and the baseline of each."""
+"""The models of a run: their names, their order, and the baselines of each."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import cast
 
 from rosepo_core.contracts.sections import SCORES, Score
 from rosepo_core.evaluation.decision_rules import ranked_name
+from rosepo_core.stages.rounds import rounds_of
 
 
 @dataclass(frozen=True)
 class RunModel:
-    """One model that every run has.
+    """One model of a run.
 
     Attributes:
         name: its name in tables and files.
         title: its name in the report and the model card.
         style: its colour in the report, a CSS class.
         writes: whether it is a language model, which can write and recommend.
-        baseline: the model that it is compared with, user by user; `None` if there is no comparison.
+        baseline: the model that it is compared with, user by user; `None` if there is no comparison. The model of the
+            last round is also compared with that of the round before.
     """
 
     name: str
@@ -40,10 +42,40 @@ RUN_MODELS: Mapping[str, RunModel] = {
         RunModel("aligned", "Aligned", "rose", writes=True, baseline="sft"),
     )
 }
-"""The models by name, in the order of every table."""
+"""The models that every run has, by name, in the order of every table."""
 
-LANGUAGE_MODELS = tuple(name for name, model in RUN_MODELS.items() if model.writes)[::-1]
-"""The language models of a run, the last trained first."""
+ROUND = re.compile(r"round-([1-9]\d*)-aligned")
+"""The name of the model that a round before the last left."""
+
+ROUND_STYLES = ("violet", "cyan", "brown", "orange", "green")
+"""Colours of the models of rounds, used in turn."""
+
+
+def run_model(name: str) -> RunModel | None:
+    """The model of a run with this name; `None` if there is none. Any number of rounds is possible."""
+    if (found := ROUND.fullmatch(name)) is None:
+        return RUN_MODELS.get(name)
+    number = int(found[1])
+    style = ROUND_STYLES[(number - 1) % len(ROUND_STYLES)]
+    baseline = "sft" if number == 1 else f"round-{number - 1}-aligned"
+    return RunModel(name, f"Round {number}", style, writes=True, baseline=baseline)
+
+
+def models_of(rounds: int) -> tuple[str, ...]:
+    """The models of a run with so many rounds, in the order of every table."""
+    *others, _ = RUN_MODELS
+    return (*others, *(each.stage("aligned") for each in rounds_of(rounds)))
+
+
+def language_models(rounds: int) -> tuple[str, ...]:
+    """The language models of a run with so many rounds, the last trained first."""
+    return tuple(name for name in models_of(rounds) if RowName.of(name).writes)[::-1]
+
+
+def _known(names: Iterable[str]) -> list[RunModel]:
+    """The models of a run with the rounds of the models in these names, in the order of every table."""
+    numbers = [int(found[1]) for name in names if (found := ROUND.fullmatch(RowName.of(name).model))]
+    return [model for name in models_of(1 + max(numbers, default=0)) if (model := run_model(name)) is not None]
 
 
 ROW_NAME = re.compile(rf"(.+?)(?: ({'|'.join(SCORES[1:])}))?( \(.+\))?", re.DOTALL)
@@ -106,8 +138,9 @@ def main_rows(names: Iterable[str]) -> list[str]:
 
 def last_language_model(names: Iterable[str]) -> str | None:
     """The last trained language model of a run among the models of these rows."""
+    names = list(names)
     models = {RowName.of(name).model for name in names}
-    return next((name for name in LANGUAGE_MODELS if name in models), None)
+    return next((each.name for each in reversed(_known(names)) if each.writes and each.name in models), None)
 
 
 def few_rows(names: Iterable[str]) -> list[str]:
@@ -129,7 +162,8 @@ def few_rows(names: Iterable[str]) -> list[str]:
 def in_order(names: Iterable[str]) -> list[str]:
     """The names in order: first the models of a run, each by all its scores, then the others, in their given
     order."""
-    every = [ranked_name(name, score) for name in RUN_MODELS for score in SCORES]
+    names = list(names)
+    every = [ranked_name(model.name, score) for model in _known(names) for score in SCORES]
     places = {name: place for place, name in enumerate(every)}
     return sorted(names, key=lambda name: places.get(name, len(places)))
 
@@ -137,16 +171,18 @@ def in_order(names: Iterable[str]) -> list[str]:
 def compared_models(names: Iterable[str]) -> list[tuple[str, str]]:
     """The models of a table that are compared user by user, each with its baseline: (model, baseline).
 
-    Each trained model is compared with its baseline under the same score, and each model under another score with
-    itself under likelihood. The fusion of a language model is also compared with the best that the run has without
-    the language model: the fusion of the oracle, or else the oracle.
+    Each trained model is compared with its baseline under the same score, the model of the last round also with that
+    of the round before, and each model under another score with itself under likelihood. The fusion of a language
+    model is also compared with the best that the run has without the language model: the fusion of the oracle, or
+    else the oracle.
     """
     names = list(names)
+    known = _known(names)
+    pairs = [(model.name, model.baseline) for model in known if model.baseline]
+    if ROUND.fullmatch(known[-2].name):
+        pairs.append((known[-1].name, known[-2].name))
     found = [
-        (ranked_name(model.name, score), ranked_name(model.baseline, score))
-        for model in RUN_MODELS.values()
-        if model.baseline
-        for score in SCORES
+        (ranked_name(model, score), ranked_name(baseline, score)) for model, baseline in pairs for score in SCORES
     ]
     for name in names:
         model, _, score = name.rpartition(" ")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rosepo_core.contracts.sections import Score
-from rosepo_core.evaluation.run_models import RUN_MODELS, RowName
+from rosepo_core.evaluation.run_models import ROUND_STYLES, RUN_MODELS, RowName, run_model
 
 ARROWS: Mapping[str, str] = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
-MORE_STYLES = ("violet", "cyan", "brown", "orange", "green")
-"""Colours of models beyond those of one run, used in turn."""
 
 
 SCORE_TITLES: Mapping[Score, str] = {
@@ -47,11 +45,12 @@ def model_styles(models: Iterable[str]) -> Mapping[str, str]:
     for name in models:
         row = RowName.of(name)
         if row.own not in colours:
-            colour = RUN_MODELS[row.own].style if row.own in RUN_MODELS else None
+            known = run_model(row.own)
+            colour = known.style if known else None
             if colour is None and row.model == "aligned" and aligned not in colours.values():
                 colour = aligned
-            others = sum(each in MORE_STYLES for each in colours.values())
-            colours[row.own] = colour or MORE_STYLES[others % len(MORE_STYLES)]
+            others = sum(each in ROUND_STYLES for each in colours.values())
+            colours[row.own] = colour or ROUND_STYLES[others % len(ROUND_STYLES)]
         found[name] = colours[row.own] + ("" if row.score == "likelihood" else " open")
     return found
 
@@ -69,7 +68,8 @@ def feature_title(feature: str) -> str:
 def model_title(model: str) -> str:
     """The title of a row for readers: ``aligned fusion (run)`` becomes Aligned fusion (run)."""
     name, space, label = model.partition(" ")
-    return (RUN_MODELS[name].title if name in RUN_MODELS else name) + space + label
+    known = run_model(name)
+    return (known.title if known else name) + space + label
 
 
 def signed(value: float, decimals: int = 3) -> str:

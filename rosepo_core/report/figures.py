@@ -18,7 +18,7 @@ from rosepo_core.evaluation.decision_rules import ranked_name
 from rosepo_core.evaluation.measurement import headline
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.evaluation.results import Evaluation
-from rosepo_core.evaluation.run_models import RUN_MODELS, RowName, few_rows, score_in_use
+from rosepo_core.evaluation.run_models import RUN_MODELS, RowName, few_rows, run_model, score_in_use
 from rosepo_core.evaluation.statistics import difference_of_means
 from rosepo_core.report import charts
 from rosepo_core.report.charts import Chart, number
@@ -141,12 +141,12 @@ def _shown_bins(bins: Sequence[ReliabilityBin]) -> list[tuple[float, float, str]
     ]
 
 
-def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart | None:
+def growth(evaluation: Evaluation, logs: Mapping[str, Mapping[str, tuple[Log, Log]]]) -> Chart | None:
     """Accuracy against the number of training tokens, if runs differ in this number.
 
     Args:
         evaluation: the evaluation of all runs together.
-        logs: by the run's label: the logs of SFT and of alignment.
+        logs: by the run's label and the name of the model that a round left: the logs of SFT and of alignment.
     """
     column = headline(evaluation.columns)
     if column is None:
@@ -154,23 +154,25 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
     score = score_in_use(evaluation.models)
     points: dict[tuple[str, float], charts.Point] = {}
     for label, of_run in logs.items():
-        sft, aligned = (float(log[-1].get("num_tokens", 0)) if log else 0.0 for log in of_run)
-        for model, tokens in (("sft", sft), ("aligned", sft + aligned)):
+        for model, tokens in _trained_tokens(of_run).items():
             ranked = ranked_name(model, score)
             name = next((each for each in (ranked, f"{ranked} ({label})") if each in evaluation.models), None)
-            if name is not None and tokens > 0:
+            known = run_model(model)
+            if name is not None and known is not None and tokens > 0:
                 result = evaluation.models[name]
                 ends = result.intervals[column]
                 points[name, tokens] = charts.Point(
-                    model_title(name), tokens, result.metrics[column], *ends, RUN_MODELS[model].style
+                    model_title(name), tokens, result.metrics[column], *ends, known.style
                 )
     if len({tokens for _, tokens in points}) < 3:
         return None
-    shown = {ranked_name(name, score) if model.writes else name: model for name, model in RUN_MODELS.items()}
+    trained = {model: run_model(model) for of_run in logs.values() for model in _trained_tokens(of_run)}
+    models = {**RUN_MODELS, **{name: model for name, model in trained.items() if model is not None}}
+    shown = {ranked_name(name, score) if model.writes else name: model for name, model in models.items()}
     levels = {
         model_title(name): (evaluation.models[name].metrics[column], model.style)
         for name, model in shown.items()
-        if model.name not in ("sft", "aligned") and name in evaluation.models
+        if model.name not in trained and name in evaluation.models
     }
     styles = {point.style for point in points.values()}
     legend = {model_title(name): model.style for name, model in shown.items() if model.style in styles}
@@ -179,6 +181,18 @@ def growth(evaluation: Evaluation, logs: Mapping[str, tuple[Log, Log]]) -> Chart
         charts.growth(title, list(points.values()), levels, "tokens trained on, SFT and alignment", legend),
         caption="95\N{NO-BREAK SPACE}% intervals over users, for each model separately.",
     )
+
+
+def _trained_tokens(of_run: Mapping[str, tuple[Log, Log]]) -> Mapping[str, float]:
+    """The tokens that each trained model of a run has seen."""
+    found, total = {"sft": 0.0}, 0.0
+    for place, (model, logs) in enumerate(of_run.items()):
+        sft, aligned = (float(log[-1].get("num_tokens", 0)) if log else 0.0 for log in logs)
+        if place == 0:
+            found["sft"] = sft
+        total += sft + aligned
+        found[model] = total
+    return found
 
 
 TERMS = ("green", "orange dashed", "gold", "teal")

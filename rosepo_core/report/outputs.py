@@ -26,7 +26,7 @@ from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.recorded_plugins import PLUGINS_FILE, record, to_json
 from rosepo_core.report.model_card import ModelCard, model_card
-from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side
+from rosepo_core.report.page import ReportData, ReportRound, render, render_seeds, render_side_by_side
 from rosepo_core.stages import embeddings, fusion, oracle, reference, validation
 from rosepo_core.stages.session import Session
 from rosepo_core.stages.trained import Trained
@@ -142,7 +142,7 @@ def _run_evaluation(data: ReportData) -> side_by_side.RunEvaluation:
 
 def report_data(session: Session, trained: Trained, evaluations: Sequence[Evaluation]) -> ReportData:
     """The data of the report on a finished run."""
-    folder, split, pairs = session.store.folder, trained.split.content, trained.pairs.content
+    folder, split = session.store.folder, trained.split.content
     return ReportData(
         title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss_name}",
         command=f"rosepo train --config {folder / CONFIG}",
@@ -151,11 +151,17 @@ def report_data(session: Session, trained: Trained, evaluations: Sequence[Evalua
         evaluations=evaluations,
         score=session.config.ranking.score,
         split=split,
-        sft_log=trained.sft.content,
-        validation=validation.load_curve(trained.sft.folder),
-        alignment_log=trained.aligned.content,
-        pairs=pairs,
-        similarity=_similarity(session.artifacts, pairs),
+        rounds=[
+            ReportRound(
+                model=each.number.stage("aligned"),
+                sft_log=each.sft.content,
+                validation=validation.load_curve(each.sft.folder),
+                alignment_log=each.aligned.content,
+                pairs=each.pairs.content,
+                similarity=_similarity(session.artifacts, each.pairs.content),
+            )
+            for each in trained.rounds
+        ],
         seconds=_seconds(session.artifacts),
         environment=environment(session),
     )

@@ -29,6 +29,7 @@ from rosepo_core.evaluation.run_models import (
     RowName,
     few_rows,
     last_language_model,
+    run_model,
     score_in_use,
 )
 from rosepo_core.evaluation.statistics import OverSeeds, holm, over_seeds
@@ -52,6 +53,28 @@ SHOWN_ITEMS = 5
 
 
 @dataclass(frozen=True)
+class ReportRound:
+    """The data of a report on one round of a run.
+
+    Attributes:
+        model: the name of the model that the round left, as in tables.
+        sft_log: the log of the SFT trainer.
+        validation: the results of validation during SFT (`stages.validation.save_curve`).
+        alignment_log: the log of the alignment trainer.
+        pairs: the preference pairs.
+        similarity: cosines of title embeddings, float32 [m] each: of each target and its rejected item, and of the
+            same number of targets and random items.
+    """
+
+    model: str = "aligned"
+    sft_log: figures.Log = ()
+    validation: Mapping[str, Any] | None = None
+    alignment_log: figures.Log = ()
+    pairs: Pairs | None = None
+    similarity: tuple[Floats, Floats] | None = None
+
+
+@dataclass(frozen=True)
 class ReportData:
     """The data of a report on one run.
 
@@ -63,12 +86,7 @@ class ReportData:
         evaluations: one for each protocol.
         score: the score by which the run's models rank.
         split: needed for the users' lists and for the popularity of pairs.
-        sft_log: the log of the SFT trainer.
-        validation: the results of validation during SFT (`stages.validation.save_curve`).
-        alignment_log: the log of the alignment trainer.
-        pairs: the preference pairs.
-        similarity: cosines of title embeddings, float32 [m] each: of each target and its rejected item, and of the
-            same number of targets and random items.
+        rounds: the rounds of the run, in their order; most runs have one.
         history_length: how many items of a user's history are shown.
         seconds: the time of each stage, in order.
         environment: versions, by name.
@@ -82,11 +100,7 @@ class ReportData:
     evaluations: Sequence[Evaluation] = ()
     score: Score = "likelihood"
     split: Split | None = None
-    sft_log: figures.Log = ()
-    validation: Mapping[str, Any] | None = None
-    alignment_log: figures.Log = ()
-    pairs: Pairs | None = None
-    similarity: tuple[Floats, Floats] | None = None
+    rounds: Sequence[ReportRound] = ()
     history_length: int = 8
     seconds: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -157,6 +171,15 @@ class _Stage:
 
 
 @dataclass(frozen=True)
+class _Round:
+    """The part about one round. Its title is empty if the run has only one."""
+
+    title: str
+    training: list[Chart]
+    preferences: list[Chart]
+
+
+@dataclass(frozen=True)
 class _Run:
     """The part of the report about one run. Its label and the suffix of its ids are empty if there is only one run.
     `own` are the settings that differ from other runs."""
@@ -165,9 +188,10 @@ class _Run:
     own: Mapping[str, str]
     suffix: str
     data: ReportData
-    training: list[Chart]
+    rounds: list[_Round]
+    has_training: bool
     has_means: bool
-    preferences: list[Chart]
+    has_preferences: bool
     stages: list[_Stage]
     total: str
 
@@ -201,7 +225,10 @@ def render_side_by_side(title: str, evaluations: Sequence[Evaluation], runs: Map
         )
         for place, (label, data) in enumerate(runs.items(), 1)
     ]
-    logs = {label: (data.sft_log, data.alignment_log) for label, data in runs.items()}
+    logs = {
+        label: {each.model: (each.sft_log, each.alignment_log) for each in data.rounds}
+        for label, data in runs.items()
+    }
     growth = figures.growth(evaluations[0], logs) if evaluations else None
     users = _users(evaluations, first)
     return _page(title, _protocols(evaluations, first.split), first, parts, growth=growth, users=users)
@@ -227,15 +254,17 @@ def render_seeds(title: str, tables: Sequence[Mapping[int, Evaluation]], runs: M
 def _run(label: str, own: Mapping[str, str], suffix: str, data: ReportData, style: str) -> _Run:
     """The part about one run. `style` is the colour of the run's aligned model, in its curves and in the table."""
     longest = max(data.seconds.values(), default=0.0) or 1.0
-    training = figures.training(data.sft_log, data.alignment_log, style, data.validation)
+    rounds = [_round(number, data, style) for number in range(len(data.rounds))]
+    training = [chart for each in rounds for chart in each.training]
     return _Run(
         label=label,
         own=own,
         suffix=suffix,
         data=data,
-        training=training,
+        rounds=rounds,
+        has_training=bool(training),
         has_means=any("raw" in line.style for chart in training for line in chart.lines),
-        preferences=_preferences(data),
+        has_preferences=any(each.preferences for each in rounds),
         stages=[
             _Stage(name, _duration(seconds), round(100 * seconds / longest, 2))
             for name, seconds in data.seconds.items()
@@ -244,11 +273,18 @@ def _run(label: str, own: Mapping[str, str], suffix: str, data: ReportData, styl
     )
 
 
-def _preferences(data: ReportData) -> list[Chart]:
-    if data.pairs is None:
-        return []
+def _round(place: int, data: ReportData, style: str) -> _Round:
+    """The part about one round of a run. `style` is the colour of the run's aligned model."""
+    each, last = data.rounds[place], place == len(data.rounds) - 1
+    known = run_model(each.model)
+    training = figures.training(
+        each.sft_log, each.alignment_log, style if last or known is None else known.style, each.validation
+    )
     popularity = data.split.catalogue.popularity if data.split else None
-    return figures.preferences(data.pairs, first_oracle_quality(data.evaluations), popularity, data.similarity)
+    # The oracle is the same in all rounds.
+    quality = first_oracle_quality(data.evaluations) if place == 0 else None
+    preferences = figures.preferences(each.pairs, quality, popularity, each.similarity) if each.pairs else []
+    return _Round(f"Round {place + 1}" if len(data.rounds) > 1 else "", training, preferences)
 
 
 def _protocols(evaluations: Sequence[Evaluation], split: Split | None) -> list[_Protocol]:

@@ -21,7 +21,7 @@ from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.context import SHORTEST_LIST
 from rosepo_core.evaluation.decision_rules import DecisionRule, needed_models
 from rosepo_core.evaluation.pools import PoolSources
-from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
+from rosepo_core.evaluation.run_models import language_models
 from rosepo_core.recorded_plugins import lacking, origin_of, read_records
 from rosepo_core.registry import load_plugins, running
 from rosepo_core.stages import embeddings, fusion, prior
@@ -144,7 +144,7 @@ def load_ranker(
     Args:
         parts: the artifacts of its run.
         config: the tables of the run's config.toml.
-        stage: the language model: ``"aligned"``, ``"sft"`` or ``"base"``.
+        stage: the language model: ``"aligned"``, ``"sft"``, ``"base"``, or that of an earlier round.
         score: the score to rank by.
         catalogue: the run's catalogue.
         load: loads a language model of the run by its name.
@@ -167,7 +167,7 @@ def load_ranker(
     features = logit.features if logit is not None else ()
     others = [name for name in needed_models(features, stage) if name not in (stage, "oracle")]
     for name in others:
-        if name not in LANGUAGE_MODELS:
+        if name not in language_models(config.get("rounds", 1)):
             raise RequestError(
                 f"the fusion of this run uses scores of '{name}', which is no model of the run: recommend by another "
                 "score (--score), or evaluate with other ranking.features"

@@ -98,7 +98,8 @@ class Recommender:
             folder: a run folder; a folder of runs under seeds, whose first run is used; RUN/aligned or RUN/sft, or a
                 copy of it; or what `rosepo export` wrote.
             stage: the model of a run: ``"aligned"`` (the default), ``"sft"`` or ``"base"`` (the model before any
-                training). Other folders hold one model.
+                training), or ``"round-1-aligned"`` and so on in a run of several rounds. Other folders hold one
+                model.
             reporter: receives progress and notes.
             score: the score by which titles are ranked; by default `ranking.score` of the run, and likelihood for
                 RUN/aligned alone.

@@ -58,11 +58,10 @@ class RunLists:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The models, in the order of the page."""
-        there = {name for name in ("sft", "aligned", "fusion-aligned") if read_manifest(self._folder / name)}
-        if self._oracle_ranks():
-            there.add("oracle")
-        needed = {"oracle": "oracle", "base": "sft", "sft": "sft", "aligned": "aligned", FUSION: "fusion-aligned"}
-        return tuple(name for name, stage in needed.items() if stage in there)
+        trained = reversed(self._source.models)
+        needed = {name: "sft" if name == "base" else name for name in trained} | {FUSION: "fusion-aligned"}
+        there = [name for name, stage in needed.items() if read_manifest(self._folder / stage)]
+        return (*(("oracle",) if self._oracle_ranks() else ()), *there)
 
     @property
     def report(self) -> Path | None:

@@ -22,7 +22,7 @@ from rosepo_core.engine.models import find_adapter
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, load_template
 from rosepo_core.engine.title_model import TitleModel
-from rosepo_core.evaluation.run_models import LANGUAGE_MODELS
+from rosepo_core.evaluation.run_models import language_models
 from rosepo_core.serving.ranker import Ranker, RunParts, load_ranker
 from rosepo_core.stages.split import load_split
 from rosepo_core.store.artifacts import check_artifact
@@ -105,8 +105,6 @@ class Source(Protocol):
 class RunSource:
     """A finished run, or the first of runs under seeds."""
 
-    models = LANGUAGE_MODELS
-
     def __init__(self, folder: Path, reporter: Reporter, *, float32: bool = False) -> None:
         """
         Args:
@@ -125,6 +123,7 @@ class RunSource:
         self._types: dict[str, Any] = FLOAT32 if float32 else {}
         self.store = RunStore.open(folder)
         self.config = _read_tables(folder)
+        self.models: tuple[str, ...] = language_models(self.config.get("rounds", 1))
         self.split = load_split(self.store.artifact("split").folder)
         self.catalogue = self.split.catalogue
         self.score: Score = parse_options(RankingOptions, self.config.get("ranking", {}), "ranking").score

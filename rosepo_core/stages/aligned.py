@@ -12,12 +12,13 @@ from rosepo_core.engine.training import LogHistory, PreferenceTree, Tracking, Tr
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import running
 from rosepo_core.stages.optimization import load_log, optimize
+from rosepo_core.stages.rounds import FIRST, Round
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.store.partial import Partial
 
 
 def stage(
-    session: Session, split: Handle[Split], sft: Handle[LogHistory], pairs: Handle[Pairs]
+    session: Session, split: Handle[Split], sft: Handle[LogHistory], pairs: Handle[Pairs], number: Round = FIRST
 ) -> Handle[LogHistory]:
     """RUN/aligned: the same files as RUN/sft, after alignment."""
     options = session.config.alignment
@@ -27,6 +28,7 @@ def stage(
         # The pairs already hold the log-probabilities of the reference.
         "alignment": {key: value for key, value in session.that_decides["alignment"].items() if key != "reference"},
         "seed": session.config.seed,
+        **number.settings,
     }
 
     def build(folder: Path) -> None:
@@ -40,9 +42,9 @@ def stage(
             with running(loss):
                 return align_preferences(model, loss, trees, settings, reporter, tracking, partial=partial)
 
-        optimize(session, split, "aligned", options, train, folder)
+        optimize(session, split, "aligned", number, options, train, folder)
 
-    return session.artifact("aligned", settings, [sft, pairs], build, load_log, by_all=True)
+    return session.artifact(number.stage("aligned"), settings, [sft, pairs], build, load_log, by_all=True)
 
 
 def preference_trees(template: PromptTemplate, pairs: Pairs) -> Sequence[PreferenceTree]:

@@ -23,7 +23,7 @@ from rosepo_core.evaluation.context import EvaluationContext, parts
 from rosepo_core.evaluation.decision_rules import DecisionRule
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, load_scores, save_scores, score_model, summarize
-from rosepo_core.evaluation.run_models import RUN_MODELS
+from rosepo_core.evaluation.run_models import models_of
 from rosepo_core.evaluation.tables import first_oracle_quality, per_user_table, write_oracle_quality
 from rosepo_core.source_code import source_hash
 from rosepo_core.stages import fusion
@@ -37,23 +37,21 @@ SCORES = "scores.safetensors"
 FLIPS = "flips.safetensors"
 
 
-def draw_candidates(
-    session: Session, split: Handle[Split], models: Sequence[str] = tuple(RUN_MODELS)
-) -> DrawnCandidates:
+def draw_candidates(session: Session, split: Handle[Split], models: Sequence[str] | None = None) -> DrawnCandidates:
     """RUN/candidates of each part and kind of negatives, if a protocol ranks candidates; also those of the validation
     part that ``fusion`` is fitted on.
 
     Args:
         session: the run.
         split: RUN/split.
-        models: the names of the models in the table.
+        models: the names of the models in the table, by default those of a run.
 
     Raises:
         RequestError: a protocol is impossible: there is no user to test, there are too few items to draw from, or
             prompts list candidates although the protocol asks for a title without a list. Or `ranking.score` is
             impossible, see `fusion.check`.
     """
-    fusion.check(session, split.content, models)
+    fusion.check(session, split.content, models_of(session.config.rounds) if models is None else models)
     asked = parts(session.config.evaluation)
     for part in asked:
         held_out_examples(session, split.content, part)

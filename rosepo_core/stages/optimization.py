@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from rosepo_core.engine.saved_template import save_template
 from rosepo_core.engine.training import LogHistory, Tracking, TrainingSettings
 from rosepo_core.engine.training.configuration import AlignmentConfig, FineTuningConfig, check_settings
 from rosepo_core.engine.training.tracking import check_trackers
+from rosepo_core.stages.rounds import Round
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.store.partial import Partial
 
@@ -60,6 +61,7 @@ def optimize(
     session: Session,
     split: Handle[Split],
     stage: str,
+    number: Round,
     options: SFTOptions | AlignmentOptions,
     train: Train,
     folder: Path,
@@ -70,15 +72,18 @@ def optimize(
     Args:
         session: the run. Its language model is ready to be trained.
         split: RUN/split.
-        stage: the name of the stage.
-        options: the section of the training.
+        stage: the name of the stage in the first round.
+        number: the round.
+        options: the settings of the training.
         train: trains the model.
         folder: the folder of the stage.
     """
     log: LogHistory = []
     if options.steps != 0:
-        tracking = Tracking(session.store.folder, stage, session.config.track, session.store.metric_lines(stage))
-        log = train(training_settings(session, options), session.reporter, tracking, partial=session.partial)
+        name = number.stage(stage)
+        tracking = Tracking(session.store.folder, name, session.config.track, session.store.metric_lines(name))
+        settings = replace(training_settings(session, options), seed=number.seed(session.config.seed))
+        log = train(settings, session.reporter, tracking, partial=session.partial)
     session.policy.save(folder)
     if ranks.is_first():
         save_template(session.template(split), session.config.prompt.name, folder)

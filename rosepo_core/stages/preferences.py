@@ -21,6 +21,7 @@ from rosepo_core.stages import ratings
 from rosepo_core.stages.oracle import asks_model
 from rosepo_core.stages.oracle_model import remember
 from rosepo_core.stages.reference import ReferenceLogProbs, kind
+from rosepo_core.stages.rounds import FIRST, Round
 from rosepo_core.stages.sampling import RejectedItems
 from rosepo_core.stages.session import Handle, Session
 
@@ -34,6 +35,7 @@ def stage(
     oracle: Handle[SmoothingOracle] | None,
     rejected: Handle[RejectedItems],
     reference: Handle[ReferenceLogProbs],
+    number: Round = FIRST,
 ) -> Handle[Pairs]:
     """RUN/preferences: ``pairs.parquet``.
 
@@ -53,7 +55,8 @@ def stage(
         listed = rejected.content.listed
         eps = np.zeros(items.shape, dtype=np.float32)
         if smoothing is not None:
-            if kind(session) == "sft":
+            # An oracle that asks the language model asks that of RUN/sft, also in later rounds.
+            if kind(session) == "sft" and number.number == 1:
                 responses = np.concatenate([examples.target[:, None], items], axis=1)
                 scores = np.concatenate([reference.content.chosen[:, None], reference.content.rejected], axis=1)
                 remember(smoothing.content, examples, responses, scores)
@@ -107,7 +110,7 @@ def stage(
         reference,
     ]
     return session.artifact(
-        "preferences",
+        number.stage("preferences"),
         settings,
         inputs,
         build,

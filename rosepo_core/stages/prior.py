@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Floats, Ints, Places, Sequences, Split
 from rosepo_core.engine.scoring import score_items
+from rosepo_core.stages.rounds import FIRST, Round
 from rosepo_core.stages.session import Handle, Session
 
 PRIOR = "prior.safetensors"
@@ -85,9 +86,10 @@ def of_base(session: Session, split: Handle[Split]) -> Handle[Floats]:
     return stage(session, split, "base", session.policy.base, session.prompt_settings(), [])
 
 
-def of_sft(session: Session, split: Handle[Split], sft: Handle[Any]) -> Handle[Floats]:
+def of_sft(session: Session, split: Handle[Split], sft: Handle[Any], number: Round = FIRST) -> Handle[Floats]:
     """RUN/prior-sft: the prior of the model in RUN/sft."""
-    return stage(session, split, "sft", lambda: session.policy.trained(sft.folder), session.prompt_settings(), [sft])
+    name, settings = number.stage("sft"), session.prompt_settings()
+    return stage(session, split, name, lambda: session.policy.trained(sft.folder), settings, [sft])
 
 
 def every_title(count: int) -> tuple[Places, Ints]:

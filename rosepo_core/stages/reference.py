@@ -14,6 +14,7 @@ from rosepo_core.contracts.records import Floats, Ints, Split
 from rosepo_core.contracts.sections import Reference
 from rosepo_core.engine.training import LogHistory
 from rosepo_core.stages import prior
+from rosepo_core.stages.rounds import FIRST, Round
 from rosepo_core.stages.sampling import RejectedItems, title_model
 from rosepo_core.stages.session import Handle, Session
 
@@ -54,7 +55,11 @@ def check(session: Session) -> None:
 
 
 def stage(
-    session: Session, split: Handle[Split], sft: Handle[LogHistory], rejected: Handle[RejectedItems]
+    session: Session,
+    split: Handle[Split],
+    sft: Handle[LogHistory],
+    rejected: Handle[RejectedItems],
+    number: Round = FIRST,
 ) -> Handle[ReferenceLogProbs]:
     """RUN/reference: ``reference.safetensors`` with the arrays of `ReferenceLogProbs`.
 
@@ -71,9 +76,9 @@ def stage(
     settings: dict[str, Any] = {"reference": reference}
     mismatches = session.loss().needs_mismatched
     if mismatches:
-        settings["mismatched"] = session.config.seed
+        settings |= {"mismatched": session.config.seed, **number.settings}
     inputs: list[Handle[Any]] = [rejected]
-    titles = prior.of_sft(session, split, sft) if reference == "prior" else None
+    titles = prior.of_sft(session, split, sft, number) if reference == "prior" else None
     if titles is not None:
         inputs = [titles, rejected]
     elif reference == "sft":
@@ -84,7 +89,7 @@ def stage(
         examples = rejected.content.examples
         responses = np.concatenate([examples.target[:, None], rejected.content.items], axis=1)
         if mismatches:
-            mismatched = mismatched_items(examples.target, session.rng("mismatched"))
+            mismatched = mismatched_items(examples.target, session.rng(number.purpose("mismatched")))
             responses = np.concatenate([responses, mismatched[:, None]], axis=1)
         scores = np.zeros(responses.shape, dtype=np.float32)
         if titles is not None:
@@ -97,7 +102,7 @@ def stage(
             arrays |= {"rejected": scores[:, 1:-1], "mismatched": scores[:, -1], "mismatched_items": mismatched}
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / REFERENCE)
 
-    return session.artifact("reference", settings, inputs, build, _load, by_all=reference == "sft")
+    return session.artifact(number.stage("reference"), settings, inputs, build, _load, by_all=reference == "sft")
 
 
 def _load(folder: Path) -> ReferenceLogProbs:

@@ -19,6 +19,7 @@ from rosepo_core.engine.title_embeddings import choose_encoder, encoder_version
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.training import LogHistory
 from rosepo_core.registry import running
+from rosepo_core.stages.rounds import FIRST, Round
 from rosepo_core.stages.session import Handle, Session
 
 REJECTED = "rejected.safetensors"
@@ -108,9 +109,15 @@ class RejectedItems:
 
 
 def stage(
-    session: Session, split: Handle[Split], sft: Handle[LogHistory], oracle: Handle[SmoothingOracle] | None
+    session: Session,
+    split: Handle[Split],
+    model: Handle[LogHistory],
+    oracle: Handle[SmoothingOracle] | None,
+    number: Round = FIRST,
 ) -> Handle[RejectedItems]:
-    """RUN/sampling: the examples with their rejected items, and the sampler of each item.
+    """RUN/sampling: the examples with their rejected items, and the sampler of each item. Samplers ask the current
+    `model`: that of RUN/sft in the first round, and in later ones that of the round before. Each round draws its
+    examples anew.
 
     Each slot belongs to one sampler, drawn by weight. If that sampler has no more items for an example, the other
     samplers fill the slot, in the order of the configuration.
@@ -127,19 +134,20 @@ def stage(
         "preferences": session.that_decides["preferences"],
         "seed": session.config.seed,
         "listed": session.listed_count,
+        **number.settings,
     }
     if "title-embeddings" in needs:
         settings["encoder"] = encoder_version(choose_encoder())
     asks_model = bool(needs & {"language-model", "title-embeddings"})
     inputs: list[Handle[Any]] = [
         split,
-        *([sft] if asks_model else []),
+        *([model] if asks_model else []),
         *([oracle] if oracle and "oracle" in needs else []),
     ]
 
     def build(folder: Path) -> None:
         options = session.config.preferences
-        rng = session.rng("sampling")
+        rng = session.rng(number.purpose("sampling"))
         data = split.content
         examples = choose_examples(data, options, rng)
         weights = np.array([choice.weight for choice in session.config.sampler])
@@ -147,7 +155,7 @@ def stage(
 
         @cache
         def context(index: int) -> SamplerContext:
-            return _context(session, split, sft, oracle, samplers[index], index)
+            return _context(session, split, model, oracle, samplers[index], index, number)
 
         def ask(index: int, rows: Longs) -> Ints:
             sampler, asked = samplers[index], examples.take(rows)
@@ -171,7 +179,7 @@ def stage(
         _note_filled(session, slots, sampler)
 
     return session.artifact(
-        "sampling",
+        number.stage("sampling"),
         settings,
         inputs,
         build,
@@ -247,10 +255,11 @@ def _note_filled(session: Session, slots: Ints, sampler: Ints) -> None:
 def _context(
     session: Session,
     split: Handle[Split],
-    sft: Handle[LogHistory],
+    model: Handle[LogHistory],
     oracle: Handle[SmoothingOracle] | None,
     sampler: RejectedSampler,
     index: int,
+    number: Round,
 ) -> SamplerContext:
     @cache
     def embeddings() -> Floats:
@@ -259,7 +268,7 @@ def _context(
 
         return title_embeddings(
             split.content.catalogue.titles,
-            lambda: session.policy.trained(sft.folder),
+            lambda: session.policy.trained(model.folder),
             session.policy.tokenizer,
             session.reporter,
         )
@@ -267,9 +276,9 @@ def _context(
     return SamplerContext(
         catalogue=split.content.catalogue,
         seen=split.content.train_seen,
-        rng=session.rng(f"sampler {index}"),
+        rng=session.rng(number.purpose(f"sampler {index}")),
         reporter=session.reporter,
-        language_model=title_model(session, split, sft) if "language-model" in sampler.needs else None,
+        language_model=title_model(session, split, model, number) if "language-model" in sampler.needs else None,
         oracle_scores=_oracle_scores(session, oracle, sampler) if oracle and "oracle" in sampler.needs else None,
         title_embeddings=embeddings if "title-embeddings" in sampler.needs else None,
         disliked=split.content.disliked if "disliked" in sampler.needs else None,
@@ -360,13 +369,15 @@ def _oracle_scores(
     return score
 
 
-def title_model(session: Session, split: Handle[Split], weights: Handle[LogHistory]) -> TitleModel:
+def title_model(
+    session: Session, split: Handle[Split], weights: Handle[LogHistory], number: Round = FIRST
+) -> TitleModel:
     """The language model over the catalogue's titles, with the weights that a stage saved."""
     return TitleModel(
         session.policy.trained(weights.folder),
         session.template(split),
         session.reporter,
-        session.config.seed,
+        number.seed(session.config.seed),
         lists_for_samplers(session, split),
         session.partial,
         session.config.model.token_budget,

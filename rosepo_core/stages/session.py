@@ -25,6 +25,7 @@ from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.recorded_plugins import Records, find, lacking, origin_of, read_records, stand_in
 from rosepo_core.registry import Registry, running
 from rosepo_core.source_code import source_hash
+from rosepo_core.stages.rounds import other_name, work_of
 from rosepo_core.store import fingerprint
 from rosepo_core.store.artifacts import Artifact, content_sums
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
@@ -281,16 +282,22 @@ class Session:
 
     def fingerprint(self, stage: str, settings: Settings, inputs: Sequence[Handle[Any]]) -> str:
         """The fingerprint of a stage's artifact: equal if everything that the artifact depends on is equal. For code
-        of the core, the version counts."""
+        of the core, the version counts, and of the stage's name what it does, not the round."""
         known = settings() if callable(settings) else settings
         repeated = {"deterministic": True} if self.config.deterministic else {}
-        return fingerprint(__version__, stage, {**known, **repeated}, [each.artifact.fingerprint for each in inputs])
+        return fingerprint(
+            __version__, work_of(stage), {**known, **repeated}, [each.artifact.fingerprint for each in inputs]
+        )
 
     def is_forced(self, stage: str, inputs: Sequence[Handle[Any]]) -> bool:
         """Whether a stage is made again because the user forces it, or a stage that it depends on."""
         if self._forced(stage) or any(each.artifact.stage in self._made_anew for each in inputs):
             self._made_anew.add(stage)
         return stage in self._made_anew
+
+    def find(self, stage: str, wanted: str) -> Artifact | None:
+        """The artifact of `stage` with the fingerprint `wanted`, if this run or one beside it has it."""
+        return self.store.find(stage, wanted, self.reporter.note, also=other_name(stage, self.config.rounds))
 
     def artifact(
         self,
@@ -340,10 +347,12 @@ class Session:
         def timed(folder: Path) -> float:
             return self._timed(stage, wanted, build, folder, by_all=by_all, forced=forced)
 
-        found = None if forced else self.store.find(stage, wanted, self.reporter.note)
+        found = None if forced else self.find(stage, wanted)
         made_from = {each.artifact.stage: each.artifact.fingerprint for each in inputs}
         artifact = (
-            self.store.reuse(found) if found else self.store.make(stage, wanted, made_from, timed, replace=forced)
+            self.store.reuse(found, made_from)
+            if found
+            else self.store.make(stage, wanted, made_from, timed, replace=forced)
         )
         self.reporter.stage_finished(artifact)
         if ranks.is_first():

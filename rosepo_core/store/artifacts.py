@@ -126,8 +126,14 @@ def write_manifest(folder: Path, stage: str, wanted: str, inputs: Mapping[str, s
     files.write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def copy_artifact(source: Path, target: Path) -> None:
+def copy_artifact(source: Path, target: Path, stage: str, inputs: Mapping[str, str] | None = None) -> None:
     """Copy an artifact into the empty folder `target`, by hard links if the file system has them.
+
+    Args:
+        source: the artifact's folder.
+        target: the empty folder.
+        stage: the name of its stage there.
+        inputs: the fingerprints of the artifacts that it was made from, by stage; `None` to keep the names.
 
     Raises:
         RosepoError: the artifact changed during this, or cannot be linked or copied.
@@ -139,6 +145,7 @@ def copy_artifact(source: Path, target: Path) -> None:
         files.link(source / name, target / name)
     if (damaged := damage(target, manifest, links=False)) is not None:
         raise RosepoError(f"{source} changed while it was read ({damaged}): run the same command again")
+    manifest |= {"stage": stage, "inputs": manifest["inputs"] if inputs is None else dict(inputs)}
     files.write_text(target / MANIFEST, json.dumps(manifest, indent=1))
 
 

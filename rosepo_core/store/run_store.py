@@ -126,35 +126,45 @@ class RunStore:
         """Whether there is a change that was not put in place, because it lacks a new artifact for a main stage."""
         return self._apart
 
-    def find(self, stage: str, wanted: str, note: Note = lambda _: None) -> Artifact | None:
+    def find(
+        self, stage: str, wanted: str, note: Note = lambda _: None, *, also: str | None = None
+    ) -> Artifact | None:
         """The undamaged artifact of `stage` with the fingerprint `wanted`, from this run or one beside it.
 
         Args:
             stage: the name of the stage.
             wanted: the fingerprint.
             note: receives a note about a damaged artifact in this run.
+            also: another name under which a run may have the artifact.
         """
-        for parent in (self.folder, self._change.folder):
-            manifest = read_manifest(parent / stage)
+        names = (stage,) if also is None else (stage, also)
+        for place in (parent / name for name in names for parent in (self.folder, self._change.folder)):
+            manifest = read_manifest(place)
             if manifest and manifest["fingerprint"] == wanted:
-                if (damaged := damage(parent / stage, manifest)) is None:
-                    return Artifact(stage, parent / stage, wanted, self.folder, manifest["seconds"])
+                if (damaged := damage(place, manifest)) is None:
+                    return Artifact(stage, place, wanted, self.folder, manifest["seconds"])
                 note(f"{damaged}; the stage is made anew")
-        for run in self._siblings():
-            manifest = None if (run / stage).is_symlink() else read_manifest(run / stage)
-            if manifest and manifest["fingerprint"] == wanted and not damage(run / stage, manifest, links=False):
-                return Artifact(stage, run / stage, wanted, run, manifest["seconds"])
+        for place in (run / name for run in self._siblings() for name in names):
+            manifest = None if place.is_symlink() else read_manifest(place)
+            if manifest and manifest["fingerprint"] == wanted and not damage(place, manifest, links=False):
+                return Artifact(stage, place, wanted, place.parent, manifest["seconds"])
         return None
 
-    def reuse(self, found: Artifact) -> Artifact:
-        """Take an artifact that `find` returned into this run."""
+    def reuse(self, found: Artifact, inputs: Mapping[str, str] | None = None) -> Artifact:
+        """Take an artifact that `find` returned into this run.
+
+        Args:
+            found: the artifact.
+            inputs: what it is made from, as in `make`, by the names that these artifacts have in this run; if `None`,
+                they have the same names.
+        """
         place = found.folder
-        if place.parent == self._change.folder:
+        if place == self._change.folder / found.stage:
             self._begin()
             place = self._put(place, found.stage, found.fingerprint)
-        elif place.parent != self.folder:
+        elif place != self.folder / found.stage:
             with self._staging(found.stage) as staged:
-                copy_artifact(place, staged)
+                copy_artifact(place, staged, found.stage, inputs)
                 place = self._put(staged, found.stage, found.fingerprint)
         self._settled[found.stage] = place
         return Artifact(found.stage, place, found.fingerprint, found.reused, found.seconds)

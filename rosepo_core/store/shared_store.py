@@ -57,18 +57,22 @@ class SharedStore(RunStore):
         """As `RunStore.metric_lines`; the other ranks write no lines."""
         return super().metric_lines(stage) if ranks.is_first() else self.folder / METRIC_LINES
 
-    def find(self, stage: str, wanted: str, note: Note = lambda _: None) -> Artifact | None:
+    def find(
+        self, stage: str, wanted: str, note: Note = lambda _: None, *, also: str | None = None
+    ) -> Artifact | None:
         """What `RunStore.find` found on rank 0."""
         found = ranks.told_by_first(
-            f"finding {stage}", lambda: _written(super(SharedStore, self).find(stage, wanted, note))
+            f"finding {stage}", lambda: _written(super(SharedStore, self).find(stage, wanted, note, also=also))
         )
         return _read(found) if found else None
 
-    def reuse(self, found: Artifact) -> Artifact:
+    def reuse(self, found: Artifact, inputs: Mapping[str, str] | None = None) -> Artifact:
         """What `RunStore.reuse` took on rank 0."""
-        return _read(
-            ranks.told_by_first(f"reusing {found.stage}", lambda: _written(super(SharedStore, self).reuse(found)))
-        )
+
+        def taken() -> Any:
+            return _written(super(SharedStore, self).reuse(found, inputs))
+
+        return _read(ranks.told_by_first(f"reusing {found.stage}", taken))
 
     def make(
         self,

@@ -21,7 +21,7 @@ from rosepo_core.evaluation.confidence import confidences
 from rosepo_core.evaluation.oracle_quality import OracleQuality
 from rosepo_core.registry import load_plugins
 from rosepo_core.report import charts, figures
-from rosepo_core.report.page import ReportData, render, render_seeds, render_side_by_side, shown_users
+from rosepo_core.report.page import ReportData, ReportRound, render, render_seeds, render_side_by_side, shown_users
 from rosepo_core.testing import SilentReporter
 
 HOSTILE = "<script>alert('x')</script> & \"more\" <img src=http://evil.example/x.png>"
@@ -133,24 +133,34 @@ def full(split, result):
         config='[model]\nname = "</pre><script>"',
         evaluations=(result,),
         split=split,
-        sft_log=[{"loss": 3.0 - step / 10, "step": step} for step in range(1, 11)]
-        + [{"train_loss": 2.5, "step": 10}],
-        alignment_log=[
-            {
-                "loss": 0.69 - step / 1000,
-                "rewards/margins": step / 10,
-                "rewards/accuracies": 0.6,
-                "logps/chosen": -20.0 - step,
-                "logps/rejected": -21.0 - 2 * step,
-                "step": step,
-            }
-            for step in range(1, 41)
-        ],
-        pairs=pairs,
+        rounds=(
+            ReportRound(
+                sft_log=[{"loss": 3.0 - step / 10, "step": step} for step in range(1, 11)]
+                + [{"train_loss": 2.5, "step": 10}],
+                alignment_log=[
+                    {
+                        "loss": 0.69 - step / 1000,
+                        "rewards/margins": step / 10,
+                        "rewards/accuracies": 0.6,
+                        "logps/chosen": -20.0 - step,
+                        "logps/rejected": -21.0 - 2 * step,
+                        "step": step,
+                    }
+                    for step in range(1, 41)
+                ],
+                pairs=pairs,
+            ),
+        ),
         seconds={"sft": 125.0, "aligned": 12.34},
         environment={"torch": "2.13.0"},
         notes=(f"A note on {HOSTILE}.",),
     )
+
+
+def with_round(data, **changed):
+    """The data of a run with other data in its only round."""
+    (only,) = data.rounds
+    return replace(data, rounds=[replace(only, **changed)])
 
 
 def test_every_section_is_there(full):
@@ -397,7 +407,7 @@ def alignment_caption(full, chosen, rejected):
         {"step": step, "logps/chosen": one, "logps/rejected": other}
         for step, (one, other) in enumerate(zip(chosen, rejected, strict=True), 1)
     ]
-    return Page(render(replace(full, alignment_log=log))).text
+    return Page(render(with_round(full, alignment_log=log))).text
 
 
 def test_falling_log_probabilities_are_said_aloud(full):
@@ -482,7 +492,7 @@ def test_the_oracles_quality_is_told(full, result):
 
 def test_what_was_rejected_by_similarity(full):
     alike = (np.array([0.5, 0.9, 0.91, 0.93], np.float32), np.array([-0.1, 0.0, 0.1, 0.2], np.float32))
-    page = Page(render(replace(full, similarity=alike)))
+    page = Page(render(with_round(full, similarity=alike)))
     assert "mean: rejected 0.810, an item drawn uniformly 0.050." in page.text
     # From -0.1 to 1 in 16 bins of 0.06875: the last three rejected lie in [0.8625, 0.93125).
     assert "rejected, 0.862 to 0.931: 75.0% (3)" in page.text
@@ -498,7 +508,7 @@ def test_several_runs_have_one_table_and_their_own_sections(full, result):
         },
         comparisons=(),
     )
-    text = render_side_by_side("two runs", [both], {"first": full, HOSTILE: replace(full, sft_log=[], pairs=None)})
+    text = render_side_by_side("two runs", [both], {"first": full, HOSTILE: with_round(full, sft_log=[], pairs=None)})
     page = Page(text)
     assert page.ids == {
         *("results-1", "users", "training-1", "preferences-1", "time-1", "run-1"),
@@ -516,7 +526,7 @@ def test_several_runs_have_one_table_and_their_own_sections(full, result):
 def test_a_runs_curves_have_the_colour_of_its_model(full, result):
     aligned = {"aligned (first)": result.models["aligned"], "aligned (second)": result.models["<b>mine</b>"]}
     both = replace(result, models=aligned, comparisons=())
-    bare = replace(full, pairs=None)
+    bare = with_round(full, pairs=None)
     text = render_side_by_side("two runs", [both], {"first": bare, "second": bare})
     first, second = (
         re.findall(r'<path class="(\w+)"', text.split(f'id="training-{run}"')[1].split("</section>")[0])
@@ -561,8 +571,12 @@ def test_parts_without_data_are_left_out(split, result):
     assert (page.ids, page.tags.count("svg")) == (set(), 0)
     assert Page(render(ReportData("one", evaluations=(result,)))).ids == {"results-1"}
     assert Page(render(ReportData("one", evaluations=(result,), split=split))).ids == {"results-1", "users"}
-    assert Page(render(ReportData("one", sft_log=[{"train_loss": 1.0, "step": 3}]))).ids == set()
-    assert Page(render(ReportData("one", sft_log=[{"loss": 1.0, "step": 1}]))).ids == {"training"}
+    assert (
+        Page(render(ReportData("one", rounds=[ReportRound(sft_log=[{"train_loss": 1.0, "step": 3}])]))).ids == set()
+    )
+    assert Page(render(ReportData("one", rounds=[ReportRound(sft_log=[{"loss": 1.0, "step": 1}])]))).ids == {
+        "training"
+    }
 
 
 def test_one_user_and_one_model_are_enough(split):
