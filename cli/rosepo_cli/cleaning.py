@@ -1,0 +1,89 @@
+"""`rosepo clean`: what the cache holds, and its removal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rosepo_cli.arguments import Json
+
+if TYPE_CHECKING:
+    from rosepo_core.cache import CacheEntry
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(clean)
+
+
+def clean(
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|all",
+            help="Remove this, or all that rosepo can make again. You can repeat this.",
+            show_default=False,
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Show what the cache holds: packages that were fetched and models that were converted. With --remove, remove it.
+
+    The cache is ~/.cache/rosepo, or $ROSEPO_CACHE. What rosepo made there is made again when it is needed. What
+    others put there, such as a plugin, goes only by its own name. Remove nothing while another rosepo is running.
+    """
+    from rosepo_core import cache
+    from rosepo_core.packages import cache_folder
+
+    every = cache.entries()
+    gone = cache.chosen(every, remove or [])
+    freed = cache.remove(gone)
+    left = [entry for entry in every if entry not in gone]
+    if json_:
+        document = {
+            "folder": str(cache_folder()),
+            "entries": [entry.document() for entry in left],
+            "removed": [entry.document() for entry in gone],
+            "freed_bytes": freed,
+        }
+        print(json.dumps(document, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    for entry in gone:
+        console.print(f"removed {entry.kind}/{entry.name}", markup=False, soft_wrap=True)
+    if remove:
+        console.print(f"freed {freed:,} bytes ({_size(freed)})", markup=False)
+    _show(console, left)
+    if not left:
+        console.print(f"{cache_folder()} is empty", markup=False, soft_wrap=True)
+        return
+    can_go = sum(entry.bytes for entry in left if entry.again)
+    total = sum(entry.bytes for entry in left)
+    console.print(f"\n{cache_folder()}: {_size(total)}", markup=False, soft_wrap=True)
+    if can_go:
+        console.print(f"`rosepo clean --remove all` frees {_size(can_go)}", markup=False)
+
+
+def _show(console: Console, entries: list[CacheEntry]) -> None:
+    if not entries:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("kind", no_wrap=True)
+    table.add_column("name", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("last used", no_wrap=True)
+    table.add_column("if it goes", no_wrap=True)
+    for entry in entries:
+        used = f"{entry.last_used.astimezone():%Y-%m-%d}"
+        about = "incomplete" if entry.incomplete else entry.again or "not by rosepo"
+        table.add_row(entry.kind, Text(entry.name), _size(entry.bytes), used, about)
+    console.print(table)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
