@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rosepo_core.config import RunConfig
+    from rosepo_core.console import ConsoleReporter
     from rosepo_core.pipeline import Run
     from rosepo_core.serving.recommender import Recommender
     from rosepo_core.stages.session import RunReporter
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 launch.prepare()
 
 __version__ = "0.1.0"
-__all__ = ["Recommender", "__version__", "align", "train"]
+__all__ = ["ConsoleReporter", "Recommender", "__version__", "align", "train"]
 
 
 def align(
@@ -60,7 +61,7 @@ def align(
         prompt: the name of a prompt template.
         options: more keys of the configuration with their values, such as ``{"sft.steps": 300, "loss.beta": 0.2}``.
         run: the run folder; by default as for `rosepo train`, a folder in ``runs`` for each configuration and log.
-        reporter: receives the progress; nothing is shown by default.
+        reporter: receives the progress, such as `ConsoleReporter`; nothing is shown by default.
         overwrite: whether a finished run of another configuration or log in `run` may be replaced.
 
     Returns:
@@ -137,4 +138,8 @@ def __getattr__(name: str) -> Any:
         from rosepo_core.serving.recommender import Recommender
 
         return Recommender
+    if name == "ConsoleReporter":
+        from rosepo_core.console import ConsoleReporter
+
+        return ConsoleReporter
     raise AttributeError(f"module 'rosepo_core' has no attribute '{name}'")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rosepo_core.evaluation import outside, ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
+from rosepo_core.report.in_notebooks import as_html, in_short
 from rosepo_core.report.page import ReportData
 from rosepo_core.stages import (
     STAGES,
@@ -64,7 +65,14 @@ class Run:
     """
 
     folder: Path
-    evaluations: tuple[Evaluation, ...] = field(default=(), repr=False)
+    evaluations: tuple[Evaluation, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Run {self.folder}: {in_short(self.evaluations)}>"
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        return as_html(self.evaluations)
 
 
 def default_folder(config: RunConfig, *, trained: bool = True) -> Path:

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.evaluation.run_models import by_score_in_use, last_language_model
+from rosepo_core.evaluation.run_models import by_score_in_use, last_language_model, preferred_column
 from rosepo_core.stages.rounds import stages_of
 from rosepo_core.store.artifacts import read_manifest
 from rosepo_core.store.changes import CONFIG
 from rosepo_core.store.run_store import is_run
-
-PREFERRED = "ndcg@10"
-"""The column that is shown if the run has it; otherwise its first."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def _result(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Mapping[
     protocol, table = next(iter(tables.items()))
     rows = by_score_in_use(table)
     row = next((name for name in rows if name.split()[0] == last_language_model(table)), rows[-1])
-    column = PREFERRED if PREFERRED in table[row] else next(iter(table[row]))
+    column = preferred_column(table[row])
     return {"protocol": protocol, "row": row, "column": column, "value": table[row][column]}
 
 

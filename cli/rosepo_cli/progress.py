@@ -1,100 +1,14 @@
-"""Shows the progress of a run on stderr: a live line on a terminal, plain lines elsewhere."""
+"""The progress of a command, which a signal can end."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 from rosepo_cli.signals import SIGNALS
-
-if TYPE_CHECKING:
-    from rosepo_core.store.artifacts import Artifact
-
-PLAIN_EVERY = 20.0
-"""Seconds between two lines about the same stage, if there is no terminal."""
+from rosepo_core import console
 
 
-class ConsoleReporter:
-    """Shows finished stages, and the progress of the running stage. Each report of work done is a chance to end the
-    command, see `rosepo_cli.signals`."""
+class ConsoleReporter(console.ConsoleReporter):
+    """Shows progress. Each report is a chance to end the command, see `rosepo_cli.signals`."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._unit = ""
-        self._stage = ""
-        self._told = time.monotonic()
-        self._first: tuple[float, int] | None = None
-        self._done = 0
-
-    @contextmanager
-    def live(self) -> Iterator[ConsoleReporter]:
-        """Show the live line during the work."""
-        if not self._console.is_terminal:
-            yield self
-            return
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]} {task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-            console=self._console,
-            transient=True,
-        ) as self._bar:
-            yield self
-        self._bar = None
-
-    def stage_started(self, stage: str) -> None:
-        """Start the clock of `stage`."""
-        self._stage, self._unit, self._told = stage, "", time.monotonic()
-        SIGNALS.check()
-
-    def stage_finished(self, artifact: Artifact) -> None:
-        """Print one line for the finished stage."""
-        self._drop()
-        if artifact.reused is None:
-            self._line(f"{artifact.stage:<17} {artifact.seconds:6.1f} s")
-        else:
-            here = artifact.reused.resolve() == artifact.folder.parent.resolve()
-            source = "this run" if here else str(artifact.reused)
-            self._line(f"{artifact.stage:<17} reused from {source}")
-        SIGNALS.check()
-
-    def progress(self, done: int, total: int, unit: str) -> None:
-        """Move the bar; without a terminal, print a line from time to time."""
-        now = time.monotonic()
-        if self._first is None or unit != self._unit or done < self._done:
-            # Other work begins. Work that goes on after an interruption does not begin at 0.
-            self._drop()
-            self._unit, self._first = unit, (now, done)
-        self._done = done
-        since, before = self._first
-        rate = f"{(done - before) / (now - since):,.1f}/s" if now > since else ""
-        if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task(self._stage, total=total, completed=before, unit=unit, rate="")
-            self._bar.update(self._task, completed=done, total=total, unit=unit, rate=rate)
-        elif not self._console.is_terminal and now - self._told > PLAIN_EVERY:
-            self._told = now
-            self._line(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}".strip())
-        SIGNALS.check(waits=done < total)
-
-    def note(self, message: str) -> None:
-        """Print the note."""
-        self._line(f"  {message}")
-
-    def _line(self, text: str) -> None:
-        # Without a terminal, programs read the lines, so they must not be wrapped.
-        self._console.print(text, markup=False, soft_wrap=not self._console.is_terminal)
-
-    def _drop(self) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = None
+    def check(self, *, waits: bool = False) -> None:
+        """End the command if a signal asked for it."""
+        SIGNALS.check(waits=waits)

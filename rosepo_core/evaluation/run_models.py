@@ -191,3 +191,9 @@ def compared_models(names: Iterable[str]) -> list[tuple[str, str]]:
             if score == "fusion" and model != "oracle":
                 found.append((name, "oracle fusion" if "oracle fusion" in names else "oracle"))
     return [pair for pair in found if set(pair) <= set(names)]
+
+
+def preferred_column(columns: Iterable[str]) -> str:
+    """The column to show where there is room for one: NDCG@10 if it is there, otherwise the first."""
+    names = list(columns)
+    return "ndcg@10" if "ndcg@10" in names else names[0]

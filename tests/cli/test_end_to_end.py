@@ -13,6 +13,7 @@ import sys
 import tomllib
 import weakref
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rosepo_core
+from rosepo_core import pipeline
 from rosepo_core.engine.models import load_model
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.evaluation.candidates import load_candidates
@@ -46,6 +48,22 @@ def metrics_of(run):
 
 def log_of(run, stage):
     return json.loads((run / stage / "log.json").read_text())
+
+
+def test_a_run_shows_itself_and_its_progress(finished, capsys):
+    config = tomllib.loads((finished / "config.toml").read_text())
+    with rosepo_core.ConsoleReporter().live() as reporter:
+        done = rosepo_core.train(config, finished, reporter=reporter)
+    assert re.search(r"^aligned +reused from this run$", capsys.readouterr().err, re.MULTILINE)
+    table = metrics_of(finished)["protocols"]["candidates-5"]
+    expected = f"aligned NDCG@10 {table['aligned']['ndcg@10']:.3f}, 24 test users, candidates-5"
+    assert repr(done) == f"<Run {finished}: {expected}>"
+    page = ElementTree.fromstring(done._repr_html_())
+    assert [row.findtext("th") for row in page.findall("tr")[1:]] == ["popularity", "base", "sft", "aligned"]
+    titles = [cell.text for cell in page.find("tr").findall("th")[1:]]
+    shown = dict(zip(titles, [cell.text for cell in page.findall("tr")[-1].findall("td")], strict=True))
+    assert shown["NDCG@10"] == f"{table['aligned']['ndcg@10']:.3f}"
+    assert repr(pipeline.Run(Path("runs/x"))) == "<Run runs/x: not evaluated>"
 
 
 def test_what_a_run_leaves(finished):
