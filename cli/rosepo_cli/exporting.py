@@ -60,6 +60,9 @@ def export(
         Literal["float32", "bfloat16"],
         typer.Option(help="Type of the merged weights. bfloat16 takes half the room and rounds scores."),
     ] = "float32",
+    as_gguf: Annotated[
+        bool, typer.Option("--gguf", help="Write model.gguf, too, for llama.cpp (Llama models such as SmolLM2).")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="RUN is an export: compare it with its sums and golden prompts.")
     ] = False,
@@ -108,7 +111,9 @@ def export(
             document = {"scores": tables.export_scores(run, scores, reporter, model=model, protocol=protocol)}
             lines.append(f"scores  {scores}, {document['scores']:,}")
         elif to is not None:
-            made = export_model(run, to, reporter, model=model, score=score, adapter=adapter, dtype=dtype)
+            made = export_model(
+                run, to, reporter, model=model, score=score, adapter=adapter, dtype=dtype, as_gguf=as_gguf
+            )
             document = {"export": str(made.folder), "bytes": made.size, "difference": made.difference}
             lines.append(f"export  {to}, {made.size / 2**20:,.0f} MiB")
         else:

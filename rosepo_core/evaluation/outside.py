@@ -16,7 +16,7 @@ import polars as pl
 from rosepo_core import ranks
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Candidates, Examples, Floats, Ints, Longs, Places, Split
-from rosepo_core.contracts.sections import HeldOut, Negatives
+from rosepo_core.contracts.sections import SCORES, HeldOut, Negatives
 from rosepo_core.data.score_tables import ScoreTable, read_scores
 from rosepo_core.evaluation.candidates import protocol_name
 from rosepo_core.evaluation.context import parts
@@ -50,10 +50,10 @@ def named_files(written: Sequence[str]) -> dict[str, Path]:
         name, sign, rest = each.partition("=")
         file = Path(rest if sign and not Path(each).exists() else each)
         name = name if file != Path(each) else file.name.partition(".")[0]
-        if not NAME.fullmatch(name) or name in RUN_MODELS or name.endswith(RESERVED):
+        if not NAME.fullmatch(name) or name in (*RUN_MODELS, *SCORES) or name.endswith(RESERVED):
             raise RequestError(
-                f"'{name}' cannot name a row of the table: use letters, digits, '-', '_' and '.', no model of the "
-                f"run, and none of {', '.join(RESERVED)} at the end; name it with --scores NAME={file}"
+                f"'{name}' cannot name a row of the table: use letters, digits, '-', '_' and '.', no model or "
+                f"score of the run, and none of {', '.join(RESERVED)} at the end; name it with --scores NAME={file}"
             )
         if name in found:
             raise RequestError(f"{found[name]} and {file} are both named '{name}': name one, --scores NAME={file}")

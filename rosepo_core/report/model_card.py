@@ -13,7 +13,6 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from rosepo_core.contracts.sections import Reference, Score
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
-from rosepo_core.evaluation.decision_rules import ranked_name
 from rosepo_core.evaluation.measurement import Column, Metrics
 from rosepo_core.evaluation.run_models import RowName, by_score_in_use, last_language_model
 from rosepo_core.report.display import ARROWS, feature_title, model_title, signed
@@ -131,10 +130,9 @@ def _front_matter(card: ModelCard) -> str:
 
 
 def _eval_results(card: ModelCard) -> Iterator[EvalResult]:
-    """The numbers of this model by its score, for the hub."""
+    """The numbers of this model by likelihood, for the hub: those by fusion are not those of a language model."""
     for protocol, models in card.protocols.items():
-        row = next((name for name in (ranked_name(card.model, card.score), card.model) if name in models), None)
-        for name, value in models[row].items() if row else ():
+        for name, value in models.get(card.model, {}).items():
             if math.isfinite(value):
                 yield EvalResult(
                     task_type="text-generation",

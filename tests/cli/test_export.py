@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rosepo_core
 from rosepo_core.contracts.errors import RequestError
+from rosepo_core.engine import gguf
 from rosepo_core.serving.export import hub
 
 HISTORY = ["Quiet Rivers (1994)", "Night Train (1974)"]
@@ -114,6 +115,22 @@ def test_a_check_finds_other_weights(exported, rosepo, tmp_path):
     assert "does not give its golden answers: the log-probability of" in done.err
 
 
+def test_a_gguf_file_is_asked_too(exported, rosepo, tmp_path):
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    (copy / "manifest.json").unlink()
+    gguf.write(copy, copy / "model.gguf")
+    assert rosepo("export", copy, "--check").code == 0
+    other = shutil.copytree(exported, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] *= 1.01
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    gguf.write(other, copy / "model.gguf")
+    done = rosepo("export", copy, "--check")
+    assert done.code == 1
+    assert "in golden prompt 1, in model.gguf, differs by" in done.err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["copy", "other"]
+
+
 def test_what_differs_from_the_run_is_not_exported(finished, rosepo, tmp_path, monkeypatch):
     def bad(self, folder, dtype):
         self._model = self._model.unload()
@@ -144,7 +161,7 @@ def test_fusion_goes_along(finished, rosepo, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     done = rosepo("evaluate", run, "--ranking.score=fusion")
     assert done.code == 0, done.err
-    done = rosepo("export", run, "--to", tmp_path / "fused", "--dtype", "bfloat16")
+    done = rosepo("export", run, "--to", tmp_path / "fused", "--dtype", "bfloat16", "--gguf")
     assert done.code == 0, done.err
     expected, found = recommended(run)[1], recommended(tmp_path / "fused")
     assert found[0].score == "fusion"
@@ -165,6 +182,7 @@ def test_fusion_goes_along(finished, rosepo, tmp_path):
         (["--to", "new", "--model", "aligned2"], "unknown model 'aligned2'; did you mean 'aligned'"),
         (["--to", "new", "--model", "base", "--adapter"], "the model 'base' of"),
         (["--to", "new", "--adapter", "--dtype", "bfloat16"], "leave --dtype out"),
+        (["--to", "new", "--adapter", "--gguf"], "GGUF holds a whole model: leave --adapter or --gguf out"),
         (["--to", "new", "--score", "fusion"], "--ranking.score fusion"),
         (["--to", "new", "--public"], "--public goes with --push ORG/NAME"),
         (["--check"], "is no export: it has no golden_prompts.json"),

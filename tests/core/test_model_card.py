@@ -53,6 +53,26 @@ def test_the_hub_reads_its_metadata():
     assert {"rosepo", "recommender-systems", "preference-optimization", "lora"} <= set(data.tags)
 
 
+def test_the_hub_reads_the_numbers_of_the_language_model_itself():
+    models = {**METRICS, "aligned fusion": {"hr@1": 0.9, "ndcg@10": 0.9, "arp@10": 1.0}}
+    data = HubCard(model_card(make(protocols={"candidates-20": models}, score="fusion", fusion=FUSION))).data
+    found = [
+        (each.metric_type, each.metric_name, each.metric_value, each.dataset_config) for each in data.eval_results
+    ]
+    # NDCG is missing for lack of a number.
+    assert found == [("hr@1", "HR@1", 0.25, "candidates-20"), ("arp@10", "ARP@10", 97.0, "candidates-20")]
+    assert data.eval_results[0].dataset_name == "movielens-100k"
+
+
+def test_an_export_says_what_it_is():
+    changes = {"exported": True, "model": "sft", "folder": "demo", "base_folder": "demo/base"}
+    text = model_card(make(**changes, losses={"dpo": (1.0, "x")}))
+    assert "It starts from `HuggingFaceTB/SmolLM2-135M-Instruct` and was fine-tuned on the" in text
+    assert "## Objective" not in text
+    assert 'from_pretrained("demo/base")' in text
+    assert "`rosepo export demo --check` compares" in text
+
+
 def test_a_full_model_without_a_hub_id():
     data = HubCard(model_card(make(method="full", base_model_id=None, licence=None))).data
     assert data.library_name == "transformers"

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
 from transformers import LlamaForCausalLM
 
 from rosepo_core.api import RequestError, fetch_wheel
+from rosepo_core.engine import gguf as files
 from rosepo_core.engine.models import ALIASES, describe, fingerprint, load_model, load_tokenizer, resolve_model
 
 
@@ -90,6 +92,76 @@ def gguf_file(tiny_model, tiny_tokenizer, tmp_path, monkeypatch):
     writer.write_tensors_to_file()
     writer.close()
     return tmp_path / "tiny.gguf"
+
+
+@pytest.fixture
+def by_digits(tiny_tokenizer):
+    """The tokenizer as it splits in the file: single digits first."""
+    other = copy.deepcopy(tiny_tokenizer)
+    other.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return other
+
+
+def test_what_is_written_as_gguf_is_what_llama_cpp_would_write(gguf_file, folder, by_digits, tmp_path):
+    """The file of the fixture, but for the quantized matrices and what it leaves to its reader."""
+    by_digits.save_pretrained(folder)
+    files.write(folder, tmp_path / "written.gguf")
+    expected, found = (gguf.GGUFReader(path) for path in (gguf_file, tmp_path / "written.gguf"))
+    values = {name: field.contents() for name, field in found.fields.items()}
+    for name, field in expected.fields.items():
+        if not name.startswith("GGUF."):
+            assert values[name] == field.contents(), name
+    assert values["llama.rope.dimension_count"] == 8
+    assert values["tokenizer.ggml.add_bos_token"] is False
+    tensors = {tensor.name: tensor for tensor in found.tensors}
+    assert tensors.keys() == {tensor.name for tensor in expected.tensors}
+    for tensor in expected.tensors:
+        written = tensors[tensor.name]
+        assert written.tensor_type == gguf.GGMLQuantizationType.F32
+        if "ffn_down" not in tensor.name:
+            np.testing.assert_array_equal(written.data, tensor.data)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("digits", [False, True])
+def test_what_is_written_as_gguf_loads_as_the_same_model(
+    tiny_model, tiny_tokenizer, by_digits, tmp_path, dtype, digits
+):
+    model = copy.deepcopy(tiny_model).to(dtype)
+    model.save_pretrained(tmp_path / "tiny")
+    tokenizer = by_digits if digits else tiny_tokenizer
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    files.write(tmp_path / "tiny", tmp_path / "tiny.gguf")
+    files.unpack(tmp_path / "tiny.gguf", tmp_path / "again")
+    again = LlamaForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float32)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], weight.float(), atol=0, rtol=0)
+    text = "2000 Miles (1983)\nLe Café des Étoiles (1991)\n千の風<|im_end|>"
+    assert load_tokenizer(str(tmp_path / "again"), Listener())(text).input_ids == tokenizer(text).input_ids
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("config.json", {"model_type": "qwen2"}, "for the architecture 'llama', and this model is 'qwen2'"),
+        ("config.json", {"attention_bias": True}, "for plain Llama models, and this one has biases"),
+        ("config.json", {"hidden_act": "gelu"}, "this one has the activation gelu"),
+        (
+            "tokenizer.json",
+            {"pre_tokenizer": {"type": "Whitespace"}},
+            "for byte-level BPE tokenizers that split like",
+        ),
+        ("tokenizer.json", {"normalizer": {"type": "NFC"}}, "for byte-level BPE tokenizers that split like"),
+    ],
+)
+def test_what_cannot_be_written_as_gguf(folder, tmp_path, file, change, message):
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | change))
+    with pytest.raises(RequestError, match=message):
+        files.write(folder, tmp_path / "no.gguf")
+    assert not (tmp_path / "no.gguf").exists()
 
 
 def test_folder(folder, tiny_model, tiny_tokenizer):

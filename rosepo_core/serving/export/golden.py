@@ -6,6 +6,7 @@ user.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,21 @@ import numpy as np
 import torch
 from peft import PeftModel
 from pydantic import BaseModel, ValidationError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.contracts.records import Ints
 from rosepo_core.contracts.sections import Score
+from rosepo_core.engine import gguf
 from rosepo_core.engine.models import find_adapter, no_progress_bars, resolve_model
 from rosepo_core.serving.recommender import Recommender, places_of
 from rosepo_core.serving.sources import ModelSource
 from rosepo_core.store.artifacts import check_artifact
+from rosepo_core.store.files import STAGING
 
 GOLDEN_FILE = "golden_prompts.json"
+GGUF_FILE = "model.gguf"
 SEED = 2410
 """Seed of the histories."""
 
@@ -184,6 +188,11 @@ def check(folder: Path, reporter: Reporter) -> float:
     found = ask(recommender, expected.tolerance)
     del recommender
     differences = [*_differences(expected, found), *_plain_differences(folder, expected, reporter)]
+    if (folder / GGUF_FILE).is_file():
+        with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder.parent) as temporary:
+            gguf.unpack(folder / GGUF_FILE, unpacked := Path(temporary) / "model")
+            differences += _token_differences(folder, unpacked, expected)
+            differences += _plain_differences(unpacked, expected, reporter, GGUF_FILE)
     for what, difference in differences:
         if not difference <= expected.tolerance:
             raise RosepoError(
@@ -221,8 +230,19 @@ def _list_difference(one: Sequence[GoldenItem], other: Sequence[GoldenItem]) -> 
     return max(places, default=0.0)
 
 
-def _plain_differences(folder: Path, golden: GoldenPrompts, reporter: Reporter) -> Iterator[tuple[str, float]]:
-    """As `_differences`, of log-probabilities from plain transformers."""
+def _token_differences(one: Path, other: Path, golden: GoldenPrompts) -> Iterator[tuple[str, float]]:
+    """As `_differences`, of the tokens that two folders' tokenizers make of the prompts and titles."""
+    tokenizers: list[Any] = [AutoTokenizer.from_pretrained(str(each), local_files_only=True) for each in (one, other)]
+    for number, prompt in enumerate(golden.prompts, 1):
+        texts = [prompt.prompt, *(each.title for each in prompt.candidates)]
+        first, second = (tokenizer(texts, add_special_tokens=False)["input_ids"] for tokenizer in tokenizers)
+        yield f"the tokens of golden prompt {number} in {GGUF_FILE}", 0.0 if first == second else float("inf")
+
+
+def _plain_differences(
+    folder: Path, golden: GoldenPrompts, reporter: Reporter, what: str = "plain transformers"
+) -> Iterator[tuple[str, float]]:
+    """As `_differences`, of log-probabilities from plain transformers. `what` was loaded, for errors."""
     model = _plain_model(folder, reporter)
     for number, prompt in enumerate(golden.prompts, 1):
         for candidate in prompt.candidates[:PLAIN]:
@@ -231,8 +251,8 @@ def _plain_differences(folder: Path, golden: GoldenPrompts, reporter: Reporter) 
                 logits = model(input_ids=ids).logits[0, len(prompt.prompt_ids) - 1 : -1].float()
             targets = ids[0, len(prompt.prompt_ids) :, None]
             log_prob = float(logits.log_softmax(-1).gather(1, targets).sum())
-            what = f"the log-probability of '{candidate.title}' in golden prompt {number}, in plain transformers,"
-            yield what, abs(candidate.log_prob - log_prob)
+            where = f"the log-probability of '{candidate.title}' in golden prompt {number}, in {what},"
+            yield where, abs(candidate.log_prob - log_prob)
 
 
 def _plain_model(folder: Path, reporter: Reporter) -> Any:
