@@ -37,8 +37,8 @@ ExportType = Literal["float32", "bfloat16"]
 
 TOLERANCES: dict[ExportType, float] = {"float32": 0.005, "bfloat16": 0.5}
 """By how much a score, a sum over the tokens of a title, may differ from that of the run's model in float32. Rounding
-the weights of SmolLM2-135M to bfloat16 changes the scores of the best ten titles by 0.01 in the mean and 0.03 at most,
-those of improbable titles by 0.2, and the order of half the lists of ten."""
+the weights of SmolLM2-135M to bfloat16 changes the scores of the best ten titles by 0.01 in the mean and 0.03 at
+most, those of improbable titles by 0.2, and the order of half the lists of ten."""
 
 BASE = "base"
 """The folder of the base model in the export of an adapter, if it has no name that others could load."""
