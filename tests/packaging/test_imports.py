@@ -229,7 +229,7 @@ def test_what_is_allowed_is_no_breach(tmp_path, source):
     assert list(breaches(read(SOURCES) | {"rosepo_core.registry": imports_of(file, "rosepo_core.registry")})) == []
 
 
-@pytest.mark.parametrize("package", ["trl", "gguf", "lenskit"])
+@pytest.mark.parametrize("package", ["trl", "gguf", "lenskit", "recbole"])
 def test_one_module_touches_each_unstable_package(package):
     assert len(importers(package, read(SOURCES))) == 1
 
