@@ -25,8 +25,13 @@ def other_python(name: str, *packages: str) -> str:
     """
     if given := os.environ.get(f"{name.upper()}_PYTHON"):
         return given
-    behind = [path for path in sys.path if path and not Path(path).is_relative_to(sys.base_prefix)]
-    digest = hashlib.sha256(repr((packages, behind, sys.version)).encode()).hexdigest()[:12]
+    # Not what pytest adds, or Python itself.
+    behind = [
+        path
+        for path in map(Path, filter(None, sys.path))
+        if path.is_dir() and not any(path.is_relative_to(other) for other in (sys.base_prefix, ROOT / "tests"))
+    ]
+    digest = hashlib.sha256(repr((packages, sorted(behind), sys.version)).encode()).hexdigest()[:12]
     folder = cache_folder() / "environments" / f"{name}-{digest}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +44,7 @@ def other_python(name: str, *packages: str) -> str:
     return str(folder / "bin" / "python")
 
 
-def _make(folder: Path, behind: list[str], packages: tuple[str, ...]) -> None:
+def _make(folder: Path, behind: list[Path], packages: tuple[str, ...]) -> None:
     venv.create(folder, with_pip=False)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "behind.pth").write_text("".join(f"{path}\n" for path in behind), encoding="utf-8")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from environments import other_python, run_python
 
 import rosepo_core
-from environments import other_python, run_python
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PACKAGES = (
@@ -24,7 +24,7 @@ SMALL = {
     "sampler": "uniform",
     "preferences": {"max_per_user": 3},
     "alignment": {"steps": 2},
-    "evaluation": {"protocols": ["catalogue"], "resamples": 500},
+    "evaluation": {"protocols": ["catalogue"], "decoding": "exact", "resamples": 500},
 }
 
 
