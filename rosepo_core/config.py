@@ -23,7 +23,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SerializeAsAny
@@ -43,6 +43,7 @@ from rosepo_core.contracts.sections import (
     Tracker,
     one_or_several,
 )
+from rosepo_core.plugin_files import check_recorded, is_file_name, plain_name, shown_name
 from rosepo_core.presets import preset as find_preset
 from rosepo_core.registry import Registry, load_plugins
 
@@ -69,8 +70,13 @@ class RecordedOptions(Options):
 class PluginChoice(Options):
     """A plugin and its options, validated."""
 
-    name: str = Field(min_length=1, description="The plugin's name, or 'distribution/name'.")
+    name: str = Field(min_length=1, description="The plugin's name, 'distribution/name', or 'path/file.py:Class'.")
     options: SerializeAsAny[Options] = Field(description="An instance of the plugin's options model.")
+
+    @property
+    def shown_name(self) -> str:
+        """The name for readers: as it is, but of a plugin in a file the class."""
+        return shown_name(self.name)
 
     def table(self, keys: Callable[[Options], dict[str, Any]]) -> dict[str, Any]:
         """The table of this choice in a file, with the options that `keys` returns."""
@@ -230,7 +236,7 @@ def load_config(
     registry: Registry | None = None,
     *,
     preset: str | None = None,
-    finished: bool = False,
+    purpose: Purpose = "run",
 ) -> RunConfig:
     """Read a configuration. Precedence: defaults < preset < file < overrides.
 
@@ -243,8 +249,10 @@ def load_config(
             unchanged. An option of ``sampler``, ``loss`` or ``metric`` is set for each of them that has it.
         registry: the plugins; by default those that are installed.
         preset: the name of a preset, see `rosepo_core.presets`.
-        finished: whether the file is that of a finished run. A plugin that it names, and that cannot be used, is then
-            no error: its options are `RecordedOptions`, as they are in the file.
+        purpose: ``"run"`` for a new run. The file of a finished run is read with ``"use"``: a plugin that it names,
+            and that cannot be used, is then no error, and its options are `RecordedOptions`, as they are in the file.
+            With ``"read"`` this also holds for every plugin in a file (`rosepo_core.plugin_files`): its code is not
+            imported, because it may be that of a stranger.
 
     Raises:
         RequestError: the file cannot be read, a key or value is wrong, or there is no such preset; the message names
@@ -258,7 +266,7 @@ def load_config(
             layer = _laid_over(layer, _normal_file(_read(file), layer), registry)
     except RequestError as error:
         raise RequestError(f"{file}: {error}") from None
-    parse = _recorded(layer, registry) if finished else registry.parse
+    parse = registry.parse if purpose == "run" else _recorded(layer, registry, file, purpose)
     try:
         return _validate(_overlay(layer, values, registry), registry, parse)
     except RequestError as error:
@@ -529,7 +537,9 @@ def _name_of(section: str, table: Mapping[str, Any]) -> str:
 
 def _table_named(section: str, value: str, known: Sequence[Mapping[str, Any]], registry: Registry) -> dict[str, Any]:
     """The table of ``NAME``, or of ``NAME=WEIGHT``, with the options that the file has for this name."""
-    written, equals, weight = value.partition("=") if section in WEIGHTED else (value, "", "")
+    # The path of a file may have an equals sign, too.
+    before, equals, weight = value.rpartition("=") if section in WEIGHTED else ("", "", value)
+    written, weight = (before, weight) if equals else (weight, "")
     name = registry.canonical(section, written)
     options = _options_for(section, name, known, registry)
     return {**options, "name": name} | ({"weight": weight} if equals else {})
@@ -548,25 +558,33 @@ def _tables_with(
     return chosen
 
 
+Purpose = Literal["run", "use", "read"]
+"""What a configuration is read for, see `load_config`."""
+
 Parse = Callable[[str, str, Mapping[str, Any], str], Options]
 """Makes the options of a plugin from its kind, its name, its table and the name of the section."""
 
 
-def _recorded(layer: Mapping[str, Any], registry: Registry) -> Parse:
+def _recorded(layer: Mapping[str, Any], registry: Registry, file: Path | None, purpose: Purpose) -> Parse:
     """`Registry.parse` for the file of a finished run."""
     named = {
-        (kind, registry.canonical(kind, _name_of(kind, table)))
+        (kind, registry.canonical(kind, _name_of(kind, table))): _name_of(kind, table)
         for kind in (*PLUGIN_SECTIONS, *LIST_SECTIONS)
         for table in (layer[kind] if isinstance(layer.get(kind), list) else [layer.get(kind, {})])
     }
 
     def parse(kind: str, name: str, options: Mapping[str, Any], where: str) -> Options:
+        written = named.get((kind, name))
         try:
+            if written is not None:
+                check_recorded(written, file or Path())
+                if purpose == "read" and is_file_name(written):
+                    raise RequestError("no code is imported from files to read a run")
             registry.get(kind, name)
         except (RequestError, PluginError) as error:
-            if (kind, name) in named:
-                return RecordedOptions.of(options, error)
-            raise
+            if written is None:
+                raise
+            return RecordedOptions.of(options, error)
         return registry.parse(kind, name, options, where)
 
     return parse
@@ -609,7 +627,10 @@ def _choice(
     rest = {key: value for key, value in table.items() if key not in own}
     # Check the name and the weight before looking for the plugin.
     checked = parse_options(model, {**values, "options": Options()}, where)
-    return checked.model_copy(update={"options": parse(kind, checked.name, rest, where)})
+    options = parse(kind, checked.name, rest, where)
+    # What is not used stays as it was written.
+    name = table["name"] if isinstance(options, RecordedOptions) else checked.name
+    return checked.model_copy(update={"name": name, "options": options})
 
 
 def _check_columns(section: str, listed: Sequence[PluginChoice]) -> None:
@@ -623,8 +644,9 @@ def _check_columns(section: str, listed: Sequence[PluginChoice]) -> None:
 
 
 def column_name(name: str) -> str:
-    """The name of the columns of a metric or a loss: its own name without that of the distribution."""
-    return name.rpartition("/")[2]
+    """The name of the columns of a metric or a loss: its own name without that of the distribution; of a plugin in a
+    file, the class."""
+    return plain_name(name)
 
 
 def _where(section: str, listed: Sequence[Any], index: int) -> str:

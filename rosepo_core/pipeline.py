@@ -18,6 +18,7 @@ from rosepo_core.engine.models import Adapter, find_adapter, resolve_model
 from rosepo_core.engine.saved_template import read_template
 from rosepo_core.evaluation import outside, ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.plugin_files import check_recorded
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.report.in_notebooks import as_html, in_short
@@ -171,7 +172,7 @@ def to_go_on_with(config: RunConfig, folder: Path, registry: Registry) -> RunCon
         return config
     remedy = "choose another --run, or replace it with --overwrite"
     try:
-        before = load_config(folder / CONFIG, [], registry, finished=True)
+        before = load_config(folder / CONFIG, [], registry, purpose="use")
     except RequestError as error:
         raise RequestError(
             f"{folder} holds a finished run, and its configuration is wrong ({error}): {remedy}"
@@ -270,7 +271,7 @@ def evaluate(
             f"{folder} holds the evaluation of a model: name the model again, --model, and --run {folder}"
         )
     further = [*overrides, *([("evaluation.protocols", list(protocols))] if protocols else [])]
-    before, asked = (load_config(folder / CONFIG, keys, registry, finished=True) for keys in ([], further))
+    before, asked = (load_config(folder / CONFIG, keys, registry, purpose="use") for keys in ([], further))
     config = added_to(before, asked)
     asks_oracle = config.ranking.score == "fusion" and "oracle" in config.ranking.features
     if asks_oracle and read_manifest(folder / "oracle") is None and read_manifest(folder / "aligned") is not None:
@@ -310,12 +311,14 @@ def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], r
                 f"'{key}' says nothing of a model that is only evaluated; known: {', '.join(EVALUATED)}"
             )
     config = load_config(file, overrides, registry)
-    saved = read_template(Path(config.model.name).expanduser())
+    folder = Path(config.model.name).expanduser()
+    saved = read_template(folder)
     if saved is None:
         return config
     own: list[tuple[str, Any]] = [("dataset.history_length", saved.history_length)]
     # Options belong to their template. If the user names another template, the saved options do not apply.
     if config.prompt.name == saved.name or not any(key in ("prompt", "prompt.name") for key, _ in overrides):
+        check_recorded(saved.name, folder)
         own += [
             ("prompt", saved.name),
             *((f"prompt.{key}", value) for key, value in saved.options.items() if value is not None),
@@ -343,7 +346,7 @@ def evaluate_model(
     if read_manifest(folder / "sft"):
         raise RequestError(f"{folder} is a run that trained a model: choose another --run")
     if read_manifest(folder / "evaluation"):
-        before = load_config(folder / CONFIG, [], registry, finished=True)
+        before = load_config(folder / CONFIG, [], registry, purpose="use")
         config = _added_to_evaluation(before, config, folder)
     adapter = _named_adapter(config, reporter)
     with _opened(config, store, registry, reporter, base=adapter.base if adapter else None) as session:
@@ -493,7 +496,7 @@ def finished_runs(
     # All are opened before any is read: a mistyped one must not cost the time of the others.
     stores = [RunStore.open(folder) for folder in folders]
     for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
-        config = load_config(store.folder / CONFIG, [], registry, finished=True)
+        config = load_config(store.folder / CONFIG, [], registry, purpose="read")
         with store.working(store.config, stages_of(config.rounds), reading=True):
             commands = _commands(config, store.folder)
             if _only_evaluates(store.folder):

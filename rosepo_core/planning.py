@@ -378,7 +378,7 @@ def _notes(
     yield "rejected titles are not known yet; their tokens are estimated from titles drawn uniformly"
     asks_model = "language-model" in session.component("oracle").needs
     if "oracle" in session.artifacts and session.artifacts["oracle"].reused is None and not asks_model:
-        yield f"the training time of oracle '{config.oracle.name}' is unknown and not counted"
+        yield f"the training time of oracle '{config.oracle.shown_name}' is unknown and not counted"
     if not measured:
         yield "the model does not fit into this machine and was not loaded: times are unknown, memory is a forecast"
     yield (

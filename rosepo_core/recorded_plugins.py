@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from rosepo_core.config import PluginChoice, RecordedOptions, RunConfig
 from rosepo_core.contracts.components import Component
 from rosepo_core.contracts.errors import NotInstalledError, RequestError, RosepoError
+from rosepo_core.plugin_files import plain_name
 from rosepo_core.registry import KINDS, Registry
 
 PLUGINS_FILE = "plugins.json"
@@ -54,7 +55,7 @@ class PluginRecord:
 
     def origin(self, kind: str) -> str:
         """The plugin as `Component.origin` was."""
-        return f"{kind} '{self.name}' of {self.distribution} {self.version}"
+        return f"{kind} '{plain_name(self.name)}' of {self.distribution} {self.version}"
 
 
 Records = Mapping[str, Sequence[PluginRecord]]
@@ -107,7 +108,7 @@ def read_records(folder: Path) -> Records:
 def origin_of(records: Records, kind: str, name: str, index: int = 0) -> str:
     """A plugin of a run as `Component.origin` was; its kind and name alone if there is no record."""
     made = find(records, kind, name, index)
-    return made.origin(kind) if made else f"{kind} '{name}'"
+    return made.origin(kind) if made else f"{kind} '{plain_name(name)}'"
 
 
 def find(records: Records, kind: str, name: str, index: int = 0) -> PluginRecord | None:

@@ -40,6 +40,7 @@ from rosepo_core.installed import (
     installed_points,
     version_of,
 )
+from rosepo_core.plugin_files import PluginFile, absolute_name, is_file_name
 from rosepo_core.prompts.template import PromptTemplate
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ class Entry:
     Attributes:
         kind: a key of `KINDS`, or ``"plugin"`` for a module with an error.
         name: the name that users write; for a module, the name of the entry point.
-        distribution: the distribution that contains it.
-        version: that distribution's version.
-        target: ``"package.module:Class"``; for a module, its name.
+        distribution: the distribution that contains it, or the name of its file.
+        version: that distribution's version, or the first digits of the SHA-256 of the file's content.
+        target: ``"package.module:Class"``; for a module, its name; for a plugin in a file, ``"/path/file.py:Class"``.
         summary: one line.
         error: the error, in one line; `None` if there is none.
         aliases: other names that users may write.
@@ -90,8 +91,8 @@ class Entry:
 
     @property
     def qualified_name(self) -> str:
-        """``distribution/name``, which is unique."""
-        return f"{self.distribution}/{self.name}"
+        """``distribution/name``, which is unique; of a plugin in a file, path and class."""
+        return self.target if is_file_name(self.target) else f"{self.distribution}/{self.name}"
 
     def __str__(self) -> str:
         return f"{self.kind} '{self.name}' of {self.distribution} {self.version}"
@@ -164,12 +165,16 @@ class Registry:
         Args:
             kind: a key of `KINDS`.
             name: a plain name or alias, or ``distribution/name``. A plain name that rosepo itself has is rosepo's, so
-                that no installed distribution changes what a configuration means.
+                that no installed distribution changes what a configuration means. Or ``path/file.py:Class``; the file
+                is read, and not imported.
 
         Raises:
             NotInstalledError: no plugin has this name.
-            RequestError: several have it.
+            RequestError: several have it, or the file cannot be read.
         """
+        if is_file_name(name):
+            file = PluginFile(name)
+            return Entry(kind, file.member, file.path.name, file.version, file.name, file.summary())
         owners = self._owners(kind, name)
         if len(owners) == 1:
             return owners[0]
@@ -184,7 +189,10 @@ class Registry:
         raise RequestError(f"{both} each bring a {kind} '{name}'; write {choices}")
 
     def canonical(self, kind: str, name: str) -> str:
-        """The name of the plugin that `name` is an alias of; any other name as it is."""
+        """The name of the plugin that `name` is an alias of, or the absolute path of its file; any other name as it
+        is."""
+        if is_file_name(name):
+            return absolute_name(name)
         distribution, slash, bare = name.rpartition("/")
         owners = {entry.name for entry in self._owners(kind, name) if entry.name != bare}
         return distribution + slash + owners.pop() if len(owners) == 1 else name
@@ -198,19 +206,15 @@ class Registry:
         """Import an implementation.
 
         Raises:
-            RequestError: as for `entry`.
+            RequestError: as for `entry`, or a file has no such class, or it is of another kind.
             PluginError: it cannot be imported, or breaks the contract of its kind.
         """
         entry = self.entry(kind, name)
-        module_name, _, class_name = entry.target.partition(":")
-        try:
-            with contained():
-                component = getattr(import_module(module_name), class_name)
-        except Exception as error:
-            remedy = _remedy(error, entry)
-            raise PluginError(f"{entry}: cannot import '{entry.target}': {described(error)}; {remedy}") from error
+        component = PluginFile(name).load() if is_file_name(name) else _imported(entry)
         contract = KINDS[kind]
         if not (isclass(component) and issubclass(component, contract)):
+            if kinds := _kinds(component):
+                raise RequestError(f"{entry}: '{entry.target}' is no {kind}, but a {kinds[0]}")
             raise PluginError(f"{entry}: '{entry.target}' is no subclass of {contract.__name__}")
         if isabstract(component):
             missing = ", ".join(sorted(getattr(component, "__abstractmethods__", ())))
@@ -218,6 +222,19 @@ class Registry:
         if not (isclass(component.Options) and issubclass(component.Options, contract.Options)):
             raise PluginError(f"{entry}: '{entry.target}.Options' is no subclass of {contract.Options.__name__}")
         return component
+
+    def kinds(self, name: str) -> list[str]:
+        """The kinds of the class that a file has; it is imported.
+
+        Raises:
+            RequestError: the file has no such class, or this is no plugin.
+            PluginError: it cannot be imported.
+        """
+        found = _kinds(PluginFile(name).load())
+        if not found:
+            classes = ", ".join(contract.__name__ for contract in KINDS.values())
+            raise RequestError(f"'{name}' is no plugin: extend one of {classes}")
+        return found
 
     def create(self, kind: str, name: str, options: Mapping[str, Any], where: str | None = None) -> Any:
         """A component with validated options. `running` can then name its plugin in errors.
@@ -404,6 +421,23 @@ def _matches(entry: Entry, name: str) -> bool:
 
 def _canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _imported(entry: Entry) -> object:
+    """What the target of an installed plugin names."""
+    module_name, _, class_name = entry.target.partition(":")
+    try:
+        with contained():
+            found: object = getattr(import_module(module_name), class_name)
+            return found
+    except Exception as error:
+        remedy = _remedy(error, entry)
+        raise PluginError(f"{entry}: cannot import '{entry.target}': {described(error)}; {remedy}") from error
+
+
+def _kinds(component: object) -> list[str]:
+    """The kinds of plugin that a class is of."""
+    return [kind for kind, contract in KINDS.items() if isclass(component) and issubclass(component, contract)]
 
 
 def _remedy(error: BaseException, plugin: Entry) -> str:

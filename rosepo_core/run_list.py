@@ -14,6 +14,7 @@ from typing import Any
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.evaluation.run_models import by_score_in_use, last_language_model, preferred_column
+from rosepo_core.plugin_files import plain_name
 from rosepo_core.stages.rounds import stages_of
 from rosepo_core.store.artifacts import read_manifest
 from rosepo_core.store.changes import CONFIG
@@ -105,4 +106,4 @@ def _several(section: Any) -> Iterator[Any]:
 
 
 def _name(section: Mapping[str, Any]) -> str:
-    return str(section["name"]).rpartition("/")[2]
+    return plain_name(str(section["name"]))

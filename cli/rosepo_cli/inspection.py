@@ -54,14 +54,18 @@ def list_plugins(
 
 
 def show_plugin(
-    name: Annotated[str, typer.Argument(help="The plugin's name, or DISTRIBUTION/NAME.")], json_: Json = False
+    name: Annotated[str, typer.Argument(help="The plugin's name, DISTRIBUTION/NAME, or FILE.py:CLASS.")],
+    json_: Json = False,
 ) -> None:
     """Describe a plugin and its options."""
     from rosepo_core.contracts.errors import RequestError, nearest
+    from rosepo_core.plugin_files import is_file_name
     from rosepo_core.registry import load_plugins
 
     registry = load_plugins()
     entries = [entry for entry in registry.entries() if name in (entry.name, entry.qualified_name, *entry.aliases)]
+    if is_file_name(name):
+        entries = [registry.entry(kind, name) for kind in registry.kinds(name)]
     if not entries:
         known = [name for entry in registry.entries() for name in (entry.name, *entry.aliases)]
         raise RequestError(f"unknown plugin '{name}'{nearest(name, known)}")

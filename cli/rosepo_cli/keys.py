@@ -43,11 +43,16 @@ def _keys(ctx: typer.Context) -> list[str]:
         named = ctx.params.get(kind) or defaults
         for name in [named] if isinstance(named, str) else named:
             try:
-                found += [key.name for key in keys_of(registry.get(kind, name.partition("=")[0]).Options, kind)]
+                found += [key.name for key in keys_of(registry.get(kind, _without_weight(name)).Options, kind)]
             except RosepoError:
                 # The name is not written to its end yet.
                 continue
     return list(dict.fromkeys(found))
+
+
+def _without_weight(name: str) -> str:
+    before, equals, _ = name.rpartition("=")
+    return before if equals else name
 
 
 def names_of(kind: str) -> Any:

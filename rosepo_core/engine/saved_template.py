@@ -11,6 +11,7 @@ from typing import Any
 
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.engine.title_trie import TitleTrie, title_trie
+from rosepo_core.plugin_files import check_recorded
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.recorded_plugins import lacking
 from rosepo_core.registry import Registry, load_plugins
@@ -73,6 +74,7 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
         raise RequestError(f"{folder} holds no {TEMPLATE_FILE}; name a run's folder 'sft' or 'aligned'")
     registry = registry or load_plugins()
     try:
+        check_recorded(saved.name, folder)
         registry.get("prompt", saved.name)
     except (RequestError, PluginError) as error:
         raise lacking(saved.origin or f"prompt '{saved.name}'", folder, error) from None

@@ -23,6 +23,7 @@ from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.ranked_models import model_name
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
+from rosepo_core.plugin_files import shown_name
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.recorded_plugins import PLUGINS_FILE, record, to_json
 from rosepo_core.report.model_card import ModelCard, model_card
@@ -53,7 +54,7 @@ def environment(session: Session) -> Mapping[str, str]:
     for kind, records in record(session.config, session.registry, session.records).items():
         for each in records:
             # A run has many metrics, most of them of one distribution.
-            name = f"metrics of {each.distribution}" if kind == "metric" else f"{kind} {each.name}"
+            name = f"metrics of {each.distribution}" if kind == "metric" else f"{kind} {shown_name(each.name)}"
             found[name] = f"{each.distribution} {each.version}"
     return found
 
@@ -67,7 +68,7 @@ def write_environment(session: Session) -> None:
 def write_tables(session: Session, evaluations: Sequence[Evaluation]) -> None:
     """RUN/metrics.json."""
     document = metrics_document(
-        session.config.dataset.name, session.config.seed, evaluations, _seconds(session.artifacts)
+        session.config.dataset.shown_name, session.config.seed, evaluations, _seconds(session.artifacts)
     )
     session.store.write("metrics.json", metrics_text(document))
 
@@ -144,7 +145,7 @@ def report_data(session: Session, trained: Trained, evaluations: Sequence[Evalua
     """The data of the report on a finished run."""
     folder, split = session.store.folder, trained.split.content
     return ReportData(
-        title=f"{session.config.dataset.name}, {session.config.model.name}, {session.config.loss_name}",
+        title=f"{session.config.dataset.shown_name}, {session.config.model.name}, {session.config.loss_name}",
         command=f"rosepo train --config {folder / CONFIG}",
         summary=_summary(session, split, evaluations[0]),
         config=session.config.to_toml(),
@@ -200,10 +201,10 @@ def card(session: Session, split: Split, evaluations: Sequence[Evaluation], **ex
     model = model_name(config.model.name) if exported else config.model.name
     score = exported.get("score", config.ranking.score)
     made = ModelCard(
-        name=f"{config.dataset.name}, {model}, {config.loss_name}",
+        name=f"{config.dataset.shown_name}, {model}, {config.loss_name}",
         method=config.sft.method,
         base_model=model if exported else published_name(model),
-        dataset=config.dataset.name,
+        dataset=config.dataset.shown_name,
         base_model_id=alias.hub_id if alias else hub_id(config.model.name),
         base_model_notes="Its weights were quantized (Q4_1, a GGUF file) before this training." if alias else "",
         dataset_notes=summary["Dataset"],
@@ -233,7 +234,7 @@ def _losses(session: Session) -> Mapping[str, tuple[float, str]]:
     found: dict[str, tuple[float, str]] = {}
     for index, choice in enumerate(session.config.loss):
         description = inspect.getdoc(type(session.component("loss", index))) or ""
-        found[choice.name] = choice.weight, description.partition("\n\n")[0]
+        found[choice.shown_name] = choice.weight, description.partition("\n\n")[0]
     return found
 
 
@@ -260,15 +261,16 @@ def _invented_example(session: Session) -> tuple[str, str]:
 def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[str, str]:
     config = session.config
     return {
-        "Dataset": f"{config.dataset.name}: {len(split.users):,} users, {len(split.catalogue):,} items, "
+        "Dataset": f"{config.dataset.shown_name}: {len(split.users):,} users, {len(split.catalogue):,} items, "
         f"{len(split.train.items):,} training interactions",
         "Split": split.strategy,
         "Model": config.model.name,
-        "Prompt": f"{config.prompt.name}, {session.resolved['prompt']['titles']} titles",
-        "Samplers": ", ".join(f"{choice.name} ({choice.weight:g})" for choice in config.sampler),
-        "Oracle": config.oracle.name if oracle.needed(session) else "none: nothing asks it",
+        "Prompt": f"{config.prompt.shown_name}, {session.resolved['prompt']['titles']} titles",
+        "Samplers": ", ".join(f"{choice.shown_name} ({choice.weight:g})" for choice in config.sampler),
+        "Oracle": config.oracle.shown_name if oracle.needed(session) else "none: nothing asks it",
         "Loss": ", ".join(
-            choice.name if choice.weight == 1 else f"{choice.name} ({choice.weight:g})" for choice in config.loss
+            choice.shown_name if choice.weight == 1 else f"{choice.shown_name} ({choice.weight:g})"
+            for choice in config.loss
         ),
         "Seed": str(config.seed),
         f"{evaluation.part.capitalize()} users": f"{len(evaluation.examples):,}",

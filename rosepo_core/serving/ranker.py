@@ -22,6 +22,7 @@ from rosepo_core.evaluation.context import SHORTEST_LIST
 from rosepo_core.evaluation.decision_rules import DecisionRule, needed_models
 from rosepo_core.evaluation.pools import PoolSources
 from rosepo_core.evaluation.run_models import language_models
+from rosepo_core.plugin_files import check_recorded
 from rosepo_core.recorded_plugins import lacking, origin_of, read_records
 from rosepo_core.registry import load_plugins, running
 from rosepo_core.stages import embeddings, fusion, prior
@@ -197,6 +198,7 @@ def load_oracle(parts: Parts, config: Mapping[str, Any]) -> SmoothingOracle | No
     section = dict(config.get("oracle", {}))
     name, registry = str(section.pop("name")), load_plugins()
     try:
+        check_recorded(name, folder)
         registry.get("oracle", name)
     except (RequestError, PluginError) as error:
         raise lacking(origin_of(read_records(folder.parent), "oracle", name), folder, error) from None

@@ -44,7 +44,7 @@ def check(session: Session) -> None:
     """
     oracle: SmoothingOracle = session.component("oracle")
     if oracle.needs and needed(session):
-        prior.check(session, f"oracle '{session.config.oracle.name}'")
+        prior.check(session, f"oracle '{session.config.oracle.shown_name}'")
 
 
 def stage(session: Session, split: Handle[Split], sft: Handle[LogHistory] | None = None) -> Handle[SmoothingOracle]:

@@ -65,7 +65,7 @@ def stage(
         prompts = template.prompt_texts(examples, shared=True, candidates=listed)
         texts = np.array(template.response_texts, dtype=object)
         row, slot = np.nonzero(items >= 0)
-        names = [choice.name for choice in session.config.sampler]
+        names = [choice.shown_name for choice in session.config.sampler]
         table = pl.DataFrame(
             {
                 "user": examples.user[row],

@@ -18,7 +18,7 @@ def check(session: Session, corpus: Handle[Corpus]) -> None:
     """
     if not session.loss().needs_ratings:
         return
-    name, log = session.config.dataset.name, corpus.content.interactions
+    name, log = session.config.dataset.shown_name, corpus.content.interactions
     if "rating" not in log.columns or log["rating"].null_count() == len(log):
         raise RequestError(
             f"loss '{session.config.loss_name}' reads ratings, and dataset '{name}' has none: name their column, or "

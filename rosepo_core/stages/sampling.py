@@ -309,14 +309,14 @@ def check_split(session: Session, split: Handle[Split]) -> None:
         needs = session.component("sampler", index).needs
         if "disliked" in needs and split.content.disliked is None:
             raise RequestError(
-                f"sampler '{choice.name}' takes what users rated low or skipped, and dataset "
-                f"'{session.config.dataset.name}' does not say: if the log has ratings, set dataset.min_rating; "
-                "what is rated lower leaves the histories and is disliked"
+                f"sampler '{choice.shown_name}' takes what users rated low or skipped, and dataset "
+                f"'{session.config.dataset.shown_name}' does not say: if the log has ratings, set "
+                "dataset.min_rating; what is rated lower leaves the histories and is disliked"
             )
         if "candidates" in needs and split.content.offered is None and not session.listed_count:
             raise RequestError(
-                f"sampler '{choice.name}' takes items from lists of candidates, and there are none: take a dataset "
-                "that offers some with its training examples, such as s-dpo, or let prompts list them "
+                f"sampler '{choice.shown_name}' takes items from lists of candidates, and there are none: take a "
+                "dataset that offers some with its training examples, such as s-dpo, or let prompts list them "
                 "(prompt.candidates)"
             )
 
@@ -344,13 +344,13 @@ def check_request(session: Session) -> None:
     for index, choice in enumerate(session.config.sampler):
         sampler: RejectedSampler = session.component("sampler", index)
         if "oracle" in sampler.needs and not oracle.ranks:
-            raise _ranks_nothing(session, choice.name)
+            raise _ranks_nothing(session, choice.shown_name)
 
 
 def _ranks_nothing(session: Session, sampler: str) -> RequestError:
     return RequestError(
-        f"sampler '{sampler}' takes what the oracle ranks highest, and oracle '{session.config.oracle.name}' ranks "
-        "nothing: set another, such as oracle='sasrec'"
+        f"sampler '{sampler}' takes what the oracle ranks highest, and oracle '{session.config.oracle.shown_name}' "
+        "ranks nothing: set another, such as oracle='sasrec'"
     )
 
 

@@ -27,6 +27,7 @@ LAYERS = (
     {"rosepo_core.data", "rosepo_core.prompts"},
     {
         "rosepo_core.installed",
+        "rosepo_core.plugin_files",
         "rosepo_core.registry",
         "rosepo_core.extras",
         "rosepo_core.packages",
