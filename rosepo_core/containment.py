@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from types import FrameType
@@ -21,16 +22,21 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 """The signals by which a user or a job scheduler ends a program."""
 
 
+LONGEST = 500
+"""The most characters of an error's text that are shown."""
+
+
 @contextmanager
 def contained() -> Iterator[None]:
     """Whatever the code in the context raises leaves it as an `Exception`, unless a signal ended it.
 
-    What the code prints goes to stderr, because the output of a command may be one document of JSON.
+    What the code prints goes to stderr, because the output of a command may be one document of JSON. Filters of
+    warnings and handlers of `ENDING` are afterwards as before.
 
     Raises:
         PluginError: the code raised something that is no `Exception`.
     """
-    with _raised_by_signals() as raised, redirect_stdout(sys.stderr):
+    with _raised_by_signals() as raised, redirect_stdout(sys.stderr), warnings.catch_warnings():
         try:
             yield
         except BaseException as error:
@@ -50,6 +56,9 @@ def described(error: BaseException) -> str:
         text = " ".join(str(error).split())
     except Exception:  # Its class is a plugin's, too.
         text = ""
+    # No control sequences for the terminal, and no page of text.
+    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     if isinstance(error, RosepoError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -79,5 +88,4 @@ def _raised_by_signals() -> Iterator[list[BaseException]]:
         yield raised
     finally:
         for number in watched:
-            if signal.getsignal(number) is watch:
-                signal.signal(number, before[number])
+            signal.signal(number, before[number])

@@ -11,6 +11,7 @@ import hashlib
 import re
 import sys
 import traceback
+from contextlib import suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -42,7 +43,9 @@ def shown_name(name: str) -> str:
 def absolute_name(name: str) -> str:
     """The name with an absolute path, for use in another folder."""
     path, colon, member = _parts(name)
-    return f"{path.expanduser().absolute()}{colon}{member}"
+    with suppress(RuntimeError):  # There is no such user.
+        path = path.expanduser()
+    return f"{path.absolute()}{colon}{member}"
 
 
 def check_recorded(name: str, where: Path) -> None:
@@ -76,8 +79,9 @@ class PluginFile:
         self.path, _, self.member = _parts(absolute_name(name))
         try:
             self._source = self.path.read_bytes()
-        except OSError as error:
-            raise RequestError(f"'{name}': {self.path} cannot be read: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise RequestError(f"'{name}': {self.path} cannot be read: {why}") from None
         self.version = hashlib.sha256(self._source).hexdigest()[:DIGITS]
         if not self.member.isidentifier():
             classes = ", ".join(each.name for each in self._classes()) or "none"

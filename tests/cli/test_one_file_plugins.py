@@ -11,34 +11,8 @@ import pytest
 
 from rosepo_core.testing import LossContract
 
-LOSS = """
-from __future__ import annotations
-
-from pydantic import Field
-from torch import Tensor
-
-from rosepo_core.api import LogProbs, Options, PreferenceLoss
-
-
-class MarginOptions(Options):
-    beta: float = Field(0.1, gt=0, description="Scale of the margin.")
-
-
-class Margin(PreferenceLoss):
-    '''max(0, 1 - beta Delta), as a start.
-
-    More about it.
-    '''
-
-    Options = MarginOptions
-
-    def __call__(self, log_probs: LogProbs) -> Tensor:
-        chosen, rejected = self.rewards(log_probs)
-        return (1 - (chosen[:, None] - rejected)).clamp(min=0).sum(1)
-
-
-class Other: ...
-"""
+EXAMPLE = Path(__file__).parents[2] / "examples" / "one_file_loss.py"
+LOSS = EXAMPLE.read_text() + "\n\nclass Other: ...\n"
 MARKED = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n"
 """Shows that a file was imported."""
 
@@ -73,7 +47,7 @@ def test_a_loss_in_a_file_trains_and_an_edit_trains_anew(train, rosepo, loss, mo
     first = train(*arguments, "--json")
     assert first.code == 0, first.err
     config = tomllib.loads((run / "config.toml").read_text())
-    assert config["loss"][0] == {"name": f"{loss}:Margin", "beta": 0.2, "weight": 0.5}
+    assert config["loss"][0] == {"name": f"{loss}:Margin", "weight": 0.5, "beta": 0.2, "margin": 1.0}
     environment = json.loads((run / "environment.json").read_text())
     assert environment["loss Margin"].startswith("my_loss.py ")
     assert not (tmp_path / "__pycache__").exists()
@@ -85,7 +59,7 @@ def test_a_loss_in_a_file_trains_and_an_edit_trains_anew(train, rosepo, loss, mo
     assert again.code == 0, again.err
     assert again.made <= {"evaluation"}
 
-    loss.write_text(LOSS.replace("1 - (", "2 - ("))
+    loss.write_text(LOSS.replace(".sum(1)", ".mean(1)"))
     monkeypatch.chdir(tmp_path)
     edited = train(*arguments)
     assert edited.code == 0, edited.err
@@ -121,21 +95,16 @@ def test_every_kind_can_be_a_file(rosepo, train, log, tmp_path, monkeypatch):
 def test_a_file_can_be_shown(rosepo, loss):
     shown = rosepo("plugins", "show", "./my_loss.py:Margin")
     assert shown.code == 0, shown.err
-    assert "max(0, 1 - beta Delta)" in shown.out
-    assert "Scale of the margin." in shown.out
+    assert "max(0, margin - (r_w - r_l))" in shown.out
+    assert "Scale of the implicit rewards." in shown.out
     described = rosepo("plugins", "show", "./my_loss.py:Margin", "--json").json
     assert [(each["kind"], each["name"], each["distribution"]) for each in described] == [
         ("loss", "Margin", "my_loss.py")
     ]
 
 
-def test_a_contract_takes_a_file(loss):
-    class Kept(LossContract):
-        name = "./my_loss.py:Margin"
-
-    Kept().test_is_registered()
-    Kept().test_options_round_trip({"beta": 0.5})
-    assert Kept().make({"beta": 0.5}).origin.startswith("loss 'Margin' of my_loss.py ")
+class TestTheExampleKeepsTheContract(LossContract):
+    name = f"{EXAMPLE}:Margin"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +116,8 @@ def test_a_contract_takes_a_file(loss):
         ("./my_loss.py:Other", "is no subclass of PreferenceLoss"),
         ("./sampler.py:Mine", "is no loss, but a sampler"),
         ("./syntax.py:Mine", "syntax.py cannot be imported: SyntaxError: '(' was never closed (syntax.py, line 2)"),
+        ("./null\0.py:Mine", "cannot be read: embedded null byte"),
+        ("~nobody-here/x.py:Mine", "cannot be read: No such file or directory"),
         ("./raises.py:Mine", "raises.py cannot be imported: ValueError: no luck (line 3)"),
         ("./exits.py:Mine", "exits.py cannot be imported: SystemExit: 0 (line 1)"),
     ],

@@ -83,7 +83,8 @@ def project(tmp_path: Path, log: Path, model_folder: Path, monkeypatch: pytest.M
     """A folder with all that the commands name, invented and small; MovieLens and SmolLM2 are stood in for, too."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").mkdir()
-    shutil.copy(Path(__file__).parents[2] / "examples" / "quickstart.toml", tmp_path / "examples")
+    for name in ("quickstart.toml", "one_file_loss.py"):
+        shutil.copy(Path(__file__).parents[2] / "examples" / name, tmp_path / "examples")
     films = ["Toy Story (1995)", "Aladdin (1992)", *(f"Film {number} (1990)" for number in range(30))]
     rng = np.random.default_rng(0)
     rows = [

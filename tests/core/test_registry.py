@@ -152,6 +152,11 @@ def test_a_reused_entry_point_name_drops_nobody(install):
         ("def broken(:", "SyntaxError: invalid syntax (acme_broken.py, line 1)"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise ValueError('\\x1b[31m' + 'x' * 1000)", f"ValueError: \ufffd[31m{'x' * 495} ..."),
+        (
+            "import warnings\nwarnings.simplefilter('error')\nimport acme_no",
+            "ModuleNotFoundError: No module named 'acme_no'; install what brings 'acme_no', or uninstall acme-broken",
+        ),
         ("class Worse(BaseException): ...\nraise Worse('end')", "Worse: end"),
         ("class Mute(Exception):\n    def __str__(self): raise OSError\nraise Mute", "Mute"),
         (
