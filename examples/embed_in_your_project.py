@@ -1,39 +1,38 @@
-"""Align a recommender and recommend with it from Python; `python examples/embed_in_your_project.py` does it small.
+"""Align a recommender on frames and recommend with it; `python examples/embed_in_your_project.py` does it small.
 
-`align` takes the same tables as a configuration file and reuses every finished stage, so running this a second time
-only recommends.
+The frames may be of pandas, Polars or Arrow, or a `datasets.Dataset`. Running this a second time only recommends,
+because a run of equal frames and settings is reused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import rosepo_core
+from rosepo_core.api import load_plugins
 from rosepo_core.serving.recommender import Recommendation
 
-CONFIG = {
-    "dataset": "movielens-100k",
+OPTIONS = {
     "model": "smollm2-135m",
-    "prompt": {"titles": "short"},
-    "sft": {"steps": 10},
-    "oracle": {"name": "sasrec", "max_epochs": 2},
+    "prompt.titles": "short",
+    "sft.steps": 10,
+    "oracle.max_epochs": 2,
     "sampler": "uniform",
-    "preferences": {"max_users": 8, "max_per_user": 10},
-    "evaluation": {"max_users": 20},
+    "preferences.max_users": 8,
+    "preferences.max_per_user": 10,
+    "evaluation.max_users": 20,
 }
 
 
-def main(config: Mapping[str, Any], run: str, history: list[str]) -> list[Recommendation]:
-    done = rosepo_core.train(config, run)
-    for evaluation in done.evaluations:
-        for name, result in evaluation.models.items():
-            print(f"{name:<12} NDCG@10 {result.metrics['ndcg@10']:.3f}")
-    recommended = rosepo_core.Recommender.load(done.folder).recommend(history, k=5)
+def main(log: object, items: object, user: str, **arguments: Any) -> list[Recommendation]:
+    with rosepo_core.ConsoleReporter().live() as reporter:
+        recommender = rosepo_core.align(log, items, reporter=reporter, **arguments)
+    recommended = recommender.recommend(recommender.history(user), k=5)
     for each in recommended:
         print(f"{each.score:8.2f}  {each.title}")
     return recommended
 
 
 if __name__ == "__main__":
-    main(CONFIG, "runs/embedded", ["Toy Story (1995)", "Fargo (1996)", "The Usual Suspects (1995)"])
+    movies = load_plugins().create("dataset", "movielens-100k", {}).load(rosepo_core.ConsoleReporter())
+    main(movies.interactions, movies.catalogue, user="42", options=OPTIONS, run="runs/embedded")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -23,6 +26,9 @@ OPTIONS = {
     "evaluation.resamples": 500,
     "seed": 3,
 }
+
+
+ROOT = Path(__file__).parents[2]
 
 
 class Stages:
@@ -115,3 +121,53 @@ def test_bad_requests(frame, model_folder, tmp_path, arguments, said):
         rosepo_core.align(frame, model=model_folder, run=tmp_path / "run", **arguments)
     assert said in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_example(run, frame, model_folder, capsys):
+    spec = importlib.util.spec_from_file_location("embed", ROOT / "examples" / "embed_in_your_project.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    assert example.OPTIONS.keys() >= {"model", "sampler", "sft.steps"}
+    names = {"model": model_folder, "sampler": "uniform", "oracle": "constant"}
+    recommended = example.main(frame, None, "u3", options=OPTIONS, run=run, **names)
+    model = rosepo_core.Recommender.load(run)
+    assert recommended == model.recommend(model.history("u3"), 5)
+    shown = capsys.readouterr()
+    assert [line.split(maxsplit=1)[1] for line in shown.out.splitlines()] == [each.title for each in recommended]
+    assert "aligned" in shown.err
+
+
+def test_the_code_of_the_how_to(frame, model_folder, tmp_path, monkeypatch, capsys):
+    """As it stands there, with a small model, few steps and a log with these names."""
+    monkeypatch.chdir(tmp_path)
+    named = {"The Lighthouse (1995)": "Toy Story (1995)", "Harvest Moon (1987)": "Babe (1995)"}
+    log = frame.with_columns(pl.col("title").replace(named), pl.col("user").replace("u3", "42"))
+    log.write_csv("log.csv")
+    items = log.select("item", "title").unique(maintain_order=True).with_columns(genres=pl.lit("Comedy|Drama"))
+    items.write_csv("items.csv")
+    small = {**OPTIONS, "sampler": "uniform", "oracle": "constant"}
+    align, train = rosepo_core.align, rosepo_core.train
+
+    def small_train(config, run):
+        tables = {**config, "model": {"name": str(model_folder), "dtype": "float32"}, "sampler": "uniform"}
+        return train({**tables, "oracle": "constant", "sft": {"steps": 1}, "alignment": {"steps": 1}}, run)
+
+    monkeypatch.setattr(
+        rosepo_core, "align", lambda *given, model, **more: align(*given, model=model_folder, options=small, **more)
+    )
+    text = (ROOT / "docs" / "how-to" / "embed.md").read_text(encoding="utf-8")
+    before, _, recbole = text.partition("## In a LensKit pipeline")
+    blocks = re.findall(r"```python\n(.*?)```", before, re.S)
+    assert len(blocks) == 3
+    names = {}
+    for block in blocks:
+        if "rosepo_core.train(" in block:
+            monkeypatch.setattr(rosepo_core, "align", align)
+            monkeypatch.setattr(rosepo_core, "train", small_train)
+        exec(block, names)
+    shown = capsys.readouterr().out
+    assert "Recommendation(title=" in shown
+    assert "'aligned': " in shown
+    [write] = [block for block in re.findall(r"```python\n(.*?)```", recbole, re.S) if "write_predictions" in block]
+    exec(write, names)
+    assert pl.read_csv("predictions.tsv", separator="\t")["user_id:token"].n_unique() == 24

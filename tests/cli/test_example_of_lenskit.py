@@ -30,7 +30,7 @@ SMALL = {
     "evaluation.resamples": 500,
 }
 SCRIPT = """
-import json, os, pickle, sys
+import contextlib, io, json, os, re, pickle, sys
 from pathlib import Path
 sys.path.insert(0, "examples")
 import lenskit_pipeline as example
@@ -41,6 +41,7 @@ from lenskit.pipeline import topn_pipeline
 from lenskit.splitting import LastN, sample_users
 from rosepo_core.adapters.lenskit import RosepoScorer
 
+page = Path("docs/how-to/embed.md").read_text()
 log, options = pl.read_csv(sys.argv[1]), json.loads(sys.argv[2])
 os.chdir(sys.argv[3])
 items = log.select(item_id="item", title="title").unique("item_id", maintain_order=True)
@@ -55,8 +56,12 @@ scorer = pipeline.component("scorer")
 again = pickle.loads(pickle.dumps(scorer))
 query = RecQuery(session_items=ItemList(["i3", "unknown", "i1"]))
 asked = ItemList(["i5", "nothing", "i2", "i0"])
+block = re.search("```python\\n(from lenskit.*?)```", page, re.S)[1]
+with contextlib.redirect_stdout(io.StringIO()) as shown:
+    exec(block.replace("runs/mine", str(folder)).replace('"42"', '"u3"'), {"data": data})
 def listed(values): return [None if np.isnan(value) else float(value) for value in values.scores()]
 print(json.dumps({
+    "how-to": shown.getvalue(),
     "recommended": {str(key.user_id): [str(item) for item in each.ids()] for key, each in found["rosepo"].items()},
     "train": {str(user): list(split.train.user_row(user).ids()) for user in split.train.users.ids()},
     "folder": str(folder.resolve()),
@@ -100,6 +105,7 @@ def test_the_scorer_of_a_finished_run(done):
     assert nothing is None
     assert [five, two, zero] == pytest.approx([expected["i5"], expected["i2"], expected["i0"]], abs=1e-4)
     assert done["by another process"] == done["scores"]
+    assert "<ItemList of 10 items" in done["how-to"]
     assert done["of nobody"] == [None] * 4
     assert done["best of one"] == [max(expected, key=expected.get)]
     assert done["config"]["stage"] == "sft"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,8 +17,6 @@ from rosepo_core.engine.saved_template import load_template
 from rosepo_core.serving import batch
 from rosepo_core.serving.explanations import explain
 from rosepo_core.serving.title_index import TitleIndex
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "embed_in_your_project.py"
 
 HISTORY = ("Quiet Rivers (1994)", "Night Train (1974)")
 
@@ -217,15 +212,3 @@ def test_the_plugins_that_made_a_run_need_not_be_there(finished, tmp_path):
     config = run / "config.toml"
     config.write_text(config.read_text().replace('name = "rosepo"', 'name = "gone"'))
     assert rosepo_core.Recommender.load(run).recommend(HISTORY, 1)
-
-
-def test_the_example_of_another_project(finished, capsys):
-    spec = importlib.util.spec_from_file_location("embed_in_your_project", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    config = tomllib.loads((finished / "config.toml").read_text())
-    recommended = example.main(config, str(finished), list(HISTORY))
-    shown = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in shown[:4]] == ["popularity", "base", "sft", "aligned"]
-    assert [line.split(maxsplit=1)[1] for line in shown[4:]] == [each.title for each in recommended]
-    assert len(recommended) == 5
