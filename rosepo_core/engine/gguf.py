@@ -205,13 +205,14 @@ def _split_rule(tokenizer: Mapping[str, Any]) -> str:
     )
 
 
-def write(folder: Path, path: Path) -> None:
+def write(folder: Path, path: Path, name: str) -> None:
     """Write the model in a folder, with its tokenizer and chat template, as one GGUF file. Matrices have the type
     that they have in the folder, and vectors float32.
 
     Args:
         folder: a model that `check_writable` accepts, as safetensors in float32 or bfloat16.
         path: the file.
+        name: what the model is called in it.
 
     Raises:
         RequestError: as `check_writable`.
@@ -221,6 +222,7 @@ def write(folder: Path, path: Path) -> None:
     check_writable(folder)
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     writer = GGUFWriter(path, "llama")
+    writer.add_name(name)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)

@@ -118,13 +118,13 @@ def test_a_check_finds_other_weights(exported, rosepo, tmp_path):
 def test_a_gguf_file_is_asked_too(exported, rosepo, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
     (copy / "manifest.json").unlink()
-    gguf.write(copy, copy / "model.gguf")
+    gguf.write(copy, copy / "model.gguf", "copy")
     assert rosepo("export", copy, "--check").code == 0
     other = shutil.copytree(exported, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     weights["model.norm.weight"] *= 1.01
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    gguf.write(other, copy / "model.gguf")
+    gguf.write(other, copy / "model.gguf", "other")
     done = rosepo("export", copy, "--check")
     assert done.code == 1
     assert "in golden prompt 1, in model.gguf, differs by" in done.err

@@ -107,7 +107,7 @@ def by_digits(tiny_tokenizer):
 def test_what_is_written_as_gguf_is_what_llama_cpp_would_write(gguf_file, folder, by_digits, tmp_path):
     """The file of the fixture, but for the quantized matrices and what it leaves to its reader."""
     by_digits.save_pretrained(folder)
-    files.write(folder, tmp_path / "written.gguf")
+    files.write(folder, tmp_path / "written.gguf", "a model")
     expected, found = (gguf.GGUFReader(path) for path in (gguf_file, tmp_path / "written.gguf"))
     values = {name: field.contents() for name, field in found.fields.items()}
     for name, field in expected.fields.items():
@@ -115,6 +115,7 @@ def test_what_is_written_as_gguf_is_what_llama_cpp_would_write(gguf_file, folder
             assert values[name] == field.contents(), name
     assert values["llama.rope.dimension_count"] == 8
     assert values["tokenizer.ggml.add_bos_token"] is False
+    assert values["general.name"] == "a model"
     tensors = {tensor.name: tensor for tensor in found.tensors}
     assert tensors.keys() == {tensor.name for tensor in expected.tensors}
     for tensor in expected.tensors:
@@ -133,7 +134,7 @@ def test_what_is_written_as_gguf_loads_as_the_same_model(
     model.save_pretrained(tmp_path / "tiny")
     tokenizer = by_digits if digits else tiny_tokenizer
     tokenizer.save_pretrained(tmp_path / "tiny")
-    files.write(tmp_path / "tiny", tmp_path / "tiny.gguf")
+    files.write(tmp_path / "tiny", tmp_path / "tiny.gguf", "a model")
     files.unpack(tmp_path / "tiny.gguf", tmp_path / "again")
     again = LlamaForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float32)
     for name, weight in model.state_dict().items():
@@ -160,7 +161,7 @@ def test_what_cannot_be_written_as_gguf(folder, tmp_path, file, change, message)
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(content | change))
     with pytest.raises(RequestError, match=message):
-        files.write(folder, tmp_path / "no.gguf")
+        files.write(folder, tmp_path / "no.gguf", "a model")
     assert not (tmp_path / "no.gguf").exists()
 
 

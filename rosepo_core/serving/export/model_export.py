@@ -112,7 +112,7 @@ def export_model(
             stored.put_into(slot)
             slot.save_whole(folder, getattr(torch, dtype))
         if as_gguf:
-            gguf.write(folder, folder / golden.GGUF_FILE)
+            gguf.write(folder, folder / golden.GGUF_FILE, to.name)
         for file in (TEMPLATE_FILE, TRIE_FILE):
             shutil.copyfile(stored.folder / file, folder / file)
         save_catalogue(source.catalogue, folder)
