@@ -11,15 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
+from rosepo_cli import plugin_kit
 from rosepo_cli.arguments import DOTTED, Json, overrides
 from rosepo_core.registry import KINDS
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands."""
-    plugins = typer.Typer(no_args_is_help=True, help="List and describe plugins.")
+    plugins = typer.Typer(no_args_is_help=True, help="List, describe, check and begin plugins.")
     plugins.command("list")(list_plugins)
     plugins.command("show")(show_plugin)
+    plugin_kit.add(plugins)
     presets = typer.Typer(no_args_is_help=True, help="List and describe presets, for `rosepo train --preset`.")
     presets.command("list")(list_presets)
     presets.command("show")(show_preset)

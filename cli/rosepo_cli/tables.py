@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rosepo_core.evaluation.results import Evaluation
     from rosepo_core.pipeline import Run
     from rosepo_core.planning import Plan
+    from rosepo_core.plugin_kit.checking import Promise
     from rosepo_core.presets import Preset
     from rosepo_core.registry import Entry
     from rosepo_core.seeds import SeedRuns, SeedTable, Spread
@@ -338,6 +339,22 @@ def show_plugin_details(described: Sequence[Mapping[str, Any]], options: Sequenc
             table.add_row(key.name, Text(key.type), Text(key.default), Text(key.meaning))
         console.print()
         console.print(table)
+
+
+def show_promises(entry: Entry, promises: Sequence[Promise]) -> None:
+    """Each promise of a contract, whether it is kept, and if not, why."""
+    console = _console()
+    console.print(f"{entry}\n", style="bold", markup=False)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for promise in promises:
+        if promise.broken is None:
+            table.add_row(Text("kept", style="green"), Text(promise.text))
+        else:
+            table.add_row(Text("broken", style="red"), Text(promise.text))
+            table.add_row("", Text(promise.broken, style="red"))
+    console.print(table)
+    broken = sum(promise.broken is not None for promise in promises)
+    console.print(f"\n{len(promises) - broken} promises kept, {broken} broken", markup=False)
 
 
 def show_presets(presets: Sequence[Preset]) -> None:

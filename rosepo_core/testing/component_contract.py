@@ -48,23 +48,25 @@ class ComponentContract:
         return load_plugins().create(self.kind, self.entry().qualified_name, options)
 
     def test_is_registered(self) -> None:
-        """An installed distribution registers it with a summary and the right target."""
+        """An installed distribution registers it, with a summary of one line."""
         entry = self.entry()
         found = load_plugins().get(self.kind, entry.qualified_name)
         assert issubclass(found, KINDS[self.kind])
         assert self.component in (None, found)
         assert entry.summary.strip(), f"{entry} has no summary"
-        assert "\n" not in entry.summary
+        assert "\n" not in entry.summary, f"the summary of {entry} has several lines"
 
     def test_every_option_is_described(self) -> None:
         """Every option has a description, because help texts are made from them."""
         fields = load_plugins().get(self.kind, self.entry().qualified_name).Options.model_fields
-        assert [key for key, field in fields.items() if not (field.description or "").strip()] == []
+        bare = [key for key, field in fields.items() if not (field.description or "").strip()]
+        assert not bare, f"without a description: {', '.join(bare)}"
 
     def test_no_option_takes_a_reserved_key(self) -> None:
         """No option has the name of a key of the core, because both are in the same table of a configuration."""
         fields = load_plugins().get(self.kind, self.entry().qualified_name).Options.model_fields
-        assert [key for key in RESERVED_KEYS if key in fields] == []
+        taken = [key for key in RESERVED_KEYS if key in fields]
+        assert not taken, f"keys of the core: {', '.join(taken)}"
 
     def test_options_round_trip(self, options: Mapping[str, Any]) -> None:
         """The saved configuration of a run makes the same component again."""
@@ -73,6 +75,6 @@ class ComponentContract:
         assert parse_options(type(made), saved, self.kind) == made
 
     def test_an_unknown_option_is_refused(self, options: Mapping[str, Any]) -> None:
-        """Misspelt options are errors."""
+        """A misspelt option is an error."""
         with pytest.raises(RequestError, match="no_such_option"):
             self.make({**options, "no_such_option": 1})

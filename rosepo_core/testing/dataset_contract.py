@@ -23,7 +23,7 @@ class DatasetContract(ComponentContract):
         return dataset.load(SilentReporter())
 
     def test_interactions(self, options: Mapping[str, Any]) -> None:
-        """Columns and types are right, and no value is missing."""
+        """The interactions have the right columns and types, and no value is missing."""
         corpus = self.load(options)
         # The ids of a log may be categories.
         interactions = corpus.interactions.cast({pl.Enum: pl.String} if corpus.examples is None else {})
@@ -35,7 +35,7 @@ class DatasetContract(ComponentContract):
         assert interactions.select(list(types)).null_count().row(0) == (0, 0, 0)
 
     def test_catalogue(self, options: Mapping[str, Any]) -> None:
-        """Every item is there once, with a title."""
+        """Every item of the interactions is in the catalogue, once, with a title."""
         corpus = self.load(options)
         catalogue = corpus.catalogue
         assert (catalogue.schema["item"], catalogue.schema["title"]) == (pl.String, pl.String)
@@ -50,7 +50,8 @@ class DatasetContract(ComponentContract):
         assert offered == (self.load(options).examples is None)
 
     def test_given_examples(self, options: Mapping[str, Any]) -> None:
-        """Each example is a user with a history and a target, in one part; its candidates contain the target once."""
+        """If the dataset gives examples, each is a user with a history and a target, in one part; its candidates
+        contain the target once."""
         corpus = self.load(options)
         if corpus.examples is None:
             return

@@ -28,42 +28,48 @@ class LossContract(ComponentContract):
 
     @pytest.mark.parametrize("k", [1, 3])
     def test_one_finite_loss_for_each_pair(self, options: Mapping[str, Any], k: int) -> None:
-        """The result has shape [n], and is differentiable in the policy's log-probabilities."""
+        """The loss is one finite number for each pair, of shape [n], with finite gradients."""
         log_probs = random_log_probs(k=k)
         losses = self.loss(options)(log_probs)
-        assert losses.shape == log_probs.chosen.shape
-        assert losses.isfinite().all()
+        pairs = len(log_probs.chosen)
+        assert losses.shape == (pairs,), (
+            f"the loss has the shape {list(losses.shape)} for {pairs} pairs, not [{pairs}]"
+        )
+        assert losses.isfinite().all(), "a loss is infinite or not a number"
+        assert losses.requires_grad, "the loss does not depend on the log-probabilities of the policy"
         for gradient in gradients(self.loss(options), log_probs):
             assert gradient.isfinite().all()
 
     def test_extreme_margins_stay_finite(self, options: Mapping[str, Any]) -> None:
-        """Losses and gradients are finite, even if a title is certain or nearly impossible for the policy."""
+        """Losses and gradients stay finite if a title is certain or nearly impossible for the policy."""
         for extreme in ("chosen", "rejected"):
             log_probs = random_log_probs()
             values = getattr(log_probs, extreme).detach()
             for other in (values - 200.0, values * 0):
                 changed = replace(log_probs, **{extreme: other.clone().requires_grad_()})
-                assert self.loss(options)(changed).isfinite().all()
+                assert self.loss(options)(changed).isfinite().all(), f"a loss is infinite at an extreme {extreme}"
                 for gradient in gradients(self.loss(options), changed):
-                    assert gradient.isfinite().all()
+                    assert gradient.isfinite().all(), f"a gradient is infinite at an extreme {extreme}"
 
     def test_a_step_down_the_gradient_lowers_the_loss(self, options: Mapping[str, Any]) -> None:
         """A step against the gradient lowers the loss."""
         loss, log_probs = self.loss(options), random_log_probs()
         chosen, rejected = gradients(loss, log_probs)
         size = float((chosen.square().sum() + rejected.square().sum()).sqrt())
-        assert size > 0
+        assert size > 0, "every gradient is zero"
         moved = replace(
             log_probs,
             chosen=log_probs.chosen.detach() - 1e-2 * chosen / size,
             rejected=log_probs.rejected.detach() - 1e-2 * rejected / size,
         )
-        assert loss(moved).detach().double().sum() < loss(log_probs).detach().double().sum()
+        assert loss(moved).detach().double().sum() < loss(log_probs).detach().double().sum(), "the loss did not fall"
 
     def test_prefers_the_chosen(self, options: Mapping[str, Any]) -> None:
-        """If the policy equals the reference, all tokens are equally probable and there is no smoothing, a step
-        against the gradient moves the chosen response up against the rejected ones, and neither in the wrong
-        direction."""
+        """Where the policy equals the reference, a step against the gradient makes the chosen response more probable
+        or the rejected ones less, and never the reverse.
+
+        All tokens are equally probable, and there is no smoothing.
+        """
         log_probs = random_log_probs()
         chosen, rejected = (-2.0 * log_probs.chosen_tokens).float(), (-2.0 * log_probs.rejected_tokens).float()
         even = replace(
@@ -76,12 +82,12 @@ class LossContract(ComponentContract):
             mismatched=log_probs.reference_mismatched,
         )
         up, down = gradients(self.loss(options), even)
-        assert (up <= 1e-7).all()
-        assert (down[even.valid] >= -1e-7).all()
-        assert (down.sum(dim=1) - up > 1e-7).all()
+        assert (up <= 1e-7).all(), "a chosen response becomes less probable"
+        assert (down[even.valid] >= -1e-7).all(), "a rejected response becomes more probable"
+        assert (down.sum(dim=1) - up > 1e-7).all(), "a pair moves neither response"
 
     def test_ignores_invalid_slots(self, options: Mapping[str, Any]) -> None:
-        """The content of empty slots does not matter."""
+        """What is in empty slots, those that are not `valid`, does not matter."""
         log_probs = random_log_probs()
         empty = ~log_probs.valid
         assert empty.any()
@@ -102,11 +108,11 @@ class LossContract(ComponentContract):
 
     @pytest.mark.parametrize("drift", [-3.0, 0.0, 3.0])
     def test_only_a_loss_of_scope_batch_sees_other_pairs(self, options: Mapping[str, Any], drift: float) -> None:
-        """Losses and gradients do not depend on the order of the pairs. If the scope is "pair", they do not depend on
-        which other pairs there are, either, so that the passes of a step change nothing: pairs come one at a time, in
-        halves, in another order and twice.
+        """The loss of a pair does not depend on the order of the pairs and, if the scope is "pair", not on the other
+        pairs.
 
-        A loss may depend on other pairs in one region only, so the policy is below, near and above the reference.
+        So the passes of a step change nothing: pairs come one at a time, in halves, in another order and twice. A
+        loss may depend on other pairs in one region only, so the policy is below, near and above the reference.
         """
         import torch
 
@@ -141,7 +147,7 @@ class LossContract(ComponentContract):
         assert_equal(loss.rewards(higher)[0], chosen)
 
     def test_reads_only_what_it_says(self, options: Mapping[str, Any]) -> None:
-        """The loss and its rewards use nothing that its attributes ``needs_...`` do not declare."""
+        """The loss and its rewards use nothing that its attributes `needs_...` do not declare."""
         log_probs, loss = random_log_probs(), self.loss(options)
         if not loss.needs_mismatched:
             log_probs = replace(log_probs, mismatched=None, reference_mismatched=None)

@@ -100,8 +100,8 @@ class MetricContract(ComponentContract):
                 self.measure(options, replace(silenced(outcome, everyone), answered=outcome.answered))
 
     def test_to_give_no_answer_does_not_pay(self, options: Mapping[str, Any]) -> None:
-        """If lower is better: a user whose list has no item gets the worst value that the metric declares, or NaN if
-        that is infinite; a number for all lists is NaN if no list has an item."""
+        """If lower is better, a user whose list has no item gets the worst value that the metric declares, or NaN if
+        that is infinite, and a number for all lists is NaN if no list has an item."""
         about = cast(Metric, self.make(options)).about
         outcome = self.outcomes(options).get("written")
         if about.direction != "lower" or outcome is None:

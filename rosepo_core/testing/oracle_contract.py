@@ -53,7 +53,7 @@ class OracleContract(ComponentContract):
         return rejected
 
     def test_flip_probability(self, options: Mapping[str, Any]) -> None:
-        """A probability below one for each slot, also at places that were not in training."""
+        """The flip probability of each slot is at least 0 and below 1, also at places that were not in training."""
         split = toy_split()
         oracle = self.fit(options, split)
         for examples in (train_examples(split), split.test):
@@ -72,7 +72,7 @@ class OracleContract(ComponentContract):
             assert ((flips >= 0) & (flips < 1)).all()
 
     def test_scores(self, options: Mapping[str, Any]) -> None:
-        """A finite score for each item, which does not depend on the other items; or no scores at all."""
+        """It gives each item a finite score that does not depend on the other items, or no scores at all."""
         split = toy_split()
         oracle = self.fit(options, split)
         items = np.abs(self.rejected(split, split.test))
@@ -89,7 +89,7 @@ class OracleContract(ComponentContract):
         np.testing.assert_allclose(alone, scores[:, :1], rtol=1e-4, atol=1e-4)
 
     def test_scores_at_the_end_of_a_sequence(self, options: Mapping[str, Any]) -> None:
-        """The same scores if the sequences end at the places, as in recommending, where the next item is not
+        """Scores are the same if the sequences end at the places, as in recommending, where the next item is not
         known."""
         split = toy_split()
         oracle = self.fit(options, split)
@@ -124,7 +124,7 @@ class OracleContract(ComponentContract):
             np.testing.assert_allclose(again, scores, rtol=1e-5, atol=1e-5)
 
     def test_preference_probability(self, options: Mapping[str, Any]) -> None:
-        """A probability in [0, 1) for each slot, before changes for training."""
+        """The probability before it is changed for training is at least 0 and below 1 in each slot, too."""
         split = toy_split()
         rejected = self.rejected(split, split.test)
         likely = self.fit(options, split).preference_probability(split.test, split.test.target, rejected)
@@ -132,7 +132,7 @@ class OracleContract(ComponentContract):
         assert ((likely >= 0) & (likely < 1)).all()
 
     def test_same_seed_same_flips(self, options: Mapping[str, Any]) -> None:
-        """Learning twice gives the same result."""
+        """Learning twice with the same seed gives the same result."""
         split = toy_split()
         rejected = self.rejected(split, split.test)
         first, second = (

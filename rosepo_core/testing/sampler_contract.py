@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 import pytest
 
 from rosepo_core.contracts.components import RejectedSampler, SamplerContext
@@ -28,10 +30,11 @@ class SamplerContract(ComponentContract):
         """Rejected items, from a context with only the data that the sampler declares in `needs`."""
         sampler = cast(RejectedSampler, self.make(options))
         items = len(split.catalogue)
+        genres = pl.DataFrame({"genres": ["ABC"[item % 3] for item in range(items)]})
         embeddings = np.random.default_rng(7).normal(size=(items, 16))
         embeddings = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
         context = SamplerContext(
-            catalogue=split.catalogue,
+            catalogue=replace(split.catalogue, attributes=genres),
             seen=split.train_seen,
             rng=np.random.default_rng(seed),
             reporter=SilentReporter(),
@@ -48,9 +51,10 @@ class SamplerContract(ComponentContract):
     @staticmethod
     def check(rejected: Ints, examples: Examples, k: int, items: int) -> None:
         """Shape and type; items of the catalogue, each once in a row, never the target."""
-        assert isinstance(rejected, np.ndarray)
-        assert (rejected.shape, rejected.dtype.name) == ((len(examples), k), "int32")
-        assert ((rejected >= -1) & (rejected < items)).all()
+        assert isinstance(rejected, np.ndarray), "the result is no numpy array"
+        found, wanted = f"{rejected.dtype} {list(rejected.shape)}", f"int32 {[len(examples), k]}"
+        assert found == wanted, f"the result is {found}, not {wanted}"
+        assert ((rejected >= -1) & (rejected < items)).all(), "a number is not that of an item"
         assert not (rejected == examples.target[:, None]).any(), "a target is among the rejected"
         for row in rejected:
             kept = row[row >= 0]
@@ -58,7 +62,7 @@ class SamplerContract(ComponentContract):
 
     @pytest.mark.parametrize("k", [1, 4])
     def test_rejected_items(self, options: Mapping[str, Any], k: int) -> None:
-        """Rows are full while there are items. No item is the target, seen, or twice in a row."""
+        """A row is full while items are left, and no item in it is the target, seen by the user, or there twice."""
         split = toy_split()
         examples = train_examples(split)
         rejected = self.sample(options, split, examples, k)
@@ -67,14 +71,17 @@ class SamplerContract(ComponentContract):
         assert not split.train_seen.contains(examples.user, rejected).any(), "a seen item is rejected"
 
     def test_rejected_items_when_seen_ones_are_allowed(self, options: Mapping[str, Any]) -> None:
-        """With `allow_seen`, the target is still never rejected."""
+        """With the option `allow_seen`, the target is still never rejected."""
         split = toy_split()
         examples = train_examples(split)
         rejected = self.sample({**options, "allow_seen": True}, split, examples, 8)
         self.check(rejected, examples, 8, len(split.catalogue))
 
     def test_marks_what_is_left_empty(self, options: Mapping[str, Any]) -> None:
-        """Each user has seen all items but two, or all: -1 fills the rest of the row."""
+        """Where too few items are left, -1 fills the rest of the row.
+
+        Each user has seen all items but two.
+        """
         split = toy_split(users=6, items=12, shortest=12, longest=12)
         examples = train_examples(split)
         left = 12 - split.train.lengths

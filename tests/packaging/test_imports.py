@@ -49,7 +49,13 @@ LAYERS = (
         "rosepo_core.seeds",
     },
     {"rosepo_core.serving"},
-    {"rosepo_core", "rosepo_core.console", "rosepo_core.diagnostics", "rosepo_core.testing"},
+    {
+        "rosepo_core",
+        "rosepo_core.console",
+        "rosepo_core.diagnostics",
+        "rosepo_core.plugin_kit",
+        "rosepo_core.testing",
+    },
     {"rosepo_core.adapters"},
     {"rosepo_cli"},
 )

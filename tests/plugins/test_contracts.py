@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
 from rosepo_core.registry import load_plugins
@@ -17,6 +17,7 @@ from rosepo_core.testing import (
     PromptContract,
     SamplerContract,
 )
+from rosepo_core.testing.component_contract import ComponentContract
 
 LOSSES = (
     *("rosepo", "dpo", "ipo", "hinge", "simpo", "cpo", "orpo", "apo-zero", "apo-down", "sppo", "exo", "nca"),
@@ -83,11 +84,6 @@ class TestInBatch(SamplerContract):
 
 class TestClusterExposure(SamplerContract):
     name = "rosepo/cluster-exposure"
-
-    def sample(self, options, split, examples, k, seed=0):
-        genres = pl.DataFrame({"genres": ["ABC"[item % 3] for item in range(len(split.catalogue))]})
-        split = replace(split, catalogue=replace(split.catalogue, attributes=genres))
-        return super().sample(options, split, examples, k, seed)
 
 
 class TestDisliked(SamplerContract):
@@ -211,13 +207,24 @@ for metric in METRICS:
     globals()[title] = type(title, (MetricContract,), {"name": f"rosepo/{metric}"})
 
 
+def contracts_in_tests():
+    """The contract tests that pytest collects in the folder of this file."""
+    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+        module = import_module(file.stem)
+        for name, each in vars(module).items():
+            if name.startswith("Test") and isinstance(each, type) and issubclass(each, ComponentContract):
+                yield each
+
+
 def test_no_first_party_plugin_is_left_out():
-    """For data sets, test_published_datasets.py has the same test."""
-    contracts = [each for each in globals().values() if isinstance(each, type) and hasattr(each, "kind")]
-    tested = {each.name for each in contracts if each.kind != "dataset"}
-    registered = {
-        entry.qualified_name
-        for entry in load_plugins().entries()
-        if entry.distribution == "rosepo" and entry.kind != "dataset"
-    }
-    assert registered == tested - {""}
+    registry = load_plugins()
+    tested = {(each.kind, registry.entry(each.kind, each.name).name) for each in contracts_in_tests() if each.name}
+    registered = {(entry.kind, entry.name) for entry in registry.entries() if entry.distribution == "rosepo"}
+    assert registered - tested == set()
+
+
+def test_no_contract_test_is_switched_off():
+    for each in contracts_in_tests():
+        [contract] = [base for base in each.__mro__ if base.__module__.startswith("rosepo_core.testing.")][:1]
+        promised = [name for name in dir(contract) if name.startswith("test_")]
+        assert [name for name in promised if getattr(each, name) is not getattr(contract, name)] == [], each

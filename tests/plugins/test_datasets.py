@@ -20,6 +20,7 @@ from rosepo_core.data.corpus_summary import check_corpus
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.registry import load_plugins
+from rosepo_core.testing import DatasetContract
 from rosepo_datasets.movielens import GENRES, readable_title
 
 
@@ -111,6 +112,14 @@ def write_grouplens(folder: Path, newline: str = "\n") -> Path:
     (folder / "u.data").write_bytes((log + newline).encode("latin-1"))
     (folder / "u.item").write_bytes((films + newline).encode("latin-1"))
     return folder
+
+
+class TestMovieLens100K(DatasetContract):
+    name = "rosepo/movielens-100k"
+
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> dict[str, str]:
+        return {"path": str(write_grouplens(tmp_path))}
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])

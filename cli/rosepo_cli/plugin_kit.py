@@ -1,0 +1,55 @@
+"""`rosepo plugins check` and `rosepo plugins new`: help for authors of plugins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from rosepo_cli.arguments import DOTTED, Json, overrides
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.registry import KINDS
+
+KindOption = Annotated[str | None, typer.Option("--kind", help=f"One of {', '.join(KINDS)}.", show_default=False)]
+
+
+def add(plugins: typer.Typer) -> None:
+    """Add the commands to `rosepo plugins`."""
+    plugins.command("check", context_settings=DOTTED)(check)
+
+
+def check(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The plugin's name, or DISTRIBUTION/NAME.")],
+    kind: KindOption = None,
+    json_: Json = False,
+) -> None:
+    """Test whether a plugin keeps the promises of its kind. Options of the plugin are --KIND.KEY VALUE, such as
+    --loss.beta 2."""
+    from rosepo_core.plugin_kit.checking import check_plugin, plugin_of
+    from rosepo_core.registry import load_plugins
+
+    entry = plugin_of(load_plugins(), name, kind)
+    options: dict[str, Any] = {}
+    for key, value in overrides([], context):
+        section, _, option = key.partition(".")
+        if section != entry.kind:
+            raise RequestError(f"unknown option '--{key}'; options of this plugin are --{entry.kind}.KEY VALUE")
+        options[option] = value
+    promises = check_plugin(entry, options)
+    broken = [promise for promise in promises if promise.broken is not None]
+    if json_:
+        document = {
+            "plugin": asdict(entry),
+            "kept": not broken,
+            "promises": [{**asdict(promise), "kept": promise.broken is None} for promise in promises],
+        }
+        print(json.dumps(document, ensure_ascii=False))
+    else:
+        from rosepo_cli.tables import show_promises
+
+        show_promises(entry, promises)
+    if broken:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Help for authors of plugins: a new distribution, and a check of what is installed."""
