@@ -12,12 +12,18 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
+from starlette.testclient import TestClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rosepo_core
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.engine import gguf
 from rosepo_core.serving.export import hub
+from rosepo_core.serving.run_lists import RunLists
+from rosepo_core.serving.web.app import create_app
+from rosepo_core.serving.web.served_runs import ServedRuns
+from rosepo_core.serving.web.service import Service
+from rosepo_core.serving.web.settings import ServeSettings
 
 HISTORY = ["Quiet Rivers (1994)", "Night Train (1974)"]
 PROMPT = "Titles that one person chose, oldest first:\nQuiet Rivers (1994)\n"
@@ -69,6 +75,22 @@ def test_an_export_recommends_as_its_run(finished, exported, rosepo):
     titles = [part for title in HISTORY for part in ("--history", title)]
     done = rosepo("recommend", exported, *titles, "--k", 5, "--json")
     assert [each["item"] for each in done.json["recommendations"]] == [each.item for each in expected]
+
+
+def test_an_export_is_served(finished, exported):
+    """As `rosepo serve` does it."""
+    runs = ServedRuns({"demo": exported}, rosepo_core.Recommender.load, RunLists)
+    service = Service(runs, ServeSettings(batch_wait=0.0, hosts=("testserver",)))
+    client, ids = TestClient(create_app(service)), {"history": ["i5", "i14"], "k": 5}
+    answer = client.post("/recommend", json={**ids, "by": "id"}).json()
+    shown = client.get("/page/runs").json()["runs"]
+    listed = client.post("/page/list", json={**ids, "model": shown[0]["models"][0]}).json()
+    service.stop()
+    expected = [each.item for each in recommended(finished)[1]]
+    assert [each["item"] for each in answer["recommendations"]] == expected
+    # The page shows its one model, and no users.
+    assert [(run["name"], len(run["models"]), run["users"]) for run in shown] == [("demo", 1, False)]
+    assert [each["item"] for each in listed["items"]] == expected
 
 
 def test_an_export_tells_nothing_of_this_machine_or_its_users(finished, exported, model_folder):
