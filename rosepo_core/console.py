@@ -16,6 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 if TYPE_CHECKING:
     from rosepo_core.store.artifacts import Artifact
 
+WIDTH = 22
+"""Of the names of stages."""
+
 PLAIN_EVERY = 20.0
 """Seconds between two lines about the same stage, if there is no terminal."""
 
@@ -66,11 +69,11 @@ class ConsoleReporter:
         """Print one line for the finished stage."""
         self._drop()
         if artifact.reused is None:
-            self._line(f"{artifact.stage:<17} {artifact.seconds:6.1f} s")
+            self._line(f"{artifact.stage:<{WIDTH}} {artifact.seconds:6.1f} s")
         else:
             here = artifact.reused.resolve() == artifact.folder.parent.resolve()
             source = "this run" if here else str(artifact.reused)
-            self._line(f"{artifact.stage:<17} reused from {source}")
+            self._line(f"{artifact.stage:<{WIDTH}} reused from {source}")
         self.check()
 
     def progress(self, done: int, total: int, unit: str) -> None:
@@ -89,7 +92,7 @@ class ConsoleReporter:
             self._bar.update(self._task, completed=done, total=total, unit=unit, rate=rate)
         elif not self._console.is_terminal and now - self._told > PLAIN_EVERY:
             self._told = now
-            self._line(f"{self._stage:<17} {done:,} of {total:,} {unit}, {rate}".strip())
+            self._line(f"{self._stage:<{WIDTH}} {done:,} of {total:,} {unit}, {rate}".strip())
         self.check(waits=done < total)
 
     def note(self, message: str) -> None:

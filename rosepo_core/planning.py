@@ -29,6 +29,7 @@ from rosepo_core.engine.scoring import BRANCH_TOKENS
 from rosepo_core.engine.title_embeddings import choose_encoder
 from rosepo_core.engine.trees import TokenTree
 from rosepo_core.engine.writing import longest_answer
+from rosepo_core.evaluation import run_models
 from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.decision_rules import shown_scores
@@ -37,6 +38,7 @@ from rosepo_core.pipeline import forced_stages, to_go_on_with, train
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages import prior, reference, sampling, sft
+from rosepo_core.stages.rounds import FIRST, Round, rounds_of
 from rosepo_core.stages.session import Handle, RunReporter, Session, Settings
 from rosepo_core.stages.trained import DrawnCandidates
 from rosepo_core.store.artifacts import Artifact
@@ -48,8 +50,8 @@ class StagePlan:
     """The planned work of one stage.
 
     Attributes:
-        stage: its name. ``"scores"``, ``"lists"``, ``"pools"``, ``"answers"`` and ``"grounded"`` are totals over the
-            three language models.
+        stage: its name. ``"scores"``, ``"lists"``, ``"pools"``, ``"answers"`` and ``"grounded"`` are totals over all
+            language models.
         examples: amount of work: number of interactions, training sequences (or trees), pairs, titles to score...
         unit: the unit of `examples`.
         tokens: tokens that pass through the model, counted each time, without padding; 0 if there are none.
@@ -214,22 +216,25 @@ def _plan(session: _Rehearsal, processes: int) -> Plan:
     tree_lengths = [len(tree) for tree in trees]
     score_lengths = [len(tree) for tree in scored]
     part_lengths = [len(part) for part in parts]
-    sft_tokens = _trained_tokens([sum(each) for each in material], options.sft)
     aligned_tokens = _trained_tokens([sum(map(len, tree)) for tree in split_trees], options.alignment)
     pair_count = int((rejected >= 0).sum())
     corrected = "prior-corrected" in shown_scores(options.ranking.score)
 
-    def prior_row(model: str) -> None:
+    def prior_row(model: str, *, ranked: bool = True) -> None:
         name = prior.PREFIX + model
-        if corrected or name in session.artifacts:
+        if (corrected and ranked) or name in session.artifacts:
             titles = prior.every_title(len(data.catalogue))
             lengths = [len(tree) for tree in _scoring_trees(template, *titles)]
             row(name, len(data.catalogue), "titles", sum(lengths), lengths, sum(lengths) / speed.score)
 
+    def sft_row(number: Round) -> None:
+        tokens = _trained_tokens([sum(each) for each in material], sft.options_of(session, number))
+        row(number.stage("sft"), len(material), "sequences", tokens, material_parts, tokens / speed.train)
+
     row("dataset", int(data.seen.keys.size), "interactions", 0, [], 0.0)
     row("split", len(data.users), "users", 0, [], 0.0)
     prior_row("base")
-    row("sft", len(material), "sequences", sft_tokens, material_parts, sft_tokens / speed.train)
+    sft_row(FIRST)
     smoothing_asks = False
     if planned.oracle is not None:
         oracle: SmoothingOracle = session.component("oracle")
@@ -241,22 +246,28 @@ def _plan(session: _Rehearsal, processes: int) -> Plan:
             row("oracle", asks, "titles", tokens, score_lengths, tokens / speed.score)
         else:
             row("oracle", len(data.train.items), "interactions", 0, [], None)
-    row("sampling", len(examples), "examples", 0, [], speed.sampling)
-    prior_row("sft")
-    compared = tree_lengths if reference.kind(session) == "sft" else []
-    row("reference", pair_count, "pairs", sum(compared), compared, sum(compared) / speed.score)
-    # The reference has scored what an oracle asks about the pairs.
-    compared = tree_lengths if smoothing_asks and reference.kind(session) != "sft" else []
-    row("preferences", pair_count, "pairs", sum(compared), compared, sum(compared) / speed.score)
     # A loss of the whole step runs each pass once more without gradients.
     again = aligned_tokens / speed.score if loss.scope == "batch" else 0.0
-    row("aligned", pair_count, "pairs", aligned_tokens, part_lengths, aligned_tokens / speed.train + again)
-    prior_row("aligned")
+    # A later round has other users, and about as much work as the first.
+    for number in rounds_of(options.rounds):
+        first = number.number == 1
+        row(number.stage("sampling"), len(examples), "examples", 0, [], speed.sampling)
+        if not first:
+            sft_row(number)
+        prior_row(number.stage("sft"), ranked=first)
+        compared = tree_lengths if reference.kind(session) == "sft" else []
+        row(number.stage("reference"), pair_count, "pairs", sum(compared), compared, sum(compared) / speed.score)
+        # The reference has scored what an oracle asks about the pairs of the first round.
+        known = first and reference.kind(session) == "sft"
+        compared = tree_lengths if smoothing_asks and not known else []
+        row(number.stage("preferences"), pair_count, "pairs", sum(compared), compared, sum(compared) / speed.score)
+        seconds = aligned_tokens / speed.train + again
+        row(number.stage("aligned"), pair_count, "pairs", aligned_tokens, part_lengths, seconds)
+        prior_row(number.stage("aligned"))
     if context.embedded is not None:
         read = int(template.response_lengths.sum()) if choose_encoder() == "language-model" else 0
         row("embeddings", len(data.catalogue), "titles", read, [], read / speed.score if read else None)
-    # Base, SFT and aligned.
-    language_models = 3
+    language_models = len(run_models.language_models(options.rounds))
     asked = sum(len(each.examples) for each in contexts)
     users = language_models * asked
     # Prompts of `catalogue` and `free` have no list of candidates.

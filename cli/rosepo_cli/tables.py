@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from rosepo_core.evaluation.run_models import RowName, by_score_in_use, score_in_use
+from rosepo_core.evaluation.run_models import ROUND, RowName, by_score_in_use, score_in_use
 
 if TYPE_CHECKING:
     from rosepo_core.config_keys import Key
@@ -84,15 +84,45 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
     if others:
         used = by_score_in_use(evaluation.models)
         _heading(console, f"Beyond accuracy, {protocol}{_ranked_by(evaluation.models)}")
-        table = _table("", *(escape(RowName.of(name).own) for name in used))
-        for name in others:
-            about = columns[name].about
-            values = (_value(evaluation, name, evaluation.models[model].metrics[name]) for model in used)
-            table.add_row(Text(f"{columns[name].title} {SIGNS[about.direction]}"), *values)
-        console.print(table)
+        titles = [f"{columns[name].title} {SIGNS[columns[name].about.direction]}" for name in others]
+        values = {
+            model: [_value(evaluation, name, evaluation.models[model].metrics[name]) for name in others]
+            for model in used
+        }
+        _show_by_model(console, titles, values)
     console.print(f"\n{len(evaluation.examples):,} {evaluation.part} users, {evaluation.asked}", markup=False)
     for line in (*_over_fewer_users(evaluation), *_about_fusion(evaluation)):
         console.print(line, markup=False)
+
+
+ROOM_OF_TITLES = 16
+"""The columns of a terminal that the titles of metrics need at least; longer ones are broken between words."""
+
+
+def _show_by_model(console: Console, titles: Sequence[str], values: Mapping[str, Sequence[str]]) -> None:
+    """A row for each title and a column for each model. If they do not fit beside each other, several tables."""
+    headings = {name: _heading_of(RowName.of(name)) for name in values}
+    parts: list[list[str]] = [[]]
+    room = console.width - ROOM_OF_TITLES
+    for name, cells in values.items():
+        width = 2 + max(len(line) for text in (headings[name], *cells) for line in text.splitlines() or [""])
+        if parts[-1] and room < width:
+            parts.append([])
+            room = console.width - ROOM_OF_TITLES
+        parts[-1].append(name)
+        room -= width
+    for place, part in enumerate(parts):
+        table = _table("", *(escape(headings[name]) for name in part))
+        for row, title in enumerate(titles):
+            table.add_row(Text(title), *(values[name][row] for name in part))
+        if place:
+            console.print()
+        console.print(table)
+
+
+def _heading_of(row: RowName) -> str:
+    """The heading of a model's column: the long name of a round in two lines."""
+    return row.own.replace("-aligned", "-\naligned") if ROUND.fullmatch(row.model) else row.own
 
 
 def _ranked_by(models: Iterable[str]) -> str:
@@ -220,12 +250,11 @@ def show_seeds(found: SeedRuns) -> None:
         if others:
             used = by_score_in_use(table.models)
             _heading(console, f"Beyond accuracy, {protocol}{_ranked_by(table.models)}")
-            shown = _table("", *(escape(RowName.of(model).own) for model in used))
-            for name in others:
-                column = table.columns[name]
-                title = Text(f"{column.title} {SIGNS[column.about.direction]}")
-                shown.add_row(title, *(_spread(column, table.models[model][name]) for model in used))
-            console.print(shown)
+            titles = [f"{table.columns[name].title} {SIGNS[table.columns[name].about.direction]}" for name in others]
+            values = {
+                model: [_spread(table.columns[name], table.models[model][name]) for name in others] for model in used
+            }
+            _show_by_model(console, titles, values)
         console.print()
         for line in _over_fewer(table):
             console.print(line, markup=False)

@@ -61,6 +61,12 @@ def run_model(name: str) -> RunModel | None:
     return RunModel(name, f"Round {number}", style, writes=True, baseline=baseline)
 
 
+def round_of(name: str, rounds: int) -> int:
+    """The round, in a run with so many, that left the model `name`: a model of a round, or the aligned one."""
+    found = ROUND.fullmatch(name)
+    return int(found[1]) if found else rounds
+
+
 def models_of(rounds: int) -> tuple[str, ...]:
     """The models of a run with so many rounds, in the order of every table."""
     *others, _ = RUN_MODELS

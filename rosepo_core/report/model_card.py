@@ -20,8 +20,8 @@ from rosepo_core.report.display import ARROWS, feature_title, model_title, signe
 TAGS = ("rosepo", "recommender-systems", "sequential-recommendation", "preference-optimization")
 
 REFERENCES: Mapping[Reference, str] = {
-    "sft": "`ref` is the model after supervised fine-tuning",
-    "prior": "`ref` is the model after supervised fine-tuning, asked without a history",
+    "sft": "`ref` is the model after supervised fine-tuning{of_round}",
+    "prior": "`ref` is the model after supervised fine-tuning{of_round}, asked without a history",
     "none": "`log ref` is 0",
 }
 """What each kind of reference is, in the objective."""
@@ -63,6 +63,7 @@ class ModelCard:
         response: the response to this prompt.
         losses: the losses that were minimized: name -> weight and formula.
         reference: what the losses compare the model with.
+        rounds: how often the model was fine-tuned and aligned in turn.
         model: which model of the run it is: ``"aligned"``, ``"sft"`` or ``"base"``.
         folder: the folder of the model, as in the code that loads it.
         base_folder: the folder of the base model, if it is beside an adapter.
@@ -87,6 +88,7 @@ class ModelCard:
     response: str = ""
     losses: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     reference: Reference = "sft"
+    rounds: int = 1
     model: str = "aligned"
     folder: str = "aligned"
     base_folder: str | None = None
@@ -102,7 +104,7 @@ def model_card(card: ModelCard) -> str:
         f"# {_inline(card.name)}",
         _introduction(card),
         _listed("How it was made", [f"**{_inline(label)}**: {_inline(text)}" for label, text in card.parts.items()]),
-        f"## Objective\n\n{_objective(card)}" if card.model == "aligned" else "",
+        f"## Objective\n\n{_objective(card)}" if _training(card) == "aligned" else "",
         _results(card.protocols, card.columns),
         _ranking(card.score, card.fusion),
         _loading(card),
@@ -148,17 +150,29 @@ def _eval_results(card: ModelCard) -> Iterator[EvalResult]:
 
 TRAININGS: Mapping[str, str] = {
     "aligned": "It starts from {base}, was fine-tuned on the interactions of {dataset} and then aligned by "
-    "preference optimization with rosepo.",
+    "preference optimization with rosepo.{rounds}",
     "sft": "It starts from {base} and was fine-tuned on the interactions of {dataset} with rosepo.",
     "base": "It is {base} without any training, asked by rosepo about the titles of {dataset}.",
 }
 """What was done to each model of a run."""
 
 
+ROUNDS = (
+    " Both were done {rounds} times in turn (self-play in rounds, arXiv 2412.09243), each time with rejected titles "
+    "drawn again from the current model."
+)
+
+
+def _training(card: ModelCard) -> str:
+    """The key of the model in `TRAININGS`; the model of an earlier round is an aligned one, too."""
+    return card.model if card.model in TRAININGS else "aligned"
+
+
 def _introduction(card: ModelCard) -> str:
     kind = "A LoRA adapter" if card.method == "lora" else "A fine-tuned model" if card.model != "base" else "A model"
     base = f"`{_code(card.base_model_id or card.base_model)}`"
-    done = TRAININGS[card.model].format(base=base, dataset=_inline(card.dataset))
+    rounds = ROUNDS.format(rounds=card.rounds) if card.rounds > 1 else ""
+    done = TRAININGS[_training(card)].format(base=base, dataset=_inline(card.dataset), rounds=rounds)
     text = f"{kind} that recommends: given the titles that a person chose so far, it writes the next one. {done}"
     notes = [_inline(note) for note in (card.base_model_notes, card.dataset_notes) if note]
     return "\n\n".join([text, *notes])
@@ -171,7 +185,8 @@ def _objective(card: ModelCard) -> str:
         for name, (weight, formula) in card.losses.items()
     ]
     what = "the sum of" if several else "the mean over pairs of"
-    return OBJECTIVE.format(reference=REFERENCES[card.reference], what=what, losses="\n".join(losses))
+    reference = REFERENCES[card.reference].format(of_round=" of the same round" if card.rounds > 1 else "")
+    return OBJECTIVE.format(reference=reference, what=what, losses="\n".join(losses))
 
 
 def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[str, Column]) -> str:

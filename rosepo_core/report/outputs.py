@@ -22,6 +22,7 @@ from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.ranked_models import model_name
 from rosepo_core.evaluation.results import Evaluation
+from rosepo_core.evaluation.run_models import round_of
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
 from rosepo_core.plugin_files import shown_name
 from rosepo_core.prompts.template import PromptTemplate
@@ -223,6 +224,7 @@ def card(session: Session, split: Split, evaluations: Sequence[Evaluation], **ex
         response=response,
         losses=_losses(session),
         reference=reference.kind(session),
+        rounds=round_of(exported.get("model", "aligned"), config.rounds),
         licence="apache-2.0" if alias else None,
         licence_notes=["The terms of the data and of the base model hold for what is made of them."],
     )
@@ -272,6 +274,7 @@ def _summary(session: Session, split: Split, evaluation: Evaluation) -> Mapping[
             choice.shown_name if choice.weight == 1 else f"{choice.shown_name} ({choice.weight:g})"
             for choice in config.loss
         ),
+        **({"Rounds": str(config.rounds)} if config.rounds > 1 else {}),
         "Seed": str(config.seed),
         f"{evaluation.part.capitalize()} users": f"{len(evaluation.examples):,}",
     }

@@ -23,6 +23,7 @@ def loaded(preset, *overrides, file=None):
         ("rosepo-self-hard", "self-hard", ["rosepo"], 1),
         ("rosepo-semantic-similar", "semantic-similar", ["rosepo"], 1),
         ("s-dpo", "in-candidates", ["s-dpo"], 3),
+        ("sprec", "self-hard", ["dpo"], 1),
     ],
 )
 def test_each_preset_names_its_method(name, sampler, loss, negatives):
@@ -35,7 +36,7 @@ def test_each_preset_names_its_method(name, sampler, loss, negatives):
 def test_these_are_all():
     assert list(presets()) == [
         *("dmpo", "dynamic-po", "rec-po"),
-        *("rosepo-popularity-aware", "rosepo-self-hard", "rosepo-semantic-similar", "s-dpo"),
+        *("rosepo-popularity-aware", "rosepo-self-hard", "rosepo-semantic-similar", "s-dpo", "sprec"),
     ]
 
 
@@ -48,6 +49,18 @@ def test_the_numbers_of_the_published_script_of_s_dpo():
     aligned = config["alignment"]
     assert (aligned["epochs"], aligned["learning_rate"], aligned["batch_size"]) == (3, 1e-5, 128)
     assert (aligned["lr_scheduler_type"], aligned["warmup_ratio"], aligned["max_grad_norm"]) == ("cosine", 0.05, 0.3)
+
+
+def test_the_numbers_of_the_published_scripts_of_sprec():
+    config = loaded("sprec")
+    assert config["rounds"] == 3
+    assert (config["sampler"][0]["temperature"], config["sampler"][0]["beams"]) == (0.0, 1)
+    assert (config["sft"]["epochs"], config["sft"]["learning_rate"], config["sft"]["lora_dropout"]) == (4, 3e-4, 0.05)
+    assert (config["alignment"]["epochs"], config["alignment"]["learning_rate"], config["loss"]["beta"]) == (
+        1,
+        2e-5,
+        0.1,
+    )
 
 
 def test_the_file_wins_over_the_preset_and_the_command_line_over_both(tmp_path):

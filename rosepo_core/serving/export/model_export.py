@@ -79,7 +79,7 @@ def export_model(
         run: the run, or runs under seeds, of which the first is taken.
         to: a folder that does not exist yet, or is empty.
         reporter: receives the progress.
-        model: ``"aligned"`` (the default), ``"sft"`` or ``"base"``.
+        model: ``"aligned"`` (the default), ``"sft"``, ``"base"`` or that of an earlier round, ``"round-1-aligned"``.
         score: the score to rank by; by default `ranking.score` of the run.
         adapter: keep the adapter apart from its base model. Otherwise it is merged into it.
         dtype: type of merged weights.
