@@ -284,7 +284,5 @@ def test_a_run_has_at_least_one_round(train, tmp_path, value):
 
 def test_a_stage_of_a_round_that_the_run_has_not_is_unknown(train, tmp_path):
     done = train("--run", tmp_path / "run", "--rounds=2", "--until=round-3-sft")
-    assert (done.code, done.err.splitlines()) == (
-        2,
-        ["error: unknown stage 'round-3-sft'; did you mean 'round-2-sft'?"],
-    )
+    assert done.code == 2
+    assert done.err.startswith("error: unknown stage 'round-3-sft'; did you mean 'round-2-sft' or ")
