@@ -121,7 +121,7 @@ class RunConfig(Options):
         1,
         ge=1,
         description="Rounds of self-play: SFT and alignment in turn, each time with rejected items drawn again from "
-        "the current model. SFT of later rounds takes steps, epochs and learning_rate from [alignment].",
+        "the current model. SFT of later rounds takes epochs and learning_rate from [alignment].",
     )
     dataset: PluginChoice = Field(description="The source of interactions and titles.")
     split: SplitOptions = Field(SplitOptions(), description="Which interactions are held out.")

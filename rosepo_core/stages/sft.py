@@ -98,13 +98,13 @@ def stage(
     return session.artifact(number.stage("sft"), settings, inputs, build, load_log, by_all=True)
 
 
-OF_ROUNDS = ("steps", "epochs", "learning_rate")
+OF_ROUNDS = ("epochs", "learning_rate")
 """The keys that SFT of later rounds takes from ``[alignment]``."""
 
 
 def options_of(session: Session, number: Round) -> SFTOptions:
-    """The settings of SFT in a round. A model that was aligned goes on with small steps: as in SPRec's published
-    scripts, where SFT and DPO of a round have the same rate and length, and the SFT before them has others."""
+    """The settings of SFT in a round. A model that was aligned goes on with small steps: in SPRec's published
+    scripts, SFT and DPO of a round have the same rate and one epoch each, and the SFT before them has others."""
     options = session.config.sft
     if number.number == 1:
         return options
