@@ -17,6 +17,7 @@ import typer
 from typer.main import get_command
 
 from rosepo_cli import (
+    catalogue,
     cleaning,
     evaluation,
     exporting,
@@ -58,6 +59,7 @@ finished.add(app)
 recommendation.add(app)
 serving.add(app)
 exporting.add(app)
+catalogue.add(app)
 inspection.add(app)
 options.add(app)
 listing.add(app)

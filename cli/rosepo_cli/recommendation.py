@@ -150,13 +150,15 @@ def _for_file(
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core.contracts.errors import RequestError
     from rosepo_core.serving.batch import recommend_to_file
+    from rosepo_core.serving.changed_catalogue import CHANGES_FILE
     from rosepo_core.serving.recommender import Recommender
     from rosepo_core.store.artifacts import MANIFEST, content_sums
 
     if source is None or target is None:
         raise RequestError("--from FILE and --to FILE.parquet belong together; give both")
     load = partial(Recommender.load, run, stage, score=score)
-    manifests = {str(path): content_sums(path) for path in sorted(run.resolve().glob(f"**/{MANIFEST}"))}
+    decides = [path for name in (MANIFEST, CHANGES_FILE) for path in sorted(run.resolve().glob(f"**/{name}"))]
+    manifests = {str(path): content_sums(path) for path in decides}
     about = json.dumps([stage, score, manifests])
     reporter = ConsoleReporter()
     with reporter.live():

@@ -19,6 +19,7 @@ from rosepo_core.evaluation.run_models import ROUND, RowName, by_score_in_use, s
 
 if TYPE_CHECKING:
     from rosepo_core.config_keys import Key
+    from rosepo_core.data.catalogue_in_use import CatalogueInUse, Difference
     from rosepo_core.data.corpus_summary import CorpusSummary
     from rosepo_core.diagnostics import Check
     from rosepo_core.evaluation.measurement import Column, Comparison
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from rosepo_core.serving.recommender import Recommendation
 
 SIGNS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
+SHOWN_CHANGES = 10
+"""Items that are shown of each kind of change of a catalogue."""
 SHOWN_INFLUENCES = 3
 """Items of a history that are shown with each explained recommendation."""
 STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -311,8 +314,13 @@ def show_recommendations(found: Sequence[Recommendation], score: str) -> None:
     table = _table("", "title", SCORE_TITLES[score])
     table.columns[1].justify = "left"
     for rank, each in enumerate(found, 1):
-        table.add_row(f"{rank}", Text(each.title), _score_text(each.score, score))
+        table.add_row(f"{rank}", _marked(each), _score_text(each.score, score))
     _console().print(table)
+
+
+def _marked(found: Recommendation) -> Text:
+    """The title, and whether nobody has chosen the item yet."""
+    return Text.assemble(found.title, ("  new", "cyan") if found.new else "")
 
 
 def show_explanations(found: Sequence[Explanation], score: str, items: int) -> None:
@@ -326,9 +334,9 @@ def show_explanations(found: Sequence[Explanation], score: str, items: int) -> N
     """
     console = _console()
     for rank, each in enumerate(found, 1):
-        title, value = each.recommendation.title, _score_text(each.recommendation.score, score)
+        value = _score_text(each.recommendation.score, score)
         popularity = f"popularity {each.popularity_rank:,} of {items:,}"
-        console.print(Text(f"{rank:>2}  {title}  {value}, {popularity}"))
+        console.print(Text.assemble(f"{rank:>2}  ", _marked(each.recommendation), f"  {value}, {popularity}"))
         for influence in each.influences[:SHOWN_INFLUENCES]:
             console.print(Text(f"      {influence.change:+.2f}  {influence.title}"))
     if any(each.influences for each in found):
@@ -339,6 +347,32 @@ def show_explanations(found: Sequence[Explanation], score: str, items: int) -> N
 
 def _score_text(value: float, score: str) -> str:
     return f"{math.exp(value):.3f}" if score == "fusion" else f"{value:.2f}"
+
+
+def show_catalogue(in_use: CatalogueInUse, difference: Difference, rows: int = SHOWN_CHANGES) -> None:
+    """The size of a catalogue, and how it differs from an earlier state: a few lines for each kind of change."""
+    console, items = _console(), in_use.items
+    retired = int(in_use.retired.sum())
+    console.print(
+        f"{len(items) - retired:,} items can be recommended: {len(in_use.trained):,} of the training, "
+        f"{len(items) - len(in_use.trained):,} added, {retired:,} retired"
+    )
+    titles = dict(zip(items.ids, items.titles, strict=True))
+    kinds: dict[str, Sequence[tuple[str, str]]] = {
+        "added": [(item, titles[item]) for item in difference.added],
+        "renamed": [(item, f"{old}  ->  {new}") for item, (old, new) in difference.renamed.items()],
+        "described anew": [(item, titles[item]) for item in difference.described],
+        "retired": [(item, titles[item]) for item in difference.retired],
+        "restored": [(item, titles[item]) for item in difference.restored],
+    }
+    for kind, changed in kinds.items():
+        if not changed:
+            continue
+        console.print(f"\n{kind} {len(changed):,}")
+        for item, text in changed[:rows]:
+            console.print(Text(f"  {item}  {text}"))
+        if len(changed) > rows:
+            console.print(f"  and {len(changed) - rows:,} more (--json lists all)")
 
 
 def show_plugins(entries: Sequence[Entry]) -> None:

@@ -82,6 +82,11 @@ class Corpus:
         return Corpus(name, interactions, catalogue, notes, examples.drop("history", "target"))
 
 
+def plain_title(title: str) -> str:
+    """A title as titles are compared: after Unicode NFKC, case folding and collapsing of white space."""
+    return " ".join(unicodedata.normalize("NFKC", title).casefold().split())
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """The items that can be recommended, in index order.
@@ -106,7 +111,7 @@ class Catalogue:
         """A number for each title, int32 [items]. Two items have the same number if their titles are equal after
         Unicode NFKC, case folding and collapsing of white space."""
         numbers: dict[str, int] = {}
-        normal = (" ".join(unicodedata.normalize("NFKC", title).casefold().split()) for title in self.titles)
+        normal = map(plain_title, self.titles)
         return np.array([numbers.setdefault(title, len(numbers)) for title in normal], dtype=np.int32)
 
     @cached_property

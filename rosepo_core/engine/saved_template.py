@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_core.contracts.errors import PluginError, RequestError
-from rosepo_core.engine.title_trie import TitleTrie, title_trie
+from rosepo_core.engine.title_trie import TitleTrie, keep_trie, title_trie
 from rosepo_core.plugin_files import check_recorded
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.recorded_plugins import lacking
@@ -82,7 +82,9 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
     trie = TitleTrie.load(folder / TRIE_FILE)
     if len(trie) != len(saved.texts):
         raise RequestError(f"{folder / TRIE_FILE} is not of the titles in {TEMPLATE_FILE}; make the run's stage anew")
-    return template.bind(tokenizer, saved.texts, saved.history_length, trie.responses(), saved.details)
+    template.bind(tokenizer, saved.texts, saved.history_length, trie.responses(), saved.details)
+    keep_trie(template, trie)
+    return template
 
 
 def read_template(folder: Path) -> SavedTemplate | None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.contracts.records import Floats, Ints, Longs, Places
+from rosepo_core.contracts.records import Catalogue, Floats, Ints, Longs, Places
 from rosepo_core.contracts.sections import TokenBudget
 from rosepo_core.engine.decoding import Trunks, decode
 from rosepo_core.engine.prompt_trees import prompt_trunks
 from rosepo_core.engine.scoring import score_items
-from rosepo_core.engine.title_trie import TitleTrie, title_trie
+from rosepo_core.engine.title_trie import TitleTrie, keep_trie, title_trie
+from rosepo_core.prompts.item_texts import UnusableTitleError, item_details, later_texts
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.prompts.token_ids import plain_ids
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 KEPT_TRIES = 8
@@ -53,6 +56,7 @@ class TitleModel:
         """
         self._model = model
         self._template = template
+        self._trained_texts = template.texts
         self._reporter = reporter
         self._rng = np.random.default_rng(seed)
         self._lists = lists
@@ -101,6 +105,42 @@ class TitleModel:
             candidates=self._lists(places) if listed is None else listed,
             partial=self._partial,
         )
+
+    def with_items(self, catalogue: Catalogue, items: Collection[int]) -> Self:
+        """The same language model over a catalogue that has changed since training. This model stays as it is.
+
+        Args:
+            catalogue: all items: those of the training under their numbers, then the new ones.
+            items: the numbers of all items that are new or renamed since the training.
+
+        Raises:
+            UnusableTitleError: a title cannot be told from another one in prompts, or is too long for them.
+        """
+        template, trained = self._template, self._trained_texts
+        # Items that have their trained title again get its text again.
+        texts = [*trained, *[""] * (len(catalogue) - len(trained))]
+        later = later_texts(trained, catalogue, items, template.options, template.tokenizer)
+        for item, text in later.items():
+            texts[item] = text
+        self._check_lengths(catalogue, later)
+        changed = template.with_items(texts, item_details(catalogue, template.options.attributes))
+        keep_trie(changed, title_trie(template).changed(changed.responses, changed.changed_items))
+        found = copy(self)
+        found._template, found._parts, found._lock = changed, {}, Lock()
+        return found
+
+    def _check_lengths(self, catalogue: Catalogue, later: Mapping[int, str]) -> None:
+        """Check that prompts have room for new texts, as `PromptTemplate.bind` does for those of the training."""
+        template, most = self._template, self._template.options.max_length
+        fixed = int(template.fixed_cost(None).max())
+        new = {item: text for item, text in later.items() if template.texts[item : item + 1] != (text,)}
+        for item, ids in zip(new, plain_ids(template.tokenizer, list(new.values())), strict=True):
+            if fixed + len(ids) + 1 > most:
+                raise UnusableTitleError(
+                    catalogue.ids[item],
+                    f"the title of item '{catalogue.ids[item]}' has {len(ids)} tokens, and prompts have room for "
+                    f"{most - fixed - 1} (prompt.max_length); make it shorter",
+                )
 
     @property
     def template(self) -> PromptTemplate:
@@ -189,8 +229,7 @@ class TitleModel:
         with self._lock:
             found = self._parts.pop(key, None)
             if found is None:
-                responses = self._template.response_ids
-                found = TitleTrie.of([responses[item] for item in only.tolist()])
+                found = title_trie(self._template).part(self._template.responses, only)
             self._parts[key] = found
             while len(self._parts) > KEPT_TRIES:
                 del self._parts[next(iter(self._parts))]

@@ -7,6 +7,7 @@ in flat arrays, and every method works on many nodes at once.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Bools, Ints, Longs
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.prompts.token_ids import Ragged
 
 # Only one key, because safetensors writes several keys in changing order.
 _FORMAT = {"format": "rosepo title trie 1"}
@@ -88,7 +90,18 @@ class TitleTrie:
             raise RequestError(f"title {name!r} has no tokens; give it a text")
         flat = np.concatenate(responses).astype(np.int32)
         starts = np.cumsum(lengths) - lengths
-        order = _sorted_order(flat, starts, lengths)
+        return TitleTrie._of_order(_sorted_order(flat, starts, lengths), flat, starts, lengths)
+
+    @staticmethod
+    def _of_order(order: Longs, flat: Ints, starts: Longs, lengths: Longs) -> TitleTrie:
+        """The trie of titles whose order is known.
+
+        Args:
+            order: the items in sorted order, [t].
+            flat: token ids.
+            starts: where each item's title begins in `flat`, [t].
+            lengths: tokens of each title, [t].
+        """
         starts, lengths = starts[order], lengths[order]
         low, high, ends, above, depth, first_child, children = _nodes(_shared(flat, starts, lengths), lengths)
         sizes = depth - above
@@ -107,6 +120,38 @@ class TitleTrie:
             edge=np.cumsum(sizes, dtype=np.int64) - sizes,
             tokens=flat[ranges(starts[low] + above, sizes)],
         )
+
+    def changed(self, responses: Ragged, items: Longs) -> TitleTrie:
+        """The trie after some items were added or renamed. Their places are searched, and the others keep theirs:
+        nothing is sorted again.
+
+        Args:
+            responses: token ids of all items; those with a number from the length of this trie on are new.
+            items: all new items, and those with another title.
+        """
+        out = np.zeros(len(responses.lengths), dtype=np.bool_)
+        out[items] = True
+        kept = self.items[~out[self.items]].astype(np.int64)
+
+        def key(item: int) -> tuple[bytes, int]:
+            return responses.take(np.array([item])).astype(">u4").tobytes(), item
+
+        added = sorted(items.tolist(), key=key)
+        places = [bisect(kept, key(item), key=key) for item in added]
+        order = np.insert(kept, np.array(places, dtype=np.int64), np.array(added, dtype=np.int64))
+        return TitleTrie._of_order(order, responses.flat, responses.starts, responses.lengths)
+
+    def part(self, responses: Ragged, only: NDArray[np.integer]) -> TitleTrie:
+        """The trie of some items.
+
+        Args:
+            responses: token ids of all items.
+            only: the items, ascending. Item i of the result is ``only[i]``.
+        """
+        inside = np.zeros(len(self), dtype=np.bool_)
+        inside[only] = True
+        order = np.searchsorted(only, self.items[inside[self.items]])
+        return TitleTrie._of_order(order, responses.flat, responses.starts[only], responses.lengths[only])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -276,3 +321,8 @@ def title_trie(template: PromptTemplate) -> TitleTrie:
     if template not in _TRIES:
         _TRIES[template] = TitleTrie.of(template.response_ids, template.texts)
     return _TRIES[template]
+
+
+def keep_trie(template: PromptTemplate, trie: TitleTrie) -> None:
+    """Keep a trie that is known to be that of a bound template."""
+    _TRIES[template] = trie

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Catalogue
 
 if TYPE_CHECKING:
-    from rosepo_core.prompts.template import PromptTemplate
+    from rosepo_core.prompts.template import PromptOptions, PromptTemplate
 
 _YEAR = re.compile(r"\s*\(\d{4}\)$")
 
@@ -52,7 +52,64 @@ def item_texts(catalogue: Catalogue, *, short: bool) -> list[str]:
     return [stem if count[stem] == 1 else title for title, stem in zip(titles, stems, strict=True)]
 
 
-def cut_texts(texts: Sequence[str], most: int, tokenizer: Any) -> list[str]:
+def later_texts(
+    known: Sequence[str], catalogue: Catalogue, items: Iterable[int], options: PromptOptions, tokenizer: Any
+) -> dict[int, str]:
+    """The texts of items that join or change a catalogue after training. All others keep their texts, because these
+    are what the model has learned; so a text is short or cut only where it stays different from theirs.
+
+    Args:
+        known: the text of each item that the model was trained with, [items].
+        catalogue: all items, those of the training first.
+        items: the numbers of all new and renamed items.
+        options: the options of the template.
+        tokenizer: of transformers.
+
+    Raises:
+        UnusableTitleError: two texts are the same after Unicode NFKC and case folding.
+    """
+    whole = {item: " ".join(catalogue.titles[item].split()) for item in items}
+    held = {_folded(text): item for item, text in enumerate(known) if item not in whole}
+    found = dict(whole)
+    if options.titles == "short":
+        stems = {item: _YEAR.sub("", title) or title for item, title in whole.items()}
+        count = Counter(_folded(stem) for stem in stems.values())
+        count.update(_folded(title) for item, title in whole.items() if title != stems[item])
+        found = {
+            item: stem if count[_folded(stem)] == 1 and _folded(stem) not in held else whole[item]
+            for item, stem in stems.items()
+        }
+    if options.title_tokens is not None:
+        cut = cut_texts(list(found.values()), options.title_tokens, tokenizer, held)
+        found = dict(zip(found, cut, strict=True))
+    for item, text in found.items():
+        other = held.setdefault(_folded(text), item)
+        if other != item:
+            raise UnusableTitleError(
+                catalogue.ids[item],
+                f"the title {catalogue.titles[item]!r} of item '{catalogue.ids[item]}' is {text!r} in the prompts, "
+                f"and so is {catalogue.titles[other]!r} of item '{catalogue.ids[other]}'; give it another one",
+            )
+    return found
+
+
+class UnusableTitleError(RequestError):
+    """Prompts cannot have a title.
+
+    Attributes:
+        item: the id of its item.
+    """
+
+    def __init__(self, item: str, reason: str) -> None:
+        super().__init__(reason)
+        self.item = item
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def cut_texts(texts: Sequence[str], most: int, tokenizer: Any, held: Container[str] = ()) -> list[str]:
     """Titles of at most `most` tokens, which stay different from each other: [items].
 
     A longer title keeps its first words, as many as fit; if not even the first word fits, it keeps the first letters.
@@ -63,6 +120,7 @@ def cut_texts(texts: Sequence[str], most: int, tokenizer: Any) -> list[str]:
         texts: the titles, each on one line.
         most: most tokens of a title, at least 1.
         tokenizer: of transformers.
+        held: texts of other items, after NFKC and case folding, from which the titles must differ, too.
     """
     ids = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
     kept = [
@@ -72,9 +130,13 @@ def cut_texts(texts: Sequence[str], most: int, tokenizer: Any) -> list[str]:
     while True:
         alike: dict[str, list[int]] = defaultdict(list)
         for item, text in enumerate(texts):
-            alike[unicodedata.normalize("NFKC", text[: kept[item]]).casefold()].append(item)
+            alike[_folded(text[: kept[item]])].append(item)
         extended = [
-            item for same in alike.values() if len(same) > 1 for item in same if kept[item] < len(texts[item])
+            item
+            for text, same in alike.items()
+            if len(same) > 1 or text in held
+            for item in same
+            if kept[item] < len(texts[item])
         ]
         if not extended:
             return [text[:end] for text, end in zip(texts, kept, strict=True)]

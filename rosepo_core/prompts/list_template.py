@@ -52,14 +52,14 @@ class ListTemplate(PromptTemplate):
         self._before = np.array([*self.lead(), *self.encode(before)], dtype=np.int32)
         self._between, self._after = (np.array(self.encode(text), dtype=np.int32) for text in (between, after))
         bullet, newline = self.encode("-"), newline_id(self.tokenizer)
-        spaced = plain_ids(self.tokenizer, [f" {text}" for text in self.texts])
-        self._candidates = Ragged([[*bullet, *title, newline] for title in spaced])
+        spaced = self.title_ids(" ")
+        self._candidates = spaced.framed(bullet, [newline])
         self._lines = self._candidates
         if any(self.details):
             details = iter(plain_ids(self.tokenizer, [f" ({text})" for text in self.details if text]))
             beside = [next(details) if text else [] for text in self.details]
             self._lines = Ragged(
-                [[*bullet, *title, *more, newline] for title, more in zip(spaced, beside, strict=True)]
+                [[*bullet, *title, *more, newline] for title, more in zip(spaced.split(), beside, strict=True)]
             )
 
     @property

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -119,6 +120,7 @@ class PromptTemplate(Component, ABC):
         details: the attributes of each item as text on one line, which stands beside its text in a history; empty if
             it has none, [items].
         history_length: the most items of a history.
+        changed_items: if another template became this one by `with_items`: the items with other texts, ascending.
     """
 
     Options: ClassVar[type[Options]] = PromptOptions
@@ -126,6 +128,10 @@ class PromptTemplate(Component, ABC):
     texts: tuple[str, ...]
     details: tuple[str, ...]
     history_length: int
+    changed_items: Longs = np.zeros(0, dtype=np.int64)
+    _earlier: Self | None = None
+    _title_ids: dict[str, Ragged]
+    _responses: Ragged
 
     def bind(
         self,
@@ -163,13 +169,60 @@ class PromptTemplate(Component, ABC):
                 f"option 'prompt.candidates' = {self.candidates}: the catalogue has {len(self.texts)} items; "
                 "set it lower"
             )
+        self._title_ids = {}
         self.prepare()
-        if responses is None:
-            terminator = self.terminator
-            responses = [np.array([*title, terminator], dtype=np.int32) for title in plain_ids(tokenizer, self.texts)]
-        self._responses = Ragged(responses)
+        if self._earlier is not None:
+            titles = plain_ids(tokenizer, [self.texts[item] for item in self.changed_items.tolist()])
+            self._responses = self._earlier._responses.replaced(
+                self.changed_items, [[*title, self.terminator] for title in titles]
+            )
+        else:
+            titles = plain_ids(tokenizer, self.texts) if responses is None else []
+            self._responses = Ragged(responses or [[*title, self.terminator] for title in titles])
         self.room(None)
         return self
+
+    def with_items(self, texts: Sequence[str], details: Sequence[str]) -> Self:
+        """A template for a changed catalogue, in which items keep their numbers and new ones come behind them. Only
+        texts that have changed are tokenized.
+
+        Args:
+            texts: the text of each item, as for `bind`; at least as many as before.
+            details: the attributes of each item, as for `bind`.
+
+        Raises:
+            RequestError: as `bind`.
+        """
+        found = type(self)(self.options)
+        found.origin, found.summary = self.origin, self.summary
+        pairs = zip_longest(self.texts, texts)
+        found.changed_items = np.array([item for item, (old, new) in enumerate(pairs) if old != new], dtype=np.int64)
+        found._earlier = self
+        found.bind(self.tokenizer, texts, self.history_length, details=details)
+        # Otherwise all earlier catalogues would stay in memory.
+        found._earlier = None
+        return found
+
+    @property
+    def responses(self) -> Ragged:
+        """Token ids of each item as a response, its terminator included, in one array."""
+        return self._responses
+
+    def title_ids(self, before: str = "") -> Ragged:
+        """Token ids of each item's text as plain text (`plain_ids`), with some text before each. Templates that need
+        them in `prepare` take them from here, so that an item which joins the catalogue later is tokenized alone.
+
+        Args:
+            before: the text before each item's text.
+        """
+        known = None if self._earlier is None else self._earlier._title_ids.get(before)
+        if known is None:
+            found = Ragged(plain_ids(self.tokenizer, [f"{before}{text}" for text in self.texts]))
+        else:
+            changed = [f"{before}{self.texts[item]}" for item in self.changed_items.tolist()]
+            found = known.replaced(self.changed_items, plain_ids(self.tokenizer, changed))
+        self._title_ids[before] = found
+        return found
 
     @property
     def candidates(self) -> int:

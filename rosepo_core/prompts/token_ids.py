@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,60 @@ class Ragged:
 
     def __init__(self, arrays: Sequence[Sequence[int]] | Sequence[Ints]) -> None:
         self.lengths: Longs = np.array([len(array) for array in arrays], dtype=np.int64)
-        self._starts = np.cumsum(self.lengths) - self.lengths
-        self._flat: Ints = np.fromiter((token for array in arrays for token in array), dtype=np.int32)
+        self.flat: Ints = np.fromiter((token for array in arrays for token in array), dtype=np.int32)
+
+    @cached_property
+    def starts(self) -> Longs:
+        """Where each array begins in `flat`: int64."""
+        starts: Longs = np.cumsum(self.lengths) - self.lengths
+        return starts
 
     def take(self, indices: NDArray[np.integer]) -> Ints:
         """The arrays at `indices`, one after another."""
-        lengths = self.lengths[indices]
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        taken: Ints = self._flat[np.repeat(self._starts[indices], lengths) + within]
+        taken: Ints = self.flat[self._places(indices)]
         return taken
 
     def split(self) -> list[Ints]:
         """The arrays, as views."""
-        return np.split(self._flat, self._starts[1:])
+        return np.split(self.flat, self.starts[1:])
+
+    def framed(self, before: Sequence[int], behind: Sequence[int]) -> Ragged:
+        """The arrays, each with the same tokens before and behind it."""
+        found = _of_lengths(self.lengths + len(before) + len(behind))
+        inner = np.repeat(found.starts + len(before) - self.starts, self.lengths)
+        found.flat[inner + np.arange(len(self.flat))] = self.flat
+        for offset, token in enumerate(before):
+            found.flat[found.starts + offset] = token
+        for offset, token in enumerate(behind):
+            found.flat[found.starts + len(before) + self.lengths + offset] = token
+        return found
+
+    def replaced(self, indices: Longs, arrays: Sequence[Sequence[int]]) -> Ragged:
+        """The arrays with others at `indices`, which are ascending; those from the number of arrays on are new."""
+        others, count = Ragged(arrays), len(self.lengths)
+        lengths = np.zeros(max(count, int(indices.max(initial=-1)) + 1), dtype=np.int64)
+        lengths[:count] = self.lengths
+        lengths[indices] = others.lengths
+        found = _of_lengths(lengths)
+        kept = np.ones(count, dtype=np.bool_)
+        kept[indices[indices < count]] = False
+        same = np.flatnonzero(kept)
+        found.flat[found._places(same)] = self.take(same)
+        found.flat[found._places(indices)] = others.flat
+        return found
+
+    def _places(self, indices: NDArray[np.integer]) -> Longs:
+        lengths = self.lengths[indices]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        places: Longs = np.repeat(self.starts[indices], lengths) + within
+        return places
+
+
+def _of_lengths(lengths: Longs) -> Ragged:
+    """Arrays of these lengths, with any content."""
+    found = Ragged([])
+    found.lengths, found.flat = lengths, np.empty(int(lengths.sum()), dtype=np.int32)
+    return found
 
 
 def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -33,7 +33,14 @@ BLOCK = 16
 COLUMNS = ("user", "item", "title", "history", "timestamp")
 """The columns of a file of histories."""
 
-_SCHEMA = {"user": pl.String, "rank": pl.Int32, "item": pl.String, "title": pl.String, "score": pl.Float32}
+_SCHEMA = {
+    "user": pl.String,
+    "rank": pl.Int32,
+    "item": pl.String,
+    "title": pl.String,
+    "score": pl.Float32,
+    "new": pl.Boolean,
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def recommend_to_file(
     reporter: Reporter,
 ) -> int:
     """Recommend for each user of a file, and write one row for each recommended item: ``user``, ``rank`` (from 1),
-    ``item`` (its id), ``title`` and ``score``.
+    ``item`` (its id), ``title``, ``score`` and ``new`` (it has no training interaction).
 
     All histories are checked before the work begins. Blocks that are done are kept in the folder ``<target>.parts``,
     and the same call goes on there after an interruption.
@@ -213,7 +220,7 @@ def _by_id(recommender: Recommender, job: Job) -> Filter:
     allow = job.filter.allow
     return Filter(
         None if allow is None else recommender.candidate_ids(sorted(set(allow)), by=job.by),
-        [] if not job.filter.deny else recommender.candidate_ids(sorted(set(job.filter.deny)), by=job.by),
+        [] if not job.filter.deny else recommender.ids_of(sorted(set(job.filter.deny)), by=job.by),
         job.filter.having,
         job.filter.lacking,
     )
@@ -250,7 +257,7 @@ def _begin(folder: Path, request: str) -> None:
 
 def _as_parquet(users: Sequence[str], found: Sequence[Sequence[Recommendation]]) -> bytes:
     rows = [
-        (user, rank, each.item, each.title, each.score)
+        (user, rank, each.item, each.title, each.score, each.new)
         for user, of_user in zip(users, found, strict=True)
         for rank, each in enumerate(of_user, 1)
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +15,9 @@ from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.ranking import best_items
-from rosepo_core.contracts.records import Catalogue, Floats, Ints, Places
+from rosepo_core.contracts.records import Catalogue, Floats, Ints, Longs, Places
 from rosepo_core.contracts.sections import EvaluationOptions, RankingOptions, Score
+from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.context import SHORTEST_LIST
 from rosepo_core.evaluation.decision_rules import DecisionRule, needed_models
@@ -25,6 +26,7 @@ from rosepo_core.evaluation.run_models import language_models
 from rosepo_core.plugin_files import check_recorded
 from rosepo_core.recorded_plugins import lacking, origin_of, read_records
 from rosepo_core.registry import load_plugins, running
+from rosepo_core.serving.places import with_known_items
 from rosepo_core.stages import embeddings, fusion, prior
 from rosepo_core.stages.oracle import load_state
 from rosepo_core.store.artifacts import read_manifest
@@ -43,6 +45,7 @@ class Ranker:
         beams: width of this search.
         oracle: the run's oracle; `None` if it has none.
         others: other language models whose scores the rule uses, by name.
+        known: the number of items of the training. Those from there on are new; see `oracle_scores`.
     """
 
     rule: DecisionRule
@@ -52,6 +55,30 @@ class Ranker:
     beams: int
     oracle: SmoothingOracle | None
     others: Mapping[str, TitleModel]
+    known: int
+
+    def with_items(self, catalogue: Catalogue, items: Collection[int], model: TitleModel) -> Ranker:
+        """The ranker of a catalogue that has changed since training.
+
+        Args:
+            catalogue: all items: those of the training under their numbers, then the new ones.
+            items: the numbers of all items that are new or renamed since the training.
+            model: the language model of the rule, over `catalogue`.
+
+        Raises:
+            UnusableTitleError: as `TitleModel.with_items`.
+        """
+        known_prior = self.rule.prior
+        rule = replace(
+            self.rule,
+            popularity=catalogue.popularity,
+            lengths=model.title_lengths,
+            prior=None if known_prior is None else _with_priors(known_prior, model, model.template.changed_items),
+        )
+        others = {name: each.with_items(catalogue, items) for name, each in self.others.items()}
+        titles = None if self.sources.titles is None else _with_blank_rows(self.sources.titles, len(catalogue))
+        sources = replace(self.sources, popularity=catalogue.popularity, titles=titles)
+        return replace(self, rule=rule, others=others, sources=sources)
 
     def top(
         self, model: TitleModel, places: Places, exclude: Sequence[NDArray[np.integer]], k: int
@@ -87,19 +114,54 @@ class Ranker:
         raw = {name: each.log_probs(places, items) for name, each in models.items()}
         if "oracle" in self.rule.models:
             assert self.oracle is not None
-            scores = oracle_scores(self.oracle, places, items)
+            scores = oracle_scores(self.oracle, places, items, self.known)
             assert scores is not None
             raw["oracle"] = scores
         return self.rule.scores(items, raw)
 
 
-def oracle_scores(oracle: SmoothingOracle, place: Places, items: Ints) -> Floats | None:
-    """Scores of items, -inf for an empty slot; `None` if the oracle ranks nothing."""
+def oracle_scores(oracle: SmoothingOracle, places: Places, items: Ints, known: int) -> Floats | None:
+    """Scores of items under an oracle, which knows the items of its training only. New ones are left out of
+    histories, and get the lowest score of their row: nobody has chosen them yet. If a history has new items alone,
+    all scores are 0.
+
+    Args:
+        oracle: the oracle.
+        places: n places.
+        items: int32 [n, c], -1 for an empty slot.
+        known: the number of items of the training; those from there on are new.
+
+    Returns:
+        float32 [n, c], -inf for an empty slot; `None` if the oracle ranks nothing.
+    """
     if not oracle.ranks:
         return None
-    with running(oracle):
-        scores = oracle.score(place, np.maximum(items, 0))
-    return None if scores is None else np.where(items >= 0, scores, -np.inf).astype(np.float32)
+    rows, asked = with_known_items(places, known)
+    is_known = (items >= 0) & (items < known)
+    scores = np.zeros(items.shape, dtype=np.float32)
+    if len(rows) or not len(places):
+        with running(oracle):
+            found = oracle.score(asked, np.where(is_known, items, 0)[rows])
+        if found is None:
+            return None
+        scores[rows] = found
+        lowest = np.where(is_known, scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+        scores = np.where(is_known, scores, np.where(np.isfinite(lowest), lowest, 0.0))
+    return np.where(items >= 0, scores, -np.inf).astype(np.float32)
+
+
+def _with_priors(known: Floats, model: TitleModel, items: Longs) -> Floats:
+    """log p(title) of all items, after that of some was asked of the model: float32 [items]."""
+    found = np.zeros(len(model.title_lengths), dtype=np.float32)
+    found[: len(known)] = known
+    if len(items):
+        found[items] = model.log_probs(prior.no_history(), items[None].astype(np.int32))[0]
+    return found
+
+
+def _with_blank_rows(titles: Floats, count: int) -> Floats:
+    """Title embeddings with rows of zeros for new items, which are near to nothing."""
+    return np.pad(titles, ((0, count - len(titles)), (0, 0)))
 
 
 class Parts(Protocol):
@@ -137,7 +199,7 @@ def load_ranker(
     config: Mapping[str, Any],
     stage: str,
     score: Score,
-    catalogue: Catalogue,
+    in_use: CatalogueInUse,
     load: Callable[[str], TitleModel],
 ) -> Ranker | None:
     """The ranker of a language model.
@@ -147,8 +209,8 @@ def load_ranker(
         config: the tables of the run's config.toml.
         stage: the language model: ``"aligned"``, ``"sft"``, ``"base"``, or that of an earlier round.
         score: the score to rank by.
-        catalogue: the run's catalogue.
-        load: loads a language model of the run by its name.
+        in_use: the run's catalogue, with all changes since the training.
+        load: loads a language model of the run by its name, over this catalogue.
 
     Returns:
         `None` if the score is likelihood, which needs no pool.
@@ -176,14 +238,19 @@ def load_ranker(
     oracle = load_oracle(parts, config)
     embedded = parts.find("embeddings")
     titles = None if embedded is None else embeddings.load(embedded)
-    lengths = load(stage).title_lengths
-    rule = DecisionRule(stage, score, catalogue.popularity, lengths, own_prior, features, logit)
+    model, catalogue = load(stage), in_use.items
+    known = len(in_use.trained)
+    if own_prior is not None:
+        own_prior = _with_priors(own_prior, model, np.array(in_use.retitled, dtype=np.int64))
+    rule = DecisionRule(stage, score, catalogue.popularity, model.title_lengths, own_prior, features, logit)
     evaluation = parse_options(EvaluationOptions, config.get("evaluation", {}), "evaluation")
-    scores = None if oracle is None else partial(oracle_scores, oracle)
+    scores = None if oracle is None else partial(oracle_scores, oracle, known=known)
+    if titles is not None:
+        titles = _with_blank_rows(titles, len(catalogue))
     sources = PoolSources(catalogue.popularity, scores, titles)
     searched = max(SHORTEST_LIST, *evaluation.ks)
     models = {name: load(name) for name in others}
-    return Ranker(rule, sources, options.pool, searched, evaluation.beams, oracle, models)
+    return Ranker(rule, sources, options.pool, searched, evaluation.beams, oracle, models, known)
 
 
 def load_oracle(parts: Parts, config: Mapping[str, Any]) -> SmoothingOracle | None:

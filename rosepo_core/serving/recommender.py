@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,10 +14,14 @@ import numpy as np
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.ranking import best_items
-from rosepo_core.contracts.records import Bools, Catalogue, Floats, Ints, Places, Sequences
+from rosepo_core.contracts.records import Bools, Catalogue, Floats, Ints, Places
 from rosepo_core.contracts.sections import SCORES, Score
+from rosepo_core.data.catalogue_changes import items_table, read_changes
+from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.serving.changed_catalogue import rows_named
 from rosepo_core.serving.filters import Filter
+from rosepo_core.serving.places import places_of
 from rosepo_core.serving.ranker import Ranker
 from rosepo_core.serving.sources import Source, chosen_model, open_source
 from rosepo_core.serving.title_index import By, IdIndex, TitleIndex
@@ -30,11 +35,13 @@ class Recommendation(NamedTuple):
         title: its title.
         score: its score; `Recommender.recommend` says what it is.
         item: its own id in the log.
+        new: whether it has no training interaction.
     """
 
     title: str
     score: float
     item: str
+    new: bool = False
 
 
 OnUnknown = Literal["error", "skip"]
@@ -49,7 +56,8 @@ class Recommender:
     may use it at once.
 
     Attributes:
-        catalogue: the items.
+        catalogue: the items, those that are never recommended, too.
+        in_use: the same items, and what has changed since the training.
         score: the score by which titles are ranked.
         title_index: finds items by titles that are not written exactly as in the catalogue.
         folder: where the model is from.
@@ -58,7 +66,7 @@ class Recommender:
     def __init__(
         self,
         model: TitleModel,
-        catalogue: Catalogue,
+        catalogue: Catalogue | CatalogueInUse,
         ranker: Ranker | None = None,
         users: Callable[[], Mapping[str, Ints] | None] = lambda: None,
         reporter: Reporter | None = None,
@@ -68,18 +76,20 @@ class Recommender:
 
         Args:
             model: the language model over the catalogue.
-            catalogue: the items.
+            catalogue: the items, perhaps with changes since the training.
             ranker: ranks by another score than likelihood.
             users: the items of each user of the log, in order of time, by the user's own id; `None` without a log.
             reporter: receives notes.
             folder: where the model is from.
         """
-        self.catalogue = catalogue
+        self.in_use = CatalogueInUse.of(catalogue) if isinstance(catalogue, Catalogue) else catalogue
+        self.catalogue = self.in_use.items
+        self._active = ~self.in_use.retired if self.in_use.retired.any() else None
         self.score: Score = "likelihood" if ranker is None else ranker.rule.score
         self._ranker = ranker
         self._model = model
-        self.title_index = TitleIndex(catalogue.titles)
-        self._index: Mapping[By, TitleIndex | IdIndex] = {"title": self.title_index, "id": IdIndex(catalogue.ids)}
+        self.title_index = TitleIndex(self.catalogue.titles)
+        self._ids = IdIndex(self.catalogue.ids)
         self._users = cache(users)
         self._reporter = reporter or QuietReporter()
         self.folder = folder
@@ -128,10 +138,43 @@ class Recommender:
             return stored.title_model(stored.slot(reporter), reporter)
 
         ranker = source.ranker(name, score, load)
-        return Recommender(load(name), source.catalogue, ranker, lambda: source.users, reporter, str(source.folder))
+        return Recommender(load(name), source.in_use, ranker, lambda: source.users, reporter, str(source.folder))
+
+    def with_items(self, items: object, *, whole: bool = False) -> Recommender:
+        """A recommender with a changed catalogue and the same language model: items are added, renamed, described
+        anew and retired without training. This recommender stays as it is, so requests under way are not disturbed:
+
+            recommender = recommender.with_items(pl.DataFrame({"item": ["n1"], "title": ["A New Film (2026)"]}))
+
+        A new item is scored by its title, like all others. It has a popularity of 0, and `Recommendation.new` says
+        so. A renamed item keeps its interactions. A retired one may be in histories, and is never recommended.
+
+        Args:
+            items: a frame of pandas, Polars or Arrow, or the path of a file, with a row for each item that changes,
+                see `rosepo_core.data.catalogue_changes.read_changes`.
+            whole: the table names all items: others are retired, and those that it names are not.
+
+        Raises:
+            RequestError: a row cannot be used; the message says which and why. Nothing has changed then.
+        """
+        table = items_table(items)
+        in_use = self.in_use.updated(read_changes(table, self.in_use, whole=whole))
+        if in_use.retired.all():
+            raise RequestError("all items would be retired, and nothing could be recommended; leave some")
+        with rows_named(table):
+            model = self._model.with_items(in_use.items, in_use.retitled)
+            ranker = None if self._ranker is None else self._ranker.with_items(in_use.items, in_use.retitled, model)
+        found = copy(self)
+        found.in_use, found.catalogue = in_use, in_use.items
+        found._active = ~in_use.retired if in_use.retired.any() else None
+        found._model, found._ranker = model, ranker
+        found.title_index = self.title_index.changed(in_use.items.titles)
+        found._ids = IdIndex(in_use.items.ids)
+        return found
 
     def __repr__(self) -> str:
-        return f"<Recommender {self.folder}: {len(self.catalogue):,} items by {self.score}>"
+        items = len(self.catalogue) - int(self.in_use.retired.sum())
+        return f"<Recommender {self.folder}: {items:,} items by {self.score}>"
 
     @property
     def language_model(self) -> TitleModel:
@@ -231,7 +274,7 @@ class Recommender:
             RequestError: as `recommend`; the message has the number of the history, from 1.
         """
         known = self._known(histories, by, on_unknown)
-        passing = None if filter is None else filter.passing(self.catalogue, self._index[by].find)
+        passing = self._passing(filter, by)
         if not known:
             return []
         items, scores = self._top(places_of(known), known, min(k, len(self.catalogue)), passing)
@@ -304,24 +347,42 @@ class Recommender:
                 f"the prompts of this run list {self._model.listed_count} candidates (prompt.candidates), "
                 f"and here are {len(candidates)}"
             )
-        items = [self._index[by].find(name) for name in candidates]
+        index = self._index(by)
+        items = [index.find(name) for name in candidates]
         if len(set(items)) < len(items):
             raise RequestError("a candidate is there twice; give each once")
+        for name, item in zip(candidates, items, strict=True):
+            if self.in_use.retired[item]:
+                raise RequestError(f"candidate '{name}' is retired and never recommended; leave it out")
         return items
+
+    def _index(self, by: By) -> TitleIndex | IdIndex:
+        return self.title_index if by == "title" else self._ids
+
+    def _passing(self, filter: Filter | None, by: By) -> Bools | None:
+        """Which items may be recommended, bool [items]; `None` for all."""
+        if filter is None:
+            return self._active
+        passing = filter.passing(self.catalogue, self._index(by).find)
+        if self._active is None:
+            return passing
+        if not (passing & self._active).any():
+            raise RequestError("all items that pass the filter are retired; loosen it")
+        return passing & self._active
 
     def _known(self, histories: Sequence[Sequence[str]], by: By, on_unknown: OnUnknown) -> list[Ints]:
         """The items of each history, int32 [h]."""
-        found, skipped = [], 0
+        found, skipped, index = [], 0, self._index(by)
         for row, history in enumerate(histories):
             items = []
             with _numbered(row, len(histories)):
                 if isinstance(history, str):
                     raise RequestError(f"a history is a list of {by}s, and '{history}' is one {by}")
                 for name in history:
-                    if on_unknown == "skip" and len(self._index[by].matches(name)) != 1:
+                    if on_unknown == "skip" and len(index.matches(name)) != 1:
                         skipped += 1
                     else:
-                        items.append(self._index[by].find(name))
+                        items.append(index.find(name))
                 if not items:
                     raise RequestError(
                         "no item of the history is in the catalogue"
@@ -342,23 +403,15 @@ class Recommender:
         return self._model.top(places, k, exclude=histories, beams=BEAMS, exact=True, only=only)
 
     def _named(self, items: Ints, scores: Floats) -> list[list[Recommendation]]:
-        titles, ids = self.catalogue.titles, self.catalogue.ids
+        titles, ids, popularity = self.catalogue.titles, self.catalogue.ids, self.catalogue.popularity
         return [
             [
-                Recommendation(titles[item], score, ids[item])
+                Recommendation(titles[item], score, ids[item], not popularity[item])
                 for item, score in zip(of_row.tolist(), of_scores.tolist(), strict=True)
                 if item >= 0
             ]
             for of_row, of_scores in zip(items, scores, strict=True)
         ]
-
-
-def places_of(histories: Sequence[Ints]) -> Places:
-    """The ends of histories."""
-    lengths = np.array([len(items) for items in histories], dtype=np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    user = np.arange(len(lengths), dtype=np.int32)
-    return Places(Sequences(np.concatenate(histories), offsets), user, lengths, of_split=False)
 
 
 @contextmanager

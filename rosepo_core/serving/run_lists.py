@@ -15,11 +15,13 @@ from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.ranking import best_items
 from rosepo_core.contracts.records import Floats, Ints, Places
 from rosepo_core.contracts.sections import Score
+from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.serving.places import places_of
 from rosepo_core.serving.ranker import RunParts, load_oracle, oracle_scores
-from rosepo_core.serving.recommender import Recommendation, Recommender, places_of
+from rosepo_core.serving.recommender import Recommendation, Recommender
 from rosepo_core.serving.sources import RunSource, StoredModel
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.store.artifacts import read_manifest
@@ -36,13 +38,15 @@ class RunLists:
     state from question to question: only one thread may ask.
 
     Attributes:
-        catalogue: the run's items.
+        catalogue: the run's items, those that are never recommended, too.
+        in_use: the same items, and what has changed since the training.
     """
 
-    def __init__(self, folder: Path, reporter: Reporter | None = None) -> None:
+    def __init__(self, folder: Path, in_use: CatalogueInUse | None = None, reporter: Reporter | None = None) -> None:
         """
         Args:
             folder: a finished run, or runs under seeds, of which the first is taken.
+            in_use: the catalogue; by default that of the folder, which may change while it is read.
             reporter: receives notes.
 
         Raises:
@@ -51,7 +55,10 @@ class RunLists:
         self._reporter = reporter or QuietReporter()
         self._source = RunSource(folder, self._reporter)
         self._folder = self._source.folder
-        self.catalogue = self._source.catalogue
+        if in_use is not None:
+            self._source.in_use = in_use
+        self.in_use = self._source.in_use
+        self.catalogue = self.in_use.items
         self._model = cache(self._title_model)
         self._recommender = cache(self._load)
 
@@ -113,15 +120,23 @@ class RunLists:
             return self._recommender(name).recommend_many(histories, k, by="id")
         numbers = {item: number for number, item in enumerate(self.catalogue.ids)}
         known = [np.array([numbers[item] for item in history], np.int32) for history in histories]
-        items = np.tile(np.arange(len(self.catalogue), dtype=np.int32), (len(known), 1))
+        # The oracle knows the items of the training only.
+        count = len(self.in_use.trained)
+        items = np.tile(np.arange(count, dtype=np.int32), (len(known), 1))
+        items[:, self.in_use.retired[:count]] = -1
         for row, some in zip(items, known, strict=True):
-            row[some] = -1
-        scores = oracle_scores(self._oracle, places_of(known), items)
+            row[some[some < count]] = -1
+        scores = oracle_scores(self._oracle, places_of(known), items, count)
         assert scores is not None, "the oracle ranks"
         best, values = best_items(scores, items, min(k, len(self.catalogue)))
         return [
             [
-                Recommendation(self.catalogue.titles[item], value, self.catalogue.ids[item])
+                Recommendation(
+                    self.catalogue.titles[item],
+                    value,
+                    self.catalogue.ids[item],
+                    not self.catalogue.popularity[item],
+                )
                 for item, value in zip(row.tolist(), of_row.tolist(), strict=True)
                 if item >= 0
             ]
@@ -134,7 +149,7 @@ class RunLists:
             return False
         one = np.zeros(1, np.int32)
         try:
-            return oracle_scores(self._oracle, places_of([one]), one[None]) is not None
+            return oracle_scores(self._oracle, places_of([one]), one[None], 1) is not None
         except RequestError:
             return False
 
@@ -152,10 +167,11 @@ class RunLists:
         stage = "aligned" if name == FUSION else name
         score: Score = "fusion" if name == FUSION else "likelihood"
         ranker = self._source.ranker(stage, score, self._model)
-        return Recommender(self._model(stage), self.catalogue, ranker, reporter=self._reporter)
+        return Recommender(self._model(stage), self.in_use, ranker, reporter=self._reporter)
 
     def _title_model(self, name: str) -> TitleModel:
-        return _InTurn(self._source.stored(name), self._slot, self._reporter)
+        stored = self._source.stored(name)
+        return stored.over_catalogue(_InTurn(stored, self._slot, self._reporter))
 
 
 class _InTurn(TitleModel):

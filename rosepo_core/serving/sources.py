@@ -8,21 +8,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.options import parse_options
-from rosepo_core.contracts.records import Catalogue, Ints, Split
+from rosepo_core.contracts.records import Ints, Split
 from rosepo_core.contracts.sections import ModelOptions, RankingOptions, Score
+from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.data.saved_catalogue import load_catalogue
 from rosepo_core.engine.models import find_adapter
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, load_template
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.run_models import language_models
+from rosepo_core.prompts.item_texts import UnusableTitleError
+from rosepo_core.serving.changed_catalogue import CHANGES_FILE, load_in_use
 from rosepo_core.serving.ranker import Ranker, RunParts, load_ranker
 from rosepo_core.stages.split import load_split
 from rosepo_core.store.artifacts import check_artifact
@@ -43,6 +46,9 @@ FLOAT32: dict[str, Any] = {"dtype": "float32", "quantization": "none"}
 """The options of a model that is loaded to be compared with another."""
 
 
+Model = TypeVar("Model", bound=TitleModel)
+
+
 @dataclass(frozen=True)
 class StoredModel:
     """A language model on the disk, with its prompt template and title trie.
@@ -51,11 +57,13 @@ class StoredModel:
         folder: the folder with the template and the trie, and with the trained weights.
         options: names the model to load first.
         trained: whether the weights in `folder` are then put into it.
+        in_use: the catalogue that it recommends from.
     """
 
     folder: Path
     options: ModelOptions
     trained: bool
+    in_use: CatalogueInUse
 
     def slot(self, reporter: Reporter) -> PolicySlot:
         """A place in memory for this model, and for others with the same options."""
@@ -68,7 +76,17 @@ class StoredModel:
     def title_model(self, slot: PolicySlot, reporter: Reporter) -> TitleModel:
         """The model over its catalogue, in `slot`, which is then for this model alone."""
         template = load_template(self.folder, slot.tokenizer)
-        return TitleModel(self.put_into(slot), template, reporter, 0, token_budget=self.options.token_budget)
+        model = TitleModel(self.put_into(slot), template, reporter, 0, token_budget=self.options.token_budget)
+        return self.over_catalogue(model)
+
+    def over_catalogue(self, model: Model) -> Model:
+        """A model over the trained catalogue, made one over the catalogue in use."""
+        if not self.in_use.changes.height:
+            return model
+        try:
+            return model.with_items(self.in_use.items, self.in_use.retitled)
+        except UnusableTitleError as error:
+            raise RequestError(f"{CHANGES_FILE}: {error} (`rosepo catalogue update`), or remove the file") from None
 
 
 class Source(Protocol):
@@ -76,14 +94,14 @@ class Source(Protocol):
 
     Attributes:
         folder: where they are.
-        catalogue: the items.
+        in_use: the catalogue, with the changes since the training.
         models: the names of the models, the one to take by default first.
         score: the score to rank by, unless another is asked for.
         users: everything that each user of the log has chosen, by the user's own id; `None` if the log is not there.
     """
 
     folder: Path
-    catalogue: Catalogue
+    in_use: CatalogueInUse
     models: tuple[str, ...]
     score: Score
 
@@ -105,12 +123,13 @@ class Source(Protocol):
 class RunSource:
     """A finished run, or the first of runs under seeds."""
 
-    def __init__(self, folder: Path, reporter: Reporter, *, float32: bool = False) -> None:
+    def __init__(self, folder: Path, reporter: Reporter, *, float32: bool = False, as_trained: bool = False) -> None:
         """
         Args:
             folder: the run folder, or a folder of runs under seeds.
             reporter: receives a note if there are several runs.
             float32: load models in float32, whatever the run says.
+            as_trained: leave the changes of the catalogue out.
 
         Raises:
             RequestError: there is no run.
@@ -125,7 +144,8 @@ class RunSource:
         self.config = _read_tables(folder)
         self.models: tuple[str, ...] = language_models(self.config.get("rounds", 1))
         self.split = load_split(self.store.artifact("split").folder)
-        self.catalogue = self.split.catalogue
+        trained = self.split.catalogue
+        self.in_use = CatalogueInUse.of(trained) if as_trained else load_in_use(folder, trained)
         self.score: Score = parse_options(RankingOptions, self.config.get("ranking", {}), "ranking").score
 
     @cached_property
@@ -137,30 +157,32 @@ class RunSource:
         """See `Source`. The base model reads the template of the SFT model."""
         options = parse_options(ModelOptions, dict(self.config.get("model", {})) | self._types, "model")
         folder = self.store.artifact("sft" if name == "base" else name).folder
-        return StoredModel(folder, options, trained=name != "base")
+        return StoredModel(folder, options, trained=name != "base", in_use=self.in_use)
 
     def ranker(self, name: str, score: Score, load: Callable[[str], TitleModel]) -> Ranker | None:
         """See `Source`."""
-        return load_ranker(RunParts(self.store), self.config, name, score, self.catalogue, load)
+        return load_ranker(RunParts(self.store), self.config, name, score, self.in_use, load)
 
 
 class ModelSource:
     """A folder with one model, its prompt template, title trie and catalogue: RUN/aligned or a copy of it, or a model
     into which its adapter was merged, beside the same files."""
 
-    def __init__(self, folder: Path, reporter: Reporter, *, float32: bool = False) -> None:
+    def __init__(self, folder: Path, reporter: Reporter, *, float32: bool = False, as_trained: bool = False) -> None:
         """
         Args:
             folder: the folder.
             reporter: receives notes.
             float32: load the model in float32, whatever its weights are saved in.
+            as_trained: leave the changes of the catalogue out.
 
         Raises:
             RequestError: a file is missing or damaged, or the base model of an adapter cannot be found.
         """
         check_artifact(folder)
         self.folder = folder
-        self.catalogue = load_catalogue(folder)
+        trained = load_catalogue(folder)
+        self.in_use = CatalogueInUse.of(trained) if as_trained else load_in_use(folder, trained)
         self.users: None = None
         about = _read_about(folder)
         self.models: tuple[str, ...] = (str(about.get("model", folder.resolve().name)),)
@@ -169,7 +191,7 @@ class ModelSource:
         adapter = find_adapter(str(folder), reporter)
         named = {"name": str(folder if adapter is None else adapter.base)}
         options = parse_options(ModelOptions, {**named, **(FLOAT32 if float32 else {})}, "model")
-        self._stored = StoredModel(folder, options, trained=adapter is not None)
+        self._stored = StoredModel(folder, options, trained=adapter is not None, in_use=self.in_use)
 
     def stored(self, name: str) -> StoredModel:
         """See `Source`."""
@@ -177,7 +199,7 @@ class ModelSource:
 
     def ranker(self, name: str, score: Score, load: Callable[[str], TitleModel]) -> Ranker | None:
         """See `Source`."""
-        return load_ranker(FolderParts(self.folder), self._config, name, score, self.catalogue, load)
+        return load_ranker(FolderParts(self.folder), self._config, name, score, self.in_use, load)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -52,13 +53,33 @@ class TitleIndex:
 
     def __init__(self, titles: Sequence[str]) -> None:
         """`titles` are the titles of the catalogue, in index order, without duplicates."""
+        self.titles: Sequence[str] = ()
+        self._exact: dict[str, int] = {}
+        self._folded: dict[str, tuple[int, ...]] = {}
+        self._stems: dict[str, tuple[int, ...]] = {}
+        self._put(titles, range(len(titles)))
+
+    def changed(self, titles: Sequence[str]) -> TitleIndex:
+        """The index after titles have changed; numbers from the number of titles on are new."""
+        found = TitleIndex(())
+        found._exact, found._folded, found._stems = self._exact.copy(), self._folded.copy(), self._stems.copy()
+        pairs = enumerate(zip_longest(self.titles, titles))
+        items = [item for item, (old, new) in pairs if old != new]
+        for item in items[: bisect_left(items, len(self.titles))]:
+            title = self.titles[item]
+            del found._exact[title]
+            for place, key in ((found._folded, _fold(title)), (found._stems, _stem(title))):
+                place[key] = tuple(each for each in place[key] if each != item)
+        found._put(titles, items)
+        return found
+
+    def _put(self, titles: Sequence[str], items: Iterable[int]) -> None:
         self.titles = titles
-        self._exact = {title: item for item, title in enumerate(titles)}
-        self._folded: dict[str, list[int]] = defaultdict(list)
-        self._stems: dict[str, list[int]] = defaultdict(list)
-        for item, title in enumerate(titles):
-            self._folded[_fold(title)].append(item)
-            self._stems[_YEAR.sub("", _fold(title))].append(item)
+        for item in items:
+            title = titles[item]
+            self._exact[title] = item
+            for place, key in ((self._folded, _fold(title)), (self._stems, _stem(title))):
+                place[key] = (*place.get(key, ()), item)
 
     def matches(self, title: str) -> list[int]:
         """The items that a title may name.
@@ -71,7 +92,7 @@ class TitleIndex:
         folded = _fold(title)
         # Two different years are two different films.
         stem = _YEAR.sub("", folded)
-        return self._folded.get(folded) or (self._stems if stem == folded else self._folded).get(stem) or []
+        return list(self._folded.get(folded) or (self._stems if stem == folded else self._folded).get(stem) or ())
 
     def find(self, title: str) -> int:
         """The one item that a title names, see `matches`.
@@ -165,6 +186,10 @@ class IdIndex:
 
 def _fold(title: str) -> str:
     return " ".join(unicodedata.normalize("NFC", title).casefold().split())
+
+
+def _stem(title: str) -> str:
+    return _YEAR.sub("", _fold(title))
 
 
 def _numbers(text: str) -> list[str]:

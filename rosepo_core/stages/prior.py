@@ -94,10 +94,14 @@ def of_sft(session: Session, split: Handle[Split], sft: Handle[Any], number: Rou
 
 def every_title(count: int) -> tuple[Places, Ints]:
     """A place without history, and all `count` items of the catalogue, int32 [1, count]."""
+    return no_history(), np.arange(count, dtype=np.int32)[None]
+
+
+def no_history() -> Places:
+    """One place without history."""
     # A place before the first item of a sequence has no history.
     sequence = Sequences(np.zeros(1, np.int32), np.array([0, 1], dtype=np.int64))
-    place = Places(sequence, np.zeros(1, np.int32), np.zeros(1, np.int32))
-    return place, np.arange(count, dtype=np.int32)[None]
+    return Places(sequence, np.zeros(1, np.int32), np.zeros(1, np.int32))
 
 
 def load(folder: Path) -> Floats:

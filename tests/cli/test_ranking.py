@@ -231,6 +231,16 @@ def test_the_whole_catalogue_is_ranked_by_each_score(fused, tmp_path, rosepo, al
     assert [each.score for each in found] == pytest.approx(users["scores"][0].to_list()[:5], abs=1e-3)
     everything = recommended.recommend(history, 40)
     assert sum(np.exp(each.score) for each in everything) == pytest.approx(1.0, abs=1e-4)
+    # A new item takes its share of the probability from all others alike. From the disk it is the same.
+    items = pl.DataFrame({"item": ["n1"], "title": ["Harvest Moon Over Trieste (2026)"]})
+    items.write_csv(tmp_path / "items.csv")
+    assert rosepo("catalogue", "update", run, tmp_path / "items.csv").code == 0
+    for changed in (recommended.with_items(items), rosepo_core.Recommender.load(run)):
+        scores = {each.item: each.score for each in changed.recommend(history, 41)}
+        share = np.exp(scores.pop("n1"))
+        assert 0 < share < 1
+        expected = {each.item: each.score + np.log1p(-share) for each in everything}
+        assert scores == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_small_pool_reports_how_many_targets_it_has(fused, tmp_path, rosepo):

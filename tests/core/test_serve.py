@@ -79,7 +79,7 @@ def client(app: Any) -> Iterator[TestClient]:
 
 
 def shown(found: Any) -> list[dict[str, Any]]:
-    return [{"title": each.title, "score": pytest.approx(each.score, abs=1e-4), "item": each.item} for each in found]
+    return [{**each._asdict(), "score": pytest.approx(each.score, abs=1e-4)} for each in found]
 
 
 def test_recommendations_are_the_recommenders(client, recommender):

@@ -23,7 +23,8 @@ from rosepo_core.contracts.records import Ints
 from rosepo_core.contracts.sections import Score
 from rosepo_core.engine import gguf
 from rosepo_core.engine.models import find_adapter, no_progress_bars, resolve_model
-from rosepo_core.serving.recommender import Recommender, places_of
+from rosepo_core.serving.places import places_of
+from rosepo_core.serving.recommender import Recommender
 from rosepo_core.serving.sources import ModelSource
 from rosepo_core.store.artifacts import check_artifact
 from rosepo_core.store.files import STAGING
@@ -183,7 +184,7 @@ def check(folder: Path, reporter: Reporter) -> float:
     """
     check_artifact(folder)
     expected = GoldenPrompts.read(folder)
-    source = ModelSource(folder, reporter, float32=True)
+    source = ModelSource(folder, reporter, float32=True, as_trained=True)
     recommender = Recommender.of(source, source.models[0], expected.score, reporter)
     found = ask(recommender, expected.tolerance)
     del recommender

@@ -24,6 +24,7 @@ from rosepo_core.recorded_plugins import PLUGINS_FILE
 from rosepo_core.registry import running
 from rosepo_core.report import outputs
 from rosepo_core.report.model_card import model_card
+from rosepo_core.serving.changed_catalogue import CHANGES_FILE
 from rosepo_core.serving.export import golden
 from rosepo_core.serving.ranker import RunParts, load_oracle
 from rosepo_core.serving.recommender import Recommender
@@ -90,7 +91,7 @@ def export_model(
         RosepoError: the written model does not give the answers of the run's model.
     """
     _check_target(to)
-    source = RunSource(run, reporter, float32=True)
+    source = RunSource(run, reporter, float32=True, as_trained=True)
     name = chosen_model(source, model)
     score = score or source.score
     stored = source.stored(name)
@@ -115,7 +116,7 @@ def export_model(
             gguf.write(folder, folder / golden.GGUF_FILE, to.name)
         for file in (TEMPLATE_FILE, TRIE_FILE):
             shutil.copyfile(stored.folder / file, folder / file)
-        save_catalogue(source.catalogue, folder)
+        save_catalogue(source.in_use.trained, folder)
         _write_parts(source, name, score, folder)
         expected.write(folder)
         made_from = read_manifest(stored.folder)
@@ -124,6 +125,9 @@ def export_model(
         write_manifest(folder, "export", made_from["fingerprint"], inputs, round(time.perf_counter() - start, 3))
         reporter.note("asking the written model")
         difference = golden.check(folder, reporter)
+        # The changes of the catalogue go on changing, and the model does not depend on them.
+        if (source.folder / CHANGES_FILE).is_file():
+            shutil.copyfile(source.folder / CHANGES_FILE, folder / CHANGES_FILE)
         # As in a run, the card is not under the sums of the manifest: people edit cards.
         write_text(folder / "README.md", _card(source.folder, to.name, name, score, adapter, folder, reporter))
         written = [each for each in folder.rglob("*") if each.is_file()]

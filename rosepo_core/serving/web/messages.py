@@ -78,6 +78,7 @@ class RankedItem(BaseModel):
     title: str
     score: float = Field(description="Its score under `ranked_by`; higher is better.")
     item: str = Field(description="Its own id in the log.")
+    new: bool = Field(description="It has no training interaction.")
 
 
 class Answer(BaseModel):

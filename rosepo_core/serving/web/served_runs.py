@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.serving.recommender import Recommender
 from rosepo_core.serving.run_lists import RunLists
 
@@ -50,14 +51,14 @@ class ServedRuns:
         self,
         folders: Mapping[str, Path],
         load: Callable[[Path], Recommender],
-        lists: Callable[[Path], RunLists] | None = None,
+        lists: Callable[[Path, CatalogueInUse], RunLists] | None = None,
     ) -> None:
         """Loads all runs.
 
         Args:
             folders: the folder of each run, by name.
             load: loads a recommender from a folder.
-            lists: opens the lists of all models in a folder, for the page.
+            lists: opens the lists of all models in a folder, for the page, over the recommender's catalogue.
 
         Raises:
             RequestError: a run cannot be loaded.
@@ -100,7 +101,7 @@ class ServedRuns:
         if self._lists is not None:
             # An export has one model, and the page shows that.
             with suppress(RequestError):
-                lists = self._lists(folder)
+                lists = self._lists(folder, recommender.in_use)
         return ServedRun(name, folder, recommender, lists, time.time())
 
 

@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from rosepo_core.contracts.errors import RequestError, RosepoError
+from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.serving.recommender import Recommender
 from rosepo_core.serving.run_lists import RunLists
 from rosepo_core.serving.web.app import create_app
@@ -29,7 +30,7 @@ log = logging.getLogger("rosepo.serve")
 def serve(
     folders: Mapping[str, Path],
     load: Callable[[Path], Recommender],
-    lists: Callable[[Path], RunLists],
+    lists: Callable[[Path, CatalogueInUse], RunLists],
     settings: ServeSettings,
     *,
     host: str,

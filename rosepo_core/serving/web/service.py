@@ -127,5 +127,5 @@ class Service:
 
 
 def _message(run: ServedRun, found: list[Recommendation]) -> Answer:
-    items = [RankedItem(title=each.title, score=each.score, item=each.item) for each in found]
+    items = [RankedItem(**each._asdict()) for each in found]
     return Answer(run=run.name, ranked_by=run.recommender.score, recommendations=items)
