@@ -19,6 +19,7 @@ from rosepo_core.engine.saved_template import read_template
 from rosepo_core.evaluation import outside, ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.plugin_files import check_recorded
+from rosepo_core.recorded_plugins import as_made, read_records
 from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.report.in_notebooks import as_html, in_short
@@ -272,7 +273,7 @@ def evaluate(
         )
     further = [*overrides, *([("evaluation.protocols", list(protocols))] if protocols else [])]
     before, asked = (load_config(folder / CONFIG, keys, registry, purpose="use") for keys in ([], further))
-    config = added_to(before, asked)
+    config = as_made(added_to(before, asked), registry, read_records(folder))
     asks_oracle = config.ranking.score == "fusion" and "oracle" in config.ranking.features
     if asks_oracle and read_manifest(folder / "oracle") is None and read_manifest(folder / "aligned") is not None:
         others = [name for name in config.ranking.features if name != "oracle"]
@@ -497,6 +498,7 @@ def finished_runs(
     stores = [RunStore.open(folder) for folder in folders]
     for label, store in zip(labels or side_by_side.labels(folders), stores, strict=True):
         config = load_config(store.folder / CONFIG, [], registry, purpose="read")
+        config = as_made(config, registry, read_records(store.folder))
         with store.working(store.config, stages_of(config.rounds), reading=True):
             commands = _commands(config, store.folder)
             if _only_evaluates(store.folder):

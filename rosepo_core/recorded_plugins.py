@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from packaging.utils import canonicalize_name
+
 from rosepo_core.config import PluginChoice, RecordedOptions, RunConfig
 from rosepo_core.contracts.components import Component
 from rosepo_core.contracts.errors import NotInstalledError, RequestError, RosepoError
@@ -135,6 +137,43 @@ def why_lacking(origin: str, error: RosepoError) -> str:
         return str(error)
     distribution = origin.rpartition("' of ")[2] if "' of " in origin else "the distribution that brings it"
     return f"it is not installed; install {distribution}{error.failed}"
+
+
+def check_same(kind: str, name: str, origin: str, registry: Registry) -> None:
+    """Check that the plugin with a name is still of the distribution that a run has it from; any version will do.
+
+    Args:
+        kind: its kind.
+        name: its name.
+        origin: as for `lacking`. Without a distribution, nothing is checked.
+        registry: the plugins.
+
+    Raises:
+        RequestError: the name is now that of another distribution's plugin, or as for `Registry.entry`.
+    """
+    entry = registry.entry(kind, name)
+    before = origin.rpartition("' of ")[2]
+    if "' of " in origin and canonicalize_name(before.rpartition(" ")[0]) != canonicalize_name(entry.distribution):
+        raise RequestError(f"'{name}' is now a {kind} of {entry.distribution} {entry.version}; install {before}")
+
+
+def as_made(config: RunConfig, registry: Registry, records: Records) -> RunConfig:
+    """The configuration of a finished run, in which a plugin counts as missing if its name is now that of another
+    distribution's plugin."""
+
+    def checked(kind: str, index: int, choice: PluginChoice) -> PluginChoice:
+        if isinstance(choice.options, RecordedOptions):
+            return choice
+        try:
+            check_same(kind, choice.name, origin_of(records, kind, choice.name, index), registry)
+        except RequestError as error:
+            options = RecordedOptions.of(choice.options.model_dump(mode="json"), error)
+            return choice.model_copy(update={"options": options})
+        return choice
+
+    found = {kind: tuple(checked(kind, *each) for each in enumerate(config.choices(kind))) for kind in KINDS}
+    several = {kind: isinstance(getattr(config, kind), tuple) for kind in KINDS}
+    return config.model_copy(update={kind: each if several[kind] else each[0] for kind, each in found.items()})
 
 
 def stand_in(kind: str, options: RecordedOptions, made: PluginRecord | None, error: RequestError) -> Component:

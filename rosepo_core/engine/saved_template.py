@@ -13,7 +13,7 @@ from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.engine.title_trie import TitleTrie, keep_trie, title_trie
 from rosepo_core.plugin_files import check_recorded
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.recorded_plugins import lacking
+from rosepo_core.recorded_plugins import check_same, lacking
 from rosepo_core.registry import Registry, load_plugins
 
 TEMPLATE_FILE = "prompt_template.json"
@@ -75,6 +75,7 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
     registry = registry or load_plugins()
     try:
         check_recorded(saved.name, folder)
+        check_same("prompt", saved.name, saved.origin, registry)
         registry.get("prompt", saved.name)
     except (RequestError, PluginError) as error:
         raise lacking(saved.origin or f"prompt '{saved.name}'", folder, error) from None

@@ -24,7 +24,7 @@ from rosepo_core.evaluation.decision_rules import DecisionRule, needed_models
 from rosepo_core.evaluation.pools import PoolSources
 from rosepo_core.evaluation.run_models import language_models
 from rosepo_core.plugin_files import check_recorded
-from rosepo_core.recorded_plugins import lacking, origin_of, read_records
+from rosepo_core.recorded_plugins import check_same, lacking, origin_of, read_records
 from rosepo_core.registry import load_plugins, running
 from rosepo_core.serving.places import with_known_items
 from rosepo_core.stages import embeddings, fusion, prior
@@ -264,11 +264,13 @@ def load_oracle(parts: Parts, config: Mapping[str, Any]) -> SmoothingOracle | No
         return None
     section = dict(config.get("oracle", {}))
     name, registry = str(section.pop("name")), load_plugins()
+    origin = origin_of(read_records(folder.parent), "oracle", name)
     try:
         check_recorded(name, folder)
+        check_same("oracle", name, origin, registry)
         registry.get("oracle", name)
     except (RequestError, PluginError) as error:
-        raise lacking(origin_of(read_records(folder.parent), "oracle", name), folder, error) from None
+        raise lacking(origin, folder, error) from None
     oracle: SmoothingOracle = registry.create("oracle", name, section)
     load_state(oracle, folder)
     return oracle

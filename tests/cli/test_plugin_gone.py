@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,23 @@ def test_a_plugin_that_no_longer_loads_is_named_with_its_error(rosepo, run, with
     assert done.code == 2
     assert "of acme-metric 3.1" in done.err
     assert "did not load: ModuleNotFoundError: No module named 'acme_missing'" in done.err
+
+
+def test_the_plugin_of_another_distribution_with_its_name_does_not_take_its_place(rosepo, run, without, tmp_path):
+    without("metric", "prompt", "loss")
+    others = [replace(distribution(kind), name=f"other-{kind}") for kind in ("metric", "prompt", "loss")]
+    renamed = [replace(each, source=each.source.replace("acme_", "other_")) for each in others]
+    with on_path(pip_install(renamed, tmp_path / "others"), renamed):
+        reported = rosepo("report", run, "--out", tmp_path / "page.html")
+        evaluated = rosepo("evaluate", run, "--metric=mrr")
+        found = rosepo("recommend", run, "--history", "Lantern Street (1999)")
+    assert reported.code == 0, reported.err
+    told = "'acme-metric' is now a metric of other-metric 3.1; install acme-metric 3.1"
+    assert f"metric 'acme-metric' of acme-metric 3.1 is left out: {told}" in reported.err
+    assert evaluated.code == 2
+    assert evaluated.err.endswith(f"made: {told}\n")
+    assert found.code == 2
+    assert found.err.endswith("made: 'acme-prompt' is now a prompt of other-prompt 3.1; install acme-prompt 3.1\n")
 
 
 def test_a_new_run_with_an_unknown_plugin_is_an_error_at_once(rosepo, train, run, without, tmp_path):
