@@ -285,3 +285,28 @@ def test_a_stage_of_a_round_that_the_run_has_not_is_unknown(train, tmp_path):
     done = train("--run", tmp_path / "run", "--rounds=2", "--until=round-3-sft")
     assert done.code == 2
     assert done.err.startswith("error: unknown stage 'round-3-sft'; did you mean 'round-2-sft' or ")
+
+
+def test_an_oracle_that_asks_the_model_asks_the_first_sft_model_in_all_rounds(train, model_folder, tmp_path):
+    run = tmp_path / "runs" / "run"
+    # Margins of the tiny model are far apart, and calibrated flips would all be at the limit.
+    asked = (
+        "--oracle=llm",
+        "--oracle.calibration_users=4",
+        "--oracle.calibration_items=2",
+        "--oracle.temperature=20",
+    )
+    done = train("--run", run, "--rounds=2", *ARGUMENTS, *asked, "--loss=rosepo", "--until=round-2-preferences")
+    assert done.code == 0, done.err
+    pairs, prompts = pairs_of(run, "round-2-preferences")
+    model, responses = model_in(run / "sft", model_folder), template_of(run).response_ids
+    margins = np.array(
+        [
+            log_probability(model, prompt, responses[row["chosen_item"]])
+            - log_probability(model, prompt, responses[row["rejected_item"]])
+            for row, prompt in zip(pairs.iter_rows(named=True), prompts, strict=True)
+        ]
+    )
+    assert pairs["eps"].to_numpy() == pytest.approx(np.minimum(1 / (1 + np.exp(margins / 20)), 0.45), abs=1e-5)
+    # The reference of the round is another model.
+    assert np.abs((pairs["reference_chosen"] - pairs["reference_rejected"]).to_numpy() - margins).max() > 0.01
