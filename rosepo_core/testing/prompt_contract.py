@@ -221,6 +221,21 @@ class PromptContract(ComponentContract):
             places = [text.rindex(template.texts[item]) for item in lists[row].tolist()]
             assert places == sorted(places)
 
+    def test_a_changed_catalogue_is_written_as_a_new_one(self, options: Mapping[str, Any]) -> None:
+        """Items can be added and renamed after training: the prompts are those of a template that was bound to all
+        items at once, and the old template goes on writing the old ones."""
+        template, examples = self.detailed(options), every_place(toy_split(users=6).train)
+        before = self.prompts(template, examples)
+        texts = [*template.texts, "An added title"]
+        texts[1] = "A title that was changed"
+        details = [*template.details, "kind: added"]
+        changed = template.with_items(texts, details)
+        bound = cast(PromptTemplate, self.make(options)).bind(toy_tokenizer(), texts, 4, details=details)
+        assert self.prompts(changed, examples) == self.prompts(bound, examples)
+        assert [ids.tolist() for ids in changed.response_ids] == [ids.tolist() for ids in bound.response_ids]
+        assert changed.item_costs.tolist() == bound.item_costs.tolist()
+        assert self.prompts(template, examples) == before
+
     def test_a_saved_template_writes_the_same(self, options: Mapping[str, Any], tmp_path: Path) -> None:
         """The template can be saved and loaded, because recommending loads it from the model's folder."""
         template, examples = self.detailed(options), every_place(toy_split(users=6).train)
