@@ -71,7 +71,8 @@ def align(
         RequestError: something in the request or the data is wrong; the message names the frame, row, column or key,
             and the fix.
     """
-    from rosepo_core.config import as_written, load_config
+    from rosepo_core.config import RunConfig, as_written, load_config
+    from rosepo_core.contracts.errors import RequestError
     from rosepo_core.data.frames import Frame
     from rosepo_core.extras import named_extras
 
@@ -79,6 +80,10 @@ def align(
         from rosepo_core.pipeline import default_folder
         from rosepo_core.serving.recommender import Recommender
 
+    if isinstance(log, RunConfig) or type(log) is dict:
+        raise RequestError("align takes a log in memory; a configuration goes to rosepo_core.train(config, run)")
+    if {"dataset", "dataset.name"} & {*(options or {})}:
+        raise RequestError("options: the frames are the data set, so there is no 'dataset': leave it out")
     overrides: list[tuple[str, Any]] = [("dataset", "frames"), ("dataset.log", Frame.of(log, "the log"))]
     if items is not None:
         overrides.append(("dataset.items", Frame.of(items, "the items")))

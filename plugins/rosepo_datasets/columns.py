@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import polars as pl
+
 from rosepo_core.api import RequestError, TableContent, nearest
 
 _ITEM_NAMES = (
@@ -68,7 +70,8 @@ def find_column(role: str, asked: str | None, table: TableContent, guessed: dict
 
 
 def find_optional_column(role: str, asked: str | None, table: TableContent, guessed: dict[str, str]) -> str | None:
-    """The column with a role: the one that the user named, or the one with the most certain usual name, if any.
+    """The column with a role: the one that the user named, or the one with the most certain usual name, if any; for
+    times, else the only column of the type of times.
 
     Args:
         role: a key of `USUAL_NAMES`.
@@ -94,6 +97,10 @@ def find_optional_column(role: str, asked: str | None, table: TableContent, gues
         if name in by_name:
             guessed[role] = by_name[name]
             return by_name[name]
+    typed = [name for name, dtype in table.frame.schema.items() if dtype == pl.Datetime]
+    if role == "timestamp" and len(typed) == 1:
+        guessed[role] = typed[0]
+        return typed[0]
     return None
 
 

@@ -35,7 +35,9 @@ class ColumnOptions(LogOptions):
         None, description="Column of the item in the catalogue; if unset, the same name as in the log, or guessed."
     )
     timestamp: str | None = Field(
-        None, description="Column of the time; guessed if unset. Without one, the order of rows is the order of time."
+        None,
+        description="Column of the time; guessed by its name or type if unset. Without one, the order of rows is the "
+        "order of time.",
     )
     rating: str | None = Field(None, description="Column of the rating; guessed if unset. There may be none.")
     title: str | None = Field(None, description="Column of the title; guessed by its name if unset.")

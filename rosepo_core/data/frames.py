@@ -72,7 +72,7 @@ class Frame:
             RequestError: it is no such thing, has no rows, or a column has no name of its own or values of different
                 types; the message names the column and, if one is to blame, the row.
         """
-        about = FrameName(name, f"{type(value).__module__.partition('.')[0]} {type(value).__name__}, rows from 0")
+        about = FrameName(name, _about(value))
         content = _content(_as_polars(value, about), about)
         return cls(f"sha256:{_sum(content.frame)}", content)
 
@@ -93,6 +93,16 @@ class Frame:
         if isinstance(value, str) and _SUM.fullmatch(value):
             return cls(value, None)
         return cls.of(value, f"the {info.field_name}")
+
+
+def _about(value: object) -> str:
+    """What a frame is, in messages."""
+    about = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}, rows from 0"
+    if _library(value) == "pandas":
+        index: pd.Index[Any] = value.index  # type: ignore[attr-defined]
+        if None in index.names and type(index).__name__ != "RangeIndex":
+            return f"{about}, without its index, which has no name"
+    return about
 
 
 class _Streams(Protocol):

@@ -192,7 +192,7 @@ class Recommender:
         not depend on `k` up to this number, or at all for likelihood."""
         return 0 if self._ranker is None else self._ranker.pool
 
-    def ids_of(self, history: Sequence[str], *, by: By = "title", on_unknown: OnUnknown = "error") -> list[str]:
+    def ids_of(self, history: Sequence[str | int], *, by: By = "title", on_unknown: OnUnknown = "error") -> list[str]:
         """The own ids of the items of a history; see `recommend`.
 
         Raises:
@@ -201,7 +201,7 @@ class Recommender:
         (items,) = self._known([history], by, on_unknown)
         return [self.catalogue.ids[item] for item in items.tolist()]
 
-    def candidate_ids(self, candidates: Sequence[str], *, by: By = "title") -> list[str]:
+    def candidate_ids(self, candidates: Sequence[str | int], *, by: By = "title") -> list[str]:
         """The own ids of candidates; see `rank`.
 
         Raises:
@@ -209,7 +209,7 @@ class Recommender:
         """
         return [self.catalogue.ids[item] for item in self._to_rank(candidates, by)]
 
-    def history(self, user: str, by: By = "title") -> list[str]:
+    def history(self, user: str | int, by: By = "title") -> list[str]:
         """Everything that a user of the log has chosen, oldest first, held-out items too.
 
         Args:
@@ -219,7 +219,7 @@ class Recommender:
         Raises:
             RequestError: there is no such user, or no log.
         """
-        known = self._users()
+        known, user = self._users(), str(user)
         if known is None:
             raise RequestError(
                 f"user '{user}' is not known: this is a model without the log of its run; give a history"
@@ -231,7 +231,7 @@ class Recommender:
 
     def recommend(
         self,
-        history: Sequence[str],
+        history: Sequence[str | int],
         k: int = 10,
         *,
         filter: Filter | None = None,
@@ -241,7 +241,8 @@ class Recommender:
         """Recommend items to choose next.
 
         Args:
-            history: items, oldest first: titles in any spelling that `TitleIndex.find` accepts, or ids.
+            history: items, oldest first: titles in any spelling that `TitleIndex.find` accepts, or ids, which may be
+                numbers.
             k: number of items; there may be fewer if few are possible.
             filter: which items are possible; by default all.
             by: whether `history` and `filter` name items by title or by their own id in the log.
@@ -261,7 +262,7 @@ class Recommender:
 
     def recommend_many(
         self,
-        histories: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[str | int]],
         k: int = 10,
         *,
         filter: Filter | None = None,
@@ -282,8 +283,8 @@ class Recommender:
 
     def rank(
         self,
-        history: Sequence[str],
-        candidates: Sequence[str],
+        history: Sequence[str | int],
+        candidates: Sequence[str | int],
         *,
         by: By = "title",
         on_unknown: OnUnknown = "error",
@@ -308,8 +309,8 @@ class Recommender:
 
     def rank_many(
         self,
-        histories: Sequence[Sequence[str]],
-        candidates: Sequence[Sequence[str]],
+        histories: Sequence[Sequence[str | int]],
+        candidates: Sequence[Sequence[str | int]],
         *,
         by: By = "title",
         on_unknown: OnUnknown = "error",
@@ -338,9 +339,9 @@ class Recommender:
             scores = self._model.log_probs(places, table)
         return self._named(*best_items(scores, table, table.shape[1]))
 
-    def _to_rank(self, candidates: Sequence[str], by: By) -> list[int]:
+    def _to_rank(self, candidates: Sequence[str | int], by: By) -> list[int]:
         """The items of candidates."""
-        if not candidates:
+        if not len(candidates):
             raise RequestError("there are no candidates; give at least one")
         if self._model.listed_count not in (0, len(candidates)):
             raise RequestError(
@@ -348,7 +349,7 @@ class Recommender:
                 f"and here are {len(candidates)}"
             )
         index = self._index(by)
-        items = [index.find(name) for name in candidates]
+        items = [index.find(str(name)) for name in candidates]
         if len(set(items)) < len(items):
             raise RequestError("a candidate is there twice; give each once")
         for name, item in zip(candidates, items, strict=True):
@@ -370,7 +371,7 @@ class Recommender:
             raise RequestError("all items that pass the filter are retired; loosen it")
         return passing & self._active
 
-    def _known(self, histories: Sequence[Sequence[str]], by: By, on_unknown: OnUnknown) -> list[Ints]:
+    def _known(self, histories: Sequence[Sequence[str | int]], by: By, on_unknown: OnUnknown) -> list[Ints]:
         """The items of each history, int32 [h]."""
         found, skipped, index = [], 0, self._index(by)
         for row, history in enumerate(histories):
@@ -378,7 +379,7 @@ class Recommender:
             with _numbered(row, len(histories)):
                 if isinstance(history, str):
                     raise RequestError(f"a history is a list of {by}s, and '{history}' is one {by}")
-                for name in history:
+                for name in map(str, history):
                     if on_unknown == "skip" and len(index.matches(name)) != 1:
                         skipped += 1
                     else:
@@ -386,7 +387,7 @@ class Recommender:
                 if not items:
                     raise RequestError(
                         "no item of the history is in the catalogue"
-                        if history
+                        if len(history)
                         else f"the history is empty; give at least one {by}"
                     )
             found.append(np.array(items, dtype=np.int32))

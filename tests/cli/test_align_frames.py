@@ -113,6 +113,7 @@ def test_the_command_line_takes_the_run(run, rosepo, tmp_path):
         ({"loss": "dpoo"}, "no loss is called 'dpoo'; did you mean 'dpo'"),
         ({"loss": ["dpo=1.0", "sft=0.1"], "options": {"dataset.user": "who"}}, "has no column 'who' (dataset.user)"),
         ({"options": {"sft": {"steps": 3}}}, "'sft' is a section; set one of its options, such as 'sft."),
+        ({"options": {"dataset": "table"}}, "the frames are the data set, so there is no 'dataset'"),
         ({"items": "items.csv"}, "the items (builtins str, rows from 0) is no frame"),
     ],
 )
@@ -121,6 +122,11 @@ def test_bad_requests(frame, model_folder, tmp_path, arguments, said):
         rosepo_core.align(frame, model=model_folder, run=tmp_path / "run", **arguments)
     assert said in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_is_for_train(tmp_path):
+    with pytest.raises(RequestError, match=r"a configuration goes to rosepo_core\.train"):
+        rosepo_core.align({"dataset": "movielens-100k"}, tmp_path / "run")
 
 
 def test_the_example(run, frame, model_folder, capsys):

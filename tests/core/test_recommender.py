@@ -200,3 +200,13 @@ def test_a_history_of_one_item_has_no_influences(recommender, histories):
     found = recommender.recommend(histories[1], 2)
     assert [each.influences for each in explain(recommender, histories[1], found)] == [(), ()]
     assert explain(recommender, histories[1], []) == []
+
+
+def test_ids_may_be_numbers(tiny_model: Any, tiny_tokenizer: Any, described: Catalogue, notes: Notes) -> None:
+    numbered = replace(described, ids=tuple(str(item) for item in range(len(described))))
+    template = prompt_template({}, tiny_tokenizer, numbered, 8)
+    users = {"7": np.array([3, 1], dtype=np.int32)}
+    model = Recommender(TitleModel(tiny_model, template, notes, 0), numbered, users=lambda: users)
+    assert model.history(7, by="id") == ["3", "1"]
+    assert model.recommend([3, 1], 2, by="id") == model.recommend(["3", "1"], 2, by="id")
+    assert model.rank(np.array([3, 1]), np.array([5, 2]), by="id") == model.rank(["3", "1"], ["5", "2"], by="id")

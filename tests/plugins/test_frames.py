@@ -132,6 +132,14 @@ def test_times_are_seconds_in_utc(times):
     assert load(frame).interactions["timestamp"].to_list() == [1782907200, 1782993600]
 
 
+def test_the_only_column_of_times_is_the_time_whatever_its_name():
+    frame = pl.DataFrame({"user": [1, 1], "item": [1, 2], "title": ["A", "B"], "bought": [datetime(2026, 7, 1)] * 2})
+    assert load(frame).interactions["timestamp"].to_list() == [1782864000] * 2
+    two = frame.with_columns(paid=pl.col("bought"))
+    assert load(two).interactions["timestamp"].to_list() == [0, 1]
+    assert load(two, timestamp="paid").interactions["timestamp"].to_list() == [1782864000] * 2
+
+
 def test_days_and_rows_as_times():
     frame = pl.DataFrame({"user": [1, 1], "item": [1, 2], "title": ["A", "B"], "date": [date(2026, 7, 1)] * 2})
     assert load(frame).interactions["timestamp"].to_list() == [1782864000] * 2
@@ -153,6 +161,11 @@ def test_an_index_with_a_name_is_a_column_and_one_without_is_not():
     assert load(plain.set_index(["user", "item"])).interactions.height == 3
     assert sum_of(plain[plain.user > 1]) == sum_of(plain.set_axis([7, 8, 9])) == sum_of(plain)
     assert "has no column 'who'" in refused(plain, user="who")
+    unnamed = plain.set_index("user").rename_axis(None)
+    assert refused(unnamed).startswith(
+        "the log (pandas DataFrame, rows from 0, without its index, which has no name): none of its columns 'item', "
+        "'title' is called like a user"
+    )
 
 
 def test_the_sum_is_of_names_values_and_order():
