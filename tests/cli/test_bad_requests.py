@@ -42,7 +42,7 @@ def fault(done):
     ("arguments", "said"),
     [
         (["--loss=roseop"], "no loss is called 'roseop'; did you mean 'rosepo' or 'rec-po'?"),
-        (["--sampler=self-hrad"], "no sampler is called 'self-hrad'; did you mean 'self-hard'?"),
+        (["--sampler=self-hrad"], "no sampler is called 'self-hrad'; did you mean 'self-hard' or 'oracle-hard'?"),
         (["--loss.betta=0.2"], "unknown option 'loss.betta'; did you mean 'beta'?"),
         (["--set", "sft.step=3"], "unknown option 'sft.step'; did you mean 'steps'?"),
         (["--sfd.steps=3"], "unknown section 'sfd'; did you mean 'sft' or 'seed'?"),
@@ -185,11 +185,19 @@ def test_a_run_below_a_file(train, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["evaluate"], ["recommend", "--history=Bluebird (1940)"]], ids=["evaluate", "recommend"]
+    ("arguments", "said"),
+    [
+        (["evaluate"], "is no run folder: it has no run.json; name the folder that `rosepo train` printed"),
+        (
+            ["recommend", "--history=Bluebird (1940)"],
+            "has neither a run (run.json) nor a model with its prompts (prompt_template.json): name a folder that "
+            "`rosepo train` or `rosepo export` printed",
+        ),
+    ],
+    ids=["evaluate", "recommend"],
 )
-def test_a_run_folder_that_is_no_run(rosepo, tmp_path, arguments):
-    said = f"{tmp_path} is no run folder: it has no run.json; name the folder that `rosepo train` printed"
-    assert fault(rosepo(*arguments, tmp_path)) == said
+def test_a_run_folder_that_is_no_run(rosepo, tmp_path, arguments, said):
+    assert fault(rosepo(*arguments, tmp_path)) == f"{tmp_path} {said}"
     assert list(tmp_path.iterdir()) == []
 
 
