@@ -59,9 +59,11 @@ def show_plugin(
     name: Annotated[str, typer.Argument(help="The plugin's name, DISTRIBUTION/NAME, or FILE.py:CLASS.")],
     json_: Json = False,
 ) -> None:
-    """Describe a plugin and its options."""
+    """Describe a plugin and its options, with a command to copy."""
     from rosepo_core.contracts.errors import RequestError, nearest
     from rosepo_core.plugin_files import is_file_name
+    from rosepo_core.plugin_kit.checking import source_file
+    from rosepo_core.plugin_kit.usage import command_for
     from rosepo_core.registry import load_plugins
 
     registry = load_plugins()
@@ -81,6 +83,8 @@ def show_plugin(
                 **dataclasses.asdict(entry),
                 "description": inspect.cleandoc(component.__doc__ or ""),
                 "options": component.Options.model_json_schema().get("properties", {}),
+                "source": str(source_file(entry) or ""),
+                "command": command_for(entry, component.Options),
             }
         )
     if json_:

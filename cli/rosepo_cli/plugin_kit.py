@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,11 +19,12 @@ KindOption = Annotated[str | None, typer.Option("--kind", help=f"One of {', '.jo
 def add(plugins: typer.Typer) -> None:
     """Add the commands to `rosepo plugins`."""
     plugins.command("check", context_settings=DOTTED)(check)
+    plugins.command("new")(new)
 
 
 def check(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The plugin's name, or DISTRIBUTION/NAME.")],
+    name: Annotated[str, typer.Argument(help="The plugin's name, DISTRIBUTION/NAME, or FILE.py:CLASS.")],
     kind: KindOption = None,
     json_: Json = False,
 ) -> None:
@@ -53,3 +55,21 @@ def check(
         show_promises(entry, promises)
     if broken:
         raise typer.Exit(1)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="The plugin's name in kebab-case, such as my-loss.")],
+    kind: Annotated[str, typer.Option("--kind", help=f"One of {', '.join(KINDS)}.")],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="The folder in which the new folder rosepo-NAME is made.")
+    ] = Path(),
+) -> None:
+    """Write a plugin that works, with its tests, as a distribution of its own, for you to change."""
+    from rosepo_core.plugin_kit.creating import new_plugin
+    from rosepo_core.registry import load_plugins
+
+    folder = new_plugin(name, kind, to, load_plugins())
+    path = " --dataset.path example.csv" if kind == "dataset" else ""
+    print(f"{folder} holds the {kind} '{name}'. Change src/{folder.name.replace('-', '_')}/{kind}.py, and then:")
+    for command in (f"cd {folder}", "pip install -e '.[test]'", f"rosepo plugins check {name}{path}"):
+        print(f"  {command}")

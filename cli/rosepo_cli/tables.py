@@ -389,11 +389,16 @@ def show_plugins(entries: Sequence[Entry]) -> None:
 
 
 def show_plugin_details(described: Sequence[Mapping[str, Any]], options: Sequence[Sequence[Key]]) -> None:
-    """The description of each plugin, and its options with their defaults."""
+    """The description of each plugin, its source, its options with their defaults, and a command to copy."""
     console = _console()
     for plugin, keys in zip(described, options, strict=True):
         console.print(f"{plugin['kind']} {plugin['name']}", style="bold", markup=False)
-        console.print(f"{plugin['distribution']} {plugin['version']}, {plugin['target']}\n", markup=False)
+        console.print(f"{plugin['distribution']} {plugin['version']}, {plugin['target']}", markup=False)
+        if plugin["source"]:
+            console.print(plugin["source"], markup=False, soft_wrap=True)
+        if plugin["aliases"]:
+            console.print(f"also: {', '.join(plugin['aliases'])}", markup=False)
+        console.print()
         console.print(_reflowed(plugin["description"]), markup=False)
         table = _table("option", "type", "default", "meaning")
         for column in table.columns:
@@ -402,6 +407,7 @@ def show_plugin_details(described: Sequence[Mapping[str, Any]], options: Sequenc
             table.add_row(key.name, Text(key.type), Text(key.default), Text(key.meaning))
         console.print()
         console.print(table)
+        console.print(f"\n  {plugin['command']}", markup=False, soft_wrap=True)
 
 
 def show_promises(entry: Entry, promises: Sequence[Promise]) -> None:

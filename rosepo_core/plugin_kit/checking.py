@@ -19,6 +19,7 @@ from typing import Any
 
 from rosepo_core.containment import contained, described
 from rosepo_core.contracts.errors import PluginError, RequestError, nearest
+from rosepo_core.plugin_files import is_file_name
 from rosepo_core.registry import KINDS, Entry, Registry, load_plugins
 
 LINES = 4
@@ -59,7 +60,7 @@ def plugin_of(registry: Registry, name: str, kind: str | None = None) -> Entry:
 
     Args:
         registry: the installed plugins.
-        name: its name or alias, or ``DISTRIBUTION/NAME``.
+        name: its name or alias, ``DISTRIBUTION/NAME``, or ``FILE.py:CLASS``.
         kind: a key of `KINDS`; by default any.
 
     Raises:
@@ -70,7 +71,9 @@ def plugin_of(registry: Registry, name: str, kind: str | None = None) -> Entry:
         raise RequestError(f"unknown kind of plugin '{kind}'{nearest(kind, KINDS)}")
     if kind is not None:
         return registry.entry(kind, name)
-    kinds = [each for each in KINDS if _is_known(registry, each, name)]
+    kinds = (
+        registry.kinds(name) if is_file_name(name) else [each for each in KINDS if _is_known(registry, each, name)]
+    )
     if len(kinds) == 1:
         return registry.entry(kinds[0], name)
     if kinds:

@@ -199,4 +199,8 @@ def assert_equal(actual: Tensor, expected: Tensor) -> None:
     """Check that two tensors are equal up to float32 rounding."""
     import torch
 
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    assert actual.shape == expected.shape, f"{list(actual.shape)} values where {list(expected.shape)} are expected"
+    far = float((actual - expected).abs().max()) if len(actual) else 0.0
+    torch.testing.assert_close(
+        actual, expected, rtol=1e-5, atol=1e-6, msg=f"values that must be equal differ, by up to {far:.2g}"
+    )

@@ -115,6 +115,12 @@ def test_plugins_for_people(rosepo):
     shown = rosepo("plugins", "show", "self-hard").out
     assert shown.startswith("sampler self-hard\n")
     assert re.search(r"^temperature +number, at least 0 +0\.0 ", shown, re.M)
+    shown = rosepo("plugins", "show", "simpo").out
+    assert "/rosepo_losses/simpo.py\n" in shown
+    assert shown.endswith("\n  rosepo train --loss simpo --loss.beta 2.0\n")
+    assert "\nalso: exo_pair\n" in rosepo("plugins", "show", "exo").out
+    assert rosepo("plugins", "show", "scores").out.endswith(" --oracle scores --oracle.path PATH\n")
+    assert rosepo("plugins", "show", "ndcg").out.endswith("\n  rosepo evaluate RUN --metric ndcg\n")
 
 
 def test_data_check(rosepo, log):

@@ -60,6 +60,7 @@ def flat(text: str) -> str:
         ("rosepo/popularity", []),
         ("hr", []),
         ("chat", []),
+        (str(Path(__file__).parents[2] / "examples" / "one_file_loss.py:Margin"), ["--loss.margin", "2"]),
     ],
 )
 def test_a_good_plugin_keeps_every_promise(rosepo, name, options):

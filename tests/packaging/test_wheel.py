@@ -17,7 +17,25 @@ import pytest
 pytestmark = pytest.mark.packaging
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "third_party_plugin"
+KINDS = ("loss", "sampler", "oracle", "dataset", "metric", "prompt")
+
+AT_WORK = """
+import io, json, sys
+from contextlib import redirect_stdout
+import pytest
+from rosepo_cli.app import run
+
+tests, example = sys.argv[1:]
+passed = pytest.main(["-p", "no:cacheprovider", "-q", tests]) == 0
+checked = {}
+for kind in ("loss", "sampler", "oracle", "dataset", "metric", "prompt"):
+    options = ["--dataset.path", example] if kind == "dataset" else []
+    with redirect_stdout(io.StringIO()) as shown:
+        run(["plugins", "check", f"my-{kind}", *options, "--json"])
+    checked[kind] = json.loads(shown.getvalue())["kept"]
+print(json.dumps([passed, checked]))
+"""
+"""Runs the tests of all generated plugins, and checks each, in one process."""
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -35,10 +53,11 @@ def build(project: Path, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Installed:
-    """A virtual environment with both wheels; their dependencies come from the environment of the tests."""
+    """A virtual environment with the wheel and a generated plugin of each kind; their dependencies come from the
+    environment of the tests."""
 
     rosepo_wheel: Path
-    example_wheel: Path
+    plugins: Path
     folder: Path
 
     @property
@@ -49,13 +68,23 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheels")
-    made = Installed(build(ROOT, folder / "rosepo"), build(EXAMPLE, folder / "example"), folder / "environment")
+    made = Installed(build(ROOT, folder / "rosepo"), folder / "plugins", folder / "environment")
     venv.create(made.folder, with_pip=False)
     install = [sys.executable, "-m", "pip", "--python", made.python, "--disable-pip-version-check", "install"]
-    run(*install, "--no-deps", "--no-index", "--quiet", made.rosepo_wheel, made.example_wheel, cwd=folder)
+    run(*install, "--no-deps", "--no-index", "--quiet", made.rosepo_wheel, cwd=folder)
     # Only now: with the dependencies in sight, pip would take the rosepo under test for installed already.
     (site,) = made.folder.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    # In one process, because each import of rosepo takes a second.
+    code = """
+import sys
+from rosepo_cli.app import run
+for kind in sys.argv[2:]:
+    assert run(["plugins", "new", f"my-{kind}", "--kind", kind, "--to", sys.argv[1]]) == 0
+"""
+    run(made.python, "-c", code, made.plugins, *KINDS, cwd=folder)
+    projects = sorted(made.plugins.iterdir())
+    run(*install, "--no-deps", "--no-index", "--no-build-isolation", "--quiet", *projects, cwd=folder)
     return made
 
 
@@ -110,38 +139,37 @@ def test_the_installed_rosepo_is_the_wheels(installed, tmp_path):
     assert modules.count(str(installed.folder)) == 3
 
 
-def test_the_plugin_works_through_the_registry(installed, tmp_path):
+def test_generated_plugins_work_through_the_registry(installed, tmp_path):
     code = """
 import json
 from rosepo_core.registry import load_plugins
 registry = load_plugins()
-loss = registry.create("loss", "squared-hinge", {"margin": 2})
-sampler = registry.create("sampler", "rosepo-matched/popularity-matched", {})
+loss = registry.create("loss", "my-loss", {"margin": 2})
+sampler = registry.create("sampler", "rosepo-my-sampler/my-sampler", {})
 first_party = [entry.name for entry in registry.entries("loss") if entry.distribution == "rosepo"]
-print(json.dumps([loss.origin, loss.options.model_dump(), sampler.options.width, first_party, registry.problems]))
+print(json.dumps([loss.origin, loss.options.model_dump(), sampler.options.power, first_party, registry.problems]))
 """
-    origin, options, width, first_party, problems = json.loads(run(installed.python, "-c", code, cwd=tmp_path))
-    assert origin == "loss 'squared-hinge' of rosepo-matched 0.1.0"
+    origin, options, power, first_party, problems = json.loads(run(installed.python, "-c", code, cwd=tmp_path))
+    assert origin == "loss 'my-loss' of rosepo-my-loss 0.1.0"
     assert options == {"beta": 0.1, "margin": 2.0}
-    assert width == 50
+    assert power == 1.0
     assert {"dpo", "ipo", "kto", "rosepo", "s-dpo"} <= set(first_party)
     assert problems == []
 
 
-def test_the_plugin_keeps_its_contracts(installed, tmp_path):
-    """The example's own tests, against the wheels: -P keeps its sources off the path."""
-    tests = EXAMPLE / "tests"
-    output = run(
-        installed.python, "-P", "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={tests}", tests, cwd=tmp_path
-    )
+def test_generated_plugins_pass_their_own_tests_and_keep_their_promises(installed, tmp_path):
+    """Against the wheel: -P keeps the sources of rosepo off the path."""
+    example = installed.plugins / "rosepo-my-dataset" / "example.csv"
+    output = run(installed.python, "-P", "-c", AT_WORK, installed.plugins, example, cwd=tmp_path)
+    assert json.loads(output.splitlines()[-1]) == [True, dict.fromkeys(KINDS, True)], output
     assert " passed" in output
     assert "skipped" not in output
 
 
-def test_the_command_line_shows_the_plugin(installed, tmp_path):
+def test_the_command_line_shows_generated_plugins(installed, tmp_path):
     rosepo = installed.folder / "bin" / "rosepo"
     listing = run(rosepo, "plugins", "list", cwd=tmp_path)
-    assert "squared-hinge" in listing
-    assert "popularity-matched" in listing
-    assert "rosepo-matched" in listing
-    assert "margin" in run(rosepo, "plugins", "show", "squared-hinge", cwd=tmp_path)
+    assert [kind for kind in KINDS if f"my-{kind}" not in listing] == []
+    shown = run(rosepo, "plugins", "show", "my-loss", cwd=tmp_path)
+    assert "rosepo_my_loss/loss.py" in shown
+    assert "rosepo train --loss my-loss --loss.beta 0.1" in shown
