@@ -1,7 +1,7 @@
 """Train and measure a language model inside LensKit, beside LensKit's own popularity.
 
-It needs LensKit (`pip install lenskit`); `python examples/lenskit_pipeline.py` does it small. LensKit splits the log,
-asks the pipelines and measures; rosepo trains on LensKit's training part alone.
+It needs LensKit (`pip install lenskit`); `python examples/lenskit_pipeline.py` does it small, in some minutes. LensKit
+splits the log, asks the pipelines and measures; rosepo trains on LensKit's training part alone.
 """
 
 from __future__ import annotations
@@ -63,4 +63,4 @@ def main(
 if __name__ == "__main__":
     corpus = load_plugins().create("dataset", "movielens-100k", {}).load(QuietReporter())
     log = corpus.interactions.rename({"user": "user_id", "item": "item_id"}).cast({pl.Enum: pl.String})
-    main(dataset(log, corpus.catalogue.rename({"item": "item_id"})), OPTIONS, users=20)
+    main(dataset(log, corpus.catalogue.rename({"item": "item_id"})), OPTIONS, users=5)
