@@ -1,7 +1,7 @@
 """Train and measure a language model inside LensKit, beside LensKit's own popularity.
 
-It needs LensKit (`pip install lenskit`); `python examples/lenskit_pipeline.py` does it small, in some minutes. LensKit
-splits the log, asks the pipelines and measures; rosepo trains on LensKit's training part alone.
+It needs LensKit (`pip install lenskit`); `python examples/lenskit_pipeline.py` does it small, in some minutes.
+LensKit splits the log, asks the pipelines and measures; rosepo trains on LensKit's training part alone.
 """
 
 from __future__ import annotations
