@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 from recbole.config import Config
@@ -21,7 +23,7 @@ from rosepo_core.adapters.recbole import RosepoPredictions
 
 
 def main(data: str, file: str) -> None:
-    folder = Path(data).resolve()
+    folder, predictions = Path(data).resolve(), Path(file).resolve()
     settings = {
         "data_path": str(folder.parent),
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
@@ -33,11 +35,12 @@ def main(data: str, file: str) -> None:
         "use_gpu": False,
         "show_progress": False,
     }
-    # RecBole reads the command line, too.
+    # RecBole reads the command line, too, and leaves folders where it runs.
     sys.argv = sys.argv[:1]
+    os.chdir(tempfile.mkdtemp())
     config = Config(RosepoPredictions, folder.name, config_dict=settings)
     train, _, test = data_preparation(config, create_dataset(config))
-    trainer = Trainer(config, RosepoPredictions(config, train.dataset, file))
+    trainer = Trainer(config, RosepoPredictions(config, train.dataset, predictions))
     trainer.eval_collector.data_collect(train)
     print(json.dumps(trainer.evaluate(test, load_best_model=False)))
 
