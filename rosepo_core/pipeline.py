@@ -16,6 +16,7 @@ from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.models import Adapter, find_adapter, resolve_model
 from rosepo_core.engine.saved_template import read_template
+from rosepo_core.engine.training.validation import Heard
 from rosepo_core.evaluation import outside, ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.plugin_files import check_recorded
@@ -97,6 +98,7 @@ def run(
     until: str | None = None,
     force: Sequence[str] = (),
     overwrite: bool = False,
+    heard: Heard | None = None,
 ) -> Run:
     """Run every stage up to `until` in `folder`. Finished stages of this run, or of runs beside it, are reused.
 
@@ -112,6 +114,8 @@ def run(
         force: stages to make again although nothing has changed, with all stages that depend on them. With
             ``"evaluation"``, all models are asked again.
         overwrite: whether a finished run of another configuration may be replaced.
+        heard: is told each result of validation during SFT: step and value. What it raises ends the run, and what is
+            done is kept.
 
     Raises:
         RequestError: something in the request or the data is wrong. If this is found before fine-tuning is done, the
@@ -127,7 +131,7 @@ def run(
     tables: tuple[Evaluation, ...] = ()
     # After the last stage, the report and other files about the run are written, so it must not end the session.
     until = None if until == STAGES[-1] else until
-    with _opened(config, store, registry, reporter, until=until, forced=forced) as session:
+    with _opened(config, store, registry, reporter, until=until, forced=forced, heard=heard) as session:
         if "oracle" in (until, *force) and not oracle.needed(session):
             raise RequestError("nothing in this run asks the oracle, so the run has no stage 'oracle'")
         trained = train(session)
@@ -568,12 +572,13 @@ def _opened(
     until: str | None = None,
     finished: bool = False,
     forced: Callable[[str], bool] = lambda _: False,
+    heard: Heard | None = None,
 ) -> Iterator[Session]:
     """A session on a folder. If the request fails before `RunStore.commit`, the folder stays as it was."""
     session = (
         FinishedSession(config, store, registry, reporter, _of_training(store.folder, config.rounds))
         if finished
-        else Session(config, store, registry, reporter, base=base, until=until, forced=forced)
+        else Session(config, store, registry, reporter, base=base, until=until, forced=forced, heard=heard)
     )
     ranks.told_by_first("checking the model", lambda: check_artifact(Path(config.model.name).expanduser()))
     if ranks.count() > 1 and not finished:

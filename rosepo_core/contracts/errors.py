@@ -36,6 +36,10 @@ class NotInstalledError(RequestError):
         self.failed = failed
 
 
+class DivergedError(RosepoError):
+    """A training failed by its settings: its numbers are no numbers any more."""
+
+
 class PluginError(RosepoError):
     """A plugin broke its contract; the message names the plugin and the wrong result."""
 

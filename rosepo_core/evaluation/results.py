@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rosepo_core.contracts.components import Metric, Reporter
-from rosepo_core.contracts.errors import RosepoError
+from rosepo_core.contracts.errors import DivergedError, RosepoError
 from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.ranking import Ranks
 from rosepo_core.contracts.records import Candidates, Doubles, Examples, Floats, Ints, Part, Places, Split
@@ -140,7 +140,7 @@ def score_model(name: str, score: ScoreFn, examples: Examples, candidates: Candi
     scores = np.where(offered, scores, -np.inf).astype(np.float32)
     if bool(np.isnan(scores).any()):
         bad = np.isnan(scores)
-        raise RosepoError(
+        raise DivergedError(
             f"model '{name}' scored {bad.sum()} of {offered.sum()} candidates NaN, the first for test example "
             f"{bad.any(axis=1).argmax()}: its training diverged; lower the learning rate or use float32"
         )

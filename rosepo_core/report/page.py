@@ -303,8 +303,8 @@ def _users(evaluations: Sequence[Evaluation], data: ReportData) -> tuple[ShownUs
 
 
 @cache
-def _environment() -> Environment:
-    """Jinja's environment, one for the process, because it keeps the templates that it has compiled."""
+def templates() -> Environment:
+    """The page templates: Jinja's environment, one for the process, because it keeps the templates that it has compiled."""
     return Environment(
         loader=PackageLoader("rosepo_core", "report"),
         autoescape=True,
@@ -324,7 +324,7 @@ def _page(
     users: Sequence[ShownUser] = (),
 ) -> str:
     return (
-        _environment()
+        templates()
         .get_template("report.html.jinja")
         .render(
             title=title,

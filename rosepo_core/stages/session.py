@@ -20,6 +20,7 @@ from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.determinism import deterministic
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.training.mixture import Mixture
+from rosepo_core.engine.training.validation import Heard
 from rosepo_core.prompts.item_texts import bind_to_catalogue
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.recorded_plugins import Records, find, lacking, origin_of, read_records, stand_in
@@ -110,6 +111,7 @@ class Session:
         base: str | None = None,
         until: str | None = None,
         forced: Callable[[str], bool] = lambda _: False,
+        heard: Heard | None = None,
     ) -> None:
         """
         Args:
@@ -121,6 +123,7 @@ class Session:
             until: the last stage to do; `artifact` then raises `UntilReached`.
             forced: whether to make a stage again although its artifact exists. The stages that depend on it are then
                 made again, too.
+            heard: is told the results of validation during training.
         """
         self.config = config
         self._base = base or config.model.name
@@ -129,6 +132,7 @@ class Session:
         self.reporter = reporter
         self._until = until
         self._forced = forced
+        self.heard = heard
         self._made_anew: set[str] = set()
         self._templates: dict[str, PromptTemplate] = {}
         self.artifacts: dict[str, Artifact] = {}

@@ -57,7 +57,7 @@ def make(session: Session, split: Handle[Split]) -> Validation | None:
     def measure(model: Any) -> float:
         return ndcg(_scores(session, model, session.template(split), examples, offered), offered)
 
-    return Validation(NAME, measure, options.validate_every, options.patience)
+    return Validation(NAME, measure, options.validate_every, options.patience, heard=session.heard)
 
 
 def ndcg(scores: Floats, offered: Candidates) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rosepo_core import ranks
 from rosepo_core.contracts.components import PreferenceLoss
-from rosepo_core.contracts.errors import PluginError, RosepoError
+from rosepo_core.contracts.errors import DivergedError, PluginError
 from rosepo_core.contracts.records import LogProbs
 from rosepo_core.engine.sharding import local_part
 
@@ -45,7 +45,7 @@ def check_log(logs: Mapping[str, float], step: int) -> None:
     """Check a log entry.
 
     Raises:
-        RosepoError: loss or gradient is not a number any more.
+        DivergedError: loss or gradient is not a number any more.
     """
     for name, words in (("loss", "the loss"), ("grad_norm", "the gradient")):
         if not math.isfinite(logs.get(name, 0.0)):
@@ -56,7 +56,7 @@ def check_weights(model: nn.Module) -> None:
     """Check the weights after a training, on all processes of the run.
 
     Raises:
-        RosepoError: some trained weights are no numbers any more.
+        DivergedError: some trained weights are no numbers any more.
     """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     mine = np.array([not bool(local_part(weight).isfinite().all()) for weight in trained.values()])
@@ -65,8 +65,8 @@ def check_weights(model: nn.Module) -> None:
         raise _broken(f"not all of {list(trained)[int(broken.argmax())]} are numbers")
 
 
-def _broken(what: str) -> RosepoError:
-    return RosepoError(
+def _broken(what: str) -> DivergedError:
+    return DivergedError(
         f"training failed: {what}; nothing of it is kept. Lower the learning rate, or compute in float32 with "
         "model.dtype = 'float32'"
     )

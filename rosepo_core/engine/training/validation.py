@@ -14,6 +14,9 @@ from transformers import TrainerCallback
 from rosepo_core.engine.precision import autocast
 from rosepo_core.engine.training.module import TreeModule
 
+Heard = Callable[[int, float], None]
+"""Is told a result of validation: step and value."""
+
 
 @dataclass
 class Validation:
@@ -25,6 +28,7 @@ class Validation:
         every: the model is judged before the first step, after so many steps, and after the last one.
         patience: training ends when so many results after each other bring no better one.
         points: the results so far: step and value.
+        heard: is told each result, step and value, once it is kept. What it raises ends the training.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Validation:
     every: int
     patience: int
     points: list[tuple[int, float]] = field(default_factory=list)
+    heard: Heard | None = None
 
     @property
     def kept(self) -> int:
@@ -98,6 +103,8 @@ class KeepsBest(TrainerCallback):  # type: ignore[misc]
         due = control.should_log
         self._log({f"eval_{self._validation.name}": value})
         control.should_log = due
+        if self._validation.heard is not None:
+            self._validation.heard(step, value)
 
     def _trained(self) -> list[tuple[str, Tensor]]:
         return [(name, weight) for name, weight in self._module.named_parameters() if weight.requires_grad]
