@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from rosepo_core.contracts.errors import RequestError
 
-PREFERRED = ("train", "serve", "gpu", "semantic")
+PREFERRED = ("train", "serve", "sweep", "gpu", "semantic")
 """The extras for users; a package that is in several is asked for by the first of them."""
 
 

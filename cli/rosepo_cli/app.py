@@ -27,6 +27,7 @@ from rosepo_cli import (
     options,
     recommendation,
     serving,
+    sweeping,
     training,
 )
 from rosepo_cli.signals import SIGNALS
@@ -36,7 +37,7 @@ from rosepo_core.extras import named_extras
 from rosepo_core.installed import PluginWarning
 from rosepo_core.registry import load_plugins
 
-CONTINUED = ("train", "evaluate")
+CONTINUED = ("train", "evaluate", "sweep")
 """The commands that go on where they were interrupted."""
 
 ECHO = 2.0
@@ -54,6 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 training.add(app)
+sweeping.add(app)
 evaluation.add(app)
 finished.add(app)
 recommendation.add(app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,44 @@ Prompt = Annotated[
 Model = Annotated[
     str | None, typer.Option(help="The language model: alias, hub id, folder or GGUF file.", show_default=False)
 ]
+Sampler = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=WEIGHT]",
+        help="Picks the rejected items. You can repeat this.",
+        show_default=False,
+        autocompletion=names_of("sampler"),
+    ),
+]
+Oracle = Annotated[
+    str | None,
+    typer.Option(help="Gives the smoothing factors.", show_default=False, autocompletion=names_of("oracle")),
+]
+Loss = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=WEIGHT]",
+        help="The preference objective; repeat this for a weighted sum, such as --loss rosepo --loss sft=0.1.",
+        show_default=False,
+        autocompletion=names_of("loss"),
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Rounds of self-play: SFT and alignment in turn, each with rejected items drawn anew.",
+        show_default=False,
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Start from the settings of a published method; `rosepo presets list` shows all.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that is random.", show_default=False)]
 NewRun = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="The run folder; by default a new one under runs/.")
@@ -81,6 +119,15 @@ def in_processes(count: int | None, context: typer.Context) -> None:
     if processes.are_wanted(count):
         assert count is not None
         raise typer.Exit(processes.start("rosepo_cli", context.obj, count))
+
+
+def named_keys(
+    single: Mapping[str, Any], repeated: Mapping[str, Sequence[str] | None], protocols: Sequence[str] | None
+) -> list[tuple[str, Any]]:
+    """Keys and values of the options that have names of their own, without those that are not given."""
+    found: list[tuple[str, Any]] = [(key, value) for key, value in single.items() if value is not None]
+    found += [(key, value) for key, values in repeated.items() for value in values or []]
+    return found + ([("evaluation.protocols", protocols)] if protocols else [])
 
 
 def bare_argument(first: str | None, context: typer.Context) -> str | None:

@@ -12,18 +12,24 @@ from rosepo_cli.arguments import (
     ConfigFile,
     Dataset,
     Json,
+    Loss,
     Metric,
     Model,
     NewRun,
+    Oracle,
+    Preset,
     Processes,
     Prompt,
     Protocol,
+    Rounds,
+    Sampler,
     Seed,
     Set,
     in_processes,
+    named_keys,
     overrides,
 )
-from rosepo_cli.keys import WithKeys, names_of
+from rosepo_cli.keys import WithKeys
 
 
 def add(app: typer.Typer) -> None:
@@ -36,47 +42,14 @@ def train(
     dataset: Dataset = None,
     model: Model = None,
     prompt: Prompt = None,
-    sampler: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=WEIGHT]",
-            help="Picks the rejected items. You can repeat this.",
-            show_default=False,
-            autocompletion=names_of("sampler"),
-        ),
-    ] = None,
-    oracle: Annotated[
-        str | None,
-        typer.Option(help="Gives the smoothing factors.", show_default=False, autocompletion=names_of("oracle")),
-    ] = None,
-    loss: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=WEIGHT]",
-            help="The preference objective; repeat this for a weighted sum, such as --loss rosepo --loss sft=0.1.",
-            show_default=False,
-            autocompletion=names_of("loss"),
-        ),
-    ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Rounds of self-play: SFT and alignment in turn, each with rejected items drawn anew.",
-            show_default=False,
-        ),
-    ] = None,
+    sampler: Sampler = None,
+    oracle: Oracle = None,
+    loss: Loss = None,
+    rounds: Rounds = None,
     protocol: Protocol = None,
     metric: Metric = None,
     seed: Seed = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Start from the settings of a published method; `rosepo presets list` shows all.",
-            show_default=False,
-        ),
-    ] = None,
+    preset: Preset = None,
     config: ConfigFile = None,
     set_: Set = None,
     run: NewRun = None,
@@ -132,11 +105,7 @@ def train(
     if seeds is not None and until is not None:
         raise RequestError("--seeds needs finished runs: leave --until out, or --seeds")
     named = {"dataset": dataset, "model": model, "prompt": prompt, "oracle": oracle, "rounds": rounds, "seed": seed}
-    changes: list[tuple[str, Any]] = [(key, value) for key, value in named.items() if value is not None]
-    changes += [("sampler", name) for name in sampler or []]
-    changes += [("loss", name) for name in loss or []]
-    changes += [("metric", name) for name in metric or []]
-    changes += [("evaluation.protocols", protocol)] if protocol else []
+    changes = named_keys(named, {"sampler": sampler, "loss": loss, "metric": metric}, protocol)
     changes += [("track", track)] if track else []
     changes += overrides(set_ or [], context)
     registry = load_plugins()

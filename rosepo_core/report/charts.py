@@ -438,6 +438,112 @@ def growth(
     )
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a sweep, for charts.
+
+    Attributes:
+        x: its number, its value of an option, or the place of this value in a list.
+        y: what it is judged by; NaN if it has no such value.
+        style: CSS class.
+        text: what a pointer shows.
+    """
+
+    x: float
+    y: float
+    style: str
+    text: str
+
+
+def trials(
+    title: str,
+    points: Sequence[Trial],
+    x_label: str,
+    *,
+    names: Sequence[str] = (),
+    log: bool = False,
+    whole: bool = False,
+    best: Sequence[float] = (),
+    legend: Mapping[str, str] | None = None,
+) -> Chart:
+    """Values of trials over their number or over an option. A trial without a value stands at the lower edge.
+
+    Args:
+        title: of the chart.
+        points: at least one of them has a value.
+        x_label: what x is.
+        names: the names of the places 0, 1, ... on the x axis, if it is no axis of numbers.
+        log: whether the x axis is logarithmic.
+        whole: whether only whole numbers are marked on the x axis.
+        best: for each point, the best value up to it, drawn as a line; NaN before the first value.
+        legend: label -> CSS class.
+    """
+    held = [point.y for point in points if math.isfinite(point.y)]
+    y = _scale(min(held), max(held), HEIGHT - BOTTOM, TOP, margin=0.08)
+    xs = [math.log10(point.x) if log else point.x for point in points]
+    x = (
+        Scale(-0.5, len(names) - 0.5, LEFT, WIDTH - RIGHT)
+        if names
+        else _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, margin=0.04)
+    )
+    dots = []
+    for point, place in zip(points, xs, strict=True):
+        at, height = x(place), y(point.y) if math.isfinite(point.y) else HEIGHT - BOTTOM
+        dots.append(Dot(at, height, height, height, "", at, height, "start", point.style, point.text))
+    known = [(x(place), y(value)) for place, value in zip(xs, best, strict=False) if math.isfinite(value)]
+    steps = [f"H{at}V{height}" for at, height in known[1:]]
+    return Chart(
+        title=title,
+        x_label=x_label,
+        x_ticks=_trial_ticks(x, names, log, whole),
+        y_ticks=y.ticks(6),
+        lines=[Line(f"M{known[0][0]},{known[0][1]}{''.join(steps)}", "rose")] if known else [],
+        dots=dots,
+        legend=legend or {},
+    )
+
+
+def _trial_ticks(x: Scale, names: Sequence[str], log: bool, whole: bool) -> list[Tick]:
+    if names:
+        longest = max(6, 60 // len(names))
+        return [
+            Tick(x(place), name if len(name) <= longest else f"{name[: longest - 1]}\N{HORIZONTAL ELLIPSIS}")
+            for place, name in enumerate(names)
+        ]
+    if not log:
+        return x.ticks(6, whole=whole)
+    powers = range(math.floor(x.low), math.ceil(x.high) + 1)
+    factors = (1, 3) if x.high - x.low > 1 else (1, 2, 3, 5)
+    marks = [factor * 10.0**power for power in powers for factor in factors]
+    return [Tick(x(math.log10(mark)), f"{mark:g}") for mark in marks if x.low <= math.log10(mark) <= x.high]
+
+
+def paths(title: str, curves: Sequence[tuple[Sequence[tuple[int, float]], str]], legend: Mapping[str, str]) -> Chart:
+    """Values over steps, one line each.
+
+    Args:
+        title: of the chart.
+        curves: points (step, value), and the CSS class; at least one point has a number.
+        legend: label -> CSS class.
+    """
+    known = [([each for each in points if math.isfinite(each[1])], style) for points, style in curves]
+    every = [each for points, _ in known for each in points]
+    x = _scale(min(step for step, _ in every), max(step for step, _ in every), LEFT, WIDTH - RIGHT, margin=0.02)
+    y = _scale(min(value for _, value in every), max(value for _, value in every), HEIGHT - BOTTOM, TOP)
+    return Chart(
+        title=title,
+        x_label="optimizer step",
+        x_ticks=x.ticks(6, whole=True),
+        y_ticks=y.ticks(6),
+        lines=[
+            Line("M" + "L".join(f"{x(step)},{y(value)}" for step, value in points), style)
+            for points, style in known
+            if points
+        ],
+        legend=legend,
+    )
+
+
 def _scale(
     low: float, high: float, start: float, end: float, *, margin: float = 0.05, from_zero: bool = False
 ) -> Scale:

@@ -304,7 +304,7 @@ def _users(evaluations: Sequence[Evaluation], data: ReportData) -> tuple[ShownUs
 
 @cache
 def templates() -> Environment:
-    """The page templates: Jinja's environment, one for the process, because it keeps the templates that it has compiled."""
+    """The page templates: Jinja's environment, one for the process, because it keeps what it has compiled."""
     return Environment(
         loader=PackageLoader("rosepo_core", "report"),
         autoescape=True,

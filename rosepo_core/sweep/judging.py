@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from rosepo_core.config import RunConfig, column_name
 from rosepo_core.contracts.components import CutOffMetric, Metric
 from rosepo_core.contracts.errors import DivergedError, RequestError, nearest
+from rosepo_core.contracts.sections import HeldOut
 from rosepo_core.evaluation.candidates import named
 from rosepo_core.evaluation.decision_rules import ranked_name, shown_scores
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.run_models import RowName, models_of
 from rosepo_core.registry import Registry
 
-PART = "validation"
+PART: HeldOut = "validation"
 """Trials are evaluated on validation alone, so that no choice looks at the test."""
 
 
@@ -106,7 +107,9 @@ def value_of(config: RunConfig, evaluations: Sequence[Evaluation], by: Judged) -
     score = config.ranking.score if parts.score == "likelihood" and parts.writes else parts.score
     row = ranked_name(parts.model, score)
     if row not in table.models:
-        raise RequestError(f"--row {by.row}: the table {table.protocol} has no row '{row}'{nearest(row, table.models)}")
+        raise RequestError(
+            f"--row {by.row}: the table {table.protocol} has no row '{row}'{nearest(row, table.models)}"
+        )
     metrics = table.models[row].metrics
     if by.column not in metrics:
         raise RequestError(f"--by {by.column}: the table {table.protocol} has {', '.join(metrics)}")

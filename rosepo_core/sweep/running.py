@@ -265,7 +265,9 @@ def _write(sweep: Sweep, asked: Mapping[str, Any], load: Load) -> None:
         about = f"# Trial {sweep.best.number + 1} of {sweep.folder}: {sweep.judged} is {sweep.best.value:.4f}.\n"
         write_text(sweep.folder / BEST, f"{about}# {sweep.command}\n\n{config.to_toml()}")
     _write_json(sweep.folder, asked, sweep.document())
-    page = render(sweep.folder.name, sweep.space, sweep.judged, sweep.pruning, sweep.trials, sweep.best, sweep.command)
+    page = render(
+        sweep.folder.name, sweep.space, sweep.judged, sweep.pruning, sweep.trials, sweep.best, sweep.command
+    )
     write_text(sweep.folder / REPORT, page)
 
 

@@ -98,8 +98,8 @@ Space = Mapping[str, Choices | Range]
 
 
 def parse_space(written: Sequence[str]) -> Space:
-    """The space of ``KEY=VALUES``, where VALUES are values with commas between them, or a range ``A..B``, ``A..B:log``
-    or ``A..B:STEP``.
+    """The space of ``KEY=VALUES``, where VALUES are values with commas between them, or a range ``A..B``,
+    ``A..B:log`` or ``A..B:STEP``.
 
     Raises:
         RequestError: one is written in another way, a key cannot be swept, or a key is there twice.
@@ -181,7 +181,10 @@ def _parts(text: str) -> list[str]:
 def combinations(space: Space) -> list[dict[str, Value]] | None:
     """All combinations of values; `None` if there are too many to try them all."""
     every = [each.every for each in space.values()]
-    if any(values is None for values in every) or math.prod(len(values or ()) for values in every) > MOST_COMBINATIONS:
+    if (
+        any(values is None for values in every)
+        or math.prod(len(values or ()) for values in every) > MOST_COMBINATIONS
+    ):
         return None
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*(each or () for each in every))]
 

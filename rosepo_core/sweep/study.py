@@ -75,7 +75,7 @@ class Study:
         if self._combinations is not None and len(self._combinations) > trials:
             self._combinations = None
         self.wanted = trials if self._combinations is None else len(self._combinations)
-        free = min(MOST_FREE, max(1, trials // 4))
+        free = min(MOST_FREE, max(1, self.wanted // 4))
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
             study_name=NAME,

@@ -26,6 +26,8 @@ COMMANDS = (
     ["doctor"],
     ["options"],
     ["runs"],
+    ["clean"],
+    ["sweep"],
 )
 
 

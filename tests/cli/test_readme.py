@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 HOW_TOS = (
     *("swap-a-part", "compare-runs", "evaluate", "several-seeds", "recommend", "own-data", "export"),
-    "live-catalogue",
+    *("live-catalogue", "sweep"),
 )
 """The how-tos with commands, in the order in which they are run: some use what others make."""
 
@@ -137,7 +137,7 @@ def test_the_commands_of_the_readme_and_the_how_tos_run_in_their_order(rosepo: C
     assert len(asked) > 15
     for command in asked:
         sizes: tuple[str, ...] = ()
-        if command[0] == "train":
+        if command[0] in ("train", "sweep"):
             sizes = (*SIZES, *(() if "constant" in command else ("--oracle.max_epochs=1",)))
         elif "--model" in command:
             sizes = SIZES[:1] + SIZES[5:]

@@ -49,6 +49,7 @@ LAYERS = (
         "rosepo_core.planning",
         "rosepo_core.run_list",
         "rosepo_core.seeds",
+        "rosepo_core.sweep",
     },
     {"rosepo_core.serving"},
     {
