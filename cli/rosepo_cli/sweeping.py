@@ -135,8 +135,9 @@ def sweep(
         if json_:
             print(json.dumps(expected.document(), ensure_ascii=False))
             return
+        console = Console(highlight=False)
         for line in expected.lines():
-            typer.echo(line)
+            console.print(line, markup=False)
         return
     with reporter.live():
         done = run_sweep(load, space, judged, folder, trials, reporter, registry=registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -62,7 +63,8 @@ class Sweep:
     @property
     def command(self) -> str:
         """The command that trains the best configuration and tests it."""
-        return f"rosepo train --config {self.folder / BEST} --run {self.folder / BEST_RUN}"
+        words = ["rosepo", "train", "--config", str(self.folder / BEST), "--run", str(self.folder / BEST_RUN)]
+        return shlex.join(words)
 
     def document(self) -> dict[str, Any]:
         """The contents of sweep.json without what was asked for: the trials, and the number of the best."""

@@ -208,6 +208,8 @@ def check_space(space: Space, given: Collection[str], load: Load) -> None:
         try:
             load(list(params.items()))
         except RequestError as error:
+            # The message names the key that is wrong; if it names none, this value is what was tried.
+            key = next((each for each in space if "." in each and f"'{each}'" in str(error)), key)
             raise RequestError(f"--over {key}={space[key]}: {error}") from None
     first = {key: each.samples[0] for key, each in space.items()}
     for key, each in space.items():

@@ -128,6 +128,7 @@ def test_a_forecast_writes_nothing_and_fits_80_columns(sweep, tmp_path, monkeypa
         "  alignment.learning_rate = 0.0001..0.1:log",
         "  loss = dpo,ipo",
     ]
+    assert max(map(len, lines)) <= 80
     assert not (tmp_path / "dry").exists()
 
 
@@ -151,6 +152,7 @@ def test_a_training_that_diverges_is_a_failed_trial(sweep, tmp_path):
         (("--over", "loss.beta=0..1"), "--over loss.beta=0..1: option 'loss.beta' = 0: "),
         (("--over", "sft.lora_rank=1.0..2.0"), "option 'sft.lora_rank'"),
         (("--over", "loss.gama=0.1..1"), "unknown option 'loss.gama'"),
+        ((*OVER, "--over", "loss.gama=0.1..1"), "--over loss.gama=0.1..1: unknown option 'loss.gama'"),
         (("--over", "loss=dpo,nothing"), "--over loss=dpo,nothing: "),
         (("--over", "loss=dpo,ipo", "--loss=dpo"), "'loss' is given, and --over searches it"),
         (("--over", "loss=dpo,ipo", "--over", "loss.name=nca,exo"), "'loss' is there twice"),
