@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from rosepo_core.data.score_tables import ScoreTable, read_scores
     from rosepo_core.data.table_files import TableContent, read_table, table_files
     from rosepo_core.data.times import YEAR_1, formats_for, read_times
+    from rosepo_core.downloads import downloaded
 
 __all__ = [
     "CHANGES_NO_RESULT",
@@ -111,6 +112,7 @@ __all__ = [
     "TableContent",
     "cache_folder",
     "coded",
+    "downloaded",
     "fetch_wheel",
     "formats_for",
     "head_items",
@@ -137,6 +139,7 @@ _LAZY = {
     "TableContent": "rosepo_core.data.table_files",
     "YEAR_1": "rosepo_core.data.times",
     "coded": "rosepo_core.data.ids",
+    "downloaded": "rosepo_core.downloads",
     "formats_for": "rosepo_core.data.times",
     "read_numbers": "rosepo_core.data.numbers",
     "read_scores": "rosepo_core.data.score_tables",

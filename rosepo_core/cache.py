@@ -13,7 +13,7 @@ from typing import Any
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.packages import UNPACKED, cache_folder
 
-AGAIN = {"wheels": "fetched again", "models": "converted again"}
+AGAIN = {"wheels": "fetched again", "models": "converted again", "downloads": "fetched again"}
 """The folders of the cache that rosepo itself fills, and how it gets what is missing there."""
 
 OTHER = "other"

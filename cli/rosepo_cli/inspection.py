@@ -124,8 +124,13 @@ def show_preset(name: Annotated[str, typer.Argument(help="The preset's name.")],
 def check_data(
     context: typer.Context,
     file: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The file or folder to read, e.g. a log as CSV or Parquet.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="[PATH]",
+            help="The file or folder to read, e.g. a log as CSV or Parquet. Leave it out with --dataset.url.",
+            show_default=False,
+        ),
+    ] = None,
     dataset: Annotated[str, typer.Option(help="The dataset plugin that reads it.")] = "table",
     json_: Json = False,
 ) -> None:
@@ -136,7 +141,7 @@ def check_data(
     from rosepo_core.data.filters import filter_corpus
     from rosepo_core.registry import load_plugins, running
 
-    options: dict[str, Any] = {"path": str(file)}
+    options: dict[str, Any] = {} if file is None else {"path": str(file)}
     for key, value in overrides([], context):
         section, _, option = key.partition(".")
         if section != "dataset":

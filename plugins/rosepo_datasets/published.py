@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from rosepo_core.api import (
     YEAR_1,
@@ -21,6 +21,7 @@ from rosepo_core.api import (
     RequestError,
     TableContent,
     coded,
+    downloaded,
     read_numbers,
     read_table,
     read_times,
@@ -83,10 +84,31 @@ class Reading:
         self.table = replace(self.table, frame=self.table.frame.with_columns(*columns))
 
 
+def _several(value: Any) -> Any:
+    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_several)]
+
+
 class PublishedOptions(LogOptions):
     """Options of a data set in its publisher's files."""
 
-    path: Path = Field(description="Folder with the publisher's files, unpacked; or the file of the interactions.")
+    path: Path | None = Field(
+        None, description="Folder with the publisher's files, unpacked; or the file of the interactions."
+    )
+    url: Texts = Field(
+        (),
+        description="Instead of 'path': addresses of the publisher's files or archives, separated by commas. They "
+        "are fetched once and kept in the cache.",
+    )
+    sha256: Texts = Field((), description="The SHA-256 sum of each file of 'url', in this order.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PublishedOptions:
+        if (self.path is None) == (not self.url):
+            raise ValueError("set 'path' to the publisher's files, or 'url' and 'sha256' to fetch them")
+        return self
 
 
 class PublishedLog(Dataset):
@@ -104,6 +126,7 @@ class PublishedLog(Dataset):
     """
 
     Options = PublishedOptions
+    _folder: Path | None = None
     name: ClassVar[str]
     publisher: ClassVar[str]
     log: ClassVar[PublishedTable]
@@ -120,6 +143,8 @@ class PublishedLog(Dataset):
 
     def load(self, reporter: Reporter) -> Corpus:
         """See `Dataset.load`."""
+        if self.options.url:
+            self._folder = downloaded(self.options.url, self.options.sha256, reporter)
         log, items = self.read_log(reporter), self.read_items(reporter)
         catalogue = self._catalogue(items)
         interactions = self._interactions(log, catalogue)
@@ -131,24 +156,33 @@ class PublishedLog(Dataset):
 
     def read_log(self, reporter: Reporter) -> Reading:
         """The rows of the log, with columns as `log` names them."""
-        return self.read(self.log, self.files()[0], reporter, compact=True)
+        return self.read(self.log, self.tables()[0], reporter, compact=True)
 
     def read_items(self, reporter: Reporter) -> Reading:
         """The rows about items, with columns as `items` names them."""
-        return self.read(self.items, self.files()[1], reporter)
+        return self.read(self.items, self.tables()[1], reporter)
 
     def files(self) -> Sequence[Path]:
-        """The file of the log, the file of the items, and others that are read; see `Dataset.files`.
+        """See `Dataset.files`. The sums of files to fetch are options, so these files need not be there yet."""
+        return [] if self.options.url else self.tables()
+
+    def tables(self) -> Sequence[Path]:
+        """The file of the log, the file of the items, and others that are read.
 
         Raises:
             RequestError: one is not there, or several logs are.
         """
-        path: Path = self.options.path.expanduser()
+        path = self.place
         if not path.exists():
             raise RequestError(f"{path} (dataset.path) does not exist; {self.shipped}")
         log = self.beside(path, self.log, but=self.items) if path.is_dir() else path
         stem = next((found for name in self.log.names if (found := _stem(log.name, name)) is not None), "*")
         return [log, self.beside(log.parent, self.items, stem)]
+
+    @property
+    def place(self) -> Path:
+        """The file or folder that is read."""
+        return self._folder or Path(self.options.path).expanduser()
 
     def beside(self, folder: Path, table: PublishedTable, stem: str = "*", but: PublishedTable | None = None) -> Path:
         """The file of a table in a folder.

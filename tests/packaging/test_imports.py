@@ -31,6 +31,7 @@ LAYERS = (
         "rosepo_core.installed",
         "rosepo_core.plugin_files",
         "rosepo_core.registry",
+        "rosepo_core.downloads",
         "rosepo_core.extras",
         "rosepo_core.packages",
         "rosepo_core.cache",

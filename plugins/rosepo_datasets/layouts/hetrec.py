@@ -57,16 +57,16 @@ class LastFM(PublishedLog):
         ("tags.dat",), {"tag": "tagID", "name": "tagValue"}, separator="\t", encoding="latin-1", quoting="none"
     )
 
-    def files(self) -> Sequence[Path]:
-        """See `PublishedLog.files`."""
-        log, items = super().files()
+    def tables(self) -> Sequence[Path]:
+        """See `PublishedLog.tables`."""
+        log, items = super().tables()
         return [log, items, *(self.beside(log.parent, table) for table in (self.assignments, self.tags))]
 
     def read_log(self, reporter: Reporter) -> Reading:
         """With the time of each user's first tag for an artist; see `PublishedLog.read_log`."""
         log = super().read_log(reporter)
         if self.options.times == "tags":
-            tagged = self.read(self.assignments, self.files()[2], reporter)
+            tagged = self.read(self.assignments, self.tables()[2], reporter)
             self.read_times(tagged)
             first = _pairs(tagged).with_columns(tagged.table.frame["timestamp"])
             first = first.group_by("user", "item").agg(pl.col("timestamp").min())
@@ -78,7 +78,7 @@ class LastFM(PublishedLog):
         items = super().read_items(reporter)
         assigned, names = (
             self.read(table, file, reporter)
-            for table, file in zip((self.assignments, self.tags), self.files()[2:], strict=True)
+            for table, file in zip((self.assignments, self.tags), self.tables()[2:], strict=True)
         )
         named = pl.DataFrame({"tag": as_text(names.table, "tag"), "tags": text(names.table.frame["name"])})
         counts = (

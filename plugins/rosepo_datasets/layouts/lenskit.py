@@ -25,9 +25,9 @@ class LensKit(PublishedLog):
     items = PublishedTable(("item.parquet",), {"item": "item_id", "title": "title"}, None)
     users = PublishedTable(("user.parquet",), {"user": "user_id"})
 
-    def files(self) -> Sequence[Path]:
-        """See `PublishedLog.files`."""
-        folder: Path = self.options.path.expanduser()
+    def tables(self) -> Sequence[Path]:
+        """See `PublishedLog.tables`."""
+        folder = self.place
         about = folder / "schema.json"
         try:
             schema = json.loads(about.read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ class LensKit(PublishedLog):
         """With the users' and items' own ids instead of numbers; see `PublishedLog.read_log`."""
         log = super().read_log(reporter)
         frame = log.table.frame
-        for role, table, file in zip(("user", "item"), (self.users, self.items), self.files()[2:0:-1], strict=True):
+        for role, table, file in zip(("user", "item"), (self.users, self.items), self.tables()[2:0:-1], strict=True):
             ids = self.read(table, file, reporter).table.frame[role]
             numbers = frame[role].cast(pl.Int64)
             if not numbers.is_between(0, len(ids) - 1).all():
