@@ -84,7 +84,7 @@ def show_plugin(
                 "description": inspect.cleandoc(component.__doc__ or ""),
                 "options": component.Options.model_json_schema().get("properties", {}),
                 "source": str(source_file(entry) or ""),
-                "command": command_for(entry, component.Options),
+                "command": command_for(entry, component.Options, registry),
             }
         )
     if json_:

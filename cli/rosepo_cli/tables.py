@@ -400,13 +400,14 @@ def show_plugin_details(described: Sequence[Mapping[str, Any]], options: Sequenc
             console.print(f"also: {', '.join(plugin['aliases'])}", markup=False)
         console.print()
         console.print(_reflowed(plugin["description"]), markup=False)
-        table = _table("option", "type", "default", "meaning")
-        for column in table.columns:
-            column.justify = "left"
-        for key in keys:
-            table.add_row(key.name, Text(key.type), Text(key.default), Text(key.meaning))
-        console.print()
-        console.print(table)
+        if keys:
+            table = _table("option", "type", "default", "meaning")
+            for column in table.columns:
+                column.justify = "left"
+            for key in keys:
+                table.add_row(key.name, Text(key.type), Text(key.default), Text(key.meaning))
+            console.print()
+            console.print(table)
         console.print(f"\n  {plugin['command']}", markup=False, soft_wrap=True)
 
 

@@ -48,7 +48,7 @@ class ComponentContract:
         return load_plugins().create(self.kind, self.entry().qualified_name, options)
 
     def test_is_registered(self) -> None:
-        """An installed distribution registers it, with a summary of one line."""
+        """It is found by its name, and has a summary of one line."""
         entry = self.entry()
         found = load_plugins().get(self.kind, entry.qualified_name)
         assert issubclass(found, KINDS[self.kind])

@@ -169,18 +169,21 @@ def test_the_table_shows_errors(rosepo):
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "message"),
+    ("name", "commands"),
     [
-        ("fair", 0, ""),
-        ("twin-two/twin", 0, ""),
-        ("dpo", 0, ""),
-        ("bad-hook/main", 2, "error: plugin 'main' of bad-hook 1.0: OSError: no; upgrade or uninstall bad-hook"),
+        ("fair", ["rosepo train --loss fair"]),
+        ("twin-two/twin", ["rosepo train --loss twin-two/twin"]),
+        ("dpo", ["rosepo train --loss own-name/dpo", "rosepo train --loss dpo --loss.beta 0.1"]),
     ],
 )
-def test_others_can_be_shown(rosepo, name, code, message):
-    shown = rosepo("plugins", "show", name)
-    assert shown.code == code
-    assert message in shown.err
+def test_others_can_be_shown_with_a_command_that_finds_them(rosepo, name, commands):
+    assert [each["command"] for each in rosepo("plugins", "show", name, "--json").json] == commands
+
+
+def test_showing_what_did_not_load_says_why(rosepo):
+    shown = rosepo("plugins", "show", "bad-hook/main")
+    assert shown.code == 2
+    assert "error: plugin 'main' of bad-hook 1.0: OSError: no; upgrade or uninstall bad-hook" in shown.err
 
 
 @pytest.mark.parametrize(

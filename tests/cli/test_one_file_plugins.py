@@ -101,6 +101,7 @@ def test_a_file_can_be_shown(rosepo, loss):
     assert [(each["kind"], each["name"], each["distribution"]) for each in described] == [
         ("loss", "Margin", "my_loss.py")
     ]
+    assert described[0]["command"] == f"rosepo train --loss {Path('my_loss.py').absolute()}:Margin --loss.beta 0.1"
 
 
 class TestTheExampleKeepsTheContract(LossContract):
