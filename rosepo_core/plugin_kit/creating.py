@@ -71,7 +71,7 @@ def new_plugin(name: str, kind: str, parent: Path, registry: Registry) -> Path:
         "title": name.replace("-", " ").capitalize(),
         "plural": REGISTER_HOOKS[kind].removeprefix("rosepo_register_"),
         "summary": SUMMARIES[kind],
-        "version": _version(),
+        "versions": _versions(),
         "check_options": " --dataset.path example.csv" if kind == "dataset" else "",
         "use": _use(kind, name),
     }
@@ -112,8 +112,10 @@ def _use(kind: str, name: str) -> str:
     return f"rosepo train --{kind} {name}"
 
 
-def _version() -> str:
-    """Major and minor version of this rosepo: the new plugin needs at least this."""
+def _versions() -> str:
+    """The versions of rosepo that the new plugin is made for: this one and those that keep what plugins use, up to the
+    next minor version before 1.0 and the next major version from then on."""
     from rosepo_core import __version__
 
-    return ".".join(__version__.split(".")[:2])
+    major, minor = (int(part) for part in __version__.split(".")[:2])
+    return f">={major}.{minor},<{f'0.{minor + 1}' if major == 0 else major + 1}"

@@ -55,4 +55,5 @@ def test_the_files_of_a_new_plugin(rosepo, tmp_path):
         "tests/test_rosepo_shelf_log.py",
     }
     assert list(tmp_path.iterdir()) == [folder]
+    assert 'dependencies = ["rosepo>=0.1,<0.2"]' in (folder / "pyproject.toml").read_text()
     assert "class ShelfLog(Dataset):" in (folder / "src/rosepo_shelf_log/dataset.py").read_text()
