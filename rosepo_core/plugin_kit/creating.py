@@ -113,8 +113,8 @@ def _use(kind: str, name: str) -> str:
 
 
 def _versions() -> str:
-    """The versions of rosepo that the new plugin is made for: this one and those that keep what plugins use, up to the
-    next minor version before 1.0 and the next major version from then on."""
+    """The versions of rosepo that the new plugin is made for: from this one up to the next minor version before 1.0,
+    and up to the next major version from then on."""
     from rosepo_core import __version__
 
     major, minor = (int(part) for part in __version__.split(".")[:2])
