@@ -1,4 +1,4 @@
-"""Environments of libraries that cannot live beside the versions that rosepo is tested with."""
+"""Libraries that cannot live beside the versions that rosepo is tested with, for a Python process of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
 import pytest
@@ -17,47 +16,35 @@ from rosepo_core.packages import cache_folder
 ROOT = Path(__file__).parents[1]
 
 
-def other_python(name: str, *packages: str) -> str:
-    """An interpreter that sees pinned packages first, and behind them everything that the tests see.
+def other_libraries(name: str, *packages: str) -> Path:
+    """A folder with pinned packages, in rosepo's cache; made if absent. All checkouts share it.
 
-    It is $NAME_PYTHON, or that of an environment in rosepo's cache, made if absent. The test is skipped if it cannot
-    be made.
+    The test is skipped if it cannot be made.
     """
-    if given := os.environ.get(f"{name.upper()}_PYTHON"):
-        return given
-    # Not what pytest adds, or Python itself.
-    behind = [
-        path
-        for path in map(Path, filter(None, sys.path))
-        if path.is_dir() and not any(path.is_relative_to(other) for other in (sys.base_prefix, ROOT / "tests"))
-    ]
-    digest = hashlib.sha256(repr((packages, sorted(behind), sys.version)).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(repr((packages, sys.version)).encode()).hexdigest()[:12]
     folder = cache_folder() / "environments" / f"{name}-{digest}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
-            _make(Path(temporary) / "made", behind, packages)
+            made = Path(temporary) / "made"
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            how = ["--no-deps", "--only-binary", ":all:", "--target", str(made)]
+            done = subprocess.run([*install, *how, *packages], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"no environment with {packages[0]}: {done.stderr.strip().splitlines()[-1]}")
             try:
-                (Path(temporary) / "made").rename(folder)
+                made.rename(folder)
             except OSError:  # Another process was faster.
                 assert folder.exists()
-    return str(folder / "bin" / "python")
+    return folder
 
 
-def _make(folder: Path, behind: list[Path], packages: tuple[str, ...]) -> None:
-    venv.create(folder, with_pip=False)
-    (site,) = folder.glob("lib/python*/site-packages")
-    (site / "behind.pth").write_text("".join(f"{path}\n" for path in behind), encoding="utf-8")
-    install = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
-    how = ["--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
-    done = subprocess.run([*install, *how, *packages], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no environment with {packages[0]}: {done.stderr.strip().splitlines()[-1]}")
-
-
-def run_python(python: str, *arguments: object) -> str:
-    """What a Python program prints; it runs in the root of the project."""
-    command = [python, "-W", "ignore", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def run_python(libraries: Path, *arguments: object) -> str:
+    """What a Python program prints. It runs in the root of the project, and sees the libraries first, and behind them
+    everything that the tests see."""
+    behind = [path for path in filter(None, sys.path) if not Path(path).is_relative_to(sys.base_prefix)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(libraries), *behind])}
+    command = [sys.executable, "-W", "ignore", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -6,7 +6,7 @@ import json
 
 import polars as pl
 import pytest
-from environments import other_python, run_python
+from environments import other_libraries, run_python
 
 import rosepo_core
 
@@ -76,10 +76,10 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def done(log, model_folder, tmp_path_factory):
-    python = other_python("lenskit", *PACKAGES)
+    libraries = other_libraries("lenskit", *PACKAGES)
     options = {**SMALL, "model": str(model_folder)}
     folder = tmp_path_factory.mktemp("lenskit")
-    printed = run_python(python, "-c", SCRIPT, log, json.dumps(options), folder)
+    printed = run_python(libraries, "-c", SCRIPT, log, json.dumps(options), folder)
     assert printed.startswith("rosepo ")
     assert "popularity " in printed
     return json.loads(printed.splitlines()[-1])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from environments import other_python, run_python
+from environments import other_libraries, run_python
 
 import rosepo_core
 
@@ -68,9 +68,9 @@ def test_predictions_are_the_best_items_of_each_test_user(folder, log):
 
 
 def test_recbole_measures_what_rosepo_measures(folder, log):
-    python = other_python("recbole", *PACKAGES)
+    libraries = other_libraries("recbole", *PACKAGES)
     script = EXAMPLES / "recbole_metrics.py"
-    measured = json.loads(run_python(python, script, folder, folder / "predictions.tsv").splitlines()[-1])
+    measured = json.loads(run_python(libraries, script, folder, folder / "predictions.tsv").splitlines()[-1])
     table = json.loads((folder / "run" / "metrics.json").read_text())["protocols"]["catalogue"]["aligned"]
     assert measured["ndcg@10"] == pytest.approx(table["ndcg@10"], abs=1e-6)
     assert measured["hit@10"] == pytest.approx(table["hr@10"], abs=1e-6)
