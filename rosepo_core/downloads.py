@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import http.client
+import lzma
 import os
 import shutil
 import tarfile
@@ -11,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +26,11 @@ PATIENCE = 60.0
 """Seconds without an answer after which a download ends with an error."""
 
 _BLOCK = 1 << 20
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError),
+    *(RuntimeError, NotImplementedError),  # of a zip with a password, or with a compression that Python lacks
+)
+"""What Python raises where an archive cannot be unpacked."""
 
 
 def downloaded(urls: Sequence[str], sums: Sequence[str], reporter: Reporter) -> Path:
@@ -42,7 +51,9 @@ def downloaded(urls: Sequence[str], sums: Sequence[str], reporter: Reporter) -> 
         if urllib.parse.urlsplit(url).scheme not in ("https", "http"):
             raise RequestError(f"{url} (dataset.url) is no address that begins with https:// or http://")
     wanted = [each.strip().lower() for each in sums]
-    folder = cache_folder() / "downloads" / hashlib.sha256("".join(wanted).encode()).hexdigest()[:16]
+    # Files that are no archives keep their names, so these count, too.
+    content_of = repr([(_name(url), each) for url, each in zip(urls, wanted, strict=False)])
+    folder = cache_folder() / "downloads" / hashlib.sha256(content_of.encode()).hexdigest()[:16]
     if len(wanted) == len(urls) and folder.is_dir():
         return _innermost(folder)
     try:
@@ -67,9 +78,14 @@ def downloaded(urls: Sequence[str], sums: Sequence[str], reporter: Reporter) -> 
     return _innermost(folder)
 
 
+def _name(url: str) -> str:
+    """The name of the file at an address."""
+    return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "download"
+
+
 def _fetched(url: str, folder: Path, reporter: Reporter) -> Path:
     """The file of a URL, in a folder of its own."""
-    name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "download"
+    name = _name(url)
     file = Path(tempfile.mkdtemp(dir=folder)) / name
     reporter.note(f"Fetching {url}")
     try:
@@ -79,7 +95,7 @@ def _fetched(url: str, folder: Path, reporter: Reporter) -> Path:
                 written.write(block)
                 done += len(block)
                 reporter.progress(done, max(total, done), f"bytes of {name}")
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise RequestError(
             f"{url} (dataset.url) cannot be fetched ({reason}): fetch it in another way and name the unpacked folder "
@@ -121,7 +137,7 @@ def _unpack(url: str, file: Path, content: Path) -> None:
                 packed.extractall(content, filter="data")
         else:
             shutil.move(file, content / file.name)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except _DAMAGED as error:
         raise RequestError(f"{url} (dataset.url): the archive cannot be unpacked ({error})") from error
 
 

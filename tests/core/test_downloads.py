@@ -92,11 +92,21 @@ def test_what_is_not_as_asked_leaves_nothing(published: tuple[Path, str], tmp_pa
         (f"{address}/log.csv", ["0" * 64], rf"has the SHA-256 {right}, and dataset\.sha256 says 0000"),
         (f"{address}/none.csv", [right], r"none\.csv \(dataset\.url\) cannot be fetched \(File not found\)"),
         ("ftp://host/log.csv", [right], r"is no address that begins with https:// or http://"),
+        (f"{address}/a b.csv", [right], r"a b\.csv \(dataset\.url\) cannot be fetched \(URL can't contain control"),
         ("http://127.0.0.1:9/log.csv", [right], r"cannot be fetched \(.*refused"),
     ]
     for url, sums, message in cases:
         with pytest.raises(RequestError, match=message):
             downloaded([url], sums, SilentReporter())
+    assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file()] == []
+
+
+def test_an_archive_that_breaks_off_is_one_error(published: tuple[Path, str], tmp_path: Path) -> None:
+    folder, address = published
+    as_tar(folder / "whole.tar.gz")
+    (folder / "ml.tar.gz").write_bytes((folder / "whole.tar.gz").read_bytes()[:150])
+    with pytest.raises(RequestError, match=r"ml\.tar\.gz \(dataset\.url\): the archive cannot be unpacked"):
+        downloaded([f"{address}/ml.tar.gz"], [sum_of(folder / "ml.tar.gz")], SilentReporter())
     assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file()] == []
 
 
