@@ -107,7 +107,7 @@ class PublishedOptions(LogOptions):
     @model_validator(mode="after")
     def _one_source(self) -> PublishedOptions:
         if (self.path is None) == (not self.url):
-            raise ValueError("set 'path' to the publisher's files, or 'url' and 'sha256' to fetch them")
+            raise ValueError("set path to the publisher's files, or url and sha256 to fetch them")
         return self
 
 

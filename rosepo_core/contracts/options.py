@@ -53,6 +53,9 @@ def parse_options(model: type[OptionsT], values: Mapping[str, Any], where: str) 
             message = f"unknown option '{path}'{nearest(str(first['loc'][-1]), model.model_fields)}"
         elif first["type"] == "missing":
             message = f"option '{path}' is required"
+        elif not first["loc"]:
+            # A model's own check of several options together.
+            message = f"options of '{where}': {first['ctx']['error']}"
         else:
             message = f"option '{path}' = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
         raise RequestError(message) from None

@@ -122,6 +122,8 @@ def test_plugins_for_people(rosepo):
     assert shown.endswith("\n  rosepo train --loss simpo --loss.beta 2.0\n")
     assert "\nalso: exo_pair\n" in rosepo("plugins", "show", "exo").out
     assert rosepo("plugins", "show", "scores").out.endswith(" --oracle scores --oracle.path PATH\n")
+    for name in ("steam", "lastfm-hetrec"):
+        assert rosepo("plugins", "show", name).out.endswith(f" --dataset {name} --dataset.path PATH\n")
     assert rosepo("plugins", "show", "ndcg").out.endswith("\n  rosepo evaluate RUN --metric ndcg\n")
 
 
