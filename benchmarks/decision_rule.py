@@ -31,7 +31,7 @@ from rosepo_core.config import RunConfig, load_config
 from rosepo_core.evaluation.ranked_models import before_training
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.statistics import holm, paired_test
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.report.display import model_title
 from rosepo_core.stages import dataset as dataset_stage

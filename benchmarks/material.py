@@ -24,8 +24,8 @@ from rosepo_core.engine.models import load_model, load_tokenizer, resolve_model
 from rosepo_core.engine.precision import bfloat16_pays
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.testing import prompt_template
 from rosepo_core.testing.toys import SilentReporter

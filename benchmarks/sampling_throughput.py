@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from rosepo_core.api import Catalogue, Examples, Floats, Ints, SamplerContext, SeenItems, Sequences
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 SAMPLERS = {
     "uniform": {},

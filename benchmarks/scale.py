@@ -120,7 +120,7 @@ def _since(start: tuple[float, float]) -> dict[str, float]:
 def rosepo(log: Path, catalogue: Path, out: Path) -> dict[str, float]:
     """The stages `dataset` and `split`, as `rosepo train --until split` runs them. Returns `_since`."""
     from rosepo_core.config import load_config
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
     from rosepo_core.stages import dataset, split
     from rosepo_core.stages.session import QuietReporter, Session
     from rosepo_core.store.run_store import RunStore

@@ -47,7 +47,7 @@ from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import LogHistory, TrainingSettings, align_preferences, fine_tune
 from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.statistics import bootstrap_interval, paired_test
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.prior import every_title
 from rosepo_core.stages.sft import choice_pairs

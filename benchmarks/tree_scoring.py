@@ -28,7 +28,7 @@ from rosepo_core.engine.models import load_model
 from rosepo_core.engine.packing import pack
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.trees import TokenTree, TreeBatch
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing import prompt_template
 from rosepo_core.testing.toys import SilentReporter
 

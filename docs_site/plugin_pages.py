@@ -9,7 +9,7 @@ from typing import Any, cast
 from docs_site.gradients import drawn, gradient_curve
 from docs_site.option_tables import option_table, table
 from rosepo_core.api import Component, CutOffMetric, PreferenceLoss, RejectedSampler
-from rosepo_core.registry import Entry, load_plugins
+from rosepo_core.plugins.registry import Entry, load_plugins
 
 FOLDERS = {"loss": "losses", "sampler": "samplers", "oracle": "oracles", "dataset": "datasets", "prompt": "prompts"}
 """Kinds with a page for each plugin, and the folder of these pages."""

@@ -43,10 +43,10 @@ from rosepo_core.contracts.records import (
     Split,
 )
 from rosepo_core.packages import cache_folder, fetch_wheel
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.prompts.list_template import ListTemplate
 from rosepo_core.prompts.template import PromptGroup, PromptOptions, PromptTemplate
 from rosepo_core.prompts.token_ids import Ragged, leading_ids, newline_id, plain_ids
-from rosepo_core.registry import load_plugins
 
 if TYPE_CHECKING:
     from rosepo_core.data.dialects import Dialect

@@ -43,9 +43,9 @@ from rosepo_core.contracts.sections import (
     Tracker,
     one_or_several,
 )
-from rosepo_core.plugin_files import check_recorded, is_file_name, plain_name, shown_name
+from rosepo_core.plugins.one_file import check_recorded, is_file_name, plain_name, shown_name
+from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.presets import preset as find_preset
-from rosepo_core.registry import Registry, load_plugins
 
 
 class RecordedOptions(Options):
@@ -251,8 +251,8 @@ def load_config(
         preset: the name of a preset, see `rosepo_core.presets`.
         purpose: ``"run"`` for a new run. The file of a finished run is read with ``"use"``: a plugin that it names,
             and that cannot be used, is then no error, and its options are `RecordedOptions`, as they are in the file.
-            With ``"read"`` this also holds for every plugin in a file (`rosepo_core.plugin_files`): its code is not
-            imported, because it may be that of a stranger.
+            With ``"read"`` this also holds for every plugin in a file (`rosepo_core.plugins.one_file`): its code is
+            not imported, because it may be that of a stranger.
 
     Raises:
         RequestError: the file cannot be read, a key or value is wrong, or there is no such preset; the message names

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from rosepo_core import __version__, ranks
 from rosepo_core.extras import extra_with, requirements
 from rosepo_core.packages import cache_folder
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 if TYPE_CHECKING:
     import torch

@@ -25,8 +25,8 @@ from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.engine.writing import write_answers
 from rosepo_core.evaluation.catalogue import history_items
 from rosepo_core.evaluation.context import EvaluationContext
+from rosepo_core.plugins.registry import running
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.registry import running
 from rosepo_core.stages import sampling
 from rosepo_core.stages.session import QuietReporter, Session
 

@@ -19,9 +19,9 @@ from rosepo_core.engine.saved_template import read_template
 from rosepo_core.engine.training.validation import Heard
 from rosepo_core.evaluation import outside, ranked_models, side_by_side
 from rosepo_core.evaluation.results import Evaluation
-from rosepo_core.plugin_files import check_recorded
-from rosepo_core.recorded_plugins import as_made, read_records
-from rosepo_core.registry import Registry, load_plugins
+from rosepo_core.plugins.one_file import check_recorded
+from rosepo_core.plugins.recorded import as_made, read_records
+from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.report import outputs
 from rosepo_core.report.in_notebooks import as_html, in_short
 from rosepo_core.report.page import ReportData

@@ -35,8 +35,8 @@ from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.decision_rules import shown_scores
 from rosepo_core.measured_speed import UNKNOWN_SPEED, measure_speed
 from rosepo_core.pipeline import forced_stages, to_go_on_with, train
+from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.registry import Registry, load_plugins
 from rosepo_core.stages import prior, reference, sampling, sft
 from rosepo_core.stages.rounds import FIRST, Round, rounds_of
 from rosepo_core.stages.session import Handle, RunReporter, Session, Settings

@@ -14,7 +14,7 @@ from typing import Any
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.evaluation.run_models import by_score_in_use, last_language_model, preferred_column
-from rosepo_core.plugin_files import plain_name
+from rosepo_core.plugins.one_file import plain_name
 from rosepo_core.stages.rounds import stages_of
 from rosepo_core.store.artifacts import read_manifest
 from rosepo_core.store.changes import CONFIG

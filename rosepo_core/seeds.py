@@ -22,7 +22,7 @@ from rosepo_core.evaluation.measurement import Column, Metrics
 from rosepo_core.evaluation.over_seeds import ComparedModels, compare_over_seeds
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.statistics import OverSeeds, over_seeds
-from rosepo_core.registry import Registry
+from rosepo_core.plugins.registry import Registry
 from rosepo_core.report import outputs
 from rosepo_core.stages.session import RunReporter, shown
 from rosepo_core.store.files import write_text

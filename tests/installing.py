@@ -17,7 +17,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typer.main import get_command
 from rosepo_cli.app import app
 from rosepo_cli.arguments import overrides
 from rosepo_core import config
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docs_site.gradients import Curve, drawn, gradient_curve
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 
 def curve_of(name: str, rejected: int = 1) -> Curve:

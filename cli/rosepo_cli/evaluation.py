@@ -101,7 +101,7 @@ def evaluate(
     from rosepo_cli.tables import show_evaluations, show_seeds, to_json
     from rosepo_core import pipeline
     from rosepo_core import seeds as over
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
     from rosepo_core.store.seed_folders import is_seeds
 
     registry = load_plugins()

@@ -13,7 +13,7 @@ import typer
 
 from rosepo_cli import plugin_kit
 from rosepo_cli.arguments import DOTTED, Json, overrides
-from rosepo_core.registry import KINDS
+from rosepo_core.plugins.registry import KINDS
 
 
 def add(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def list_plugins(
 ) -> None:
     """List plugins and the distributions that contain them."""
     from rosepo_core.contracts.errors import RequestError, nearest
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
 
     if kind is not None and kind not in KINDS:
         raise RequestError(f"unknown kind of plugin '{kind}'{nearest(kind, KINDS)}")
@@ -61,10 +61,10 @@ def show_plugin(
 ) -> None:
     """Describe a plugin and its options, with a command to copy."""
     from rosepo_core.contracts.errors import RequestError, nearest
-    from rosepo_core.plugin_files import is_file_name
     from rosepo_core.plugin_kit.checking import source_file
     from rosepo_core.plugin_kit.usage import command_for
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.one_file import is_file_name
+    from rosepo_core.plugins.registry import load_plugins
 
     registry = load_plugins()
     entries = [entry for entry in registry.entries() if name in (entry.name, entry.qualified_name, *entry.aliases)]
@@ -139,7 +139,7 @@ def check_data(
     from rosepo_core.contracts.errors import RequestError
     from rosepo_core.data.corpus_summary import check_corpus
     from rosepo_core.data.filters import filter_corpus
-    from rosepo_core.registry import load_plugins, running
+    from rosepo_core.plugins.registry import load_plugins, running
 
     options: dict[str, Any] = {} if file is None else {"path": str(file)}
     for key, value in overrides([], context):

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from rosepo_core.contracts.errors import RosepoError
-from rosepo_core.registry import KINDS
+from rosepo_core.plugins.registry import KINDS
 
 
 class WithKeys(TyperCommand):
@@ -35,7 +35,7 @@ class WithKeys(TyperCommand):
 def _keys(ctx: typer.Context) -> list[str]:
     from rosepo_core.config import DEFAULTS
     from rosepo_core.config_keys import keys_of, keys_of_section, sections
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
 
     registry = load_plugins()
     found = [key.name for section in sections() for key in keys_of_section(section)]
@@ -60,7 +60,7 @@ def names_of(kind: str) -> Any:
     assert kind in KINDS
 
     def complete(incomplete: str) -> list[tuple[str, str]]:
-        from rosepo_core.registry import load_plugins
+        from rosepo_core.plugins.registry import load_plugins
 
         entries = load_plugins().entries(kind)
         return [(entry.name, entry.summary) for entry in entries if entry.name.startswith(incomplete)]

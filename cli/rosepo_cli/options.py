@@ -31,7 +31,7 @@ def options(
     """
     from rosepo_core.config_keys import keys_of_section, plain_keys, sections
     from rosepo_core.contracts.errors import RequestError, nearest
-    from rosepo_core.registry import KINDS, load_plugins
+    from rosepo_core.plugins.registry import KINDS, load_plugins
 
     what = (what or "").replace("-", "_")
     plain = plain_keys()

@@ -11,7 +11,7 @@ import typer
 
 from rosepo_cli.arguments import DOTTED, Json, overrides
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.registry import KINDS
+from rosepo_core.plugins.registry import KINDS
 
 KindOption = Annotated[str | None, typer.Option("--kind", help=f"One of {', '.join(KINDS)}.", show_default=False)]
 
@@ -31,7 +31,7 @@ def check(
     """Test whether a plugin keeps the promises of its kind. Options of the plugin are --KIND.KEY VALUE, such as
     --loss.beta 2."""
     from rosepo_core.plugin_kit.checking import check_plugin, plugin_of
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
 
     entry = plugin_of(load_plugins(), name, kind)
     options: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def new(
 ) -> None:
     """Write a plugin that works, with its tests, as a distribution of its own, for you to change."""
     from rosepo_core.plugin_kit.creating import new_plugin
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
 
     folder = new_plugin(name, kind, to, load_plugins())
     path = " --dataset.path example.csv" if kind == "dataset" else ""

@@ -105,7 +105,7 @@ def sweep(
     The same command goes on where it stopped. A larger --trials adds some.
     """
     from rosepo_core.config import load_config
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
     from rosepo_core.sweep.judging import judged_by
     from rosepo_core.sweep.space import check_space, parse_space
 

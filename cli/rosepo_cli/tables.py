@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from rosepo_core.pipeline import Run
     from rosepo_core.planning import Plan
     from rosepo_core.plugin_kit.checking import Promise
+    from rosepo_core.plugins.registry import Entry
     from rosepo_core.presets import Preset
-    from rosepo_core.registry import Entry
     from rosepo_core.seeds import SeedRuns, SeedTable, Spread
     from rosepo_core.serving.explanations import Explanation
     from rosepo_core.serving.recommender import Recommendation

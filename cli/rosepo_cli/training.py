@@ -100,7 +100,7 @@ def train(
     """
     from rosepo_core.config import load_config
     from rosepo_core.contracts.errors import RequestError
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
 
     if seeds is not None and until is not None:
         raise RequestError("--seeds needs finished runs: leave --until out, or --seeds")

@@ -11,10 +11,10 @@ from typing import Any
 
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.engine.title_trie import TitleTrie, keep_trie, title_trie
-from rosepo_core.plugin_files import check_recorded
+from rosepo_core.plugins.one_file import check_recorded
+from rosepo_core.plugins.recorded import check_same, lacking
+from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.recorded_plugins import check_same, lacking
-from rosepo_core.registry import Registry, load_plugins
 
 TEMPLATE_FILE = "prompt_template.json"
 TRIE_FILE = "title_trie.safetensors"

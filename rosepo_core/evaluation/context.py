@@ -14,7 +14,7 @@ from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.records import Bools, Catalogue, Examples, Floats, Ints, Split
 from rosepo_core.contracts.sections import EvaluationOptions, HeldOut
 from rosepo_core.evaluation.measurement import longest_list
-from rosepo_core.recorded_plugins import origin_of, why_lacking
+from rosepo_core.plugins.recorded import origin_of, why_lacking
 from rosepo_core.stages import embeddings
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.split import held_out_examples

@@ -31,7 +31,7 @@ from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.measurement import longest_list
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.evaluation.results import Evaluation, conclude
-from rosepo_core.registry import Registry
+from rosepo_core.plugins.registry import Registry
 from rosepo_core.stages.session import Handle
 
 ANSWERS = "answers.parquet"

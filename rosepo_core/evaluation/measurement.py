@@ -13,7 +13,7 @@ from rosepo_core.contracts.outcome import MISSING, Measure, Outcome
 from rosepo_core.contracts.records import Bools, Doubles
 from rosepo_core.evaluation import statistics
 from rosepo_core.evaluation.run_models import compared_models
-from rosepo_core.registry import running
+from rosepo_core.plugins.registry import running
 
 Metrics = Mapping[str, float]
 

@@ -17,7 +17,7 @@ from rosepo_core.engine.saved_template import TEMPLATE_FILE, read_template
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import LogHistory
 from rosepo_core.evaluation.results import ScoreFn, popularity_scores
-from rosepo_core.registry import running
+from rosepo_core.plugins.registry import running
 from rosepo_core.stages.session import Handle, Session
 from rosepo_core.stages.trained import Trained
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rosepo_core.containment import contained, described
 from rosepo_core.contracts.errors import PluginError, RequestError, nearest
-from rosepo_core.plugin_files import is_file_name
-from rosepo_core.registry import KINDS, Entry, Registry, load_plugins
+from rosepo_core.plugins.containment import contained, described
+from rosepo_core.plugins.one_file import is_file_name
+from rosepo_core.plugins.registry import KINDS, Entry, Registry, load_plugins
 
 LINES = 4
 """At most this many lines say why a promise is broken."""

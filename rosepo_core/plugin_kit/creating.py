@@ -11,7 +11,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 
 from rosepo_core.contracts.errors import RequestError, nearest
-from rosepo_core.registry import KINDS, REGISTER_HOOKS, Registry
+from rosepo_core.plugins.registry import KINDS, REGISTER_HOOKS, Registry
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 

@@ -8,7 +8,7 @@ import shlex
 from rosepo_core.config_keys import keys_of
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.options import Options, parse_options
-from rosepo_core.registry import Entry, Registry
+from rosepo_core.plugins.registry import Entry, Registry
 
 
 def command_for(entry: Entry, model: type[Options], registry: Registry) -> str:

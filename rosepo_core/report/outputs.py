@@ -24,9 +24,9 @@ from rosepo_core.evaluation.ranked_models import model_name
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.run_models import round_of
 from rosepo_core.evaluation.tables import metrics_document, metrics_text
-from rosepo_core.plugin_files import shown_name
+from rosepo_core.plugins.one_file import shown_name
+from rosepo_core.plugins.recorded import PLUGINS_FILE, record, to_json
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.recorded_plugins import PLUGINS_FILE, record, to_json
 from rosepo_core.report.model_card import ModelCard, model_card
 from rosepo_core.report.page import ReportData, ReportRound, render, render_seeds, render_side_by_side
 from rosepo_core.stages import embeddings, fusion, oracle, reference, validation

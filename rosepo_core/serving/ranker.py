@@ -23,9 +23,9 @@ from rosepo_core.evaluation.context import SHORTEST_LIST
 from rosepo_core.evaluation.decision_rules import DecisionRule, needed_models
 from rosepo_core.evaluation.pools import PoolSources
 from rosepo_core.evaluation.run_models import language_models
-from rosepo_core.plugin_files import check_recorded
-from rosepo_core.recorded_plugins import check_same, lacking, origin_of, read_records
-from rosepo_core.registry import load_plugins, running
+from rosepo_core.plugins.one_file import check_recorded
+from rosepo_core.plugins.recorded import check_same, lacking, origin_of, read_records
+from rosepo_core.plugins.registry import load_plugins, running
 from rosepo_core.serving.places import with_known_items
 from rosepo_core.stages import embeddings, fusion, prior
 from rosepo_core.stages.oracle import load_state

@@ -9,8 +9,8 @@ from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.records import Pairs, Split
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.training import LogHistory, PreferenceTree, Tracking, TrainingSettings, align_preferences
+from rosepo_core.plugins.registry import running
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.registry import running
 from rosepo_core.stages.optimization import load_log, optimize
 from rosepo_core.stages.rounds import FIRST, Round
 from rosepo_core.stages.session import Handle, Session

@@ -12,7 +12,7 @@ from rosepo_core.contracts.components import Dataset, DatasetOptions
 from rosepo_core.contracts.records import Corpus
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.ids import names_of
-from rosepo_core.registry import running
+from rosepo_core.plugins.registry import running
 
 if TYPE_CHECKING:
     from rosepo_core.stages.session import Handle, Session

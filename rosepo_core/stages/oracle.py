@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from rosepo_core.contracts.components import OracleContext, SmoothingOracle
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.training import LogHistory
-from rosepo_core.registry import running
+from rosepo_core.plugins.registry import running
 from rosepo_core.stages import prior
 from rosepo_core.stages.oracle_model import OracleModel
 from rosepo_core.stages.session import Handle, Session

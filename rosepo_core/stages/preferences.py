@@ -16,7 +16,7 @@ import polars as pl
 from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.records import Corpus, Examples, Ints, Pairs, Places, Split
-from rosepo_core.registry import running
+from rosepo_core.plugins.registry import running
 from rosepo_core.stages import ratings
 from rosepo_core.stages.oracle import asks_model
 from rosepo_core.stages.oracle_model import remember

@@ -18,7 +18,7 @@ from rosepo_core.contracts.sections import PreferenceOptions
 from rosepo_core.engine.title_embeddings import choose_encoder, encoder_version
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.training import LogHistory
-from rosepo_core.registry import running
+from rosepo_core.plugins.registry import running
 from rosepo_core.stages.rounds import FIRST, Round
 from rosepo_core.stages.session import Handle, Session
 

@@ -21,10 +21,10 @@ from rosepo_core.engine.determinism import deterministic
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.training.mixture import Mixture
 from rosepo_core.engine.training.validation import Heard
+from rosepo_core.plugins.recorded import Records, find, lacking, origin_of, read_records, stand_in
+from rosepo_core.plugins.registry import Registry, running
 from rosepo_core.prompts.item_texts import bind_to_catalogue
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.recorded_plugins import Records, find, lacking, origin_of, read_records, stand_in
-from rosepo_core.registry import Registry, running
 from rosepo_core.source_code import source_hash
 from rosepo_core.stages.rounds import other_name, work_of
 from rosepo_core.store import fingerprint

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_core.planning import plan
-from rosepo_core.registry import Registry
+from rosepo_core.plugins.registry import Registry
 from rosepo_core.stages.session import RunReporter
 from rosepo_core.sweep.judging import Judged, on_validation
 from rosepo_core.sweep.running import pruning, trial_folder

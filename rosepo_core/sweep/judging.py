@@ -14,7 +14,7 @@ from rosepo_core.evaluation.candidates import named
 from rosepo_core.evaluation.decision_rules import ranked_name, shown_scores
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.run_models import RowName, models_of
-from rosepo_core.registry import Registry
+from rosepo_core.plugins.registry import Registry
 
 PART: HeldOut = "validation"
 """Trials are evaluated on validation alone, so that no choice looks at the test."""

@@ -13,7 +13,7 @@ from typing import Any
 from rosepo_core import ownership, pipeline, ranks
 from rosepo_core.config import RunConfig
 from rosepo_core.contracts.errors import DivergedError, RequestError, RosepoError
-from rosepo_core.registry import Registry, load_plugins
+from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.stages.session import RunReporter
 from rosepo_core.stages.validation import load_curve
 from rosepo_core.store import fingerprint

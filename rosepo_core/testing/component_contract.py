@@ -10,7 +10,7 @@ import pytest
 from rosepo_core.contracts.components import Component
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.options import parse_options
-from rosepo_core.registry import KINDS, Entry, load_plugins
+from rosepo_core.plugins.registry import KINDS, Entry, load_plugins
 
 RESERVED_KEYS = ("name", "weight", "options")
 

@@ -25,9 +25,9 @@ from rosepo_core.contracts.records import (
     Sequences,
     Split,
 )
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.prompts.item_texts import bind_to_catalogue
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.registry import load_plugins
 
 if TYPE_CHECKING:
     from torch import Tensor

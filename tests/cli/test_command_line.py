@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rosepo_core.registry import KINDS
+from rosepo_core.plugins.registry import KINDS
 
 ROSEPO = Path(sys.executable).parent / "rosepo"
 COMMANDS = (

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from rosepo_core import pipeline
 from rosepo_core.evaluation.candidates import load_candidates
 from rosepo_core.evaluation.free import match
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.stages.split import load_split
 

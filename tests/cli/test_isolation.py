@@ -8,7 +8,7 @@ import pytest
 from installing import Distribution, on_path, pip_install
 
 from rosepo_core import __version__
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 LOSS = """
     from rosepo_core.api import PreferenceLoss, hookimpl

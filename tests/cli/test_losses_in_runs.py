@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from rosepo_core.config import load_config
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages import oracle
 from rosepo_core.stages.session import QuietReporter, Session
 from rosepo_core.store.run_store import RunStore

@@ -10,7 +10,7 @@ import pytest
 
 from rosepo_core.api import Options, PreferenceLoss
 from rosepo_core.plugin_kit.checking import source_file
-from rosepo_core.registry import Entry, load_plugins
+from rosepo_core.plugins.registry import Entry, load_plugins
 
 
 class Halved(PreferenceLoss):

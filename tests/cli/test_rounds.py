@@ -123,7 +123,7 @@ def test_the_reference_of_a_round_is_the_model_after_its_sft(three, model_folder
 
 def test_sft_of_a_round_goes_on_with_the_model_before_on_other_users_at_the_rate_of_alignment(three, model_folder):
     from rosepo_core.config import load_config
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
     from rosepo_core.stages import sft
     from rosepo_core.stages.rounds import Round
     from rosepo_core.stages.session import QuietReporter, Session

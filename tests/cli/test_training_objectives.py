@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rosepo_core.config import load_config
 from rosepo_core.contracts.records import Examples, Sequences
 from rosepo_core.engine.saved_template import load_template
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages import sft
 from rosepo_core.stages.session import QuietReporter, Session
 from rosepo_core.stages.split import load_split

@@ -28,7 +28,7 @@ from rosepo_core.engine.title_trie import TitleTrie
 from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences
 from rosepo_core.engine.trees import TokenTree, TreeBatch
 from rosepo_core.engine.writing import write_answers
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing import SilentReporter
 
 END = 3

@@ -7,7 +7,7 @@ import pytest
 
 from rosepo_core.config import DEFAULT_METRICS, DEFAULTS, RunConfig, load_config, read_config
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.registry import Registry
+from rosepo_core.plugins.registry import Registry
 
 PLUGINS = """
     from pathlib import Path

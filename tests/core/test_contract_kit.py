@@ -440,7 +440,7 @@ def test_an_option_without_a_description_fails(install):
         def rosepo_register_samplers(register):
             register("undescribed", "test_contract_kit:Undescribed", summary="")
     """
-    from rosepo_core.registry import load_plugins
+    from rosepo_core.plugins.registry import load_plugins
 
     install("acme-undescribed", "1.0", "acme_undescribed", source)
     load_plugins.cache_clear()

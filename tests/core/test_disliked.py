@@ -18,7 +18,7 @@ from rosepo_core.contracts.records import Corpus, SeenItems, Split
 from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages.dataset import load_corpus, save_corpus
 from rosepo_core.stages.sampling import check_split, stage
 from rosepo_core.stages.session import Handle

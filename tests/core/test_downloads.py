@@ -16,7 +16,7 @@ import pytest
 
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.downloads import downloaded
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing import SilentReporter
 
 RATINGS = "userId,movieId,rating,timestamp\n7,31,5.0,978300760\n7,32,3.0,978302109\n"

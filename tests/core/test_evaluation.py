@@ -20,7 +20,7 @@ from rosepo_core.evaluation import tables
 from rosepo_core.evaluation.calibration import ReliabilityBin
 from rosepo_core.evaluation.measurement import measure
 from rosepo_core.evaluation.oracle_quality import OracleQuality
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 POPULARITY = np.array([4, 3, 0, 1, 2, 9], dtype=np.int64)
 IDS = tuple("abcdef")

@@ -13,7 +13,7 @@ import pytest
 from rosepo_core import source_code
 from rosepo_core.config import load_config
 from rosepo_core.contracts.sections import AlignmentOptions, ModelOptions, SFTOptions
-from rosepo_core.registry import Registry, load_plugins
+from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.stages.session import QuietReporter, Session
 from rosepo_core.store.run_store import RunStore
 

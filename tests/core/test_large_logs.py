@@ -22,7 +22,7 @@ from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.ids import coded, names_of, numbered, repeated_pairs
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.data.table_files import read_table
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages.dataset import load_corpus, save_corpus
 from rosepo_core.testing.toys import SilentReporter
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils import _telemetry
 
 from rosepo_core.contracts.records import Sequences
 from rosepo_core.engine.training import TrainingSettings, align_preferences, fine_tune
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.testing import prompt_template

@@ -17,7 +17,7 @@ from rosepo_core.contracts.records import Examples, Pairs, Sequences
 from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import TrainingSettings, align_preferences
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.testing import prompt_template

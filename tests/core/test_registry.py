@@ -8,8 +8,8 @@ import pytest
 
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.errors import PluginError, RequestError
-from rosepo_core.installed import PluginWarning
-from rosepo_core.registry import Entry, Registry, load_plugins, running
+from rosepo_core.plugins.installed import PluginWarning
+from rosepo_core.plugins.registry import Entry, Registry, load_plugins, running
 
 HINGE = """
     from pydantic import Field

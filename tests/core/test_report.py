@@ -19,7 +19,7 @@ from rosepo_core.evaluation.calibration import ReliabilityBin
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.confidence import confidences
 from rosepo_core.evaluation.oracle_quality import OracleQuality
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.report import charts, figures
 from rosepo_core.report.page import ReportData, ReportRound, render, render_seeds, render_side_by_side, shown_users
 from rosepo_core.testing import SilentReporter

@@ -16,7 +16,7 @@ from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import Examples, Pairs, Sequences
 from rosepo_core.engine.training import LogHistory, TrainingSettings, align_preferences, fine_tune
 from rosepo_core.engine.training.validation import Validation
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial, PartialFolder
 from rosepo_core.testing import prompt_template

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.source_code import source_hash
 
 SOURCES = {

@@ -37,8 +37,8 @@ from rosepo_core.engine.training.mixture import Mixture
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.trainer import TreeTrainer
 from rosepo_core.engine.training.whole_step import with_gradients
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.prompts.template import PromptTemplate
-from rosepo_core.registry import load_plugins
 from rosepo_core.stages.aligned import preference_trees
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.testing import prompt_template

@@ -15,7 +15,7 @@ from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.regions import LONG, CompiledLayers, pays
 from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences, fine_tune
 from rosepo_core.engine.trees import TokenTree
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing.toys import SilentReporter
 
 QUIET = SilentReporter()

@@ -20,7 +20,7 @@ from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.sharding import is_sharded, whole_weights
 from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences, fine_tune
 from rosepo_core.engine.trees import TokenTree
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.stages.session import QuietReporter
 
 VOCABULARY = 64

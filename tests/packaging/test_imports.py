@@ -25,12 +25,18 @@ PLUGINS = {name for name in SOURCES if name not in ("rosepo_core", "rosepo_cli")
 LAYERS = (
     {"rosepo_core.contracts.errors", "rosepo_core.contracts.records", "rosepo_core.launch"},
     {"rosepo_core.contracts.options", "rosepo_core.contracts.ranking", "rosepo_core.contracts.outcome"},
-    {"rosepo_core.contracts", "rosepo_core.containment", "rosepo_core.ranks", "rosepo_core.processes"},
+    {
+        "rosepo_core.contracts",
+        "rosepo_core.plugins",
+        "rosepo_core.plugins.containment",
+        "rosepo_core.ranks",
+        "rosepo_core.processes",
+    },
     {"rosepo_core.data", "rosepo_core.prompts"},
     {
-        "rosepo_core.installed",
-        "rosepo_core.plugin_files",
-        "rosepo_core.registry",
+        "rosepo_core.plugins.installed",
+        "rosepo_core.plugins.one_file",
+        "rosepo_core.plugins.registry",
         "rosepo_core.downloads",
         "rosepo_core.extras",
         "rosepo_core.packages",
@@ -40,7 +46,7 @@ LAYERS = (
         "rosepo_core.source_code",
         "rosepo_core.store",
     },
-    {"rosepo_core.config", "rosepo_core.config_keys", "rosepo_core.recorded_plugins", "rosepo_core.api"},
+    {"rosepo_core.config", "rosepo_core.config_keys", "rosepo_core.plugins.recorded", "rosepo_core.api"},
     {"rosepo_core.engine"},
     {"rosepo_core.stages", "rosepo_core.evaluation"},
     {"rosepo_core.report"},
@@ -209,7 +215,7 @@ def test_imports_go_one_way():
         ),
         ("rosepo_core.contracts.errors", "from rosepo_core import align", "rosepo_core, which is above it"),
         ("rosepo_core.novelty", "", "has no layer"),
-        ("rosepo_core.registry", "from rosepo_losses import dpo", "the core imports no plugin"),
+        ("rosepo_core.plugins.registry", "from rosepo_losses import dpo", "the core imports no plugin"),
         ("rosepo_core.pipeline", "import rosepo_cli", "the core imports no plugin"),
         ("rosepo_core.pipeline", "if x:\n  import rich.progress", "only rosepo_cli may"),
         ("rosepo_losses.dpo", "from typer import echo", "only rosepo_cli may"),
@@ -239,7 +245,10 @@ def test_a_breach_is_found(tmp_path, module, source, breach):
 def test_what_is_allowed_is_no_breach(tmp_path, source):
     file = tmp_path / "module.py"
     file.write_text(source)
-    assert list(breaches(read() | {"rosepo_core.registry": imports_of(file, "rosepo_core.registry")})) == []
+    assert (
+        list(breaches(read() | {"rosepo_core.plugins.registry": imports_of(file, "rosepo_core.plugins.registry")}))
+        == []
+    )
 
 
 @pytest.mark.parametrize("package", ["trl", "gguf", "lenskit", "recbole"])
@@ -258,7 +267,7 @@ def test_importers_are_found(tmp_path):
     "code",
     [
         "import rosepo_core.api, rosepo_core.config, rosepo_core.contracts.hookspecs",
-        "from rosepo_core.registry import load_plugins; assert len(load_plugins().entries()) >= 10",
+        "from rosepo_core.plugins.registry import load_plugins; assert len(load_plugins().entries()) >= 10",
         command("--help"),
         command("plugins", "list"),
     ],
@@ -275,5 +284,5 @@ def test_a_heavy_plugin_is_found(tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-heavy\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[rosepo]\nheavy = acme_heavy\n")
-    listing = "from rosepo_core.registry import load_plugins; load_plugins().entries()"
+    listing = "from rosepo_core.plugins.registry import load_plugins; load_plugins().entries()"
     assert heavy_modules(listing, tmp_path) == {"torch"}

@@ -142,7 +142,7 @@ def test_the_installed_rosepo_is_the_wheels(installed, tmp_path):
 def test_generated_plugins_work_through_the_registry(installed, tmp_path):
     code = """
 import json
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 registry = load_plugins()
 loss = registry.create("loss", "my-loss", {"margin": 2})
 sampler = registry.create("sampler", "rosepo-my-sampler/my-sampler", {})

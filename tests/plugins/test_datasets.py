@@ -19,7 +19,7 @@ from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.corpus_summary import check_corpus
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing import DatasetContract
 from rosepo_datasets.movielens import GENRES, readable_title
 

@@ -17,7 +17,7 @@ import pytest
 from rosepo_core.config import load_config
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.data.frames import Frame
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing import DatasetContract
 from rosepo_core.testing.toys import SilentReporter
 
@@ -262,7 +262,7 @@ def test_a_large_log_is_read_in_seconds():
 def test_nothing_imports_pandas_for_a_frame_of_polars():
     code = (
         "import sys, polars as pl\n"
-        "from rosepo_core.registry import load_plugins\n"
+        "from rosepo_core.plugins.registry import load_plugins\n"
         "from rosepo_core.testing.toys import SilentReporter\n"
         "log = pl.DataFrame({'user': [1], 'item': [2], 'title': ['A']})\n"
         "load_plugins().create('dataset', 'frames', {'log': log}).load(SilentReporter())\n"

@@ -18,7 +18,7 @@ from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
 from rosepo_core.data.supplied_examples import leaks
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing import SilentReporter
 from rosepo_datasets.sprec import readings
 from rosepo_datasets.supplied import draw_parts

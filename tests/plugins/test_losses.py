@@ -13,7 +13,7 @@ import torch
 
 from rosepo_core.api import LogProbs, PreferenceLoss
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_losses.apo_down import APODown
 from rosepo_losses.apo_zero import APOZero
 from rosepo_losses.cpo import CPO

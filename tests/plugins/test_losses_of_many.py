@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rosepo_core.api import LogProbs, PreferenceLoss
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_losses.dynamic_po import top_cluster
 
 NAMES = ("s-dpo", "dmpo", "mppo", "dynamic-po", "rec-po", "sft")

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from rosepo_core.contracts.outcome import Outcome
 from rosepo_core.contracts.records import Catalogue, Examples, SeenItems, Sequences
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 NAN = float("nan")
 NEVER = -np.inf

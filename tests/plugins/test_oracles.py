@@ -16,7 +16,7 @@ from rosepo_core.contracts.ranking import rank_targets
 from rosepo_core.contracts.sections import SplitOptions
 from rosepo_core.data.filters import filter_corpus
 from rosepo_core.data.splitting import split_corpus
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing.toys import SilentReporter, toy_supplied_split
 from rosepo_metrics.accuracy import hit_rate, ndcg
 from rosepo_oracles import calibration

@@ -15,7 +15,7 @@ from rosepo_core.contracts.components import LogOptions
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Corpus
 from rosepo_core.data.filters import filter_corpus
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing.toys import SilentReporter
 
 

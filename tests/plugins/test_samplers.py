@@ -25,7 +25,7 @@ from rosepo_core.api import (
     SeenItems,
     Sequences,
 )
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing import FakeLanguageModel, SamplerContract, SilentReporter
 
 NAMES = (

@@ -22,7 +22,7 @@ from rosepo_core.api import (
     Split,
 )
 from rosepo_core.config import load_config, read_config
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing import SilentReporter, toy_split
 from rosepo_oracles.ensemble import fit_weights
 

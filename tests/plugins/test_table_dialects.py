@@ -12,7 +12,7 @@ import pytest
 from rosepo_core.config import load_config
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Corpus
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 from rosepo_core.testing.toys import SilentReporter
 
 ADVICE = re.compile(r"dataset\.(\w+)=('[^']*'|\S+)")

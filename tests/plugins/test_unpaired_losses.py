@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rosepo_core.api import LogProbs
-from rosepo_core.registry import load_plugins
+from rosepo_core.plugins.registry import load_plugins
 
 
 def pairs(won: Any, lost: Any, mismatched: Any) -> LogProbs:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.records import LogProbs
-from rosepo_core.registry import running
+from rosepo_core.plugins.registry import running
 
 
 class Mixture(PreferenceLoss):

@@ -20,8 +20,8 @@ from rosepo_core.engine import gguf
 from rosepo_core.engine.models import BASE_FILE, hub_id, resolve_model
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, TRIE_FILE
 from rosepo_core.evaluation.decision_rules import needed_models
-from rosepo_core.recorded_plugins import PLUGINS_FILE
-from rosepo_core.registry import running
+from rosepo_core.plugins.recorded import PLUGINS_FILE
+from rosepo_core.plugins.registry import running
 from rosepo_core.report import outputs
 from rosepo_core.report.model_card import model_card
 from rosepo_core.serving.changed_catalogue import CHANGES_FILE

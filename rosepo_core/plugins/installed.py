@@ -10,9 +10,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from rosepo_core import __version__
-from rosepo_core.containment import described
 from rosepo_core.contracts.errors import PluginError
 from rosepo_core.contracts.hookspecs import ENTRY_POINT_GROUP
+from rosepo_core.plugins.containment import described
 
 OWN = "rosepo"
 """The distribution of rosepo itself."""

@@ -19,8 +19,8 @@ from packaging.utils import canonicalize_name
 from rosepo_core.config import PluginChoice, RecordedOptions, RunConfig
 from rosepo_core.contracts.components import Component
 from rosepo_core.contracts.errors import NotInstalledError, RequestError, RosepoError
-from rosepo_core.plugin_files import plain_name
-from rosepo_core.registry import KINDS, Registry
+from rosepo_core.plugins.one_file import plain_name
+from rosepo_core.plugins.registry import KINDS, Registry
 
 PLUGINS_FILE = "plugins.json"
 SCHEMA = 1

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from rosepo_core.containment import contained, described
 from rosepo_core.contracts import hookspecs
 from rosepo_core.contracts.components import (
     Component,
@@ -32,7 +31,8 @@ from rosepo_core.contracts.components import (
 )
 from rosepo_core.contracts.errors import NotInstalledError, PluginError, RequestError, nearest
 from rosepo_core.contracts.options import Options, parse_options
-from rosepo_core.installed import (
+from rosepo_core.plugins.containment import contained, described
+from rosepo_core.plugins.installed import (
     OWN,
     PluginWarning,
     check_requirement,
@@ -40,7 +40,7 @@ from rosepo_core.installed import (
     installed_points,
     version_of,
 )
-from rosepo_core.plugin_files import PluginFile, absolute_name, is_file_name
+from rosepo_core.plugins.one_file import PluginFile, absolute_name, is_file_name
 from rosepo_core.prompts.template import PromptTemplate
 
 if TYPE_CHECKING:

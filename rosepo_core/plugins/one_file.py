@@ -16,8 +16,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from rosepo_core.containment import contained, described
 from rosepo_core.contracts.errors import PluginError, RequestError, nearest
+from rosepo_core.plugins.containment import contained, described
 
 IN_A_FILE = re.compile(r"(?P<path>.*\.py)(:(?P<member>.*))?", re.DOTALL)
 
