@@ -32,10 +32,11 @@ def clean(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Show what the cache holds: packages that were fetched and models that were converted. With --remove, remove it.
+    """Show what the cache holds, or remove some of it.
 
-    The cache is ~/.cache/rosepo, or $ROSEPO_CACHE. What rosepo made there is made again when it is needed. What
-    others put there, such as a plugin, goes only by its own name. Remove nothing while another rosepo is running.
+    It holds packages that were fetched and models that were converted. The cache is
+    ~/.cache/rosepo, or $ROSEPO_CACHE. What rosepo made there is made again when it is needed. What others put there,
+    such as a plugin, goes only by its own name. Remove nothing while another rosepo is running.
     """
     from rosepo_core import cache
     from rosepo_core.packages import cache_folder

@@ -72,8 +72,10 @@ def export(
     public: Annotated[bool, typer.Option("--public", help="With --push: everyone may see it.")] = False,
     json_: Json = False,
 ) -> None:
-    """Write a model of a finished run as a folder that needs nothing else: merged weights, tokenizer, prompts,
-    titles, model card. The folder appears after the model in it has given the same answers as the run's.
+    """Write a model as a folder that needs nothing else.
+
+    It holds merged weights, tokenizer, prompts, titles and a model card. The folder appears after the model in it has
+    given the same answers as the run's.
     """
     import json
 

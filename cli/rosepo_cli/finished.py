@@ -23,7 +23,9 @@ def compare(
     metric: Annotated[str, typer.Option(metavar="NAME", help="The column that is compared.")] = "ndcg@10",
     json_: Json = False,
 ) -> None:
-    """Show the models of finished runs side by side, and test which aligned models differ from that of the first run.
+    """Show finished runs side by side, and test their differences.
+
+    The test is which aligned models differ from that of the first run.
 
     They are compared by ranking.score, or by the last score that all runs have.
 
@@ -80,8 +82,10 @@ def report(
         typer.Option("--out", metavar="FILE.html", help="The file to write; by default the run's own report.html."),
     ] = None,
 ) -> None:
-    """Write the report of one or more finished runs, as one page. For folders of runs under seeds, it shows means
-    over seeds."""
+    """Write the report of one or more finished runs, as one page.
+
+    For folders of runs under seeds, it shows means over seeds.
+    """
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core import pipeline
     from rosepo_core import seeds as over

@@ -24,7 +24,10 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A folder with runs.")] = Path("runs"),
     json_: Json = False,
 ) -> None:
-    """List the runs in a folder: what they are, how far they are, and how good their last model is."""
+    """List the runs in a folder.
+
+    Each line says what the run is, how far it is, and how good its last model is.
+    """
     from rosepo_core.run_list import list_runs
 
     found = list_runs(folder)

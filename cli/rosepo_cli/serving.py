@@ -68,7 +68,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Answer requests for recommendations over HTTP, from one or more finished runs.
+    """Answer requests for recommendations over HTTP.
 
     SIGTERM or Ctrl-C: answer what has come, then end. SIGHUP: load the runs again from their folders, without a
     dropped request.

@@ -85,7 +85,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and its cost, and do nothing.")] = False,
     json_: Json = False,
 ) -> None:
-    """Turn a log of interactions and a language model into an aligned recommender.
+    """Make an aligned recommender of a log and a language model.
 
     Write options of plugins and of the configuration's sections as --SECTION.KEY VALUE, e.g. --loss.beta 0.2 or
     --sft.steps 80. `rosepo plugins show NAME` lists the options of a plugin. The command line wins over --config,

@@ -51,11 +51,13 @@ def test_help_fits_80_columns(rosepo, monkeypatch, command):
     assert max(map(len, lines)) <= 80
 
 
-def test_help_names_every_command(rosepo):
+def test_help_names_every_command_and_cuts_off_no_sentence(rosepo, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     shown = rosepo("--help").out
     assert {"train", "evaluate", "recommend", "plugins", "data", "doctor"} <= set(
         re.findall(r"^  (\w+) ", shown, re.M)
     )
+    assert "..." not in shown
 
 
 @pytest.mark.parametrize("command", [[], ["plugins"], ["data"]])
