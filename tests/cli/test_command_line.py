@@ -57,7 +57,7 @@ def test_help_names_every_command_and_cuts_off_no_sentence(rosepo, monkeypatch):
     assert {"train", "evaluate", "recommend", "plugins", "data", "doctor"} <= set(
         re.findall(r"^  (\w+) ", shown, re.M)
     )
-    assert "..." not in shown
+    assert "..." not in shown.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize("command", [[], ["plugins"], ["data"]])
