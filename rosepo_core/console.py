@@ -6,7 +6,7 @@ Only this module of the core imports rich.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 WIDTH = 22
 """Of the names of stages."""
+
+SHOWN = {"loss": "loss", "rewards/margins": "margin"}
+"""The numbers of a training that are shown, and what they are called here."""
 
 PLAIN_EVERY = 20.0
 """Seconds between two lines about the same stage, if there is no terminal."""
@@ -41,6 +44,7 @@ class ConsoleReporter:
         self._told = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._done = 0
+        self._numbers = ""
 
     @contextmanager
     def live(self) -> Iterator[ConsoleReporter]:
@@ -54,6 +58,7 @@ class ConsoleReporter:
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]} {task.fields[rate]}"),
             TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[numbers]}"),
             console=self._console,
             transient=True,
         ) as self._bar:
@@ -62,7 +67,7 @@ class ConsoleReporter:
 
     def stage_started(self, stage: str) -> None:
         """Start the clock of `stage`."""
-        self._stage, self._unit, self._told = stage, "", time.monotonic()
+        self._stage, self._unit, self._told, self._numbers = stage, "", time.monotonic(), ""
         self.check()
 
     def stage_finished(self, artifact: Artifact) -> None:
@@ -85,15 +90,23 @@ class ConsoleReporter:
             self._unit, self._first = unit, (now, done)
         self._done = done
         since, before = self._first
-        rate = f"{(done - before) / (now - since):,.1f}/s" if now > since else ""
+        rate = _rate(done - before, now - since)
         if self._bar is not None:
             if self._task is None:
-                self._task = self._bar.add_task(self._stage, total=total, completed=before, unit=unit, rate="")
-            self._bar.update(self._task, completed=done, total=total, unit=unit, rate=rate)
+                self._task = self._bar.add_task(
+                    self._stage, total=total, completed=before, unit=unit, rate="", numbers=""
+                )
+            self._bar.update(self._task, completed=done, total=total, unit=unit, rate=rate, numbers=self._numbers)
         elif not self._console.is_terminal and now - self._told > PLAIN_EVERY:
             self._told = now
-            self._line(f"{self._stage:<{WIDTH}} {done:,} of {total:,} {unit}, {rate}".strip())
+            parts = [f"{done:,} of {total:,} {unit}", rate, self._numbers]
+            self._line(f"{self._stage:<{WIDTH}} {', '.join(part for part in parts if part)}")
         self.check(waits=done < total)
+
+    def numbers(self, values: Mapping[str, float]) -> None:
+        """Show loss and reward margin of the last step with the progress. Other numbers are not shown."""
+        if shown := [f"{SHOWN[name]} {values[name]:.3f}" for name in SHOWN if name in values]:
+            self._numbers = " ".join(shown)
 
     def note(self, message: str) -> None:
         """Print the note."""
@@ -114,3 +127,10 @@ class ConsoleReporter:
         if self._bar is not None and self._task is not None:
             self._bar.remove_task(self._task)
         self._task = None
+
+
+def _rate(done: int, seconds: float) -> str:
+    """How fast it is: units a second, or seconds a unit if they take longer than one."""
+    if not done or seconds <= 0:
+        return ""
+    return f"{done / seconds:,.1f}/s" if done >= seconds else f"{seconds / done:,.1f} s each"

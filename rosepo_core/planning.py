@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,13 @@ from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.stages import prior, reference, sampling, sft
 from rosepo_core.stages.rounds import FIRST, Round, rounds_of
-from rosepo_core.stages.session import Handle, RunReporter, Session, Settings
-from rosepo_core.stages.trained import DrawnCandidates
+from rosepo_core.stages.session import Handle, QuietReporter, RunReporter, Session, Settings
+from rosepo_core.stages.trained import DrawnCandidates, Trained
 from rosepo_core.store.artifacts import Artifact
 from rosepo_core.store.run_store import RunStore
+
+SMALL_MODEL = 50_000_000
+"""Bytes of weights below which a run is not measured before it starts: its passes are fast."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,49 @@ def plan(
     Raises:
         RequestError: the run would end with this error before anything is trained.
     """
+    with _rehearsal(config, folder, reporter, registry, force, overwrite) as session:
+        return _plan(session, train(session), processes)
+
+
+def forecast(
+    config: RunConfig,
+    folder: Path,
+    reporter: RunReporter,
+    *,
+    registry: Registry | None = None,
+    force: Sequence[str] = (),
+    overwrite: bool = False,
+    processes: int = 1,
+) -> Plan | None:
+    """The plan of a run that is about to start, as `plan`. `None` if measuring first is not worth it: nothing is left
+    to be trained, or the model is small. Notes are not shown, because the run itself will show them."""
+    reporter.stage_started("forecast")
+    quiet = _ProgressOnly(reporter)
+    with _rehearsal(config, folder, quiet, registry, force, overwrite) as session:
+        if session.policy.size(session.config.sft).weights < SMALL_MODEL:
+            return None
+        trained = train(session)
+        if all(each.reused is not None for stage, each in session.artifacts.items() if not _is_quick(stage)):
+            return None
+        return _plan(session, trained, processes)
+
+
+class _ProgressOnly(QuietReporter):
+    """Passes progress on, and nothing else."""
+
+    def __init__(self, reporter: RunReporter) -> None:
+        self.progress = reporter.progress  # type: ignore[method-assign]
+
+
+@contextmanager
+def _rehearsal(
+    config: RunConfig,
+    folder: Path,
+    reporter: RunReporter,
+    registry: Registry | None,
+    force: Sequence[str],
+    overwrite: bool,
+) -> Iterator[_Rehearsal]:
     registry = registry or load_plugins()
     forced = forced_stages(force, config.rounds)
     if not overwrite:
@@ -170,11 +217,10 @@ def plan(
     with tempfile.TemporaryDirectory(prefix="rosepo-plan-") as scratch:
         made = RunStore(Path(scratch))
         with made.working(""):
-            return _plan(_Rehearsal(config, RunStore(folder), made, registry, reporter, forced), processes)
+            yield _Rehearsal(config, RunStore(folder), made, registry, reporter, forced)
 
 
-def _plan(session: _Rehearsal, processes: int) -> Plan:
-    planned = train(session)
+def _plan(session: _Rehearsal, planned: Trained, processes: int) -> Plan:
     data = planned.split.content
     template = session.template(planned.split)
     material = sft_lengths(session, template, data)

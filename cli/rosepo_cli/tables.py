@@ -544,6 +544,26 @@ def show_plan(config: str, folder: Path, plan: Plan) -> None:
     console.print(f"run     {folder}", markup=False, soft_wrap=True)
 
 
+def in_a_line(plan: Plan, until: str | None, runs: int = 1) -> str:
+    """How long a run will take, with the stages that take most of the time.
+
+    Args:
+        plan: the plan of the run.
+        until: the last stage of the run, if it does not go on to the end.
+        runs: number of runs of this kind, one after the other.
+    """
+    last = next((place for place, row in enumerate(plan.stages) if row.stage == until), len(plan.stages))
+    rows = [row for row in plan.stages[: last + 1] if row.reused is None]
+    total = sum(row.seconds or 0.0 for row in rows)
+    if plan.train_rate is None:
+        return "how long this takes is unknown: the model does not fit into this machine"
+    longest = sorted(rows, key=lambda row: row.seconds or 0.0, reverse=True)[:3]
+    parts = [f"{row.stage} {duration(row.seconds)}" for row in longest if row.seconds and row.seconds > total / 20]
+    parts += [f"{row.stage} unknown and not counted" for row in rows if row.seconds is None]
+    several = f"{runs} runs, each " if runs > 1 else ""
+    return f"{several}about {duration(total)} on this machine: {', '.join(parts)} (--dry-run shows the plan)"
+
+
 def show_plan_of_seeds(seeds: Sequence[int], plan: Plan) -> None:
     """What the plan of the first seed means for all seeds."""
     console = _console()

@@ -115,8 +115,8 @@ def train(
         in_processes(processes, context)
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_evaluations, show_plan, show_plan_of_seeds, show_seeds, to_json
-    from rosepo_core import pipeline
+    from rosepo_cli.tables import in_a_line, show_evaluations, show_plan, show_plan_of_seeds, show_seeds, to_json
+    from rosepo_core import pipeline, ranks
     from rosepo_core import seeds as over
 
     folder = run or (pipeline if seeds is None else over).default_folder(settings)
@@ -136,6 +136,13 @@ def train(
             if seeds is not None:
                 show_plan_of_seeds(list(runs), made)
         return
+    if ranks.count() == 1:
+        from rosepo_core.planning import forecast
+
+        first = folder if seeds is None else over.seed_folders(settings, folder, seeds)[settings.seed]
+        with reporter.live():
+            if expected := forecast(settings, first, reporter, registry=registry, **how):
+                reporter.note(in_a_line(expected, until, runs=seeds or 1))
     if seeds is not None:
         with reporter.live():
             found = over.run_seeds(settings, folder, seeds, reporter, registry=registry, **how)

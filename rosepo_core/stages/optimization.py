@@ -81,7 +81,13 @@ def optimize(
     log: LogHistory = []
     if options.steps != 0:
         name = number.stage(stage)
-        tracking = Tracking(session.store.folder, name, session.config.track, session.store.metric_lines(name))
+        tracking = Tracking(
+            session.store.folder,
+            name,
+            session.config.track,
+            session.store.metric_lines(name),
+            session.reporter.numbers,
+        )
         settings = replace(training_settings(session, options), seed=number.seed(session.config.seed))
         log = train(settings, session.reporter, tracking, partial=session.partial)
     session.policy.save(folder)

@@ -42,6 +42,9 @@ class RunReporter(Reporter, Protocol):
     def stage_finished(self, artifact: Artifact) -> None:
         """Report that the stage of `artifact` is done. ``artifact.reused`` says whether it was taken from before."""
 
+    def numbers(self, values: Mapping[str, float]) -> None:
+        """Report the numbers of the last step of a training, such as ``loss`` and ``rewards/margins``."""
+
 
 class QuietReporter:
     """Shows nothing."""
@@ -56,6 +59,9 @@ class QuietReporter:
         """Nothing."""
 
     def stage_finished(self, artifact: Artifact) -> None:
+        """Nothing."""
+
+    def numbers(self, values: Mapping[str, float]) -> None:
         """Nothing."""
 
 

@@ -40,7 +40,7 @@ class Stages:
     def progress(self, done, total, unit):
         pass
 
-    note = stage_started = lambda self, _: None
+    note = stage_started = numbers = lambda self, _: None
 
     def stage_finished(self, artifact):
         (self.reused if artifact.reused is not None else self.made).append(artifact.stage)

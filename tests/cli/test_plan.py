@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
@@ -136,3 +138,23 @@ def test_candidates_of_the_validation_part_that_cannot_be_drawn_are_found_by_pla
     dry = train("--run", tmp_path / "run", "--dry-run", *asked, f"--evaluation.candidates={popular + 2}")
     assert dry.code == 2
     assert f"has {popular} unseen items with training interactions, too few for {popular + 2} candidates" in dry.err
+
+
+def test_a_run_that_takes_long_says_how_long_before_it_begins(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("rosepo_core.planning.SMALL_MODEL", 0)
+    first = train("--run", tmp_path / "run", "--until=oracle")
+    assert first.code == 0, first.err
+    told, *after = first.err.splitlines()
+    assert re.fullmatch(
+        r"  about \d+ s on this machine: sft \d+ s, oracle unknown and not counted \(--dry-run shows the plan\)", told
+    )
+    assert after[1].startswith("dataset ")
+    again = train("--run", tmp_path / "run", "--until=oracle")
+    assert "about" not in again.err
+
+
+def test_of_seeds_it_says_how_long_each_takes(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("rosepo_core.planning.SMALL_MODEL", 0)
+    done = train("--run", tmp_path / "run", "--seeds=2")
+    assert done.code == 0, done.err
+    assert done.err.splitlines()[0].startswith("  2 runs, each about ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import netrc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -30,12 +30,14 @@ class Tracking:
         stage: the name of the stage.
         trackers: names of transformers' integrations.
         lines: the file of `store.metric_lines`; by default RUN/metrics.jsonl.
+        show: receives the numbers of each logged step, to show them.
     """
 
     run: Path
     stage: str
     trackers: Sequence[str] = ()
     lines: Path | None = None
+    show: Callable[[Mapping[str, float]], None] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the trainer's configuration."""
@@ -71,10 +73,11 @@ class Tracking:
 
 
 class WritesLines(TrainerCallback):  # type: ignore[misc]
-    """Writes a line of RUN/metrics.jsonl for each logged step and each result of validation."""
+    """Writes a line of RUN/metrics.jsonl for each logged step and each result of validation, and shows it."""
 
     def __init__(self, tracking: Tracking) -> None:
         self._lines = MetricLines(tracking.lines or tracking.run / METRIC_LINES, tracking.stage)
+        self._show = tracking.show
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remove the lines of steps that are made again."""
@@ -85,6 +88,8 @@ class WritesLines(TrainerCallback):  # type: ignore[misc]
         """Write a line. The last log of a training is a summary and no step."""
         if state.is_world_process_zero and "train_loss" not in logs:
             self._lines.add(state.global_step, logs)
+            if self._show is not None:
+                self._show(logs)
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
