@@ -80,6 +80,9 @@ def show_user(page: Page, url: str, user: str) -> None:
         "() => [...document.querySelectorAll('.card')].every(card => card.querySelector('li .title'))",
         timeout=1000 * PATIENCE,
     )
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.card')].every(card => getComputedStyle(card).opacity === '1')"
+    )
     page.evaluate("window.scrollTo(0, 0)")
 
 

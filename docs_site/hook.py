@@ -15,7 +15,7 @@ from docs_site.plugin_pages import FOLDERS, all_metrics, own_plugins, page_of, t
 from rosepo_core.config import RunConfig
 
 GENERATED = re.compile(r"<!-- generated: (?P<what>[a-z ]+) -->")
-PICTURE = re.compile(r"!\[([^\]]*)\]\((?:\.\./)+benchmarks/results/([^)]+\.svg)\)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\((?:\.\./)+benchmarks/results/([^)]+\.(?:svg|png))\)")
 """A picture that a benchmark made. The site takes a copy."""
 
 
@@ -29,7 +29,8 @@ def on_files(files: Files, config: Any) -> Files:
             if written:
                 files.remove(written)
             files.append(File.generated(config, path, content=content))
-    for picture in sorted((Path(config.config_file_path).parent / "benchmarks" / "results").glob("*.svg")):
+    results = Path(config.config_file_path).parent / "benchmarks" / "results"
+    for picture in sorted([*results.glob("*.svg"), *results.glob("*.png")]):
         files.append(File.generated(config, f"pictures/{picture.name}", abs_src_path=str(picture.resolve())))
     config.nav = _in_full(config.nav, files)
     return files

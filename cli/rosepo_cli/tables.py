@@ -544,8 +544,8 @@ def show_plan(config: str, folder: Path, plan: Plan) -> None:
     console.print(f"run     {folder}", markup=False, soft_wrap=True)
 
 
-def in_a_line(plan: Plan, until: str | None, runs: int = 1) -> str:
-    """How long a run will take, with the stages that take most of the time.
+def in_a_line(plan: Plan, until: str | None, runs: int = 1) -> str | None:
+    """How long a run will take, with the stages that take most of the time; `None` if no stage takes any.
 
     Args:
         plan: the plan of the run.
@@ -560,6 +560,8 @@ def in_a_line(plan: Plan, until: str | None, runs: int = 1) -> str:
     longest = sorted(rows, key=lambda row: row.seconds or 0.0, reverse=True)[:3]
     parts = [f"{row.stage} {duration(row.seconds)}" for row in longest if row.seconds and row.seconds > total / 20]
     parts += [f"{row.stage} unknown and not counted" for row in rows if row.seconds is None]
+    if not parts:
+        return None
     several = f"{runs} runs, each " if runs > 1 else ""
     return f"{several}about {duration(total)} on this machine: {', '.join(parts)} (--dry-run shows the plan)"
 

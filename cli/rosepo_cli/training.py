@@ -141,8 +141,9 @@ def train(
 
         first = folder if seeds is None else over.seed_folders(settings, folder, seeds)[settings.seed]
         with reporter.live():
-            if expected := forecast(settings, first, reporter, registry=registry, **how):
-                reporter.note(in_a_line(expected, until, runs=seeds or 1))
+            expected = forecast(settings, first, reporter, registry=registry, **how)
+            if expected is not None and (line := in_a_line(expected, until, runs=seeds or 1)):
+                reporter.note(line)
     if seeds is not None:
         with reporter.live():
             found = over.run_seeds(settings, folder, seeds, reporter, registry=registry, **how)
