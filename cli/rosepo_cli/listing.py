@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rosepo_cli.arguments import Json
+from rosepo_cli.main_tables import show_main_table
 
 
 def add(app: typer.Typer) -> None:
@@ -21,13 +22,15 @@ def add(app: typer.Typer) -> None:
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A folder with runs.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A folder of runs, or one run.")] = Path("runs"),
     json_: Json = False,
 ) -> None:
     """List the runs in a folder.
 
-    Each line says what the run is, how far it is, and how good its last model is.
+    Each line says what the run is, how far it is, and how good its last model is. Of one run, the main metric of all
+    models is shown, too, in the time that reading a file takes; `rosepo evaluate` shows all metrics.
     """
+    from rosepo_core.evaluation.main_table import read_main_tables
     from rosepo_core.run_list import list_runs
 
     found = list_runs(folder)
@@ -46,3 +49,6 @@ def runs(
         name = run.folder.relative_to(folder) if run.folder != folder else run.folder
         table.add_row(Text(str(name)), Text(run.method), Text(run.state), Text(result))
     console.print(table)
+    if [run.folder for run in found if run.value is not None] == [folder]:
+        for each in read_main_tables(folder):
+            show_main_table(console, each)

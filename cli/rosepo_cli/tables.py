@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from rosepo_cli.main_tables import show_main_table
+from rosepo_core.evaluation.main_table import main_table
 from rosepo_core.evaluation.run_models import ROUND, RowName, by_score_in_use, score_in_use
 
 if TYPE_CHECKING:
@@ -66,6 +68,10 @@ def show_evaluations(run: Run) -> None:
     console = _console()
     for evaluation in run.evaluations:
         _show_evaluation(console, evaluation)
+    for evaluation in run.evaluations:
+        metrics = {name: result.metrics for name, result in evaluation.models.items()}
+        intervals = {name: result.intervals for name, result in evaluation.models.items()}
+        show_main_table(console, main_table(evaluation.protocol, metrics, intervals))
     if run.evaluations:
         console.print()
     report = run.folder / "report.html"

@@ -43,3 +43,28 @@ def test_a_run_lists_itself_and_a_missing_folder_is_named(folder, rosepo):
     assert (done.code, done.out) == (2, "")
     assert f"there is no folder {folder / 'nowhere'}" in done.err
     assert rosepo("runs", folder / "notes").out == f"there are no runs in {folder / 'notes'}\n"
+
+
+def test_of_one_run_the_main_metric_has_intervals(finished, rosepo, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    rows = {
+        "popularity": (0.5, [0.25, 0.75]),
+        "aligned": (0.6, [0.4, 0.8]),
+        "aligned fusion": (0.7, [0.55, 0.85]),
+    }
+    content = json.loads((run / "metrics.json").read_text())
+    content["protocols"] = {
+        "candidates-5": {name: {"hr@1": 0, "ndcg@10": value} for name, (value, _) in rows.items()}
+    }
+    content["intervals"] = {"candidates-5": {name: {"ndcg@10": ends} for name, (_, ends) in rows.items()}}
+    (run / "metrics.json").write_text(json.dumps(content))
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = rosepo("runs", run)
+    assert (shown.code, shown.err) == (0, "")
+    assert [line.rstrip() for line in shown.out.splitlines()[-4:]] == [
+        "NDCG@10 with 95 % intervals, candidates-5",
+        "                 likelihood           fusion",
+        "popularity  0.500 .250\N{EN DASH}.750",
+        "aligned     0.600 .400\N{EN DASH}.800  0.700 .550\N{EN DASH}.850",
+    ]
