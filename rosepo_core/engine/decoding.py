@@ -26,6 +26,9 @@ from rosepo_core.engine.title_trie import TitleTrie, ranges
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 
 Doubles = NDArray[np.float64]
+WIDEST = 4
+"""The most beams of an exact search for each title that is wanted, where the search chooses their number."""
+
 Exclude = Callable[[Longs], Sequence[NDArray[np.integer]]]
 
 
@@ -59,7 +62,7 @@ def decode(
     *,
     reporter: Reporter,
     token_budget: TokenBudget,
-    beams: int = 8,
+    beams: int | None = 8,
     exact: bool = False,
     temperature: float = 0.0,
     exclude: Exclude | None = None,
@@ -98,7 +101,7 @@ def decode(
         reporter: receives the progress.
         token_budget: tokens in a forward pass (`engine.passes`); changes memory and speed only, never the result.
         beams: unfinished titles per prompt that are read in a round, at least `k`; for an exact search it changes
-            speed only.
+            speed only, and `None` takes what should be fastest, see `_width`.
         exact: keep beams that do not fit for later rounds, instead of dropping them.
         temperature: see above.
         exclude: a function from rows of `trunks` to the items that must not be generated, one array for each row.
@@ -119,7 +122,8 @@ def decode(
             raise ValueError("drawing titles needs a random generator")
         seeds = rng.integers(0, 2**64, size=len(trunks), dtype=np.uint64)
         beams, exact = k, False
-    beams = max(beams, k)
+    if not exact:
+        beams = max(beams or 0, k)
     if model.training:
         raise ValueError("the model is in training mode; call its eval() first")
     passes = scoring_passes(model, token_budget)
@@ -134,15 +138,17 @@ def decode(
 
         @torch.inference_mode()
         def search_the_rest(block_is_done: Callable[[], None]) -> None:
-            for part in _batches(some, beams, passes.token_budget):
+            for part in _batches(some, WIDEST * k if beams is None else beams, passes.token_budget):
                 if done[part].all():
                     continue
                 rows = mine[part]
+                fixed = passes.cost.fixed / passes.cost.token
                 found = _Search(
                     trie=trie,
                     k=k,
-                    beams=beams,
+                    beams=_width(k, len(part), fixed) if beams is None else beams,
                     exact=exact,
+                    small=int(fixed / 2),
                     temperature=temperature,
                     score=score or not temperature,
                     seeds=seeds[rows] if seeds is not None else None,
@@ -157,9 +163,24 @@ def decode(
             passes.within_memory(lambda: search_the_rest(block_is_done))
         return {"items": items, "scores": scores}
 
-    asked = ranks.digest(trunks.trunk, trunks.anchor, np.array([k, beams, exact, temperature]), seeds)
+    asked = ranks.digest(trunks.trunk, trunks.anchor, np.array([k, beams or 0, exact, temperature]), seeds)
     found = ranks.shared(f"decoding {asked}", trunks.trunk, search)
     return found["items"], found["scores"]
+
+
+def _width(k: int, examples: int, fixed: float) -> int:
+    """The number of beams for an exact search.
+
+    Every exact search must read the beams that are better than the k-th title; about `k` of them are open at a time.
+    A wider round reads others as well, most of them in vain, and saves rounds. So there may be more where the pass is
+    small, and costs more for being a pass than for its tokens.
+
+    Args:
+        k: titles per prompt.
+        examples: prompts of the batch.
+        fixed: what a pass costs besides its tokens, in tokens.
+    """
+    return min(max(k, int(fixed / (4 * examples))), WIDEST * k)
 
 
 def _batches(trunks: Trunks, beams: int, token_budget: int) -> Iterator[Longs]:
@@ -284,6 +305,7 @@ class _Search:
     """The search for one batch. Attributes that are not described here are arguments of `decode`.
 
     Attributes:
+        small: in an exact search, a round with at most this many tokens reads whole edges.
         seeds: the seed of each example's draw, uint64 [n]; `None` at temperature 0.
         excluded: the result of `TitleTrie.exclusion_keys`.
     """
@@ -292,6 +314,7 @@ class _Search:
     k: int
     beams: int
     exact: bool
+    small: int
     temperature: float
     score: bool
     seeds: NDArray[np.uint64] | None
@@ -348,7 +371,8 @@ class _Search:
         """Read the next tokens along each beam's edge.
 
         A search that is not exact reads the whole edge at once. An exact search first reads one token of an edge, and
-        later the rest, because the first token already rules out most beams.
+        later the rest, because the first token already rules out most beams; but a pass over few tokens would save
+        too little to be followed by another one.
 
         Args:
             beams: b beams, by example.
@@ -364,7 +388,7 @@ class _Search:
         leaf = trie.children[node] == 0
         # The last token of a title is only predicted and never read.
         counts = length - (beams.scored - 1) - leaf
-        if self.exact:
+        if self.exact and counts.sum() > self.small:
             counts = np.where(beams.scored == 1, 1, counts)
         beam = np.repeat(np.arange(len(beams)), counts)
         place = ranges(beams.scored - 1, counts)

@@ -1,9 +1,10 @@
 """Key and value states of prompts, which are read once, and of all beams that grow from them.
 
-In a forward pass, the tokens of all prompts are in one row without padding, so that the layers compute nothing that
-is not needed. Only inside the attention does each prompt have its own row, with its queries padded to the longest.
-There the states of a prompt and of its beams are in one buffer, which is written in place. The cache is never copied
-or reordered. A slot that no beam sees any more is used for the next token.
+What several prompts begin with, such as an instruction, is computed once for all of them. In a forward pass, the
+tokens of all prompts are in one row without padding, so that the layers compute nothing that is not needed. Only
+inside the attention does each prompt have its own row, with its queries padded to the longest. There the states of a
+prompt and of its beams are in one buffer, which is written in place. The cache is never copied or reordered. A slot
+that no beam sees any more is used for the next token.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from rosepo_core.contracts.records import Bools, Ints, Longs
 from rosepo_core.engine.attention import Mask, Rule, attention, laid_out
 from rosepo_core.engine.head import decoder_of, head_of, token_log_probs
-from rosepo_core.engine.title_trie import ranges
+from rosepo_core.engine.title_trie import ranges, shared_beginnings, sorted_order
 
 _NEVER = 2**40
 """Depth of empty slots, which no rule lets a token see."""
@@ -62,6 +63,29 @@ class Slots:
         return free
 
 
+def _read_once(flat: Ints, starts: Longs, lengths: Longs) -> tuple[Longs, Longs]:
+    """Which tokens of r prompts are computed, if every beginning that prompts share is computed once.
+
+    Args:
+        flat: token ids of all prompts, int32 [total].
+        starts: where each prompt begins in `flat`, int64 [r]. lengths: of each prompt, int64 [r].
+
+    Returns:
+        the places of the computed tokens in `flat`, int64 [c]; and for each token of `flat` the computed one that it
+        equals, with everything before it, int64 [total].
+    """
+    order = sorted_order(flat, starts, lengths)
+    shared = shared_beginnings(flat, starts[order], lengths[order]).tolist()
+    equal = np.empty(len(flat), np.int64)
+    count, before = 0, 0
+    for row, same in zip(order.tolist(), [0, *shared], strict=True):
+        start, end = int(starts[row]), int(starts[row] + lengths[row])
+        equal[start : start + same] = equal[before : before + same]
+        equal[start + same : end] = np.arange(count, count + end - start - same)
+        count, before = count + end - start - same, start
+    return np.unique(equal, return_index=True)[1].astype(np.int64), equal
+
+
 class PrefixStates:
     """The states of r prompts, one in each row, and after each the slots for its beams' tokens."""
 
@@ -86,11 +110,15 @@ class PrefixStates:
         row = np.repeat(np.arange(len(prompts)), lengths)
         column = ranges(np.zeros_like(lengths), lengths)
         self._depth = np.full((len(prompts), self._width), _NEVER)
-        self._prompt = self._forward(np.concatenate(prompts), column, row, column, column, None)
+        flat = np.concatenate(prompts)
+        computed, self._equal = _read_once(flat, self._starts, lengths)
+        self._prompt = self._forward(
+            flat[computed], column[computed], row[computed], column[computed], (row, column, self._equal), None
+        )
 
     def prompt_ends(self, row: Longs, length: Longs) -> Tensor:
         """Hidden states of token number length[i] of prompt row[i]: [n, d]. All other hidden states are freed."""
-        hidden = self._prompt[self._tensor(self._starts[row] + length - 1)]
+        hidden = self._prompt[self._tensor(self._equal[self._starts[row] + length - 1])]
         del self._prompt
         return hidden
 
@@ -142,9 +170,8 @@ class PrefixStates:
             mask[row[of], column, : self._width] = np.arange(self._width) < length[of, None]
             mask[row[of], column, self._width :] = sees[now]
             positions = length[of] + depth[of] + within[now]
-            hidden.append(
-                self._forward(tokens[now], positions, row[of], column, self._width + slot[now], self._tensor(mask))
-            )
+            kept = row[of], self._width + slot[now], np.arange(len(now))
+            hidden.append(self._forward(tokens[now], positions, row[of], column, kept, self._tensor(mask)))
             order.append(now)
         back = np.argsort(np.concatenate(order), kind="stable")
         return torch.cat(hidden)[self._tensor(back)], sees[first + counts - 1]
@@ -166,16 +193,22 @@ class PrefixStates:
         positions: Longs,
         row: Longs,
         column: Longs,
-        slot: Longs,
+        kept: tuple[Longs, Longs, Longs],
         mask: Tensor | None,
     ) -> Tensor:
-        """Hidden states [t, d] of t tokens. Their keys and values are written to `slot` of `row`. The mask is
-        [r, columns, slots]; by default causal."""
+        """Hidden states [t, d] of t tokens.
+
+        Args:
+            ids: the tokens, [t]. positions: their depths, [t].
+            row: the row in which the attention of each token is computed, [t]. column: its column there, [t].
+            kept: rows, slots, and which of the t tokens has its keys and values written there, each [s].
+            mask: [r, columns, slots]; by default causal.
+        """
         self._columns_now = int(column.max()) + 1
         self._place = self._tensor(row * self._columns_now + column)
-        self._slot = self._tensor(row), self._tensor(slot)
+        self._kept = self._tensor(kept[0]), self._tensor(kept[1]), self._tensor(kept[2])
         self._visible = None if mask is None else mask[:, None]
-        self._depth[row, slot] = positions
+        self._depth[kept[0], kept[1]] = positions[kept[2]]
         self._depth_now = np.zeros((len(self._starts), self._columns_now), np.int64)
         self._depth_now[row, column] = positions
         tokens = self._tensor(ids.astype(np.int64))[None]
@@ -209,10 +242,11 @@ class PrefixStates:
             raise NotImplementedError(f"{type(module).__name__} got no mask of the prompts")
         rows = len(self._starts)
         kept = []
+        row, slot, token = self._kept
         for states, new in ((self._keys, key), (self._values, value)):
             if module not in states:
                 states[module] = new.new_zeros(rows, new.shape[1], self._used, new.shape[3])
-            states[module][self._slot[0], :, self._slot[1]] = new[0].transpose(0, 1)
+            states[module][row, :, slot] = new[0].transpose(0, 1)[token]
             kept.append(states[module][:, :, : self._used])
         padded = query.new_zeros(rows * self._columns_now, query.shape[1], query.shape[3])
         padded[self._place] = query[0].transpose(0, 1)

@@ -182,7 +182,7 @@ class TitleModel:
         k: int,
         *,
         exclude: Sequence[NDArray[np.integer]],
-        beams: int,
+        beams: int | None,
         exact: bool,
         only: NDArray[np.integer] | None = None,
     ) -> tuple[Ints, Floats]:
@@ -192,7 +192,7 @@ class TitleModel:
             places: n places.
             k: titles per place.
             exclude: items that must not be generated, one array for each place.
-            beams: width of the search.
+            beams: width of the search; `None` for an exact one lets it choose.
             exact: see `decode`. If false, a title with an improbable beginning may be missed.
             only: the items that are possible, ascending; by default all.
 

@@ -90,7 +90,7 @@ class TitleTrie:
             raise RequestError(f"title {name!r} has no tokens; give it a text")
         flat = np.concatenate(responses).astype(np.int32)
         starts = np.cumsum(lengths) - lengths
-        return TitleTrie._of_order(_sorted_order(flat, starts, lengths), flat, starts, lengths)
+        return TitleTrie._of_order(sorted_order(flat, starts, lengths), flat, starts, lengths)
 
     @staticmethod
     def _of_order(order: Longs, flat: Ints, starts: Longs, lengths: Longs) -> TitleTrie:
@@ -103,7 +103,9 @@ class TitleTrie:
             lengths: tokens of each title, [t].
         """
         starts, lengths = starts[order], lengths[order]
-        low, high, ends, above, depth, first_child, children = _nodes(_shared(flat, starts, lengths), lengths)
+        low, high, ends, above, depth, first_child, children = _nodes(
+            shared_beginnings(flat, starts, lengths), lengths
+        )
         sizes = depth - above
         ranks = np.empty(len(order), np.int32)
         ranks[order] = np.arange(len(order), dtype=np.int32)
@@ -249,7 +251,7 @@ class TitleTrie:
             raise RequestError(f"{path} cannot be read ({error}); make the run's stage anew") from None
 
 
-def _sorted_order(flat: Ints, starts: Longs, lengths: Longs) -> Longs:
+def sorted_order(flat: Ints, starts: Longs, lengths: Longs) -> Longs:
     """The order of the sequences by their tokens. A sequence comes before longer ones that begin with it; equal ones
     keep their order."""
     # With the most significant byte first, bytes compare in the same way as the tokens.
@@ -259,7 +261,7 @@ def _sorted_order(flat: Ints, starts: Longs, lengths: Longs) -> Longs:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
-def _shared(flat: Ints, starts: Longs, lengths: Longs) -> Longs:
+def shared_beginnings(flat: Ints, starts: Longs, lengths: Longs) -> Longs:
     """Number of tokens at the beginning that each sequence shares with the one before it: [t - 1]."""
     shared = np.zeros(len(starts) - 1, np.int64)
     most = np.minimum(lengths[1:], lengths[:-1])

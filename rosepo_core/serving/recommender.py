@@ -47,9 +47,6 @@ class Recommendation(NamedTuple):
 OnUnknown = Literal["error", "skip"]
 """What happens to an item of a history that is not in the catalogue."""
 
-BEAMS = 32
-"""Width of the exact search; changes speed only."""
-
 
 class Recommender:
     """A language model and a catalogue. It recommends only items of this catalogue. Several threads
@@ -278,8 +275,13 @@ class Recommender:
         passing = self._passing(filter, by)
         if not known:
             return []
-        items, scores = self._top(places_of(known), known, min(k, len(self.catalogue)), passing)
-        return self._named(items, scores)
+        # Equal histories have equal answers.
+        number = {history.tobytes(): history for history in known}
+        different = list(number.values())
+        rows = dict(zip(number, range(len(number)), strict=True))
+        items, scores = self._top(places_of(different), different, min(k, len(self.catalogue)), passing)
+        answers = self._named(items, scores)
+        return [list(answers[rows[history.tobytes()]]) for history in known]
 
     def rank(
         self,
@@ -401,7 +403,7 @@ class Recommender:
             out = np.empty(0, np.int32) if passing is None else np.flatnonzero(~passing).astype(np.int32)
             return self._ranker.top(self._model, places, [np.union1d(each, out) for each in histories], k)
         only = None if passing is None else np.flatnonzero(passing)
-        return self._model.top(places, k, exclude=histories, beams=BEAMS, exact=True, only=only)
+        return self._model.top(places, k, exclude=histories, beams=None, exact=True, only=only)
 
     def _named(self, items: Ints, scores: Floats) -> list[list[Recommendation]]:
         titles, ids, popularity = self.catalogue.titles, self.catalogue.ids, self.catalogue.popularity

@@ -72,6 +72,8 @@ def catalogue(rng, count, longest=6):
 
 def prompts(rng, trunks=3, longest=14):
     tokens = [rng.integers(1, VOCABULARY, rng.integers(3, longest)).astype(np.int32) for _ in range(trunks)]
+    for each in tokens[1:]:
+        each[:2] = tokens[0][:2]
     trunk = np.repeat(np.arange(trunks), 4)
     anchor = np.array([rng.integers(1, len(tokens[t]) + 1) for t in trunk])
     order = rng.permutation(len(trunk))
@@ -117,7 +119,7 @@ def test_a_beam_as_wide_as_the_catalogue_is_brute_force(model):
     np.testing.assert_allclose(scores, expected[1], atol=1e-4)
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [1, 3, None])
 def test_exact_search_is_brute_force_at_any_width(model, beams):
     rng = np.random.default_rng(1)
     titles, trunks = catalogue(rng, 60), prompts(rng)
@@ -125,6 +127,37 @@ def test_exact_search_is_brute_force_at_any_width(model, beams):
     items, scores = run(model, trunks, titles, 3, beams=beams, exact=True)
     assert items.tolist() == expected[0].tolist()
     np.testing.assert_allclose(scores, expected[1], atol=1e-4)
+
+
+def test_what_prompts_begin_with_is_read_once(model):
+    """Also a prompt that is the beginning of another one, and one that comes twice."""
+    titles = [np.array(title, dtype=np.int32) for title in ([7, END], [8, END], [7, 9, END])]
+    tokens = [np.array(ids, dtype=np.int32) for ids in ([1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2], [1, 2, 3, 5, 6])]
+    trunks = Trunks(tokens, np.arange(4, dtype=np.int32), np.array([4, 5, 2, 5], dtype=np.int32))
+    read = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda layer, args, out: read.append(args[0].shape[1]))
+    items, scores = run(model, trunks, titles, 3)
+    hook.remove()
+    assert read[0] == 6
+    expected = best(plain_scores(model, trunks, titles), 3)
+    assert items.tolist() == expected[0].tolist()
+    np.testing.assert_allclose(scores, expected[1], atol=1e-4)
+
+
+def test_an_exact_search_reads_little_that_it_does_not_need(model):
+    """A search that reads one beam at a time reads the least that any can. One that chooses its width reads no more
+    than twice that for many prompts, in fewer passes."""
+    rng = np.random.default_rng(3)
+    titles, trunks = catalogue(rng, 200), prompts(rng, trunks=8)
+    read: dict[int | None, list[int]] = {1: [], None: []}
+    for beams, sizes in read.items():
+        hook = model.get_input_embeddings().register_forward_hook(
+            lambda layer, args, out, sizes=sizes: sizes.append(args[0].shape[1])
+        )
+        run(model, trunks, titles, 5, beams=beams, exact=True, token_budget=4096)
+        hook.remove()
+    assert sum(read[None]) < 2 * sum(read[1])
+    assert len(read[None]) < len(read[1]) / 2
 
 
 def test_a_narrow_beam_reports_the_true_scores_of_what_it_finds(model):

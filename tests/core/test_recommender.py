@@ -70,6 +70,20 @@ def test_many_histories_get_what_each_gets_alone(recommender, histories):
     assert recommender.recommend_many([], 5) == []
 
 
+def test_equal_histories_are_answered_once(recommender, histories, tiny_model):
+    read = []
+    hook = tiny_model.get_input_embeddings().register_forward_hook(lambda layer, args, out: read.append(out.shape[1]))
+    first, other, again = recommender.recommend_many([histories[0], histories[1], histories[0]], 5)
+    of_three, read[:] = sum(read), []
+    recommender.recommend_many(histories[:2], 5)
+    hook.remove()
+    assert of_three == sum(read)
+    assert_alike(again, recommender.recommend(histories[0], 5))
+    assert_alike(other, recommender.recommend(histories[1], 5))
+    first.clear()
+    assert len(again) == 5
+
+
 def test_items_by_their_ids(recommender, described, histories):
     ids = [described.ids[described.titles.index(title)] for title in histories[0]]
     assert_alike(recommender.recommend(ids, 4, by="id"), recommender.recommend(histories[0], 4))
