@@ -17,6 +17,7 @@ import typer
 from typer.main import get_command
 
 from rosepo_cli import (
+    calibration,
     catalogue,
     cleaning,
     evaluation,
@@ -59,6 +60,7 @@ sweeping.add(app)
 evaluation.add(app)
 finished.add(app)
 recommendation.add(app)
+calibration.add(app)
 serving.add(app)
 exporting.add(app)
 catalogue.add(app)

@@ -84,6 +84,18 @@ def recommend(
         Literal["error", "skip"], typer.Option(help="What to do with items of --from that are not in the catalogue.")
     ] = "error",
     processes: Annotated[int, typer.Option(min=1, help="How many processes work on --from.")] = 1,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PROBABILITY",
+            help="If the confidence of a list is below this, --fallback answers. `rosepo calibrate` comes first.",
+            show_default=False,
+        ),
+    ] = None,
+    fallback: Annotated[
+        Literal["popularity", "oracle"],
+        typer.Option(help="Who answers below --threshold: the most popular titles, or the run's oracle."),
+    ] = "popularity",
     json_: Json = False,
 ) -> None:
     """Recommend titles to choose next. Only titles of its catalogue are possible."""
@@ -91,24 +103,30 @@ def recommend(
 
     from rosepo_cli.meant_titles import meant_titles
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_explanations, show_recommendations
+    from rosepo_cli.tables import show_confidence, show_explanations, show_recommendations
     from rosepo_core.contracts.errors import RequestError
     from rosepo_core.serving.batch import Job
     from rosepo_core.serving.explanations import explain as explanations_of
     from rosepo_core.serving.filters import Filter
-    from rosepo_core.serving.recommender import Recommender
+    from rosepo_core.serving.recommender import Recommended, Recommender
 
     conditions = Filter(deny=exclude or (), having=_values(having or []), lacking=_values(lacking or []))
     if source is not None or target is not None:
         if history or user or candidate or explain:
             raise RequestError("--history, --user, --candidate and --explain are for one history, not for --from")
-        job = Job(k, conditions, by, unknown)
+        job = Job(k, conditions, by, unknown, threshold, fallback)
         _for_file(run, stage, score, source, target, job, processes, json_)
         return
     if bool(history) == bool(user):
         raise RequestError("give a history (--history TITLE, once for each title) or a user of the log (--user ID)")
     if candidate and (exclude or having or lacking):
         raise RequestError("--candidate ranks all that it names; leave --exclude, --having and --lacking out")
+    if candidate and threshold is not None:
+        raise RequestError("the confidence is that of a list out of the whole catalogue: leave --candidate out")
+    if explain and threshold is not None:
+        raise RequestError(
+            "--explain asks the language model, and below a threshold another one answers: leave one out"
+        )
     recommender = Recommender.load(run, stage, ConsoleReporter(), score=score)
     if by == "title":
         index = recommender.title_index
@@ -118,20 +136,31 @@ def recommend(
         conditions = replace(conditions, deny=exclude)
     known = history or recommender.history(user or "", by)
     if candidate:
-        found = recommender.rank(known, candidate, by=by)[:k]
+        found = Recommended(recommender.rank(known, candidate, by=by)[:k])
+        why: str | None = "the confidence is that of a list out of the whole catalogue, and these are candidates"
     else:
-        found = recommender.recommend(known, k, filter=conditions, by=by)
+        found = recommender.recommend(known, k, filter=conditions, by=by, threshold=threshold, fallback=fallback)
+        why = recommender.why_no_confidence(k, filter=conditions)
     explanations = explanations_of(recommender, known, found, by=by) if explain else None
     if json_:
         listed = [each._asdict() for each in found]
         for row, explanation in zip(listed, explanations or [], strict=False):
             row["popularity_rank"] = explanation.popularity_rank
             row["influences"] = [asdict(each) for each in explanation.influences]
-        print(json.dumps({"ranked_by": recommender.score, "recommendations": listed}, ensure_ascii=False))
+        about = {
+            "ranked_by": recommender.score,
+            "answered_by": found.answered_by,
+            "confidence": found.confidence,
+            "confidence_interval": found.interval,
+            **({} if found.confidence is not None else {"why_no_confidence": why}),
+        }
+        print(json.dumps({**about, "recommendations": listed}, ensure_ascii=False))
     elif explanations is not None:
         show_explanations(explanations, recommender.score, len(recommender.titles))
+        show_confidence(found, threshold, why)
     else:
         show_recommendations(found, recommender.score)
+        show_confidence(found, threshold, why)
 
 
 def _for_file(

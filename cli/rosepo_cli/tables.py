@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from rosepo_core.plugins.registry import Entry
     from rosepo_core.presets import Preset
     from rosepo_core.seeds import SeedRuns, SeedTable, Spread
+    from rosepo_core.serving.calibrating import DoneCalibration
     from rosepo_core.serving.explanations import Explanation
-    from rosepo_core.serving.recommender import Recommendation
+    from rosepo_core.serving.recommender import Recommendation, Recommended
 
 SIGNS = {"higher": "\N{UPWARDS ARROW}", "lower": "\N{DOWNWARDS ARROW}", "neither": ""}
 SHOWN_CHANGES = 10
@@ -312,16 +314,38 @@ SCORE_TITLES: Mapping[str, str] = {
     "mean": "log-probability a token",
     "prior-corrected": "log-probability gained",
     "fusion": "probability",
+    "popularity": "training interactions",
+    "oracle": "score of the oracle",
 }
 
 
-def show_recommendations(found: Sequence[Recommendation], score: str) -> None:
+def show_recommendations(found: Recommended, score: str) -> None:
     """Titles and their scores, best first. Probabilities of ``fusion`` are shown as such."""
-    table = _table("", "title", SCORE_TITLES[score])
+    by = score if found.answered_by == "model" else found.answered_by
+    table = _table("", "title", SCORE_TITLES[by])
     table.columns[1].justify = "left"
     for rank, each in enumerate(found, 1):
-        table.add_row(f"{rank}", _marked(each), _score_text(each.score, score))
+        table.add_row(f"{rank}", _marked(each), _score_text(each.score, by))
     _console().print(table)
+
+
+def show_confidence(found: Recommended, threshold: float | None, why_none: str | None) -> None:
+    """A line about the confidence of a list, and who answered; why there is none, on stderr.
+
+    Args:
+        found: the list.
+        threshold: the confidence below which the fallback answers, if there is one.
+        why_none: why it has no confidence, if it has none.
+    """
+    if found.confidence is None or found.interval is None:
+        print(f"no confidence: {why_none}", file=sys.stderr)
+        return
+    low, high = found.interval
+    line = f"confidence {found.confidence:.0%} ({low:.0%} to {high:.0%}): the next title is in the list"
+    if found.answered_by != "model":
+        by = "the most popular titles" if found.answered_by == "popularity" else "the oracle"
+        line += f" of the model; below {threshold:.0%}, so {by} answered"
+    _console().print(f"\n{line}", markup=False)
 
 
 def _marked(found: Recommendation) -> Text:
@@ -352,6 +376,8 @@ def show_explanations(found: Sequence[Explanation], score: str, items: int) -> N
 
 
 def _score_text(value: float, score: str) -> str:
+    if score == "popularity":
+        return f"{value:,.0f}"
     return f"{math.exp(value):.3f}" if score == "fusion" else f"{value:.2f}"
 
 
@@ -600,3 +626,44 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def show_calibration(done: DoneCalibration) -> None:
+    """How good the confidence of lists is for users that the calibration has not seen."""
+    console, calibration = _console(), done.calibration
+    users = f"{calibration.users:,} of {done.available:,} validation users"
+    console.print(
+        f"The confidence of lists of 1 to {calibration.longest} titles of '{done.model}' by {done.score},\n"
+        f"calibrated on {users}. Each fifth of these users is measured with a calibration on the others.\n",
+        markup=False,
+    )
+    table = _table("titles", "hit rate", "Brier", "Brier of the rate", "ECE")
+    for each in done.reliability:
+        numbers = (each.rate, each.brier, each.constant_brier, each.ece)
+        table.add_row(f"{each.k}", *(f"{value:.4f}" for value in numbers))
+    console.print(table)
+    for each in done.reliability:
+        if each.k != _main_length(done):
+            continue
+        console.print(f"\nLists of {each.k}, the least confident users first", markup=False)
+        table = _table("confidence", "mean", "hit rate", "users")
+        for group in each.groups:
+            table.add_row(
+                f"{group.low:.3f} to {group.high:.3f}",
+                f"{group.predicted:.3f}",
+                f"{group.observed:.3f}",
+                f"{group.count:,}",
+            )
+        console.print(table)
+        if each.brier >= each.constant_brier:
+            console.print(
+                "\nThe confidence tells users no better apart than one rate for all: a threshold would help nobody",
+                markup=False,
+            )
+    console.print(f"\nkept in {done.folder}", markup=False, soft_wrap=True)
+
+
+def _main_length(done: DoneCalibration) -> int:
+    """The length of the lists whose groups are shown: 10, or the longest."""
+    lengths = [each.k for each in done.reliability]
+    return 10 if 10 in lengths else lengths[-1]

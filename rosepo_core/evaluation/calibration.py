@@ -73,3 +73,32 @@ def calibration(probabilities: NDArray[np.floating], outcomes: NDArray[np.generi
             for number in np.flatnonzero(counts).tolist()
         ),
     )
+
+
+def calibration_of_groups(
+    probabilities: NDArray[np.floating], outcomes: NDArray[np.generic], groups: int
+) -> Calibration:
+    """As `calibration`, over groups with the same number of predictions (to within one), the least probable first.
+
+    Where most predictions are alike, bins of equal width would hold nearly all of them in one bin. The ends of a
+    group are its least and its most probable prediction (Nguyen and O'Connor, "Posterior calibration and exploratory
+    analysis for natural language processing models", EMNLP 2015).
+
+    Args:
+        probabilities: the predictions, [n], n at least `groups`.
+        outcomes: whether each happened, [n].
+        groups: number of groups, at least 1.
+    """
+    order = np.argsort(probabilities, kind="stable")
+    found = tuple(
+        ReliabilityBin(
+            low=float(probabilities[rows[0]]),
+            high=float(probabilities[rows[-1]]),
+            count=len(rows),
+            predicted=float(probabilities[rows].mean()),
+            observed=float(outcomes[rows].astype(np.float64).mean()),
+        )
+        for rows in np.array_split(order, groups)
+    )
+    error = sum(each.count * abs(each.predicted - each.observed) for each in found) / len(order)
+    return Calibration(ece=error, reliability=found)

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,8 +22,9 @@ from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.data.dialects import Dialect
 from rosepo_core.data.table_files import TableContent, read_table
+from rosepo_core.serving.fallbacks import Fallback
 from rosepo_core.serving.filters import Filter
-from rosepo_core.serving.recommender import OnUnknown, Recommendation, Recommender
+from rosepo_core.serving.recommender import OnUnknown, Recommended, Recommender
 from rosepo_core.serving.title_index import By
 from rosepo_core.store.files import write_bytes, write_text
 
@@ -40,6 +41,8 @@ _SCHEMA = {
     "title": pl.String,
     "score": pl.Float32,
     "new": pl.Boolean,
+    "answered_by": pl.String,
+    "confidence": pl.Float64,
 }
 
 
@@ -67,12 +70,16 @@ class Job:
         filter: which items are possible, by titles or ids as `by` says.
         by: whether `filter` and a column ``history`` name items by title or by id.
         on_unknown: what to do with items of histories that are not in the catalogue.
+        threshold: the confidence below which `fallback` answers; `None` for no threshold.
+        fallback: who answers then.
     """
 
     k: int
     filter: Filter
     by: By = "title"
     on_unknown: OnUnknown = "error"
+    threshold: float | None = None
+    fallback: Fallback = "popularity"
 
 
 def read_histories(path: Path, by: By) -> Histories:
@@ -145,7 +152,8 @@ def recommend_to_file(
     reporter: Reporter,
 ) -> int:
     """Recommend for each user of a file, and write one row for each recommended item: ``user``, ``rank`` (from 1),
-    ``item`` (its id), ``title``, ``score`` and ``new`` (it has no training interaction).
+    ``item`` (its id), ``title``, ``score``, ``new`` (it has no training interaction), and for the whole list
+    ``answered_by`` and ``confidence`` (see `Recommended`).
 
     All histories are checked before the work begins. Blocks that are done are kept in the folder ``<target>.parts``,
     and the same call goes on there after an interruption.
@@ -176,7 +184,10 @@ def recommend_to_file(
     histories = read_histories(source, job.by)
     recommender = load()
     users, items = histories.users, _items(recommender, histories, job.on_unknown)
-    job = Job(job.k, _by_id(recommender, job), "id")
+    job = replace(job, filter=_by_id(recommender, job), by="id", on_unknown="error")
+    if job.threshold is not None:
+        # Before the work begins, in each of the processes.
+        recommender.check_threshold(job.threshold, job.fallback, job.k, job.filter)
     folder = target.with_name(f"{target.name}.parts")
     _begin(folder, _request(about, users, items, job))
     starts = range(0, len(users), BLOCK)
@@ -233,6 +244,8 @@ def _request(about: str, users: Sequence[str], items: Sequence[Sequence[str]], j
         "model": about,
         "histories": histories,
         "k": job.k,
+        "threshold": job.threshold,
+        "fallback": job.fallback,
         "allow": job.filter.allow,
         "deny": job.filter.deny,
         "having": {column: sorted(values) for column, values in sorted(job.filter.having.items())},
@@ -255,9 +268,9 @@ def _begin(folder: Path, request: str) -> None:
         )
 
 
-def _as_parquet(users: Sequence[str], found: Sequence[Sequence[Recommendation]]) -> bytes:
+def _as_parquet(users: Sequence[str], found: Sequence[Recommended]) -> bytes:
     rows = [
-        (user, rank, each.item, each.title, each.score, each.new)
+        (user, rank, each.item, each.title, each.score, each.new, of_user.answered_by, of_user.confidence)
         for user, of_user in zip(users, found, strict=True)
         for rank, each in enumerate(of_user, 1)
     ]
@@ -266,8 +279,10 @@ def _as_parquet(users: Sequence[str], found: Sequence[Sequence[Recommendation]])
     return buffer.getvalue()
 
 
-def _recommend(recommender: Recommender, histories: Sequence[Sequence[str]], job: Job) -> list[list[Recommendation]]:
-    return recommender.recommend_many(histories, job.k, filter=job.filter, by=job.by)
+def _recommend(recommender: Recommender, histories: Sequence[Sequence[str]], job: Job) -> list[Recommended]:
+    return recommender.recommend_many(
+        histories, job.k, filter=job.filter, by=job.by, threshold=job.threshold, fallback=job.fallback
+    )
 
 
 # In one of several processes.
@@ -277,7 +292,7 @@ _loaded: list[tuple[Recommender, Job]] = []
 
 def _in_processes(
     load: Callable[[], Recommender], work: Mapping[int, Sequence[Sequence[str]]], job: Job, processes: int
-) -> Iterator[tuple[int, list[list[Recommendation]]]]:
+) -> Iterator[tuple[int, list[Recommended]]]:
     context = get_context("spawn")
     turn = context.Value("i", 0)
     with ProcessPoolExecutor(processes, context, _start, (load, job, processes, turn)) as pool:
@@ -310,6 +325,6 @@ def _start(load: Callable[[], Recommender], job: Job, processes: int, turn: Any)
     _loaded.append((load(), job))
 
 
-def _work(histories: Sequence[Sequence[str]]) -> list[list[Recommendation]]:
+def _work(histories: Sequence[Sequence[str]]) -> list[Recommended]:
     ((recommender, job),) = _loaded
     return _recommend(recommender, histories, job)

@@ -33,6 +33,11 @@ class Filter:
     having: Values = field(default_factory=dict)
     lacking: Values = field(default_factory=dict)
 
+    @property
+    def passes_all(self) -> bool:
+        """Whether no condition is set."""
+        return self.allow is None and not (self.deny or self.having or self.lacking)
+
     def passing(self, catalogue: Catalogue, find: Callable[[str], int]) -> Bools:
         """Which items satisfy all conditions: bool [items].
 

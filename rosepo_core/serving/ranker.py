@@ -15,7 +15,7 @@ from rosepo_core.contracts.components import SmoothingOracle
 from rosepo_core.contracts.errors import PluginError, RequestError
 from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.ranking import best_items
-from rosepo_core.contracts.records import Catalogue, Floats, Ints, Longs, Places
+from rosepo_core.contracts.records import Catalogue, Doubles, Floats, Ints, Longs, Places
 from rosepo_core.contracts.sections import EvaluationOptions, RankingOptions, Score
 from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.engine.title_model import TitleModel
@@ -82,7 +82,7 @@ class Ranker:
 
     def top(
         self, model: TitleModel, places: Places, exclude: Sequence[NDArray[np.integer]], k: int
-    ) -> tuple[Ints, Floats]:
+    ) -> tuple[Ints, Floats, Doubles]:
         """The best `k` titles at each place.
 
         Args:
@@ -93,14 +93,16 @@ class Ranker:
 
         Returns:
             items int32 [n, k] and their scores by the rule, float32 [n, k], best first; -1 and -inf if there are
-            fewer.
+            fewer; and the logarithm of the sum of exp(score) over the pool, float64 [n].
         """
         searched = np.empty((len(places), 0), dtype=np.int32)
         size = max(self.pool, k)
         if len(self.sources.popularity) > size:
             searched, _ = model.top(places, self.searched, exclude=exclude, beams=self.beams, exact=False)
         items = self.sources.pools(places, exclude, searched, size)
-        return best_items(self.scores(model, places, items), items, k)
+        scores = self.scores(model, places, items)
+        total: Doubles = np.logaddexp.reduce(scores.astype(np.float64), axis=1)
+        return *best_items(scores, items, k), total
 
     def scores(self, model: TitleModel, places: Places, items: Ints) -> Floats:
         """The scores of items by the rule: float32 [n, c], -inf for an empty slot.
@@ -167,8 +169,16 @@ def _with_blank_rows(titles: Floats, count: int) -> Floats:
 class Parts(Protocol):
     """The artifacts of a run that ranking needs beside the language model."""
 
-    def find(self, name: str) -> Path | None:
-        """The folder of an artifact; `None` if it is not there."""
+    def find(self, name: str, command: str = "") -> Path | None:
+        """The folder of an artifact; `None` if it is not there.
+
+        Args:
+            name: its name.
+            command: what makes it, for errors.
+
+        Raises:
+            RequestError: it is damaged, or what it was made from has changed since.
+        """
 
     def folder(self, name: str, score: Score) -> Path:
         """The folder of an artifact that a score needs.
@@ -184,9 +194,10 @@ class RunParts:
 
     store: RunStore
 
-    def find(self, name: str) -> Path | None:
+    def find(self, name: str, command: str = "") -> Path | None:
         """See `Parts`."""
-        return None if read_manifest(self.store.folder / name) is None else self.store.artifact(name).folder
+        there = read_manifest(self.store.folder / name) is not None
+        return self.store.artifact(name, command).folder if there else None
 
     def folder(self, name: str, score: Score) -> Path:
         """See `Parts`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import cache
@@ -11,15 +11,18 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.components import Reporter, SmoothingOracle
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.ranking import best_items
-from rosepo_core.contracts.records import Bools, Catalogue, Floats, Ints, Places
+from rosepo_core.contracts.records import Bools, Catalogue, Doubles, Floats, Ints
 from rosepo_core.contracts.sections import SCORES, Score
 from rosepo_core.data.catalogue_changes import items_table, read_changes
 from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.evaluation.list_confidence import log_masses
 from rosepo_core.serving.changed_catalogue import rows_named
+from rosepo_core.serving.confidence import Calibrated, Confidence
+from rosepo_core.serving.fallbacks import FALLBACKS, Fallback, best_of_oracle, most_popular
 from rosepo_core.serving.filters import Filter
 from rosepo_core.serving.places import places_of
 from rosepo_core.serving.ranker import Ranker
@@ -42,6 +45,42 @@ class Recommendation(NamedTuple):
     score: float
     item: str
     new: bool = False
+
+
+class Recommended(list[Recommendation]):
+    """Recommended items, best first, and how far they can be trusted.
+
+    Attributes:
+        answered_by: who made the list: the ``"model"``, or the fallback, ``"popularity"`` or ``"oracle"``. The
+            scores are this one's; those of popularity are numbers of training interactions.
+        confidence: the calibrated probability that the next item of the user is in the list of the model, also if
+            that was below the threshold and the fallback answered; `None` if it is not calibrated for such lists
+            (`Recommender.why_no_confidence`).
+        interval: the ends of the 95 % interval of `confidence` for other calibration users; `None` without one.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Recommendation] = (),
+        confidences: tuple[Confidence, ...] = (),
+        answered_by: Literal["model", "popularity", "oracle"] = "model",
+    ) -> None:
+        """
+        Args:
+            items: the items, best first.
+            confidences: the confidence of the first 1, 2, ... items; empty if it is not calibrated.
+            answered_by: see the class.
+        """
+        super().__init__(items)
+        self.answered_by = answered_by
+        self._confidences = confidences
+        known = confidences[len(self) - 1] if 0 < len(self) <= len(confidences) else None
+        self.confidence = None if known is None else known.value
+        self.interval = None if known is None else (known.low, known.high)
+
+    def first(self, k: int) -> Recommended:
+        """The first `k` items of a list of the model, with their own confidence."""
+        return Recommended(self[:k], self._confidences, self.answered_by)
 
 
 OnUnknown = Literal["error", "skip"]
@@ -68,6 +107,8 @@ class Recommender:
         users: Callable[[], Mapping[str, Ints] | None] = lambda: None,
         reporter: Reporter | None = None,
         folder: str = "",
+        calibrated: Calibrated | None = None,
+        oracle: Callable[[], SmoothingOracle | None] = lambda: None,
     ) -> None:
         """See `load`.
 
@@ -78,6 +119,8 @@ class Recommender:
             users: the items of each user of the log, in order of time, by the user's own id; `None` without a log.
             reporter: receives notes.
             folder: where the model is from.
+            calibrated: what is known about the confidence of its lists.
+            oracle: loads the oracle for lists that the model is not confident of; `None` if there is none.
         """
         self.in_use = CatalogueInUse.of(catalogue) if isinstance(catalogue, Catalogue) else catalogue
         self.catalogue = self.in_use.items
@@ -90,6 +133,9 @@ class Recommender:
         self._users = cache(users)
         self._reporter = reporter or QuietReporter()
         self.folder = folder
+        self._calibrated = calibrated or Calibrated.none("the confidence of these lists is not calibrated")
+        self._calibrated_in_use = self._calibrated.over(self.in_use)
+        self._oracle = cache(oracle)
 
     @staticmethod
     def load(
@@ -135,7 +181,9 @@ class Recommender:
             return stored.title_model(stored.slot(reporter), reporter)
 
         ranker = source.ranker(name, score, load)
-        return Recommender(load(name), source.in_use, ranker, lambda: source.users, reporter, str(source.folder))
+        calibrated = source.calibrated(name, score)
+        folder, users = str(source.folder), lambda: source.users
+        return Recommender(load(name), source.in_use, ranker, users, reporter, folder, calibrated, source.oracle)
 
     def with_items(self, items: object, *, whole: bool = False) -> Recommender:
         """A recommender with a changed catalogue and the same language model: items are added, renamed, described
@@ -165,6 +213,7 @@ class Recommender:
         found.in_use, found.catalogue = in_use, in_use.items
         found._active = ~in_use.retired if in_use.retired.any() else None
         found._model, found._ranker = model, ranker
+        found._calibrated_in_use = self._calibrated.over(in_use)
         found.title_index = self.title_index.changed(in_use.items.titles)
         found._ids = IdIndex(in_use.items.ids)
         return found
@@ -234,7 +283,9 @@ class Recommender:
         filter: Filter | None = None,
         by: By = "title",
         on_unknown: OnUnknown = "error",
-    ) -> list[Recommendation]:
+        threshold: float | None = None,
+        fallback: Fallback = "popularity",
+    ) -> Recommended:
         """Recommend items to choose next.
 
         Args:
@@ -245,43 +296,113 @@ class Recommender:
             by: whether `history` and `filter` name items by title or by their own id in the log.
             on_unknown: what to do with items of the history that are not in the catalogue: ``"error"``, or
                 ``"skip"`` them with a note.
+            threshold: if the confidence of the list is below this probability, `fallback` answers.
+            fallback: the most popular items (``"popularity"``), or those that the run's oracle puts first
+                (``"oracle"``).
 
         Returns:
-            The items, best first. None is in the history. The score depends on `score`: the log-probability of the
-            title; its mean over the title's tokens; the log-probability minus that without a history; or, for
-            ``fusion``, the logarithm of the probability that the title is chosen among those that were scored.
+            The items, best first, with the confidence of the list. None is in the history. The score depends on
+            `score`: the log-probability of the title; its mean over the title's tokens; the log-probability minus
+            that without a history; or, for ``fusion``, the logarithm of the probability that the title is chosen
+            among those that were scored.
 
         Raises:
-            RequestError: an item is not in the catalogue, the history is empty, or no item passes the filter.
+            RequestError: an item is not in the catalogue, the history is empty, no item passes the filter, or there
+                is a threshold and no confidence, or no such fallback.
         """
-        (found,) = self.recommend_many([history], k, filter=filter, by=by, on_unknown=on_unknown)
+        (found,) = self.recommend_many(
+            [history], k, filter=filter, by=by, on_unknown=on_unknown, threshold=threshold, fallback=fallback
+        )
         return found
 
     def recommend_many(
         self,
         histories: Sequence[Sequence[str | int]],
-        k: int = 10,
+        k: int | Sequence[int] = 10,
         *,
         filter: Filter | None = None,
         by: By = "title",
         on_unknown: OnUnknown = "error",
-    ) -> list[list[Recommendation]]:
+        threshold: float | None = None,
+        fallback: Fallback = "popularity",
+    ) -> list[Recommended]:
         """Recommend items for many histories at once; see `recommend`.
+
+        Args:
+            histories: the histories.
+            k: number of items, for all histories or for each.
+            filter: as for `recommend`.
+            by: as for `recommend`.
+            on_unknown: as for `recommend`.
+            threshold: as for `recommend`.
+            fallback: as for `recommend`.
 
         Raises:
             RequestError: as `recommend`; the message has the number of the history, from 1.
         """
+        ks = [k] * len(histories) if isinstance(k, int) else list(k)
+        filter = None if filter is None or filter.passes_all else filter
+        if threshold is not None:
+            self.check_threshold(threshold, fallback, max(ks, default=1), filter)
         known = self._known(histories, by, on_unknown)
         passing = self._passing(filter, by)
         if not known:
             return []
-        # Equal histories have equal answers.
-        number = {history.tobytes(): history for history in known}
-        different = list(number.values())
-        rows = dict(zip(number, range(len(number)), strict=True))
-        items, scores = self._top(places_of(different), different, min(k, len(self.catalogue)), passing)
-        answers = self._named(items, scores)
-        return [list(answers[rows[history.tobytes()]]) for history in known]
+        items, scores, total = self._top(known, min(max(ks), len(self.catalogue)), passing)
+        masses = log_masses(scores, total)
+        found = []
+        for row, listed in enumerate(self._named(items, scores)):
+            confidences = () if filter else self._calibrated_in_use.confidences(masses[row])
+            found.append(Recommended(listed[: ks[row]], confidences))
+        if threshold is not None:
+            self._answer_by(fallback, found, [_below(each, threshold) for each in found], known, ks)
+        return found
+
+    def why_no_confidence(self, k: int = 10, *, filter: Filter | None = None) -> str | None:
+        """Why a list of `k` items has no confidence, and what would give it one; `None` if it has one."""
+        if self._calibrated_in_use.calibration is None:
+            return self._calibrated_in_use.missing
+        if filter is not None and not filter.passes_all:
+            return "the confidence is calibrated for lists without a filter; leave the filter out"
+        longest = self._calibrated_in_use.calibration.longest
+        if min(k, len(self.catalogue)) > longest:
+            return (
+                f"the confidence is calibrated for lists of at most {longest} items; ask for fewer, or calibrate "
+                f"with --k {k}"
+            )
+        return None
+
+    def check_threshold(self, threshold: float, fallback: Fallback, k: int, filter: Filter | None = None) -> None:
+        """Check the arguments of `recommend` that go with a threshold.
+
+        Raises:
+            RequestError: it is no probability, lists of `k` items have no confidence, or there is no such fallback.
+        """
+        if not 0 < threshold <= 1:
+            raise RequestError(f"a threshold is a probability above 0 and at most 1, and {threshold:g} is none")
+        if fallback not in FALLBACKS:
+            raise RequestError(f"unknown fallback '{fallback}'{nearest(fallback, FALLBACKS)}")
+        if (why := self.why_no_confidence(k, filter=filter)) is not None:
+            raise RequestError(f"a threshold needs the confidence of the list: {why}")
+        if fallback == "oracle":
+            oracle = self._oracle()
+            if oracle is None or not oracle.ranks:
+                what = "there is no oracle beside this model" if oracle is None else "its oracle ranks nothing"
+                raise RequestError(f"{what}; take the fallback 'popularity'")
+
+    def lists(self, histories: Sequence[Ints], k: int) -> tuple[Ints, Doubles]:
+        """What `recommend_many` recommends without a filter, by item numbers.
+
+        Args:
+            histories: items of each history, oldest first, int32 [h].
+            k: number of items.
+
+        Returns:
+            the items, int32 [n, k], best first, -1 if there are fewer; and the logarithm of the mass of the first 1,
+            2, ... of them, float64 [n, k], see `list_confidence.log_masses`.
+        """
+        items, scores, total = self._top(histories, k, self._active)
+        return items, log_masses(scores, total)
 
     def rank(
         self,
@@ -397,13 +518,49 @@ class Recommender:
             self._reporter.note(f"skipped {skipped:,} items of histories that are not in the catalogue")
         return found
 
-    def _top(self, places: Places, histories: Sequence[Ints], k: int, passing: Bools | None) -> tuple[Ints, Floats]:
-        """Items int32 [n, k] and their scores float32 [n, k], best first; -1 and -inf if there are fewer."""
+    def _top(self, histories: Sequence[Ints], k: int, passing: Bools | None) -> tuple[Ints, Floats, Doubles]:
+        """Items int32 [n, k] and their scores float32 [n, k], best first, -1 and -inf if there are fewer; and the
+        logarithm of the sum of exp(score) over all titles that the score compares, float64 [n]."""
+        # Equal histories have equal answers.
+        number = {history.tobytes(): history for history in histories}
+        different = list(number.values())
+        row_of = dict(zip(number, range(len(number)), strict=True))
+        rows = [row_of[history.tobytes()] for history in histories]
+        places = places_of(different)
         if self._ranker is not None:
             out = np.empty(0, np.int32) if passing is None else np.flatnonzero(~passing).astype(np.int32)
-            return self._ranker.top(self._model, places, [np.union1d(each, out) for each in histories], k)
-        only = None if passing is None else np.flatnonzero(passing)
-        return self._model.top(places, k, exclude=histories, beams=None, exact=True, only=only)
+            excluded = [np.union1d(each, out) for each in different]
+            items, scores, total = self._ranker.top(self._model, places, excluded, k)
+        else:
+            only = None if passing is None else np.flatnonzero(passing)
+            items, scores = self._model.top(places, k, exclude=different, beams=None, exact=True, only=only)
+            # All texts together have the probability 1.
+            total = np.zeros(len(different))
+        return items[rows], scores[rows], total[rows]
+
+    def _answer_by(
+        self,
+        fallback: Fallback,
+        found: list[Recommended],
+        unsure: Sequence[bool],
+        histories: Sequence[Ints],
+        ks: Sequence[int],
+    ) -> None:
+        """Put the fallback's lists in the place of those that the model is not confident of."""
+        rows = [row for row, is_unsure in enumerate(unsure) if is_unsure]
+        if not rows:
+            return
+        asked, most = [histories[row] for row in rows], max(ks[row] for row in rows)
+        if fallback == "oracle":
+            oracle = self._oracle()
+            assert oracle is not None
+            items, scores = best_of_oracle(oracle, self.in_use, asked, most)
+        else:
+            items, scores = most_popular(self.in_use, asked, most)
+        for row, listed in zip(rows, self._named(items, scores), strict=True):
+            instead = Recommended(listed[: ks[row]], answered_by=fallback)
+            instead.confidence, instead.interval = found[row].confidence, found[row].interval
+            found[row] = instead
 
     def _named(self, items: Ints, scores: Floats) -> list[list[Recommendation]]:
         titles, ids, popularity = self.catalogue.titles, self.catalogue.ids, self.catalogue.popularity
@@ -415,6 +572,10 @@ class Recommender:
             ]
             for of_row, of_scores in zip(items, scores, strict=True)
         ]
+
+
+def _below(found: Recommended, threshold: float) -> bool:
+    return found.confidence is not None and found.confidence < threshold
 
 
 @contextmanager

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from rosepo_core.contracts.components import Reporter, SmoothingOracle
 from rosepo_core.contracts.errors import RequestError, nearest
-from rosepo_core.contracts.ranking import best_items
 from rosepo_core.contracts.records import Floats, Ints, Places
 from rosepo_core.contracts.sections import Score
 from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.serving.fallbacks import best_of_oracle
 from rosepo_core.serving.places import places_of
-from rosepo_core.serving.ranker import RunParts, load_oracle, oracle_scores
-from rosepo_core.serving.recommender import Recommendation, Recommender
+from rosepo_core.serving.ranker import oracle_scores
+from rosepo_core.serving.recommender import Recommendation, Recommended, Recommender
 from rosepo_core.serving.sources import RunSource, StoredModel
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.store.artifacts import read_manifest
@@ -103,7 +103,7 @@ class RunLists:
         held_out = self._source.split.users.index(name) in set(self._source.split.test.user.tolist())
         return (items[:-1], items[-1]) if held_out and len(items) > 1 else (items, None)
 
-    def top(self, name: str, histories: Sequence[Sequence[str]], k: int) -> list[list[Recommendation]]:
+    def top(self, name: str, histories: Sequence[Sequence[str]], k: int) -> list[Recommended]:
         """The first items of a model, for many histories.
 
         Args:
@@ -120,26 +120,21 @@ class RunLists:
             return self._recommender(name).recommend_many(histories, k, by="id")
         numbers = {item: number for number, item in enumerate(self.catalogue.ids)}
         known = [np.array([numbers[item] for item in history], np.int32) for history in histories]
-        # The oracle knows the items of the training only.
-        count = len(self.in_use.trained)
-        items = np.tile(np.arange(count, dtype=np.int32), (len(known), 1))
-        items[:, self.in_use.retired[:count]] = -1
-        for row, some in zip(items, known, strict=True):
-            row[some[some < count]] = -1
-        scores = oracle_scores(self._oracle, places_of(known), items, count)
-        assert scores is not None, "the oracle ranks"
-        best, values = best_items(scores, items, min(k, len(self.catalogue)))
+        best, values = best_of_oracle(self._oracle, self.in_use, known, min(k, len(self.catalogue)))
         return [
-            [
-                Recommendation(
-                    self.catalogue.titles[item],
-                    value,
-                    self.catalogue.ids[item],
-                    not self.catalogue.popularity[item],
-                )
-                for item, value in zip(row.tolist(), of_row.tolist(), strict=True)
-                if item >= 0
-            ]
+            Recommended(
+                [
+                    Recommendation(
+                        self.catalogue.titles[item],
+                        value,
+                        self.catalogue.ids[item],
+                        not self.catalogue.popularity[item],
+                    )
+                    for item, value in zip(row.tolist(), of_row.tolist(), strict=True)
+                    if item >= 0
+                ],
+                answered_by="oracle",
+            )
             for row, of_row in zip(best, values, strict=True)
         ]
 
@@ -155,7 +150,7 @@ class RunLists:
 
     @cached_property
     def _oracle(self) -> SmoothingOracle:
-        oracle = load_oracle(RunParts(self._source.store), self._source.config)
+        oracle = self._source.oracle()
         assert oracle is not None
         return oracle
 
@@ -167,7 +162,8 @@ class RunLists:
         stage = "aligned" if name == FUSION else name
         score: Score = "fusion" if name == FUSION else "likelihood"
         ranker = self._source.ranker(stage, score, self._model)
-        return Recommender(self._model(stage), self.in_use, ranker, reporter=self._reporter)
+        calibrated = self._source.calibrated(stage, score)
+        return Recommender(self._model(stage), self.in_use, ranker, reporter=self._reporter, calibrated=calibrated)
 
     def _title_model(self, name: str) -> TitleModel:
         stored = self._source.stored(name)

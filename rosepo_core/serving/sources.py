@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.components import Reporter, SmoothingOracle
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.options import parse_options
 from rosepo_core.contracts.records import Ints, Split
@@ -25,8 +25,10 @@ from rosepo_core.engine.saved_template import TEMPLATE_FILE, load_template
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.run_models import language_models
 from rosepo_core.prompts.item_texts import UnusableTitleError
+from rosepo_core.serving import confidence
 from rosepo_core.serving.changed_catalogue import CHANGES_FILE, load_in_use
-from rosepo_core.serving.ranker import Ranker, RunParts, load_ranker
+from rosepo_core.serving.confidence import Calibrated
+from rosepo_core.serving.ranker import Ranker, RunParts, load_oracle, load_ranker
 from rosepo_core.stages.split import load_split
 from rosepo_core.store.artifacts import check_artifact
 from rosepo_core.store.changes import CONFIG
@@ -119,6 +121,16 @@ class Source(Protocol):
     def ranker(self, name: str, score: Score, load: Callable[[str], TitleModel]) -> Ranker | None:
         """The ranker of a model, see `load_ranker`."""
 
+    def calibrated(self, name: str, score: Score) -> Calibrated:
+        """What is known about the confidence of a model's lists."""
+
+    def oracle(self) -> SmoothingOracle | None:
+        """The oracle beside the models; `None` if there is none.
+
+        Raises:
+            RequestError: its plugin is not installed.
+        """
+
 
 class RunSource:
     """A finished run, or the first of runs under seeds."""
@@ -163,6 +175,14 @@ class RunSource:
         """See `Source`."""
         return load_ranker(RunParts(self.store), self.config, name, score, self.in_use, load)
 
+    def calibrated(self, name: str, score: Score) -> Calibrated:
+        """See `Source`."""
+        return confidence.load(RunParts(self.store), self.folder, name, score, is_run=True)
+
+    def oracle(self) -> SmoothingOracle | None:
+        """See `Source`."""
+        return load_oracle(RunParts(self.store), self.config)
+
 
 class ModelSource:
     """A folder with one model, its prompt template, title trie and catalogue: RUN/aligned or a copy of it, or a model
@@ -201,6 +221,14 @@ class ModelSource:
         """See `Source`."""
         return load_ranker(FolderParts(self.folder), self._config, name, score, self.in_use, load)
 
+    def calibrated(self, name: str, score: Score) -> Calibrated:
+        """See `Source`."""
+        return confidence.load(FolderParts(self.folder), self.folder, name, score, is_run=False)
+
+    def oracle(self) -> SmoothingOracle | None:
+        """See `Source`."""
+        return load_oracle(FolderParts(self.folder), self._config)
+
 
 @dataclass(frozen=True)
 class FolderParts:
@@ -208,7 +236,7 @@ class FolderParts:
 
     model: Path
 
-    def find(self, name: str) -> Path | None:
+    def find(self, name: str, command: str = "") -> Path | None:
         """See `Parts`."""
         folder = self.model / PARTS / name
         return folder if folder.is_dir() else None

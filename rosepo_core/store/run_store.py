@@ -207,6 +207,33 @@ class RunStore:
         self._settled[stage] = place
         return Artifact(stage, place, wanted, None, seconds)
 
+    def add(
+        self, stage: str, wanted: str, inputs: Mapping[str, str], seconds: float, build: Callable[[Path], None]
+    ) -> None:
+        """Make an artifact of a finished run that no other one is made from, in the place of an older one. This is no
+        change of the run, and must not be called inside `working`.
+
+        Args:
+            stage: the name of the stage.
+            wanted: the artifact's fingerprint.
+            inputs: as in `make`.
+            seconds: the time that the work took.
+            build: writes files into the folder that it gets.
+
+        Raises:
+            RequestError: another process owns the folder, or it cannot be written.
+        """
+        with self._owned():
+            try:
+                with files.Staging(self.folder, stage) as staged, files.Staging(self.folder, stage) as old:
+                    build(staged)
+                    write_manifest(staged, stage, wanted, inputs, seconds)
+                    files.rename(self.folder / stage, old / stage)
+                    os.rename(staged, self.folder / stage)
+                    files.fsync(self.folder)
+            except OSError as error:
+                raise RequestError(f"{self.folder} cannot be written: {error.strerror}") from None
+
     def partial(self, stage: str, wanted: str, minutes: float, *, replace: bool = False) -> PartialFolder:
         """What earlier attempts at an artifact left, for the `build` of `make`. What is there for another fingerprint
         is removed.

@@ -122,3 +122,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory, train: Command) -> Path:
     done = train("--run", folder)
     assert done.code == 0, done.err
     return folder
+
+
+@pytest.fixture(scope="session")
+def fused_arguments() -> tuple[str, ...]:
+    """Arguments of a training whose models rank by every score."""
+    return (
+        *("--oracle=sasrec", "--oracle.max_epochs=2", "--ranking.score=fusion"),
+        *("--evaluation.resamples=100", "--metric=hr", "--metric=ndcg"),
+    )
+
+
+@pytest.fixture(scope="session")
+def fused(tmp_path_factory: pytest.TempPathFactory, train: Command, fused_arguments: tuple[str, ...]) -> Path:
+    """A run whose models rank by every score; not to be changed."""
+    folder = tmp_path_factory.mktemp("fused") / "run"
+    done = train("--run", folder, *fused_arguments)
+    assert done.code == 0, done.err
+    return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -24,19 +23,6 @@ SCORED = [
     *("sft", "sft mean", "sft prior-corrected", "sft fusion"),
     *("aligned", "aligned mean", "aligned prior-corrected", "aligned fusion"),
 ]
-FUSED = (
-    *("--oracle=sasrec", "--oracle.max_epochs=2", "--ranking.score=fusion"),
-    *("--evaluation.resamples=100", "--metric=hr", "--metric=ndcg"),
-)
-
-
-@pytest.fixture(scope="module")
-def fused(tmp_path_factory, train) -> Path:
-    """A run whose models rank by every score; not to be changed."""
-    folder = tmp_path_factory.mktemp("fused") / "run"
-    done = train("--run", folder, *FUSED)
-    assert done.code == 0, done.err
-    return folder
 
 
 def raw_scores(run, model, part=""):
@@ -154,8 +140,8 @@ def test_validation_and_test_have_negatives_of_their_own(fused):
     assert np.mean(same) < 0.2
 
 
-def test_a_model_without_a_feature_has_no_fusion(tmp_path, train):
-    done = train("--run", tmp_path / "run", *FUSED, '--ranking.features=["base"]', "--json")
+def test_a_model_without_a_feature_has_no_fusion(tmp_path, train, fused_arguments):
+    done = train("--run", tmp_path / "run", *fused_arguments, '--ranking.features=["base"]', "--json")
     assert done.code == 0, done.err
     assert "base has no fusion: ranking.features has no feature for it" in done.err
     found = done.json["metrics"]["protocols"]["candidates-5"]

@@ -55,7 +55,7 @@ def run(recommender: Recommender, source: Path, target: Path, job: Job, about: s
 
 def test_each_user_gets_what_the_recommender_gives(recommender, log, tmp_path, catalogue):
     found = run(recommender, log, tmp_path / "out.parquet", Job(3, Filter(deny=[catalogue.titles[0]])))
-    assert found.columns == ["user", "rank", "item", "title", "score", "new"]
+    assert found.columns == ["user", "rank", "item", "title", "score", "new", "answered_by", "confidence"]
     assert found["user"].to_list() == [f"u{user}" for user in range(5) for _ in range(3)]
     assert found["rank"].to_list() == [1, 2, 3] * 5
     history = [catalogue.ids[(row * 3) % len(catalogue)] for row in (1, 6, 11)]

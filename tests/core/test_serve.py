@@ -89,6 +89,9 @@ def test_recommendations_are_the_recommenders(client, recommender):
     assert done.json() == {
         "run": "a",
         "ranked_by": "likelihood",
+        "answered_by": "model",
+        "confidence": None,
+        "confidence_interval": None,
         "recommendations": shown(recommender.recommend(history, 4)),
     }
     assert done.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"

@@ -25,6 +25,7 @@ from rosepo_core.plugins.registry import running
 from rosepo_core.report import outputs
 from rosepo_core.report.model_card import model_card
 from rosepo_core.serving.changed_catalogue import CHANGES_FILE
+from rosepo_core.serving.confidence import artifact_name
 from rosepo_core.serving.export import golden
 from rosepo_core.serving.ranker import RunParts, load_oracle
 from rosepo_core.serving.recommender import Recommender
@@ -183,8 +184,10 @@ def _check_request(
 def _write_parts(source: RunSource, name: str, score: Score, folder: Path) -> None:
     """Write what the score needs beside the model, and `ABOUT_FILE`."""
     config: dict[str, Any] = {}
+    parts, calibration = RunParts(source.store), artifact_name(name, score)
+    if found := parts.find(calibration, f"rosepo calibrate {source.folder} --stage {name} --score {score}"):
+        shutil.copytree(found, folder / PARTS / calibration)
     if score != "likelihood":
-        parts = RunParts(source.store)
         needed = ["oracle", "embeddings"]
         needed += [f"prior-{name}"] if score in ("prior-corrected", "fusion") else []
         needed += [f"fusion-{name}"] if score == "fusion" else []

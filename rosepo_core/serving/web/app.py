@@ -20,6 +20,7 @@ from rosepo_core.serving.web.messages import (
     CatalogueItems,
     Health,
     RankQuestion,
+    RecommendAnswer,
     RecommendQuestion,
     responses,
 )
@@ -31,7 +32,7 @@ routes = APIRouter()
 
 
 @routes.post("/recommend", responses=responses(400, 401, 404, 413, 422, 500, 503, 504))
-async def recommend(asked: RecommendQuestion, request: Request) -> Answer:
+async def recommend(asked: RecommendQuestion, request: Request) -> RecommendAnswer:
     """Recommend items that come next after a history. None of them is in the history."""
     return await _service(request).recommend(asked)
 

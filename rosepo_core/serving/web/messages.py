@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from rosepo_core.contracts.sections import Score
+from rosepo_core.serving.fallbacks import Fallback
 from rosepo_core.serving.recommender import OnUnknown
 from rosepo_core.serving.title_index import By
 
@@ -51,6 +52,16 @@ class RecommendQuestion(Question):
 
     k: int = Field(10, ge=1, description="The number of items. There are fewer if few are possible.")
     filter: Conditions | None = Field(None, description="Which items are possible; by default all.")
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="If the confidence of the list is below this probability, `fallback` answers. An error if the "
+        "confidence of such lists is not calibrated.",
+    )
+    fallback: Fallback = Field(
+        "popularity", description="Who answers below the threshold: the most popular items, or the run's oracle."
+    )
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -89,6 +100,22 @@ class Answer(BaseModel):
     recommendations: list[RankedItem] = Field(description="The items, best first.")
 
 
+class RecommendAnswer(Answer):
+    """Recommended items."""
+
+    answered_by: Literal["model", "popularity", "oracle"] = Field(
+        description="Who made the list: the model, or a fallback, whose scores are its own (for popularity, the "
+        "interactions in training)."
+    )
+    confidence: float | None = Field(
+        description="The calibrated probability that the next item is in the model's list; null if such lists are "
+        "not calibrated."
+    )
+    confidence_interval: tuple[float, float] | None = Field(
+        description="The 95 % interval of the confidence for other calibration users."
+    )
+
+
 class ListQuestion(Message):
     """Which items does one model of a run put first?"""
 
@@ -96,6 +123,7 @@ class ListQuestion(Message):
     model: Name = Field(description="One of the run's models, or `served` for the one that /recommend asks.")
     history: Names = Field(description="Ids of items, oldest first.")
     k: int = Field(10, ge=1, description="The number of items.")
+    shown: int = Field(10, ge=1, description="How many of them are shown; the confidence is that of these.")
 
 
 class ShownItem(BaseModel):
@@ -113,6 +141,7 @@ class ShownList(BaseModel):
     run: str
     model: str
     items: list[ShownItem]
+    confidence: float | None = Field(description="The confidence of the first `shown` items; null without one.")
 
 
 class ShownRun(BaseModel):

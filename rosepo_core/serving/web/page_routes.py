@@ -85,7 +85,7 @@ async def list_of_model(asked: ListQuestion, request: Request) -> ShownList:
     question = await run_in_threadpool(to_list, run, asked, service.settings)
     found = await service.answered(question)
     items = await run_in_threadpool(lambda: [_shown(run, each.item) for each in found])
-    return ShownList(run=run.name, model=asked.model, items=items)
+    return ShownList(run=run.name, model=asked.model, items=items, confidence=found.first(asked.shown).confidence)
 
 
 @routes.get("/users")

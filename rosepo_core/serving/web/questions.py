@@ -7,8 +7,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.serving.fallbacks import Fallback
 from rosepo_core.serving.filters import Filter
-from rosepo_core.serving.recommender import Recommendation
+from rosepo_core.serving.recommender import Recommended
 from rosepo_core.serving.web.messages import Conditions, ListQuestion, Question, RankQuestion, RecommendQuestion
 from rosepo_core.serving.web.served_runs import ServedRun, UnknownNameError
 from rosepo_core.serving.web.settings import ServeSettings
@@ -26,18 +27,23 @@ class ToRecommend:
         history: ids of items, oldest first.
         k: number of items.
         conditions: which items are possible, by id, as JSON; empty for all. Equal texts are equal conditions.
+        threshold: the confidence below which `fallback` answers; `None` for no threshold.
+        fallback: who answers then.
     """
 
     run: ServedRun
     history: tuple[str, ...]
     k: int
     conditions: str
+    threshold: float | None
+    fallback: Fallback
 
     @property
     def group(self) -> Hashable:
-        """The same run and conditions. Another `k` is no hindrance where the result does not depend on it."""
+        """The same run, conditions and threshold. Another `k` is no hindrance where the result does not depend on
+        it."""
         pool = self.run.recommender.pool
-        return self.run, self.conditions, max(self.k, pool) if pool else 0
+        return self.run, self.conditions, self.threshold, self.fallback, max(self.k, pool) if pool else 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,10 @@ def to_recommend(run: ServedRun, asked: RecommendQuestion, settings: ServeSettin
     if asked.k > settings.most_k:
         raise RequestError(f"k: {asked.k} is too many; this server gives {settings.most_k} items at most")
     conditions = "" if asked.filter is None else _by_id(run, asked.filter, asked)
-    return ToRecommend(run, _history(run, asked, settings), asked.k, conditions)
+    if asked.threshold is not None:
+        filter = _filter(conditions) if conditions else None
+        run.recommender.check_threshold(asked.threshold, asked.fallback, asked.k, filter)
+    return ToRecommend(run, _history(run, asked, settings), asked.k, conditions, asked.threshold, asked.fallback)
 
 
 def to_rank(run: ServedRun, asked: RankQuestion, settings: ServeSettings) -> ToRank:
@@ -109,14 +118,14 @@ def models_of(run: ServedRun) -> tuple[str, ...]:
     return (SERVED,) if run.lists is None else run.lists.names
 
 
-def answer(questions: Sequence[AnyQuestion]) -> list[list[Recommendation]]:
+def answer(questions: Sequence[AnyQuestion]) -> list[Recommended]:
     """Answer questions of one group."""
     recommender = questions[0].run.recommender
     histories = [each.history for each in questions]
     first = questions[0]
     if isinstance(first, ToRank):
         candidates = [each.candidates for each in questions if isinstance(each, ToRank)]
-        return recommender.rank_many(histories, candidates, by="id")
+        return [Recommended(found) for found in recommender.rank_many(histories, candidates, by="id")]
     if isinstance(first, ToList):
         lists = first.run.lists
         if lists is None:
@@ -124,8 +133,9 @@ def answer(questions: Sequence[AnyQuestion]) -> list[list[Recommendation]]:
         return lists.top(first.model, histories, first.k)
     counts = [each.k for each in questions if isinstance(each, ToRecommend)]
     filter = _filter(first.conditions) if first.conditions else None
-    found = recommender.recommend_many(histories, max(counts), filter=filter, by="id")
-    return [items[:k] for items, k in zip(found, counts, strict=True)]
+    return recommender.recommend_many(
+        histories, counts, filter=filter, by="id", threshold=first.threshold, fallback=first.fallback
+    )
 
 
 def _history(run: ServedRun, asked: Question, settings: ServeSettings) -> tuple[str, ...]:

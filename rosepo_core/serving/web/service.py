@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from rosepo_core.contracts.errors import RosepoError
 from rosepo_core.serving.item_search import ItemSearch
-from rosepo_core.serving.recommender import Recommendation
+from rosepo_core.serving.recommender import Recommended
 from rosepo_core.serving.web.batching import Batcher
 from rosepo_core.serving.web.messages import (
     Answer,
@@ -18,12 +18,13 @@ from rosepo_core.serving.web.messages import (
     Health,
     RankedItem,
     RankQuestion,
+    RecommendAnswer,
     RecommendQuestion,
     RunState,
 )
 from rosepo_core.serving.web.metrics import Metrics
 from rosepo_core.serving.web.questions import AnyQuestion, answer, to_rank, to_recommend
-from rosepo_core.serving.web.served_runs import ServedRun, ServedRuns
+from rosepo_core.serving.web.served_runs import ServedRuns
 from rosepo_core.serving.web.settings import ServeSettings
 
 PATIENCE = 0.8
@@ -47,7 +48,7 @@ class Service:
         """Starts the thread that owns the models; `stop` ends it."""
         self.runs, self.settings = runs, settings
         self.metrics = Metrics(lambda: self._batcher.length)
-        self._batcher: Batcher[AnyQuestion, list[Recommendation]] = Batcher(
+        self._batcher: Batcher[AnyQuestion, Recommended] = Batcher(
             answer,
             most=settings.batch,
             wait=settings.batch_wait,
@@ -57,18 +58,27 @@ class Service:
         )
         self._search = lru_cache(maxsize=len(list(runs)))(lambda run: ItemSearch(run.recommender.catalogue))
 
-    async def recommend(self, asked: RecommendQuestion) -> Answer:
+    async def recommend(self, asked: RecommendQuestion) -> RecommendAnswer:
         """Answer a question for recommendations."""
         run = self.runs.get(asked.run)
         # Looking for the title that may have been meant takes long in a large catalogue.
         question = await run_in_threadpool(to_recommend, run, asked, self.settings)
-        return _message(run, await self.answered(question))
+        found = await self.answered(question)
+        return RecommendAnswer(
+            run=run.name,
+            ranked_by=run.recommender.score,
+            answered_by=found.answered_by,
+            confidence=found.confidence,
+            confidence_interval=found.interval,
+            recommendations=_items(found),
+        )
 
     async def rank(self, asked: RankQuestion) -> Answer:
         """Answer a question for the order of candidates."""
         run = self.runs.get(asked.run)
         question = await run_in_threadpool(to_rank, run, asked, self.settings)
-        return _message(run, await self.answered(question))
+        found = await self.answered(question)
+        return Answer(run=run.name, ranked_by=run.recommender.score, recommendations=_items(found))
 
     def items(self, name: str | None, query: str, limit: int) -> CatalogueItems:
         """Items whose titles contain the words of `query`."""
@@ -110,7 +120,7 @@ class Service:
         """Answer what waits, and end the thread."""
         self._batcher.stop()
 
-    async def answered(self, question: AnyQuestion) -> list[Recommendation]:
+    async def answered(self, question: AnyQuestion) -> Recommended:
         """The answer of the model.
 
         Raises:
@@ -126,6 +136,5 @@ class Service:
             raise LateError(f"the answer was not there within {self.settings.timeout:g} s; ask again later") from None
 
 
-def _message(run: ServedRun, found: list[Recommendation]) -> Answer:
-    items = [RankedItem(**each._asdict()) for each in found]
-    return Answer(run=run.name, ranked_by=run.recommender.score, recommendations=items)
+def _items(found: Recommended) -> list[RankedItem]:
+    return [RankedItem(**each._asdict()) for each in found]

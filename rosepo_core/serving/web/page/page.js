@@ -171,8 +171,8 @@ function drawLists() {
     for (const model of runNamed(name).models) {
       left += 1;
       const key = `${name}/${model}`;
-      ask("page/list", { run: name, model, history, k: state.most }).then(
-        (found) => { if (mine === state.asked) answers[key] = found.items; },
+      ask("page/list", { run: name, model, history, k: state.most, shown: SHOWN }).then(
+        (found) => { if (mine === state.asked) answers[key] = Object.assign(found.items, { confidence: found.confidence }); },
         (error) => { if (mine === state.asked) answers[key] = error; },
       ).then(() => {
         if (mine !== state.asked) return;
@@ -209,6 +209,10 @@ function fill(card, answers, names) {
     if (target) title.append(make("span", { class: "unseen" }, " (held out)"));
     return make("li", target ? { class: "target" } : {}, make("span", { class: "place" }, String(place + 1)), title, moved(each, place, before));
   })));
+  if (items.confidence !== null) {
+    const share = `${Math.round(100 * items.confidence)} %`;
+    card.append(make("p", { class: "note confidence" }, `Confidence ${share}: the next title is one of these ${Math.min(SHOWN, items.length)}`));
+  }
   if (!state.heldOut) return;
   const at = items.findIndex((each) => each.item === state.heldOut.item);
   if (at < 0) card.append(make("p", { class: "note" }, `Held out: not among the first ${items.length}`));
