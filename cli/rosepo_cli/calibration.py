@@ -25,10 +25,10 @@ def calibrate(
     k: Annotated[int, typer.Option("--k", min=1, help="The longest list that has a confidence.")] = 20,
     json_: Json = False,
 ) -> None:
-    """Calibrate the confidence of lists: how probably the next title is in them.
+    """Measure how probably the next title is in a list.
 
-    The model makes lists out of the whole catalogue for validation users, whose next title is known. `recommend`,
-    `serve` and `export` then give each list its confidence.
+    This is the confidence of the list. The model makes lists out of the whole catalogue for validation users, whose
+    next title is known. `recommend`, `serve` and `export` then give each list its confidence.
     """
     import json
     from dataclasses import asdict
