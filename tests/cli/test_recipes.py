@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,9 @@ PARTS = {"train": 12, "valid": 4, "test": 4}
 
 def histories(titles):
     """Of each part: rows of four items before, and the next one."""
-    places = iter(range(1000))
-    return {
-        part: [[titles[(7 * at + 3 * step) % len(titles)] for step in range(5)] for at, _ in zip(places, range(count))]
-        for part, count in PARTS.items()
-    }
+    rows = [[titles[(7 * at + 3 * step) % len(titles)] for step in range(5)] for at in range(sum(PARTS.values()))]
+    taken = iter(rows)
+    return {part: list(islice(taken, count)) for part, count in PARTS.items()}
 
 
 def lastfm(folder, catalogue):
