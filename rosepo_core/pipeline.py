@@ -15,6 +15,7 @@ from rosepo_core.config import RunConfig, added_to, as_written, column_name, loa
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.models import Adapter, find_adapter, resolve_model
+from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import read_template
 from rosepo_core.engine.training.validation import Heard
 from rosepo_core.evaluation import outside, ranked_models, side_by_side
@@ -99,6 +100,7 @@ def run(
     force: Sequence[str] = (),
     overwrite: bool = False,
     heard: Heard | None = None,
+    policy: PolicySlot | None = None,
 ) -> Run:
     """Run every stage up to `until` in `folder`. Finished stages of this run, or of runs beside it, are reused.
 
@@ -116,6 +118,7 @@ def run(
         overwrite: whether a finished run of another configuration may be replaced.
         heard: is told each result of validation during SFT: step and value. What it raises ends the run, and what is
             done is kept.
+        policy: holds the model of the section ``[model]`` for several runs of this process: it is loaded once.
 
     Raises:
         RequestError: something in the request or the data is wrong. If this is found before fine-tuning is done, the
@@ -131,7 +134,9 @@ def run(
     tables: tuple[Evaluation, ...] = ()
     # After the last stage, the report and other files about the run are written, so it must not end the session.
     until = None if until == STAGES[-1] else until
-    with _opened(config, store, registry, reporter, until=until, forced=forced, heard=heard) as session:
+    with _opened(
+        config, store, registry, reporter, until=until, forced=forced, heard=heard, policy=policy
+    ) as session:
         if "oracle" in (until, *force) and not oracle.needed(session):
             raise RequestError("nothing in this run asks the oracle, so the run has no stage 'oracle'")
         trained = train(session)
@@ -573,12 +578,15 @@ def _opened(
     finished: bool = False,
     forced: Callable[[str], bool] = lambda _: False,
     heard: Heard | None = None,
+    policy: PolicySlot | None = None,
 ) -> Iterator[Session]:
     """A session on a folder. If the request fails before `RunStore.commit`, the folder stays as it was."""
     session = (
         FinishedSession(config, store, registry, reporter, _of_training(store.folder, config.rounds))
         if finished
-        else Session(config, store, registry, reporter, base=base, until=until, forced=forced, heard=heard)
+        else Session(
+            config, store, registry, reporter, base=base, until=until, forced=forced, heard=heard, policy=policy
+        )
     )
     ranks.told_by_first("checking the model", lambda: check_artifact(Path(config.model.name).expanduser()))
     if ranks.count() > 1 and not finished:

@@ -25,6 +25,7 @@ from rosepo_core.contracts.records import Examples, Ints, Places, Split
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.forecast import available_memory, step_memory
 from rosepo_core.engine.passes import constant_budget
+from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.prompt_trees import prompt_trees
 from rosepo_core.engine.scoring import BRANCH_TOKENS
 from rosepo_core.engine.title_embeddings import choose_encoder
@@ -119,8 +120,9 @@ class _Rehearsal(Session):
         registry: Registry,
         reporter: RunReporter,
         forced: Callable[[str], bool],
+        policy: PolicySlot | None,
     ) -> None:
-        super().__init__(config, store, registry, reporter, forced=forced)
+        super().__init__(config, store, registry, reporter, forced=forced, policy=policy)
         self._scratch = scratch
 
     def provide(
@@ -160,6 +162,7 @@ def plan(
     force: Sequence[str] = (),
     overwrite: bool = False,
     processes: int = 1,
+    policy: PolicySlot | None = None,
 ) -> Plan:
     """The plan of `rosepo_core.pipeline.run` with the same arguments, in so many processes. Nothing is written into
     `folder`.
@@ -167,7 +170,7 @@ def plan(
     Raises:
         RequestError: the run would end with this error before anything is trained.
     """
-    with _rehearsal(config, folder, reporter, registry, force, overwrite) as session:
+    with _rehearsal(config, folder, reporter, registry, force, overwrite, policy) as session:
         return _plan(session, train(session), processes)
 
 
@@ -209,6 +212,7 @@ def _rehearsal(
     registry: Registry | None,
     force: Sequence[str],
     overwrite: bool,
+    policy: PolicySlot | None = None,
 ) -> Iterator[_Rehearsal]:
     registry = registry or load_plugins()
     forced = forced_stages(force, config.rounds)
@@ -217,7 +221,7 @@ def _rehearsal(
     with tempfile.TemporaryDirectory(prefix="rosepo-plan-") as scratch:
         made = RunStore(Path(scratch))
         with made.working(""):
-            yield _Rehearsal(config, RunStore(folder), made, registry, reporter, forced)
+            yield _Rehearsal(config, RunStore(folder), made, registry, reporter, forced, policy)
 
 
 def _plan(session: _Rehearsal, planned: Trained, processes: int) -> Plan:

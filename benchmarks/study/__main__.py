@@ -1,6 +1,7 @@
 """Which of the paper's claims hold here? Eight arms from the same fine-tuned model, beside SASRec and popularity.
 
     python -m benchmarks.study [--minutes M] [--seeds 3] [--datasets NAME ...] [--arms NAME ...] [--table]
+    python -m benchmarks.study --size gpu --minutes 9        (at full size: see --size gpu --help)
 
 Every arm and seed of a dataset is a run of its own in runs/study; what they share (fine-tuning, oracle, rejected
 items, scores) is made once. An interrupted study goes on where it stopped. With --minutes no run is begun that would
@@ -20,34 +21,51 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks.study import answers, outcomes, plots, tables
+from benchmarks.study import BEGUN, answers, outcomes, tables
 from benchmarks.study.arms import ARMS, DATASETS, SIZE, Cell, cells, config_of
 from rosepo_core import pipeline, train
 from rosepo_core.stages.session import QuietReporter
 
+FULL_SIZES = ("gpu", "tiny")
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sizes = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    sizes.add_argument("--size", default="cpu")
+    size, others = sizes.parse_known_args(words)
+    if size.size in FULL_SIZES:
+        from benchmarks.study.full import command
+
+        # Of a command, the import of its libraries counts, too.
+        command.main(others, size.size, BEGUN if arguments is None else time.monotonic())
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--size", type=Path, default=SIZE, help="what every arm has in common")
+    parser.add_argument(
+        "--size", type=_size, default=SIZE, metavar="cpu|gpu|tiny|FILE", help="what arms have in common"
+    )
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="the folder of the datasets' folders"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="run nothing, only write the results")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     wanted = list(cells(given.datasets, given.seeds, given.arms))
     if not given.table:
         work(wanted, given.runs, given.data, given.size, given.minutes)
     write(wanted, given.runs, given.size, given.results)
     if not given.table:
         report(wanted, given.runs)
+
+
+def _size(text: str) -> Path:
+    return SIZE if text == "cpu" else Path(text)
 
 
 def work(wanted: Sequence[Cell], runs: Path, data: Path, size: Path, minutes: float) -> None:
@@ -78,6 +96,9 @@ def report(wanted: Sequence[Cell], runs: Path) -> None:
 
 def write(wanted: Sequence[Cell], runs: Path, size: Path, results: Path) -> None:
     """The results of what is finished."""
+    # A machine that only trains needs nothing that draws.
+    from benchmarks.study import plots
+
     done = [cell for cell in wanted if outcomes.finished(runs / cell.name)]
     if not done:
         raise SystemExit(f"no run of the study is finished in {runs}")

@@ -8,7 +8,7 @@ these seeds: how far apart seeds are stands beside them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +34,8 @@ SHOWN = ("popularity", "sasrec", "base", "sft", REFERENCE, TAUGHT)
 
 @dataclass(frozen=True)
 class Question:
-    """Is `model` better than `baseline` in `column`?"""
+    """Is `model` better than `baseline` in `column`? If `bucket` is set, of the users whose column `grouped` has this
+    value."""
 
     text: str
     model: str
@@ -42,6 +43,7 @@ class Question:
     column: str
     wanted: Literal["higher", "lower"]
     bucket: str | None = None
+    grouped: str = "bucket"
 
 
 QUESTIONS = (
@@ -108,16 +110,20 @@ def answer(wanted: str, low: float, high: float, p_holm: float) -> Answer:
     return "yes" if (low > 0) == (wanted == "higher") else "no, the opposite"
 
 
-def findings(users: pl.DataFrame, seed: int = 0) -> list[Finding]:
-    """All questions that can be asked of `users` (`outcomes.users_of`), of each dataset."""
-    asked = [found for of in users.partition_by("dataset", maintain_order=True) for found in _ask(of, seed)]
+def findings(users: pl.DataFrame, seed: int = 0, questions: Sequence[Question] = QUESTIONS) -> list[Finding]:
+    """All of `questions` that can be asked of `users` (`outcomes.users_of`), of each dataset."""
+    asked = [
+        found for of in users.partition_by("dataset", maintain_order=True) for found in _ask(of, seed, questions)
+    ]
     corrected = holm(np.array([p for _, p in asked], dtype=np.float64))
     return [Finding(**fields, p_holm=float(p)) for (fields, _), p in zip(asked, corrected, strict=True)]
 
 
-def _ask(users: pl.DataFrame, seed: int) -> Iterator[tuple[Mapping[str, object], float]]:
+def _ask(
+    users: pl.DataFrame, seed: int, questions: Sequence[Question]
+) -> Iterator[tuple[Mapping[str, object], float]]:
     dataset = users["dataset"][0]
-    for question in QUESTIONS:
+    for question in questions:
         pairs = _pairs(users, question)
         per_user = (
             pairs.group_by("user", maintain_order=True).agg(pl.col("difference").mean())["difference"].to_numpy()
@@ -143,7 +149,7 @@ def _ask(users: pl.DataFrame, seed: int) -> Iterator[tuple[Mapping[str, object],
 
 def _pairs(users: pl.DataFrame, question: Question) -> pl.DataFrame:
     if question.bucket is not None:
-        users = users.filter(bucket=question.bucket)
+        users = users.filter(pl.col(question.grouped) == question.bucket)
     first, second = (
         users.filter(model=model).select(*KEYS, value=question.column)
         for model in (question.model, question.baseline)

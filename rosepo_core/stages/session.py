@@ -118,6 +118,7 @@ class Session:
         until: str | None = None,
         forced: Callable[[str], bool] = lambda _: False,
         heard: Heard | None = None,
+        policy: PolicySlot | None = None,
     ) -> None:
         """
         Args:
@@ -130,8 +131,10 @@ class Session:
             forced: whether to make a stage again although its artifact exists. The stages that depend on it are then
                 made again, too.
             heard: is told the results of validation during training.
+            policy: holds the language model to load, if it should stay in memory after this session.
         """
         self.config = config
+        self._policy = policy
         self._base = base or config.model.name
         self.store = store
         self.registry = registry
@@ -159,7 +162,7 @@ class Session:
     def policy(self) -> PolicySlot:
         """The run's language model. It is loaded when it is first used."""
         model = self.config.model
-        return PolicySlot(self._base, model.dtype, self.reporter, model.quantization)
+        return self._policy or PolicySlot(self._base, model.dtype, self.reporter, model.quantization)
 
     @property
     def history_length(self) -> int:
