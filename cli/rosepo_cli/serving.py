@@ -74,8 +74,10 @@ def serve(
     dropped request.
     """
     import os
+    from functools import partial
 
     from rosepo_core.contracts.options import parse_options
+    from rosepo_core.engine.shared_bases import SharedBases
     from rosepo_core.serving.recommender import Recommender
     from rosepo_core.serving.run_lists import RunLists
     from rosepo_core.serving.web.served_runs import named_folders
@@ -114,16 +116,18 @@ def serve(
             if not self.done:
                 typer.echo(f"  {message}", err=True)
 
+    bases = SharedBases()
+
     def load(folder: Path) -> Recommender:
         reporter = Loading()
-        recommender = Recommender.load(folder, stage, reporter, score=score)
+        recommender = Recommender.load(folder, stage, reporter, score=score, bases=bases)
         reporter.done = True
         return recommender
 
     serve(
         named_folders(runs),
         load,
-        RunLists,
+        partial(RunLists, bases=bases),
         settings,
         host=host,
         port=port,

@@ -37,6 +37,7 @@ from rosepo_core.engine.models import (
 from rosepo_core.engine.precision import working_dtype
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.sharding import is_sharded, whole_weights
+from rosepo_core.engine.shared_bases import SharedBases, leaves_base_alone
 
 
 class PolicySlot:
@@ -48,7 +49,14 @@ class PolicySlot:
     model in nf4 (`engine.quantization`) is never trained itself, only adapters are.
     """
 
-    def __init__(self, spec: str, dtype: str, reporter: Reporter, quantization: str = "none") -> None:
+    def __init__(
+        self,
+        spec: str,
+        dtype: str,
+        reporter: Reporter,
+        quantization: str = "none",
+        bases: SharedBases | None = None,
+    ) -> None:
         """This loads nothing yet.
 
         Args:
@@ -56,11 +64,13 @@ class PolicySlot:
             dtype: type of its weights in memory: ``bfloat16``, ``float32`` or ``auto``, see `working_dtype`.
             reporter: receives notes.
             quantization: ``none``, or ``nf4`` to keep the weights of the base model's layers in 4 bits.
+            bases: weights that this slot shares with others, for inference only. Quantized ones are not shared.
         """
         self._spec = spec
         self._wanted_dtype = dtype
         self._reporter = reporter
         self._quantization = quantization
+        self._bases = bases if quantization == "none" else None
         self._model: Any = None
         self._holds_base = False
         self._state: Path | str | None = None
@@ -247,7 +257,9 @@ class PolicySlot:
 
     def _read(self, weights: Path, *, trainable: bool) -> None:
         if (weights / "adapter_config.json").exists():
-            base = self._bare_base()
+            with as_request_error(weights, "adapter"):
+                alone = self._bases is None or leaves_base_alone(weights)
+            base = self._bare_base() if alone else self._own_base()
             with as_request_error(weights, "adapter"), warnings.catch_warnings():
                 # If an adapter lacks weights, PEFT only warns, and uses the base model without them.
                 warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -258,6 +270,9 @@ class PolicySlot:
     def _read_whole(self, spec: str, *, trainable: bool) -> None:
         """Load a full model. Weights that will be trained are float32, see the class."""
         self.release()
+        if self._bases is not None and not trainable:
+            self._model = self._bases.get(spec, self.dtype, self._reporter)
+            return
         self._model, _ = load_model(spec, "float32" if trainable else self.dtype, self._reporter)
         self._model.requires_grad_(trainable)
 
@@ -266,6 +281,15 @@ class PolicySlot:
             return self._model
         if self._holds_base and _stands_beside(self._model):
             return self._model.unload()
+        if self._bases is None:
+            return self._own_base()
+        self.release()
+        model = self._bases.get(self._spec, self.dtype, self._reporter)
+        self._holds_base = True
+        return model
+
+    def _own_base(self) -> Any:
+        """A base model whose weights are not shared."""
         self.release()
         model, _ = load_model(self._spec, self.dtype, self._reporter, self._quantization)
         self._holds_base = True

@@ -18,6 +18,7 @@ from rosepo_core.contracts.records import Bools, Catalogue, Doubles, Floats, Int
 from rosepo_core.contracts.sections import SCORES, Score
 from rosepo_core.data.catalogue_changes import items_table, read_changes
 from rosepo_core.data.catalogue_in_use import CatalogueInUse
+from rosepo_core.engine.shared_bases import SharedBases
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.list_confidence import log_masses
 from rosepo_core.serving.changed_catalogue import rows_named
@@ -144,6 +145,7 @@ class Recommender:
         reporter: Reporter | None = None,
         *,
         score: Score | None = None,
+        bases: SharedBases | None = None,
     ) -> Recommender:
         """Load a model.
 
@@ -156,6 +158,7 @@ class Recommender:
             reporter: receives progress and notes.
             score: the score by which titles are ranked; by default `ranking.score` of the run, and likelihood for
                 RUN/aligned alone.
+            bases: weights in memory to share with other recommenders; by default this one has its own.
 
         Raises:
             RequestError: there is no such model, its base model is missing, or what the score needs is not there.
@@ -164,10 +167,12 @@ class Recommender:
             raise RequestError(f"unknown score '{score}'{nearest(score, SCORES)}")
         reporter = reporter or QuietReporter()
         source = open_source(Path(folder), reporter)
-        return Recommender.of(source, chosen_model(source, stage), score or source.score, reporter)
+        return Recommender.of(source, chosen_model(source, stage), score or source.score, reporter, bases)
 
     @staticmethod
-    def of(source: Source, name: str, score: Score, reporter: Reporter) -> Recommender:
+    def of(
+        source: Source, name: str, score: Score, reporter: Reporter, bases: SharedBases | None = None
+    ) -> Recommender:
         """Load the model `name` of a source, to rank by `score`.
 
         Raises:
@@ -176,9 +181,9 @@ class Recommender:
 
         @cache
         def load(name: str) -> TitleModel:
-            # Each has a base model of its own in memory, so that threads can ask them all.
+            # Each has modules of its own in memory, so that threads can ask them all.
             stored = source.stored(name)
-            return stored.title_model(stored.slot(reporter), reporter)
+            return stored.title_model(stored.slot(reporter, bases), reporter)
 
         ranker = source.ranker(name, score, load)
         calibrated = source.calibrated(name, score)

@@ -17,6 +17,7 @@ from rosepo_core.contracts.sections import Score
 from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import load_template
+from rosepo_core.engine.shared_bases import SharedBases
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.serving.fallbacks import best_of_oracle
 from rosepo_core.serving.places import places_of
@@ -42,12 +43,19 @@ class RunLists:
         in_use: the same items, and what has changed since the training.
     """
 
-    def __init__(self, folder: Path, in_use: CatalogueInUse | None = None, reporter: Reporter | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        in_use: CatalogueInUse | None = None,
+        reporter: Reporter | None = None,
+        bases: SharedBases | None = None,
+    ) -> None:
         """
         Args:
             folder: a finished run, or runs under seeds, of which the first is taken.
             in_use: the catalogue; by default that of the folder, which may change while it is read.
             reporter: receives notes.
+            bases: weights in memory to share with others.
 
         Raises:
             RequestError: there is no run.
@@ -55,6 +63,7 @@ class RunLists:
         self._reporter = reporter or QuietReporter()
         self._source = RunSource(folder, self._reporter)
         self._folder = self._source.folder
+        self._bases = bases
         if in_use is not None:
             self._source.in_use = in_use
         self.in_use = self._source.in_use
@@ -156,7 +165,7 @@ class RunLists:
 
     @cached_property
     def _slot(self) -> PolicySlot:
-        return self._source.stored("base").slot(self._reporter)
+        return self._source.stored("base").slot(self._reporter, self._bases)
 
     def _load(self, name: str) -> Recommender:
         stage = "aligned" if name == FUSION else name

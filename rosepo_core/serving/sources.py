@@ -22,6 +22,7 @@ from rosepo_core.data.saved_catalogue import load_catalogue
 from rosepo_core.engine.models import find_adapter
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, load_template
+from rosepo_core.engine.shared_bases import SharedBases
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.evaluation.run_models import language_models
 from rosepo_core.prompts.item_texts import UnusableTitleError
@@ -67,9 +68,9 @@ class StoredModel:
     trained: bool
     in_use: CatalogueInUse
 
-    def slot(self, reporter: Reporter) -> PolicySlot:
-        """A place in memory for this model, and for others with the same options."""
-        return PolicySlot(self.options.name, self.options.dtype, reporter, self.options.quantization)
+    def slot(self, reporter: Reporter, bases: SharedBases | None = None) -> PolicySlot:
+        """A place in memory for this model, and for others with the same options; `bases` are weights to share."""
+        return PolicySlot(self.options.name, self.options.dtype, reporter, self.options.quantization, bases)
 
     def put_into(self, slot: PolicySlot) -> Any:
         """The model for inference, in `slot`."""

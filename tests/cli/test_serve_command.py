@@ -20,6 +20,8 @@ from benchmarks import serve
 
 pytest.importorskip("fastapi")
 
+from rosepo_core.engine import shared_bases
+
 HISTORY = ["Quiet Rivers (1994)", "Night Train (1974)"]
 
 
@@ -48,9 +50,11 @@ def until(condition: Callable[[], Any]) -> Any:
     raise AssertionError("it did not happen")
 
 
-def test_recommends_loads_again_and_ends_well(rosepo, finished, port):
+def test_recommends_loads_again_and_ends_well(rosepo, finished, port, monkeypatch):
     """The server has the main thread, as signals need it; a client has another."""
     found: dict[str, Any] = {}
+    loaded, load_model = [], shared_bases.load_model
+    monkeypatch.setattr(shared_bases, "load_model", lambda *args: loaded.append(args) or load_model(*args))
 
     def client() -> None:
         try:
@@ -59,11 +63,12 @@ def test_recommends_loads_again_and_ends_well(rosepo, finished, port):
             found["load"] = serve.asked(port, serve.histories(port, 3), 5, 4, 0.1)
             with ThreadPoolExecutor(1) as pool:
                 stop = threading.Event()
-                asking = pool.submit(lambda: [ask(port, "/items") for _ in iter(stop.is_set, True)])
+                body = {"history": HISTORY, "k": 3}
+                asking = pool.submit(lambda: [ask(port, "/recommend", body) for _ in iter(stop.is_set, True)])
                 os.kill(os.getpid(), signal.SIGHUP)
                 found["again"] = until(lambda: ask(port, "/health")["runs"][0]["loaded"] > first["loaded"])
                 stop.set()
-                found["meanwhile"] = len(asking.result())
+                found["meanwhile"] = asking.result()
             with ThreadPoolExecutor(8) as pool:
                 body = {"history": HISTORY, "k": 40}
                 last = [pool.submit(ask, port, "/recommend", body) for _ in range(8)]
@@ -96,7 +101,10 @@ def test_recommends_loads_again_and_ends_well(rosepo, finished, port):
     assert "Errors: none." in shown
     load.statuses[500] += 1
     assert serve.Finding(load, load, (1.0, 2.0)).faults == ["2 answers 500", "memory grew"]
-    assert found["meanwhile"] > 0
+    # Each answer is there and the same, and the base model was loaded once.
+    assert found["meanwhile"]
+    assert all(each == found["answer"] for each in found["meanwhile"])
+    assert len(loaded) == 1
     assert found["last"] == [38] * 8
 
 

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,30 @@ def test_the_page_asks_nobody_else(client):
     assert "</html>" in report.text
 
 
+@pytest.fixture(scope="module")
+def guarded(app: Any) -> Any:
+    """The same runs behind a token."""
+    settings = ServeSettings(batch_wait=0.0, token="secret", hosts=("testserver", "127.0.0.1"))
+    service = Service(app.state.service.runs, settings)
+    yield create_app(service)
+    service.stop()
+
+
+def test_a_report_behind_a_token(guarded):
+    client = TestClient(guarded)
+    assert client.get("/page/report").status_code == 401
+    done = client.get("/page/runs", headers={"Authorization": "Bearer secret"})
+    assert [each["report"] for each in done.json()["runs"]] == [True, True]
+    cookie = done.headers["set-cookie"]
+    assert "secret" not in cookie
+    assert cookie.endswith("; Path=/page/report; HttpOnly; SameSite=Strict")
+    # The client sends the cookie now, as a browser does for a link, and the cookie opens nothing else.
+    assert "</html>" in client.get("/page/report?run=first").text
+    own = {"Cookie": cookie.partition(";")[0]}
+    assert [client.get(path, headers=own).status_code for path in ("/page/users", "/items")] == [401, 401]
+    assert TestClient(guarded).get("/page/report", headers={"Cookie": own["Cookie"][:-1]}).status_code == 401
+
+
 def test_a_server_without_a_page(finished):
     service = Service(
         ServedRuns({"a": finished}, rosepo_core.Recommender.load), ServeSettings(page=False, hosts=("*",))
@@ -111,8 +136,8 @@ def test_a_server_without_a_page(finished):
     service.stop()
 
 
-@pytest.fixture
-def url(app: Any) -> Iterator[str]:
+@contextmanager
+def listening(app: Any) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -123,11 +148,17 @@ def url(app: Any) -> Iterator[str]:
     thread.join(20)
 
 
+@pytest.fixture
+def url(app: Any) -> Iterator[str]:
+    with listening(app) as url:
+        yield url
+
+
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
-def test_in_a_browser(url, client):
+def test_in_a_browser(url, guarded, client):
     """By keyboard alone, on a screen of a phone's width."""
     sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
+    with sync_api.sync_playwright() as play, listening(guarded) as hidden:
         browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         # The page's policy allows no `eval`, by which a browser test could wait for a condition in JavaScript.
         page = browser.new_page(viewport={"width": 390, "height": 800})
@@ -179,4 +210,13 @@ def test_in_a_browser(url, client):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert problems == []
         assert [each for each in asked if not each.startswith(url)] == []
+
+        # Behind a token: the link opens the report, and the token is in no address.
+        page.goto(hidden)
+        page.fill("#token", "secret")
+        page.keyboard.press("Enter")
+        with page.expect_popup() as opened:
+            page.click("#report")
+        assert opened.value.title() == client.get("/page/report").text.split("<title>")[1].split("</title>")[0]
+        assert [each for each in asked if "secret" in each] == []
         browser.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
@@ -22,6 +25,7 @@ from rosepo_core.engine import precision
 from rosepo_core.engine.models import ALIASES, find_adapter, load_model, published_name
 from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.precision import bfloat16_pays
+from rosepo_core.engine.shared_bases import SharedBases
 from rosepo_core.engine.training import TrainingSettings, fine_tune
 from rosepo_core.stages.session import QuietReporter
 from rosepo_core.testing import prompt_template
@@ -254,3 +258,62 @@ def test_prompts_longer_than_what_the_model_reads_are_refused(saved):
 def test_a_model_is_loaded_in_the_type_that_was_found(monkeypatch, saved):
     pays(monkeypatch, True)
     assert load_model(str(saved["float16"]), "auto", QUIET)[0].dtype == torch.bfloat16
+
+
+@pytest.fixture(scope="module")
+def adapters(saved: dict[str, Path], tmp_path_factory: Any) -> dict[str, Path]:
+    """Adapters of the tiny model: two that leave it alone, and one that brings an output layer of its own."""
+    folders = {}
+    for name, more in {"one": {}, "two": {}, "head": {"modules_to_save": ["lm_head"]}}.items():
+        torch.manual_seed(len(folders))
+        base = LlamaForCausalLM.from_pretrained(saved["float32"])
+        config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights="gaussian", **more)
+        model = get_peft_model(base, config)
+        for weight in model.parameters():
+            if weight.requires_grad:
+                torch.nn.init.normal_(weight, std=0.1)
+        folders[name] = tmp_path_factory.mktemp("adapters") / name
+        model.save_pretrained(folders[name])
+    return folders
+
+
+def shared_weights(one: Any, other: Any) -> int:
+    """How many weights of two models are the same memory."""
+    places = {weight.data_ptr() for weight in one.parameters()}
+    return sum(weight.data_ptr() in places for weight in other.parameters())
+
+
+def test_adapters_share_a_base_and_change_nothing_for_each_other(saved, adapters):
+    ids, bases = torch.tensor([[3, 9, 27, 4]]), SharedBases()
+    found = {}
+    for name, weights in adapters.items():
+        found[name] = PolicySlot(str(saved["float32"]), "float32", QUIET, bases=bases).trained(weights)
+    plain = PolicySlot(str(saved["float32"]), "float32", QUIET, bases=bases).base()
+    assert shared_weights(found["one"], found["two"]) == shared_weights(plain, found["two"]) == 20
+    assert shared_weights(plain, found["head"]) == 0
+    with torch.no_grad():
+        for name, model in found.items():
+            alone = PolicySlot(str(saved["float32"]), "float32", QUIET).trained(adapters[name])
+            assert torch.equal(model(ids).logits, alone(ids).logits), name
+        alone = PolicySlot(str(saved["float32"]), "float32", QUIET).base()
+        assert torch.equal(plain(ids).logits, alone(ids).logits)
+    assert not torch.equal(found["one"](ids).logits, found["two"](ids).logits)
+
+
+def test_a_base_with_other_content_is_loaded_and_the_old_one_goes_with_its_last_model(saved, tmp_path):
+    folder, bases = tmp_path / "model", SharedBases()
+    shutil.copytree(saved["float32"], folder)
+    first = PolicySlot(str(folder), "float32", QUIET, bases=bases).base()
+    again = PolicySlot(str(folder), "float32", QUIET, bases=bases).base()
+    assert shared_weights(first, again) == 20
+    with torch.no_grad():
+        changed = LlamaForCausalLM.from_pretrained(folder)
+        changed.model.norm.weight += 1.0
+        changed.save_pretrained(folder)
+    other = PolicySlot(str(folder), "float32", QUIET, bases=bases).base()
+    assert shared_weights(first, other) == 0
+    assert torch.equal(other.model.norm.weight, first.model.norm.weight + 1.0)
+    gone = weakref.ref(first.model.norm.weight)
+    del first, again
+    gc.collect()
+    assert gone() is None

@@ -244,10 +244,27 @@ def test_reload(guarded, client, loads):
     loads.fails = True
     failed = guarded.post("/reload", headers=token)
     loads.fails = False
-    assert (failed.status_code, failed.json()["error"]["message"]) == (422, "runs/a holds no run")
+    said = failed.json()["error"]["message"]
+    assert (failed.status_code, said) == (422, "run 'a' was not loaded, the old one stays: runs/a holds no run")
     assert guarded.get("/items", headers=token).status_code == 200
     assert guarded.post("/reload").status_code == 401
     assert client.post("/reload").status_code == 404
+
+
+def test_a_run_that_cannot_be_loaded_again_does_not_keep_others_from_it(recommender):
+    broken = False
+
+    def load(folder: Path) -> Recommender:
+        if broken and folder.name == "a":
+            raise PermissionError("cannot read runs/a")
+        return recommender
+
+    runs = ServedRuns({"a": Path("runs/a"), "b": Path("runs/b")}, load)
+    before, broken = list(runs), True
+    with pytest.raises(RequestError, match=r"run 'a' was not loaded, the old one stays: cannot read runs/a$"):
+        runs.reload()
+    assert runs.get("a") is before[0]
+    assert runs.get("b") is not before[1]
 
 
 def test_a_full_queue_and_late_answers(recommender, monkeypatch):

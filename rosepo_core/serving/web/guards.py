@@ -11,6 +11,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rosepo_core.serving.web import report_access
 from rosepo_core.serving.web.problems import problem
 from rosepo_core.serving.web.settings import ServeSettings
 
@@ -71,7 +72,10 @@ class Guards:
         if "*" not in settings.hosts and name not in settings.hosts:
             await problem(400, "this server has another name; see `rosepo serve --allow-host`")(scope, receive, send)
             return
-        if settings.token is not None and scope["path"] not in OPEN and not self._has_token(headers):
+        path, token = scope["path"], settings.token
+        if token is not None and not (
+            path in OPEN or self._has_token(headers) or report_access.is_open(path, headers.get("cookie", ""), token)
+        ):
             wanted = problem(
                 401, "give the server's token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )

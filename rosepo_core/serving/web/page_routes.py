@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from rosepo_core.serving.web import report_access
 from rosepo_core.serving.web.messages import (
     LONGEST_NAME,
     ListQuestion,
@@ -57,18 +58,18 @@ def files() -> APIRouter:
 
 
 @routes.get("/runs")
-def runs(request: Request) -> ShownRuns:
-    """The runs, and what the page can show of each."""
+def runs(request: Request, response: Response) -> ShownRuns:
+    """The runs, and what the page can show of each. Who may ask this may also open the links to reports."""
     service = _service(request)
-    # A link cannot carry a token.
-    linked = service.settings.token is None
+    if service.settings.token is not None:
+        response.headers["Set-Cookie"] = report_access.set_cookie(service.settings.token)
     return ShownRuns(
         runs=[
             ShownRun(
                 name=run.name,
                 models=list(models_of(run)),
                 users=run.lists is not None,
-                report=linked and run.lists is not None and run.lists.report is not None,
+                report=run.lists is not None and run.lists.report is not None,
             )
             for run in service.runs
         ],
@@ -117,7 +118,7 @@ def user(request: Request, name: Annotated[str, Query(max_length=LONGEST_NAME)],
     )
 
 
-@routes.get("/report")
+@routes.get(report_access.PATH.removeprefix(routes.prefix))
 def report(request: Request, run: Run = None) -> Response:
     """The run's report."""
     lists = _service(request).runs.get(run).lists

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.contracts.errors import RequestError, RosepoError, nearest
 from rosepo_core.data.catalogue_in_use import CatalogueInUse
+from rosepo_core.serving.item_search import ItemSearch
 from rosepo_core.serving.recommender import Recommender
 from rosepo_core.serving.run_lists import RunLists
 
@@ -42,6 +43,11 @@ class ServedRun:
     def numbers(self) -> Mapping[str, int]:
         """The number of each item, by its id."""
         return {item: number for number, item in enumerate(self.recommender.catalogue.ids)}
+
+    @cached_property
+    def search(self) -> ItemSearch:
+        """Finds items by words of their titles."""
+        return ItemSearch(self.recommender.catalogue)
 
 
 class ServedRuns:
@@ -87,11 +93,17 @@ class ServedRuns:
         that wait are answered by the run for which they were asked.
 
         Raises:
-            RequestError: a run cannot be loaded; then it and those after it stay as they are.
+            RequestError: a run cannot be loaded; it stays as it is, and the others are loaded.
         """
+        failed = []
         with self._one_at_a_time:
             for name in self._folders:
-                self._runs[name] = self._loaded(name)
+                try:
+                    self._runs[name] = self._loaded(name)
+                except (RosepoError, OSError, ValueError, MemoryError) as error:
+                    failed.append(f"run '{name}' was not loaded, the old one stays: {error}")
+            if failed:
+                raise RequestError("; ".join(failed))
             return list(self._runs.values())
 
     def _loaded(self, name: str) -> ServedRun:

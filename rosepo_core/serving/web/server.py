@@ -122,4 +122,4 @@ class _Server(uvicorn.Server):
             self._service.reload()
             log.warning("loaded again")
         except RosepoError as error:
-            log.error("not loaded again, the old runs stay: %s", error)
+            log.error("not all is loaded again: %s", error)

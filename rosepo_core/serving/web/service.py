@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
 
 from starlette.concurrency import run_in_threadpool
 
 from rosepo_core.contracts.errors import RosepoError
-from rosepo_core.serving.item_search import ItemSearch
 from rosepo_core.serving.recommender import Recommended
 from rosepo_core.serving.web.batching import Batcher
 from rosepo_core.serving.web.messages import (
@@ -56,7 +54,6 @@ class Service:
             patience=PATIENCE * settings.timeout,
             done=self.metrics.batch,
         )
-        self._search = lru_cache(maxsize=len(list(runs)))(lambda run: ItemSearch(run.recommender.catalogue))
 
     async def recommend(self, asked: RecommendQuestion) -> RecommendAnswer:
         """Answer a question for recommendations."""
@@ -84,7 +81,7 @@ class Service:
         """Items whose titles contain the words of `query`."""
         run = self.runs.get(name)
         catalogue = run.recommender.catalogue
-        found = self._search(run).find(query, limit)
+        found = run.search.find(query, limit)
         return CatalogueItems(
             run=run.name,
             items=[
