@@ -2,7 +2,8 @@
 
 It starts the server in a process of its own, asks one request at a time for a while, and then lets many clients ask
 for minutes. It fails if an answer is an error other than a deliberate 503, or if memory grows. The server's process
-may use all cores that this process may; `taskset -c 0,1` gives it two.
+may use all cores that this process may; `taskset -c 0,1` gives it two. The table goes into
+benchmarks/results/serve.md and docs/how-to/serve.md.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ from typing import Any
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results" / "serve.md"
+from benchmarks import pages
+
+PAGES = (Path(__file__).parent / "results" / "serve.md", Path(__file__).parents[1] / "docs" / "how-to" / "serve.md")
+MARK = "serve"
+PARTS = 10
+"""How often memory is looked at, in equal distances."""
 GROWTH = 1.1
-"""How much more memory there may be at the end than after a tenth of the time."""
+"""How much more memory there may be at the end than after the first part of the time."""
 
 
 @dataclass
@@ -141,12 +147,12 @@ class Finding:
     Attributes:
         alone: one client, one request at a time.
         many: all clients.
-        memory: resident bytes of the server after a tenth of the time, and at the end.
+        memory: resident bytes of the server after each tenth of the time.
     """
 
     alone: Load
     many: Load
-    memory: tuple[float, float]
+    memory: tuple[float, ...]
 
     @property
     def faults(self) -> list[str]:
@@ -155,7 +161,7 @@ class Finding:
             status: n for status, n in (self.alone.statuses + self.many.statuses).items() if status not in (200, 503)
         }
         found = [f"{count} answers {status}" for status, count in bad.items()]
-        if self.memory[1] > GROWTH * self.memory[0]:
+        if self.memory[-1] > GROWTH * self.memory[0]:
             found.append("memory grew")
         return found
 
@@ -186,25 +192,25 @@ def measured(arguments: list[str], *, clients: int, seconds: float, alone: float
         memory: list[float] = []
 
         def look() -> None:
-            time.sleep(seconds / 10)
-            memory.append(Client(port).metric("process_resident_memory_bytes"))
+            for _ in range(PARTS):
+                time.sleep(seconds / PARTS)
+                memory.append(Client(port).metric("process_resident_memory_bytes"))
 
         looking = threading.Thread(target=look)
         looking.start()
         many = asked(port, asks, k, clients, seconds)
         looking.join()
-        memory.append(Client(port).metric("process_resident_memory_bytes"))
-    return Finding(one, many, (memory[0], memory[1]))
+    return Finding(one, many, tuple(memory))
 
 
-def page(finding: Finding, command: str, cores: int) -> str:
-    """The result as Markdown."""
+def page(finding: Finding, command: str, cores: int, note: str = "") -> str:
+    """The result as Markdown. `note` is a sentence about the circumstances."""
     rows = [
         f"| {load.clients} | {load.seconds:.0f} | {len(load.waits)} | {load.statuses[503]} | {load.rate:.2f} | "
         f"{load.wait(50):.2f} | {load.wait(95):.2f} | {load.batch:.1f} |"
         for load in (finding.alone, finding.many)
     ]
-    first, last = (each / 2**20 for each in finding.memory)
+    memory = ", ".join(f"{each / 2**20:,.0f}" for each in finding.memory)
     return "\n".join(
         [
             f"`{command}`, on {cores} core{'s' * (cores > 1)}:",
@@ -213,9 +219,9 @@ def page(finding: Finding, command: str, cores: int) -> str:
             "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *rows,
             "",
-            f"{finding.many.rate / finding.alone.rate:.1f} times the answers of one request at a time. Memory: "
-            f"{first:.0f} MiB after a tenth of the time, {last:.0f} MiB at the end. "
-            f"Errors: {', '.join(finding.faults) or 'none'}.",
+            f"{finding.many.rate / finding.alone.rate:.1f} times the answers of one request at a time. Memory after "
+            f"each tenth of the time, in MiB: {memory}. Errors: {', '.join(finding.faults) or 'none'}."
+            f"{f' {note}' * bool(note)}",
             "",
         ]
     )
@@ -230,7 +236,7 @@ def main() -> None:
     parser.add_argument("--history", type=int, default=10, help="items of a history")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--score", default="likelihood")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--note", default="", help="a sentence about the circumstances, for the table")
     chosen = parser.parse_args()
     arguments = [str(chosen.run), "--score", chosen.score, "--timeout", "120"]
     finding = measured(
@@ -241,8 +247,10 @@ def main() -> None:
         length=chosen.history,
         k=chosen.k,
     )
-    words = ["python", "-m", "benchmarks.serve", *(word for word in sys.argv[1:] if word != str(chosen.run)), "RUN"]
-    chosen.out.write_text(page(finding, " ".join(words), len(os.sched_getaffinity(0))), encoding="utf-8")
+    given = [word for word in sys.argv[1:] if word not in (str(chosen.run), "--note", chosen.note)]
+    words = ["python", "-m", "benchmarks.serve", *given, "RUN"]
+    for file in PAGES:
+        pages.put(file, MARK, page(finding, " ".join(words), len(os.sched_getaffinity(0)), chosen.note))
     print(json.dumps(finding.document()))
     if finding.faults:
         raise SystemExit("; ".join(finding.faults))

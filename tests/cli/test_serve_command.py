@@ -97,7 +97,9 @@ def test_recommends_loads_again_and_ends_well(rosepo, finished, port, monkeypatc
     assert load.statuses == {200: 4}
     assert load.batch == 4
     shown = serve.page(serve.Finding(load, load, (2.0**20, 2.0**20)), "COMMAND", 2)
-    assert "1.0 times the answers of one request at a time. Memory: 1 MiB after a tenth of the time" in shown
+    assert (
+        "1.0 times the answers of one request at a time. Memory after each tenth of the time, in MiB: 1, 1." in shown
+    )
     assert "Errors: none." in shown
     load.statuses[500] += 1
     assert serve.Finding(load, load, (1.0, 2.0)).faults == ["2 answers 500", "memory grew"]
