@@ -32,20 +32,29 @@ EVIL = "<img src=x onerror=\"document.title='broken'\">"
 
 
 @pytest.fixture(scope="module")
-def app(finished: Path, train: Any) -> Iterator[Any]:
+def served(finished: Path, rosepo: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose aligned model is calibrated, for lists of at most 12."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("served") / "run")
+    done = rosepo("calibrate", folder, "--k", 12)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def app(served: Path) -> Iterator[Any]:
     """Two names of one run; the other's first title is HTML."""
 
     def lists(_: Path, in_use: CatalogueInUse) -> RunLists:
-        return RunLists(finished, in_use)
+        return RunLists(served, in_use)
 
     def load(folder: Path) -> rosepo_core.Recommender:
-        found = rosepo_core.Recommender.load(finished)
+        found = rosepo_core.Recommender.load(served)
         if folder.name == "evil":
             found.catalogue.__dict__["titles"] = (EVIL, *found.catalogue.titles[1:])
         return found
 
     settings = ServeSettings(batch_wait=0.0, hosts=("testserver", "127.0.0.1"))
-    service = Service(ServedRuns({"first": finished, "evil": Path("evil")}, load, lists), settings)
+    service = Service(ServedRuns({"first": served, "evil": Path("evil")}, load, lists), settings)
     yield create_app(service)
     service.stop()
 
@@ -190,9 +199,14 @@ def test_in_a_browser(url, guarded, client):
         page.wait_for_selector(".waits", state="detached")
         items = [each["item"] for each in user["history"]]
         body = {"model": "aligned", "history": [*items[:-2], items[-1], items[-2]], "k": 10}
-        expected = [each["title"] for each in client.post("/page/list", json=body).json()["items"]]
+        listed = client.post("/page/list", json=body).json()
+        expected = [each["title"] for each in listed["items"]]
         shown = page.locator(".card").nth(2).locator("li .title").all_inner_texts()
         assert [text.split("●")[0].split(" (held out)")[0].rstrip("✦").strip() for text in shown] == expected
+        # The page asks for 20 titles and shows 10. The confidence is that of the 10, of the one model that has it.
+        confidence = f"Confidence {100 * listed['confidence']:.0f} %: the next title is one of these 10"
+        assert page.locator(".confidence").all_inner_texts() == [confidence]
+        assert page.locator(".card").nth(2).locator(".confidence").count() == 1
 
         # Two runs side by side; a title that is HTML is text.
         page.select_option("#against", "evil")

@@ -88,16 +88,16 @@ def test_confidence_grows_with_the_list_and_never_falls_with_the_mass():
 
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say():
     inside = []
-    for seed in range(150):
+    for seed in range(50):
         rng = np.random.default_rng(seed)
-        chances = drawn(rng, 400, 5)
+        chances = drawn(rng, 300, 5)
         known = fit(lists_of(chances, rng, slope=0.7))
         truth = np.array([0.15, 0.4])
         low, high = known.interval(special.log_expit(special.logit(truth) / 0.7), np.array([1, 5]))
         inside.append((low <= truth) & (truth <= high))
     share = np.mean(inside, axis=0)
-    # Binomial around 0.95 over 150, and a little bias of the ridge.
-    assert (share > 0.88).all(), share
+    # 44 of 50 or more, where the interval says 47.5.
+    assert (share >= 0.88).all(), share
 
 
 def test_lists_that_end_early_count_once():
