@@ -123,7 +123,7 @@ def main() -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         *rows,
         "",
-        f"For each history; medians of {chosen.turns} turns, {torch.get_num_threads()} thread"
+        f"For each history; median of turns: {chosen.turns}; {torch.get_num_threads()} thread"
         f"{'s' * (torch.get_num_threads() > 1)}. One call is {alone.median / together.median:.1f} times as fast. The "
         f"floor is at {speed / 1e9:.0f} billion operations in a second of a core.",
     ]
