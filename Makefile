@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-ranges check docs bench study clean
+.PHONY: demo test test-ranges check docs bench study chaos clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("rosepo needs Python 3.11 or newer, and this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -38,6 +38,10 @@ study: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,semantic]'
 	$(BIN)/python -m benchmarks.study
 	$(BIN)/python -m benchmarks.study.scaling
+
+# Kills runs of a tiny model in all ways, and says how many went on to the same end.
+chaos: $(READY)
+	$(BIN)/python -m benchmarks.chaos
 
 clean:
 	rm -rf $(VENV) build dist
