@@ -92,10 +92,12 @@ def growth(models: pl.DataFrame, path: Path) -> None:
     write(alt.layer(rules, names, bars, points).properties(width=WIDTH, height=280), path)
 
 
-def write(chart: alt.FacetChart | alt.LayerChart, path: Path) -> None:
-    """Save a chart, in colours that are readable on light and dark pages."""
+def write(chart: alt.FacetChart | alt.LayerChart, path: Path, font: int = 12) -> None:
+    """Save a chart, in colours that are readable on light and dark pages. `font` is the size of its letters."""
     quiet = {"labelColor": INK, "titleColor": INK, "gridColor": "#7d859033", "domainColor": INK, "tickColor": INK}
-    chart = chart.configure(background="transparent").configure_axis(**quiet, labelFontSize=12, titleFontSize=12)
-    chart = chart.configure_view(stroke=None).configure_header(labelColor=INK, labelFontSize=13)
-    chart = chart.configure_legend(labelColor=INK, labelFontSize=12)
+    chart = chart.configure(background="transparent").configure_axis(**quiet, labelFontSize=font, titleFontSize=font)
+    chart = chart.configure_view(stroke=None).configure_header(
+        labelColor=INK, titleColor=INK, labelFontSize=font + 1, titleFontSize=font + 1
+    )
+    chart = chart.configure_legend(labelColor=INK, labelFontSize=font)
     path.write_text(vl_convert.vegalite_to_svg(chart.to_dict()), encoding="utf-8")

@@ -38,7 +38,7 @@ _BASE: Mapping[str, Any] = {"sampler": [_SELF_HARD], "loss": {"name": "rosepo", 
 ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     REFERENCE: ("self-hard rejected titles, personalized smoothing", {}),
     "dpo": ("no smoothing", {"loss": {"name": "dpo", "beta": 1.0}}),
-    "prior": ("compared with log p(title), not with SFT", {"alignment": {"reference": "prior"}}),
+    "reference-prior": ("compared with log p(title), not with SFT", {"alignment": {"reference": "prior"}}),
     "mixture": ("three kinds of rejected titles", {"sampler": [_SELF_HARD, _SEMANTIC, _POPULARITY]}),
     "oracle-hard": (
         "rejected titles from the top of the oracle, factors up to 0.99",
@@ -48,8 +48,8 @@ ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "four uniform rejected titles, factors up to 0.99",
         {"sampler": [_UNIFORM], "preferences": {"negatives": 4}, "oracle": _UNCLIPPED},
     ),
-    "semantic": ("rejected titles of a similar meaning", {"sampler": [_SEMANTIC]}),
-    "popularity": ("popular rejected titles", {"sampler": [_POPULARITY]}),
+    "semantic-similar": ("rejected titles of a similar meaning", {"sampler": [_SEMANTIC]}),
+    "popularity-aware": ("popular rejected titles", {"sampler": [_POPULARITY]}),
     "s-dpo-4": (
         "softmax over four uniform rejected titles",
         {"sampler": [_UNIFORM], "preferences": {"negatives": 4}, "loss": {"name": "s-dpo", "beta": 1.0}},

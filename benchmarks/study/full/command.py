@@ -32,7 +32,7 @@ def main(arguments: Sequence[str], size: str, begun: float) -> None:
         "python -m benchmarks.study", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end before so many are over")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, default=SEEDS if size == "gpu" else 1)
     parser.add_argument("--datasets", nargs="+", default=list(DEFAULT_DATA), choices=list(PLACES))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=PATH", help="where the files of data are")

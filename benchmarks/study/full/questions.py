@@ -96,20 +96,24 @@ def means(users: pl.DataFrame, grouped: str | None = None) -> pl.DataFrame:
         grouped: the column that divides users; `None` for all of them. Groups of too few users are left out.
     """
     users = users.with_columns(group=pl.lit(ALL) if grouped is None else pl.col(grouped))
-    rows = []
     keys = ["dataset", "group", "model", "of", "score"]
-    for key, of in users.group_by(keys, maintain_order=True):
-        per_user = of.group_by("user", maintain_order=True).agg(pl.col(COLUMNS).mean()).select(COLUMNS)
-        if grouped is not None and per_user.height < FEWEST_USERS:
+    rows = []
+    for _, of in users.group_by("dataset", "group", maintain_order=True):
+        per_user = of.group_by("model", "user", maintain_order=True).agg(pl.col(COLUMNS).mean())
+        # All models have the same users: their intervals come from the same resamples, which are drawn once.
+        wide = per_user.pivot("model", index="user", values=COLUMNS).drop("user").cast(pl.Float64)
+        if grouped is not None and wide.height < FEWEST_USERS:
             continue
-        values = per_user.cast(pl.Float64).fill_null(math.nan).to_numpy()
-        low, high = bootstrap_interval(values, RESAMPLES)
-        found: dict[str, object] = {
-            **dict(zip(keys, key, strict=True)),
-            "seeds": of["seed"].n_unique(),
-            "users": per_user.height,
-        }
-        for place, (column, mean) in enumerate(zip(COLUMNS, np.nanmean(values, axis=0).tolist(), strict=True)):
-            found |= {column: mean, f"{column} low": float(low[place]), f"{column} high": float(high[place])}
-        rows.append(found)
+        values = wide.fill_null(math.nan).to_numpy()
+        means_of = dict(zip(wide.columns, np.nanmean(values, axis=0).tolist(), strict=True))
+        lows, highs = (
+            dict(zip(wide.columns, ends.tolist(), strict=True)) for ends in bootstrap_interval(values, RESAMPLES)
+        )
+        for model in of.unique(keys, maintain_order=True).select(keys).iter_rows(named=True):
+            own = of.filter(model=model["model"])
+            found = {**model, "seeds": own["seed"].n_unique(), "users": own["user"].n_unique()}
+            for column in COLUMNS:
+                name = f"{column}_{model['model']}"
+                found |= {column: means_of[name], f"{column} low": lows[name], f"{column} high": highs[name]}
+            rows.append(found)
     return pl.DataFrame(rows)
