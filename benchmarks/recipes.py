@@ -29,7 +29,13 @@ from rosepo_core.report.display import model_title
 RECIPES = Path(__file__).parents[1] / "examples" / "recipes"
 RESULTS = Path(__file__).parent / "results"
 AMAZON = "amazon-industrial/Industrial_and_Scientific"
-SMALL = {"model": "smollm2-135m", "model.quantization": "none", "sft.gradient_checkpointing": False}
+SMALL = {
+    "model": "smollm2-135m",
+    "model.quantization": "none",
+    "sft.gradient_checkpointing": False,
+    # The first of one or two steps would have a rate of 0.
+    "alignment.warmup_ratio": 0.0,
+}
 SIZES: Mapping[str, Mapping[str, Any]] = {
     # lastfm-val.json alone: parts are drawn from its rows.
     "s-dpo-lastfm": {
@@ -40,7 +46,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "alignment.epochs": 1,
         "alignment.batch_size": 4,
         "alignment.learning_rate": 3e-4,
-        "evaluation.max_users": 40,
+        "evaluation.max_users": 16,
     },
     # train.json alone: parts are drawn from its rows. Grounding would embed 4,058 titles.
     "sprec-goodreads": {
@@ -53,7 +59,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "alignment.batch_size": 4,
         "alignment.learning_rate": 3e-4,
         "evaluation.ground": False,
-        "evaluation.max_users": 24,
+        "evaluation.max_users": 16,
     },
     # The published validation rows to train on, because the training rows are not at hand; the published test rows.
     "minionerec-industrial": {
@@ -65,7 +71,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "alignment.epochs": 1,
         "alignment.batch_size": 4,
         "evaluation.beams": 10,
-        "evaluation.max_users": 24,
+        "evaluation.max_users": 8,
     },
 }
 """What is changed of each recipe."""

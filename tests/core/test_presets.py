@@ -45,7 +45,14 @@ def test_the_numbers_of_the_published_script_of_s_dpo():
     assert config["prompt"]["name"] == "chat"
     assert config["prompt"]["candidates"] == 20
     assert config["loss"]["beta"] == 1.0
-    assert (config["sft"]["epochs"], config["sft"]["learning_rate"]) == (5, 1e-5)
+    sft = config["sft"]
+    assert (sft["epochs"], sft["learning_rate"], sft["lr_scheduler_type"], sft["max_grad_norm"]) == (
+        5,
+        1e-5,
+        "cosine",
+        0.3,
+    )
+    assert (sft["lora_rank"], sft["lora_alpha"], sft["lora_dropout"]) == (8, 32, 0.1)
     aligned = config["alignment"]
     assert (aligned["epochs"], aligned["learning_rate"], aligned["batch_size"]) == (3, 1e-5, 128)
     assert (aligned["lr_scheduler_type"], aligned["warmup_ratio"], aligned["max_grad_norm"]) == ("cosine", 0.05, 0.3)
