@@ -43,6 +43,9 @@ PRELOAD = ["rosepo_cli.app", "rosepo_core.pipeline", "rosepo_core.report.page", 
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate")
 """Audit events of Python that change a file system, besides opening a file to write it."""
 
+STAGES = {"sft": "SFT and its checkpoints", "evaluation": "the evaluation"}
+"""The stages that are killed at file operations, and what they are called in the table."""
+
 USERS, ITEMS = 24, 40
 
 
@@ -343,7 +346,13 @@ def of_two_processes(work: Work, trials: int, rng: np.random.Generator, row: Row
 
 
 def trials(
-    scratch: Path, moments: int, signals: int, operations: int | None, processes: int, seed: int
+    scratch: Path,
+    moments: int,
+    signals: int,
+    operations: int,
+    processes: int,
+    seed: int,
+    stages: Sequence[str] = tuple(STAGES),
 ) -> Iterator[Row]:
     """The rows of the table, as they are finished.
 
@@ -351,9 +360,10 @@ def trials(
         scratch: an empty folder.
         moments: number of SIGKILLs at random moments.
         signals: number of SIGTERMs and Ctrl-Cs, half of each.
-        operations: file operations that are tried in each of two stages; 0 for all of them, `None` for none.
+        operations: file operations that are tried in each stage of `stages`; 0 for all of them.
         processes: trials with two processes.
         seed: of the moments.
+        stages: keys of `STAGES`.
     """
     START.set_forkserver_preload(PRELOAD)
     rng = np.random.default_rng(seed)
@@ -379,14 +389,13 @@ def trials(
             lambda row: at_moments(work, wanted, seconds, [signal.SIGINT] * (signals // 2), rng, row),
         ),
     ]
-    if operations is not None:
-        for stage, what in (("sft", "of SFT and its checkpoints"), ("evaluation", "of the evaluation")):
-            kinds.append(
-                (
-                    f"SIGKILL at a file operation {what}",
-                    lambda row, stage=stage: at_operations(work, whole, stage, operations, rng, row),
-                )
+    for stage in stages:
+        kinds.append(
+            (
+                f"SIGKILL at a file operation of {STAGES[stage]}",
+                lambda row, stage=stage: at_operations(work, whole, stage, operations, rng, row),
             )
+        )
     kinds.append(("SIGKILL of one of two processes", lambda row: of_two_processes(work, processes, rng, row)))
     for kind, try_all in kinds:
         row = Row(kind)
