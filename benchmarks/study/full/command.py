@@ -14,6 +14,7 @@ from benchmarks.study.full.cells import ARMS, DEFAULT_DATA, PLACES, SEEDS, SIZES
 from benchmarks.study.full.kept import Kept
 from benchmarks.study.full.tiny import tiny_model
 from benchmarks.study.full.work import work
+from rosepo_core.contracts.errors import RequestError
 
 ABOUT = """Which samplers, losses, oracles and references are good, at full size?
 
@@ -45,7 +46,10 @@ def main(arguments: Sequence[str], size: str, begun: float) -> None:
     if not given.table:
         # Libraries warn of each other's old names, a dozen lines for each cell.
         warnings.simplefilter("ignore", FutureWarning)
-        run(given, size, kept, Budget(begun, given.minutes))
+        try:
+            run(given, size, kept, Budget(begun, given.minutes))
+        except RequestError as error:
+            raise SystemExit(str(error)) from None
         return
     # What draws is not there on every machine that trains.
     from benchmarks.study.full.results import write
