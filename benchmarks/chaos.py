@@ -389,13 +389,13 @@ def trials(
             lambda row: at_moments(work, wanted, seconds, [signal.SIGINT] * (signals // 2), rng, row),
         ),
     ]
-    for stage in stages:
-        kinds.append(
-            (
-                f"SIGKILL at a file operation of {STAGES[stage]}",
-                lambda row, stage=stage: at_operations(work, whole, stage, operations, rng, row),
-            )
+    kinds += [
+        (
+            f"SIGKILL at a file operation of {STAGES[stage]}",
+            lambda row, stage=stage: at_operations(work, whole, stage, operations, rng, row),
         )
+        for stage in stages
+    ]
     kinds.append(("SIGKILL of one of two processes", lambda row: of_two_processes(work, processes, rng, row)))
     for kind, try_all in kinds:
         row = Row(kind)
