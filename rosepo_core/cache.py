@@ -12,6 +12,7 @@ from typing import Any
 
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.packages import UNPACKED, cache_folder
+from rosepo_core.store.sealed import KEY_FILE
 
 AGAIN = {"wheels": "fetched again", "models": "converted again", "downloads": "fetched again"}
 """The folders of the cache that rosepo itself fills, and how it gets what is missing there."""
@@ -78,7 +79,8 @@ def entries() -> list[CacheEntry]:
         for path in sorted(folder.iterdir()) if folder.exists() else []:
             if path.is_dir() and not path.is_symlink() and not _is_hidden(path):
                 found += [_entry(each, path.name) for each in sorted(path.iterdir())]
-            else:
+            elif path.name != KEY_FILE:
+                # Nobody can make that again.
                 found.append(_entry(path, OTHER))
     except OSError as error:
         raise RequestError(f"cannot read the cache folder {folder} ({error.strerror})") from error

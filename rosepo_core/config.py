@@ -46,6 +46,7 @@ from rosepo_core.contracts.sections import (
 from rosepo_core.plugins.one_file import check_recorded, is_file_name, plain_name, shown_name
 from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.presets import preset as find_preset
+from rosepo_core.store.marker import is_own_run
 
 
 class RecordedOptions(Options):
@@ -314,7 +315,8 @@ def _with_more_scores(old: RankingOptions, new: RankingOptions) -> RankingOption
         return max(old, new, key=lambda ranking: SCORES.index(ranking.score))
     raise RequestError(
         f"the run has been ranked by '{old.score}' with another ranking.{differing[0]}, and its tables are added to, "
-        "never replaced: copy the run folder and change config.toml there"
+        "never replaced: run its command again with the other value and another --run beside it, which reuses all "
+        "training"
     )
 
 
@@ -338,7 +340,8 @@ def _with_more_cut_offs(
         differing = ", ".join(key for key in now if before.get(key) != now[key]) or new.name
         raise RequestError(
             f"the run has measured '{old.name}' with other options ({differing}), and its tables are added to, never "
-            "replaced: copy the run folder and change config.toml there"
+            "replaced: run the command of the run again with the other options and another --run beside it, which "
+            "reuses all training"
         )
     # A metric that names no cut-offs goes on with those of [evaluation], which are never fewer than they were.
     every = _union(some or old_ks, more or new_ks)
@@ -577,7 +580,7 @@ def _recorded(layer: Mapping[str, Any], registry: Registry, file: Path | None, p
         written = named.get((kind, name))
         try:
             if written is not None:
-                check_recorded(written, file or Path())
+                check_recorded(written, file or Path(), own=file is not None and is_own_run(file.parent))
                 if purpose == "read" and is_file_name(written):
                     raise RequestError("no code is imported from files to read a run")
             registry.get(kind, name)

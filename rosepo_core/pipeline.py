@@ -53,9 +53,10 @@ from rosepo_core.stages.session import (
 )
 from rosepo_core.stages.trained import Trained, TrainedRound
 from rosepo_core.store import fingerprint
-from rosepo_core.store.artifacts import check_artifact, read_manifest
+from rosepo_core.store.artifacts import check_artifact, is_own_artifact, read_manifest
 from rosepo_core.store.changes import CONFIG, UNFINISHED
-from rosepo_core.store.run_store import RunStore
+from rosepo_core.store.marker import read_listed
+from rosepo_core.store.run_store import RunStore, has_stage
 from rosepo_core.store.shared_store import SharedStore
 
 
@@ -178,10 +179,11 @@ def to_go_on_with(config: RunConfig, folder: Path, registry: Registry) -> RunCon
     Raises:
         RequestError: `folder` holds a finished run of another configuration. Keys that change no result do not count.
     """
-    if not read_manifest(folder / STAGES[-1]):
+    if not has_stage(folder, STAGES[-1]):
         return config
     remedy = "choose another --run, or replace it with --overwrite"
     try:
+        read_listed(folder, CONFIG)
         before = load_config(folder / CONFIG, [], registry, purpose="use")
     except RequestError as error:
         raise RequestError(
@@ -284,7 +286,7 @@ def evaluate(
     before, asked = (load_config(folder / CONFIG, keys, registry, purpose="use") for keys in ([], further))
     config = as_made(added_to(before, asked), registry, read_records(folder))
     asks_oracle = config.ranking.score == "fusion" and "oracle" in config.ranking.features
-    if asks_oracle and read_manifest(folder / "oracle") is None and read_manifest(folder / "aligned") is not None:
+    if asks_oracle and not has_stage(folder, "oracle") and has_stage(folder, "aligned"):
         others = [name for name in config.ranking.features if name != "oracle"]
         raise RequestError(
             f"{folder} has trained no oracle, because nothing in it asked one: rank without it, "
@@ -328,7 +330,7 @@ def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], r
     own: list[tuple[str, Any]] = [("dataset.history_length", saved.history_length)]
     # Options belong to their template. If the user names another template, the saved options do not apply.
     if config.prompt.name == saved.name or not any(key in ("prompt", "prompt.name") for key, _ in overrides):
-        check_recorded(saved.name, folder)
+        check_recorded(saved.name, folder, own=is_own_artifact(folder))
         own += [
             ("prompt", saved.name),
             *((f"prompt.{key}", value) for key, value in saved.options.items() if value is not None),
@@ -353,9 +355,10 @@ def evaluate_model(
     """
     registry, reporter = registry or load_plugins(), shown(reporter)
     store = SharedStore(folder)
-    if read_manifest(folder / "sft"):
+    if has_stage(folder, "sft"):
         raise RequestError(f"{folder} is a run that trained a model: choose another --run")
-    if read_manifest(folder / "evaluation"):
+    if has_stage(folder, "evaluation"):
+        read_listed(folder, CONFIG)
         before = load_config(folder / CONFIG, [], registry, purpose="use")
         config = _added_to_evaluation(before, config, folder)
     adapter = _named_adapter(config, reporter)
@@ -535,7 +538,7 @@ def _commands(config: RunConfig, folder: Path) -> Callable[[str], str]:
 
 def _only_evaluates(folder: Path) -> bool:
     """Whether a run folder is one of `evaluate_model`."""
-    return bool(read_manifest(folder / "evaluation")) and not read_manifest(folder / "sft")
+    return has_stage(folder, "evaluation") and not has_stage(folder, "sft")
 
 
 def _evaluated(session: Session) -> tuple[Trained, tuple[Evaluation, ...]]:

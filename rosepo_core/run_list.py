@@ -18,7 +18,7 @@ from rosepo_core.plugins.one_file import plain_name
 from rosepo_core.stages.rounds import stages_of
 from rosepo_core.store.artifacts import read_manifest
 from rosepo_core.store.changes import CONFIG
-from rosepo_core.store.run_store import is_run
+from rosepo_core.store.marker import is_run, read_listed
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
 
 def _listed(folder: Path) -> ListedRun:
     try:
-        config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = tomllib.loads(read_listed(folder, CONFIG) or "")
         state = _state(folder, config.get("rounds", 1))
         trained = (folder / "aligned").exists() or state != "evaluated"
         parts = ["+".join(map(_name, _several(config[key]))) for key in ("sampler", "oracle", "loss")]
@@ -73,15 +73,24 @@ def _listed(folder: Path) -> ListedRun:
             model=str(config["model"]["name"]),
             method=" ".join(parts) if trained else "evaluation only",
         )
+    except RequestError as error:
+        return ListedRun(folder, _in_short(folder, error))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return ListedRun(folder, f"{CONFIG} cannot be read: {type(error).__name__}")
     if state != "evaluated":
         return run
     try:
-        tables = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["protocols"]
+        tables = json.loads(read_listed(folder, "metrics.json") or "")["protocols"]
         return replace(run, **_result(tables))
+    except RequestError as error:
+        return replace(run, state=_in_short(folder, error))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return replace(run, state=f"metrics.json cannot be read: {type(error).__name__}")
+
+
+def _in_short(folder: Path, error: RequestError) -> str:
+    """What an error says of a file in `folder`, without the remedy."""
+    return str(error).removeprefix(f"{folder}/").partition(": ")[0]
 
 
 def _state(folder: Path, rounds: int) -> str:

@@ -26,7 +26,7 @@ from rosepo_core.plugins.registry import Registry
 from rosepo_core.report import outputs
 from rosepo_core.stages.session import RunReporter, shown
 from rosepo_core.store.files import write_text
-from rosepo_core.store.run_store import MARKER, is_run
+from rosepo_core.store.marker import MARKER, is_run
 from rosepo_core.store.seed_folders import seed_runs
 
 SEEDS = "seeds.json"

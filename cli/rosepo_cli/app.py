@@ -30,6 +30,7 @@ from rosepo_cli import (
     serving,
     sweeping,
     training,
+    trusting,
 )
 from rosepo_cli.signals import SIGNALS
 from rosepo_core import __version__, processes, ranks
@@ -68,6 +69,7 @@ inspection.add(app)
 options.add(app)
 listing.add(app)
 cleaning.add(app)
+trusting.add(app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -83,7 +83,7 @@ def export(
     from rosepo_core.contracts.errors import RequestError
     from rosepo_core.serving.export import golden, hub, tables
     from rosepo_core.serving.export.model_export import export_model
-    from rosepo_core.serving.sources import ABOUT_FILE
+    from rosepo_core.store.artifacts import ABOUT_FILE
 
     exported = (run / ABOUT_FILE).is_file()
     wanted = {"--to": to, "--pairs": pairs, "--scores": scores, "--check": check or None}

@@ -19,6 +19,7 @@ from rich.text import Text
 from rosepo_cli.main_tables import show_main_table
 from rosepo_core.evaluation.main_table import main_table
 from rosepo_core.evaluation.run_models import ROUND, RowName, by_score_in_use, score_in_use
+from rosepo_core.store.marker import read_listed
 
 if TYPE_CHECKING:
     from rosepo_core.config_keys import Key
@@ -61,7 +62,7 @@ def to_json(run: Run) -> str:
     """The run's folder and, if it was evaluated, the contents of its metrics.json."""
     document: dict[str, Any] = {"run": str(run.folder)}
     if run.evaluations:
-        document["metrics"] = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
+        document["metrics"] = json.loads(read_listed(run.folder, "metrics.json") or "{}")
     return json.dumps(document, ensure_ascii=False)
 
 

@@ -12,7 +12,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -49,6 +50,7 @@ from rosepo_core.packages import UNPACKED, cache_folder, fetch_wheel
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 BASE_FILE = "base_model.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -166,6 +168,7 @@ def load_model(
             f"{folder}: the safetensors lack {len(missing)} of the model's weights ({missing[0]}, ...): "
             "copy the folder again, or save the model with save_pretrained"
         )
+    _check_numbers(folder, model.named_parameters())
     # A quantized model is on its device already, and transformers does not move it.
     model = (model if quantized else model.to(device)).eval().requires_grad_(False)
     prepared(model)
@@ -285,18 +288,9 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
         RequestError: the adapter cannot be used, or its base model cannot be found.
     """
     folder = Path(spec).expanduser()
-    if not (folder / "adapter_config.json").is_file():
+    if not (folder / ADAPTER_CONFIG).is_file():
         return None
-    with as_request_error(folder, "adapter"):
-        config = PeftConfig.from_pretrained(str(folder))
-    unusual = _beyond_layers(config)
-    if unusual:
-        raise RequestError(f"{folder}: an adapter {unusual}; take one that only changes layers, such as LoRA")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise RequestError(
-            f"{folder} has an adapter_config.json and no adapter_model.safetensors: save the adapter with "
-            "save_pretrained; rosepo reads safetensors alone"
-        )
+    config = adapter_config(folder)
     base = _base_name(folder, config.base_model_name_or_path)
     if not base:
         raise RequestError(
@@ -309,6 +303,56 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
         named = BASE_FILE if (folder / BASE_FILE).exists() else "adapter_config.json"
         raise RequestError(f"{folder}/{named} names the base model '{base}': {error}") from None
     return Adapter(folder, base)
+
+
+def adapter_config(folder: Path) -> PeftConfig:
+    """The configuration of the adapter in a folder.
+
+    Raises:
+        RequestError: rosepo cannot use such an adapter, or the weights are in another format than safetensors. PEFT
+            would read a pickle, and ask the hub where it finds no weights at all.
+    """
+    with as_request_error(folder, "adapter"):
+        config = PeftConfig.from_pretrained(str(folder))
+    if config.peft_type is None:
+        raise RequestError(f"{folder / ADAPTER_CONFIG} names no type of adapter (peft_type): copy the folder again")
+    unusual = _beyond_layers(config)
+    if unusual:
+        raise RequestError(f"{folder}: an adapter {unusual}; take one that only changes layers, such as LoRA")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise RequestError(
+            f"{folder} has an adapter_config.json and no adapter_model.safetensors: save the adapter with "
+            "save_pretrained; rosepo reads safetensors alone"
+        )
+    return config
+
+
+def load_adapter(base: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
+    """The model `base` with the adapter in a folder, whatever base model its configuration names.
+
+    Raises:
+        RequestError: as `adapter_config`; or the adapter lacks weights, is damaged, does not fit, or has weights that
+            are no numbers.
+    """
+    config = adapter_config(folder)
+    of_base = {id(each) for each in base.parameters()}
+    with as_request_error(folder, "adapter"), warnings.catch_warnings():
+        # If an adapter lacks weights, PEFT only warns, and uses the base model without them.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable, config=config)
+    _check_numbers(folder, ((name, each) for name, each in model.named_parameters() if id(each) not in of_base))
+    return model
+
+
+def _check_numbers(folder: Path, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    for name, weight in weights:
+        # torch has no operations on floats of one byte.
+        known = weight.float() if weight.is_floating_point() and weight.itemsize == 1 else weight
+        if not bool(known.isfinite().all()):
+            raise RequestError(
+                f"{folder}: the weights are not all numbers (NaN or infinite in '{name}'): train again with a lower "
+                "learning rate, or take another copy"
+            )
 
 
 def _beyond_layers(config: PeftConfig) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +21,11 @@ from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.sections import SFTOptions
 from rosepo_core.engine.forecast import ModelSize, model_size
 from rosepo_core.engine.models import (
+    ADAPTER_CONFIG,
     as_request_error,
     check_quantization,
     fingerprint,
+    load_adapter,
     load_config,
     load_model,
     load_tokenizer,
@@ -256,14 +257,11 @@ class PolicySlot:
         gc.collect()
 
     def _read(self, weights: Path, *, trainable: bool) -> None:
-        if (weights / "adapter_config.json").exists():
+        if (weights / ADAPTER_CONFIG).exists():
             with as_request_error(weights, "adapter"):
                 alone = self._bases is None or leaves_base_alone(weights)
             base = self._bare_base() if alone else self._own_base()
-            with as_request_error(weights, "adapter"), warnings.catch_warnings():
-                # If an adapter lacks weights, PEFT only warns, and uses the base model without them.
-                warnings.filterwarnings("error", message="Found missing adapter keys")
-                self._model = PeftModel.from_pretrained(base, str(weights), is_trainable=trainable)
+            self._model = load_adapter(base, weights, trainable=trainable)
         else:
             self._read_whole(str(weights), trainable=trainable)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from rosepo_core.contracts.records import Bools, Ints, Longs
 from rosepo_core.engine.attention import Mask, Rule, attention, laid_out
 from rosepo_core.engine.head import decoder_of, head_of, token_log_probs
+from rosepo_core.engine.rows import best_of_logits
 from rosepo_core.engine.title_trie import ranges, shared_beginnings, sorted_order
 
 _NEVER = 2**40
@@ -262,8 +263,8 @@ class PrefixStates:
         return np.minimum(found.cpu().numpy().astype(np.float64), 0.0)
 
     def best(self, hidden: Tensor) -> Longs:
-        """The most probable token after each of some states [n, d]: int64 [n]."""
-        found: Longs = head_of(self._model)[0](hidden).argmax(-1).cpu().numpy()
+        """The most probable token after each of some states [n, d]: int64 [n], -1 if its logits are no numbers."""
+        found: Longs = best_of_logits(head_of(self._model)[0](hidden)).cpu().numpy()
         return found
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:

@@ -100,13 +100,18 @@ def row_log_probs(
 
 
 def best_tokens(model: Any, input_ids: Tensor, column: Tensor) -> Tensor:
-    """The most probable token after the first column[i] + 1 tokens of row i: int64 [n]. Rows are padded on the
-    right."""
+    """The most probable token after the first column[i] + 1 tokens of row i: int64 [n], -1 if its logits are no
+    numbers. Rows are padded on the right."""
     columns = torch.unique(column)
     place = torch.searchsorted(columns, column)
     logits = _logits(model, input_ids, columns)
-    best: Tensor = logits[torch.arange(len(input_ids), device=input_ids.device), place].argmax(-1)
-    return best
+    return best_of_logits(logits[torch.arange(len(input_ids), device=input_ids.device), place])
+
+
+def best_of_logits(logits: Tensor) -> Tensor:
+    """The most probable token by logits [n, vocabulary]: int64 [n], -1 where one of them is NaN."""
+    highest, best = logits.max(-1)
+    return torch.where(highest.isnan(), -1, best)
 
 
 def _logits(model: Any, input_ids: Tensor, columns: Tensor) -> Tensor:

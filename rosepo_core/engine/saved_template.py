@@ -15,6 +15,7 @@ from rosepo_core.plugins.one_file import check_recorded
 from rosepo_core.plugins.recorded import check_same, lacking
 from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.prompts.template import PromptTemplate
+from rosepo_core.store.artifacts import is_own_artifact, reading
 
 TEMPLATE_FILE = "prompt_template.json"
 TRIE_FILE = "title_trie.safetensors"
@@ -74,16 +75,18 @@ def load_template(folder: Path, tokenizer: Any, registry: Registry | None = None
         raise RequestError(f"{folder} holds no {TEMPLATE_FILE}; name a run's folder 'sft' or 'aligned'")
     registry = registry or load_plugins()
     try:
-        check_recorded(saved.name, folder)
+        check_recorded(saved.name, folder, own=is_own_artifact(folder))
         check_same("prompt", saved.name, saved.origin, registry)
         registry.get("prompt", saved.name)
     except (RequestError, PluginError) as error:
         raise lacking(saved.origin or f"prompt '{saved.name}'", folder, error) from None
     template: PromptTemplate = registry.create("prompt", saved.name, saved.options, str(folder / TEMPLATE_FILE))
-    trie = TitleTrie.load(folder / TRIE_FILE)
+    with reading(folder):
+        trie = TitleTrie.load(folder / TRIE_FILE)
+        responses = trie.responses()
     if len(trie) != len(saved.texts):
         raise RequestError(f"{folder / TRIE_FILE} is not of the titles in {TEMPLATE_FILE}; make the run's stage anew")
-    template.bind(tokenizer, saved.texts, saved.history_length, trie.responses(), saved.details)
+    template.bind(tokenizer, saved.texts, saved.history_length, responses, saved.details)
     keep_trie(template, trie)
     return template
 
@@ -99,8 +102,9 @@ def read_template(folder: Path) -> SavedTemplate | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is no JSON ({error}); make the run's stage anew") from None
     if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
         raise RequestError(f"{path} is of another version of rosepo; make the run's stage anew")
-    return SavedTemplate(**content)
+    with reading(folder):
+        return SavedTemplate(**content)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import DivergedError
 from rosepo_core.contracts.records import Longs, Places
 from rosepo_core.contracts.sections import TokenBudget
 from rosepo_core.engine.passes import scoring_passes
@@ -97,6 +98,11 @@ def _written(states: States[Any], lengths: Longs, ends: Collection[int], longest
     hidden = states.prompt_ends(row, lengths)
     while True:
         best = states.best(hidden)
+        if (best < 0).any():
+            raise DivergedError(
+                "the model gave the next token no probability (NaN): its training diverged, or its numbers are too "
+                "large for model.dtype; lower the learning rate or use float32"
+            )
         goes_on = ~np.isin(best, list(ends))
         row, paths, best = row[goes_on], paths[goes_on], best[goes_on]
         for index, token in zip(row.tolist(), best.tolist(), strict=True):

@@ -48,14 +48,26 @@ def absolute_name(name: str) -> str:
     return f"{path.absolute()}{colon}{member}"
 
 
-def check_recorded(name: str, where: Path) -> None:
-    """Check the name of a plugin that a finished run has, before the plugin is imported. rosepo itself writes
-    absolute paths. A relative one may have been written by others, to let code run that came with the run.
+def check_recorded(name: str, where: Path, *, own: bool) -> None:
+    """Check the name of a plugin that a finished run has, before the plugin is imported. Others may have written the
+    name of a file, to let code run that came with the run. rosepo itself writes absolute paths.
+
+    Args:
+        name: the name.
+        where: where it is written.
+        own: whether this user wrote it.
 
     Raises:
-        RequestError: it is the name of a file with a relative path.
+        RequestError: it is the name of a file, and others wrote it, or the path is relative.
     """
-    if is_file_name(name) and not _parts(name)[0].is_absolute():
+    if not is_file_name(name):
+        return
+    if not own:
+        raise RequestError(
+            f"{where} names code in a file, '{name}', and is not signed with your key, so others may have written "
+            "it: such code does not run; if you trust it, see `rosepo trust --help`"
+        )
+    if not _parts(name)[0].is_absolute():
         raise RequestError(
             f"{where} names the plugin '{name}': a finished run names a file by its absolute path; write it there if "
             "you trust the file"

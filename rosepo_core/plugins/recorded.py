@@ -21,6 +21,7 @@ from rosepo_core.contracts.components import Component
 from rosepo_core.contracts.errors import NotInstalledError, RequestError, RosepoError
 from rosepo_core.plugins.one_file import plain_name
 from rosepo_core.plugins.registry import KINDS, Registry
+from rosepo_core.store.marker import read_listed
 
 PLUGINS_FILE = "plugins.json"
 SCHEMA = 1
@@ -97,14 +98,23 @@ def to_json(records: Records) -> str:
 
 
 def read_records(folder: Path) -> Records:
-    """The records of a run; empty if it has none that can be read."""
-    try:
-        content = json.loads((folder / PLUGINS_FILE).read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            return {}
-        return {kind: [PluginRecord(**each) for each in found] for kind, found in content["plugins"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    """The records of a run; empty if it has none.
+
+    Raises:
+        RequestError: they cannot be read.
+    """
+    text = read_listed(folder, PLUGINS_FILE)
+    if text is None:
         return {}
+    try:
+        content = json.loads(text)
+        if content["schema"] == SCHEMA:
+            return {kind: [PluginRecord(**each) for each in found] for kind, found in content["plugins"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise RequestError(
+        f"{folder / PLUGINS_FILE} is damaged, or of another version of rosepo: copy it again from where it was made"
+    )
 
 
 def origin_of(records: Records, kind: str, name: str, index: int = 0) -> str:

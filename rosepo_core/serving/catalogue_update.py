@@ -17,7 +17,7 @@ from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.serving.changed_catalogue import one_at_a_time, rows_named, write_changes
 from rosepo_core.serving.sources import open_source
-from rosepo_core.store.run_store import is_run
+from rosepo_core.store.marker import is_run
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from rosepo_core.plugins.registry import load_plugins, running
 from rosepo_core.serving.places import with_known_items
 from rosepo_core.stages import embeddings, fusion, prior
 from rosepo_core.stages.oracle import load_state
-from rosepo_core.store.artifacts import read_manifest
-from rosepo_core.store.run_store import RunStore
+from rosepo_core.store.marker import is_own_run
+from rosepo_core.store.run_store import RunStore, has_stage
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,10 @@ def _with_blank_rows(titles: Floats, count: int) -> Floats:
 class Parts(Protocol):
     """The artifacts of a run that ranking needs beside the language model."""
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this user made them, and the configuration beside them."""
+
     def find(self, name: str, command: str = "") -> Path | None:
         """The folder of an artifact; `None` if it is not there.
 
@@ -194,10 +198,14 @@ class RunParts:
 
     store: RunStore
 
+    @property
+    def is_own(self) -> bool:
+        """See `Parts`."""
+        return is_own_run(self.store.folder)
+
     def find(self, name: str, command: str = "") -> Path | None:
         """See `Parts`."""
-        there = read_manifest(self.store.folder / name) is not None
-        return self.store.artifact(name, command).folder if there else None
+        return self.store.artifact(name, command).folder if has_stage(self.store.folder, name) else None
 
     def folder(self, name: str, score: Score) -> Path:
         """See `Parts`."""
@@ -277,7 +285,7 @@ def load_oracle(parts: Parts, config: Mapping[str, Any]) -> SmoothingOracle | No
     name, registry = str(section.pop("name")), load_plugins()
     origin = origin_of(read_records(folder.parent), "oracle", name)
     try:
-        check_recorded(name, folder)
+        check_recorded(name, folder, own=parts.is_own)
         check_same("oracle", name, origin, registry)
         registry.get("oracle", name)
     except (RequestError, PluginError) as error:

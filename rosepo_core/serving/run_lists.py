@@ -19,13 +19,16 @@ from rosepo_core.engine.policy import PolicySlot
 from rosepo_core.engine.saved_template import load_template
 from rosepo_core.engine.shared_bases import SharedBases
 from rosepo_core.engine.title_model import TitleModel
+from rosepo_core.plugins.recorded import read_records
+from rosepo_core.report.outputs import REPORT
 from rosepo_core.serving.fallbacks import best_of_oracle
 from rosepo_core.serving.places import places_of
 from rosepo_core.serving.ranker import oracle_scores
 from rosepo_core.serving.recommender import Recommendation, Recommended, Recommender
 from rosepo_core.serving.sources import RunSource, StoredModel
 from rosepo_core.stages.session import QuietReporter
-from rosepo_core.store.artifacts import read_manifest
+from rosepo_core.store.marker import read_listed
+from rosepo_core.store.run_store import has_stage
 
 FUSION = "fusion"
 """The aligned model under the score `fusion`."""
@@ -76,14 +79,21 @@ class RunLists:
         """The models, in the order of the page."""
         trained = reversed(self._source.models)
         needed = {name: "sft" if name == "base" else name for name in trained} | {FUSION: "fusion-aligned"}
-        there = [name for name, stage in needed.items() if read_manifest(self._folder / stage)]
+        there = [name for name, stage in needed.items() if has_stage(self._folder, stage)]
         return (*(("oracle",) if self._oracle_ranks() else ()), *there)
 
     @property
-    def report(self) -> Path | None:
-        """The run's report, if it is there."""
-        file = self._folder / "report.html"
-        return file if file.is_file() else None
+    def has_report(self) -> bool:
+        """Whether the run has a report."""
+        return (self._folder / REPORT).is_file()
+
+    def report(self) -> str | None:
+        """The page of the run's report, if it is there.
+
+        Raises:
+            RequestError: it is damaged.
+        """
+        return read_listed(self._folder, REPORT)
 
     @cached_property
     def users(self) -> Mapping[str, Ints]:
@@ -149,8 +159,11 @@ class RunLists:
 
     def _oracle_ranks(self) -> bool:
         """Whether the run has an oracle that can rank, and its plugin is installed."""
-        if not read_manifest(self._folder / "oracle"):
+        if not has_stage(self._folder, "oracle"):
             return False
+        # That its plugin is not installed is no error. That something is damaged is one.
+        self._source.store.artifact("oracle")
+        read_records(self._folder)
         one = np.zeros(1, np.int32)
         try:
             return oracle_scores(self._oracle, places_of([one]), one[None], 1) is not None

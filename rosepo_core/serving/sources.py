@@ -31,13 +31,11 @@ from rosepo_core.serving.changed_catalogue import CHANGES_FILE, load_in_use
 from rosepo_core.serving.confidence import Calibrated
 from rosepo_core.serving.ranker import Ranker, RunParts, load_oracle, load_ranker
 from rosepo_core.stages.split import load_split
-from rosepo_core.store.artifacts import check_artifact
+from rosepo_core.store.artifacts import ABOUT_FILE, MANIFEST, check_artifact, is_own_artifact, reading
 from rosepo_core.store.changes import CONFIG
-from rosepo_core.store.run_store import MARKER, RunStore, is_run
+from rosepo_core.store.marker import MARKER, is_run
+from rosepo_core.store.run_store import RunStore
 from rosepo_core.store.seed_folders import is_seeds, seed_runs
-
-ABOUT_FILE = "rosepo.json"
-"""What `rosepo export` writes about a model: its name, its score, and the configuration behind it."""
 
 ABOUT_SCHEMA = 1
 
@@ -156,7 +154,9 @@ class RunSource:
         self.store = RunStore.open(folder)
         self.config = _read_tables(folder)
         self.models: tuple[str, ...] = language_models(self.config.get("rounds", 1))
-        self.split = load_split(self.store.artifact("split").folder)
+        held_out = self.store.artifact("split").folder
+        with reading(held_out):
+            self.split = load_split(held_out)
         trained = self.split.catalogue
         self.in_use = CatalogueInUse.of(trained) if as_trained else load_in_use(folder, trained)
         self.score: Score = parse_options(RankingOptions, self.config.get("ranking", {}), "ranking").score
@@ -200,9 +200,11 @@ class ModelSource:
         Raises:
             RequestError: a file is missing or damaged, or the base model of an adapter cannot be found.
         """
-        check_artifact(folder)
+        if not check_artifact(folder):
+            reporter.note(f"{folder} has no {MANIFEST}, so nothing tells whether its files are as they were written")
         self.folder = folder
-        trained = load_catalogue(folder)
+        with reading(folder):
+            trained = load_catalogue(folder)
         self.in_use = CatalogueInUse.of(trained) if as_trained else load_in_use(folder, trained)
         self.users: None = None
         about = _read_about(folder)
@@ -236,6 +238,11 @@ class FolderParts:
     """The artifacts in the folder `PARTS` beside a model."""
 
     model: Path
+
+    @property
+    def is_own(self) -> bool:
+        """See `Parts`."""
+        return is_own_artifact(self.model)
 
     def find(self, name: str, command: str = "") -> Path | None:
         """See `Parts`."""

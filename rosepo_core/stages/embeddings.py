@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from rosepo_core.contracts.records import Floats, Split
 from rosepo_core.engine.title_embeddings import choose_encoder, encoder_version, title_embeddings
 from rosepo_core.stages.session import Handle, Session
+from rosepo_core.store.artifacts import reading
 
 EMBEDDINGS = "embeddings.safetensors"
 
@@ -38,5 +39,6 @@ def stage(session: Session, split: Handle[Split]) -> Handle[Floats]:
 
 def load(folder: Path) -> Floats:
     """The rows of `stage`, of unit length: float32 [items, d]."""
-    rows: Floats = load_file(folder / EMBEDDINGS)["titles"]
+    with reading(folder):
+        rows: Floats = load_file(folder / EMBEDDINGS)["titles"]
     return rows

@@ -29,6 +29,7 @@ from rosepo_core.evaluation.decision_rules import (
 from rosepo_core.evaluation.ranked_models import RankedModel
 from rosepo_core.stages import prior
 from rosepo_core.stages.session import Handle, Session
+from rosepo_core.store.artifacts import reading
 
 LOGIT = "fusion.json"
 
@@ -208,7 +209,8 @@ def _content(handle: Handle[Floats | None]) -> Floats:
 
 def load(folder: Path) -> ConditionalLogit:
     """The fit that RUN/fusion-MODEL holds."""
-    return ConditionalLogit.read(folder / LOGIT)
+    with reading(folder):
+        return ConditionalLogit.read(folder / LOGIT)
 
 
 def fitted(rule: DecisionRule, items: Ints, raw: RawScores, chosen: Ints, ridge: float) -> ConditionalLogit:

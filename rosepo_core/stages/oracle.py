@@ -16,6 +16,7 @@ from rosepo_core.plugins.registry import running
 from rosepo_core.stages import prior
 from rosepo_core.stages.oracle_model import OracleModel
 from rosepo_core.stages.session import Handle, Session
+from rosepo_core.store.artifacts import reading
 
 STATE = "state.safetensors"
 
@@ -97,5 +98,7 @@ def _load(session: Session, folder: Path, asked: OracleModel | None) -> Smoothin
 
 def load_state(oracle: SmoothingOracle, folder: Path) -> None:
     """Give a new oracle the state that RUN/oracle holds."""
+    with reading(folder):
+        state = load_file(folder / STATE)
     with running(oracle):
-        oracle.restore(load_file(folder / STATE))
+        oracle.restore(state)

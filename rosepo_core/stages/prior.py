@@ -19,6 +19,7 @@ from rosepo_core.contracts.records import Floats, Ints, Places, Sequences, Split
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.stages.rounds import FIRST, Round
 from rosepo_core.stages.session import Handle, Session
+from rosepo_core.store.artifacts import reading
 
 PRIOR = "prior.safetensors"
 PREFIX = "prior-"
@@ -106,5 +107,6 @@ def no_history() -> Places:
 
 def load(folder: Path) -> Floats:
     """What `stage` wrote: float32 [items]."""
-    log_probs: Floats = load_file(folder / PRIOR)["log_probs"]
+    with reading(folder):
+        log_probs: Floats = load_file(folder / PRIOR)["log_probs"]
     return log_probs

@@ -28,7 +28,7 @@ from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.source_code import source_hash
 from rosepo_core.stages.rounds import other_name, work_of
 from rosepo_core.store import fingerprint
-from rosepo_core.store.artifacts import Artifact, content_sums
+from rosepo_core.store.artifacts import Artifact, content_sums, reading
 from rosepo_core.store.partial import KEEPS_NOTHING, Partial
 from rosepo_core.store.run_store import RunStore
 
@@ -97,7 +97,8 @@ class Handle(Generic[ContentT]):
     @cached_property
     def content(self) -> ContentT:
         """The content of the artifact. It is read once, when it is first needed."""
-        return self.load(self.folder)
+        with reading(self.folder):
+            return self.load(self.folder)
 
 
 class UntilReached(Exception):  # noqa: N818 (no error: the run ends where the user wants it to)

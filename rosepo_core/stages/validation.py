@@ -19,6 +19,7 @@ from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.stages.prior import every_title
 from rosepo_core.stages.session import Handle, QuietReporter, Session
+from rosepo_core.store.artifacts import reading
 
 CURVE = "curve.json"
 DEPTH = 10
@@ -82,7 +83,8 @@ def save_curve(validation: Validation, folder: Path) -> None:
 def load_curve(folder: Path) -> Mapping[str, Any] | None:
     """What `save_curve` wrote; `None` if there was no validation."""
     file = folder / CURVE
-    curve: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    with reading(folder):
+        curve: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     return curve
 
 

@@ -13,7 +13,8 @@ configuration, are a change. A change is put in place as a whole when it is comp
 from rosepo_core.store.artifacts import Artifact, check_artifact, content_sums, fingerprint, read_manifest
 from rosepo_core.store.changes import CONFIG, UNFINISHED
 from rosepo_core.store.files import write_text
-from rosepo_core.store.run_store import MARKER, RunStore, is_run
+from rosepo_core.store.marker import MARKER, is_run
+from rosepo_core.store.run_store import RunStore
 
 __all__ = [
     "CONFIG",

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -17,8 +19,15 @@ from typing import Any
 
 from rosepo_core.contracts.errors import RequestError, RosepoError
 from rosepo_core.store import files
+from rosepo_core.store.sealed import is_own, read_sealed, sealed
 
 MANIFEST = "manifest.json"
+
+ABOUT_FILE = "rosepo.json"
+"""The file of an export that says what it is."""
+
+GROWS = ("catalogue_changes.parquet",)
+"""Files in the folder of a model that change after it was written (`serving.changed_catalogue`)."""
 
 
 def fingerprint(*parts: Any) -> str:
@@ -46,58 +55,108 @@ class Artifact:
     seconds: float
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a stage's folder; `None` if it is missing or damaged."""
+AGAIN = "copy the folder again from the run that made it, or make it anew there"
+"""What to do about a damaged artifact, if no command is known."""
+
+
+def read_manifest(folder: Path, remedy: str = AGAIN) -> dict[str, Any] | None:
+    """The manifest of a stage's folder; `None` if there is none.
+
+    Args:
+        folder: the folder.
+        remedy: what to do if it is damaged, for the error.
+
+    Raises:
+        RequestError: the manifest is damaged, or names files outside the folder.
+    """
+    manifest = read_sealed(folder / MANIFEST, remedy)
+    if manifest is not None and not _is_manifest(manifest):
+        raise RequestError(f"{folder / MANIFEST} is no list of an artifact's files: {remedy}")
+    return manifest
+
+
+def whole_manifest(folder: Path) -> dict[str, Any] | None:
+    """As `read_manifest`; `None` also if the manifest is damaged."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_manifest(folder)
+    except RequestError:
         return None
-    if not (isinstance(manifest, dict) and {"fingerprint", "inputs", "files", "seconds"} <= manifest.keys()):
-        return None
-    return manifest if all(map(_stays_inside, manifest["files"])) else None
 
 
-def check_artifact(folder: Path) -> None:
-    """Check that a stage's folder, also a copy of it, has the files that the stage wrote. Other folders are not
-    checked.
+def check_artifact(folder: Path) -> bool:
+    """Check that a stage's folder, also a copy of it, or an export, has the files that were written, and no others.
+
+    Returns:
+        whether there is a manifest. Without it, nothing is checked.
 
     Raises:
         RequestError: a file is damaged.
     """
     manifest = read_manifest(folder)
-    if manifest and (damaged := damage(folder, manifest)) is not None:
-        raise RequestError(f"{damaged}: copy {folder} again from the run that made it, or make it anew there")
+    if manifest is None and (folder / ABOUT_FILE).exists():
+        raise RequestError(f"{folder / MANIFEST} is missing: {AGAIN}")
+    if manifest and (damaged := damage(folder, manifest, cached=True)) is not None:
+        raise RequestError(f"{damaged}: {AGAIN}")
+    return manifest is not None
+
+
+def is_own_artifact(folder: Path) -> bool:
+    """Whether this user made an artifact or an export on this machine, as its manifest says."""
+    manifest = whole_manifest(folder)
+    return manifest is not None and is_own(manifest)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Read from an artifact whose sums are right. Its content may still be another than rosepo writes, because others
+    made it. What a library says of that becomes one error.
+
+    Raises:
+        RequestError: the content cannot be read.
+    """
+    try:
+        yield
+    except (RosepoError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    # A panic in compiled code is no Exception.
+    except BaseException as error:
+        cause = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise RequestError(f"{folder} does not hold what rosepo writes ({cause}): {AGAIN}") from error
 
 
 def content_sums(path: Path) -> Mapping[str, str]:
     """The SHA-256 sums of a file, or of all files in a folder, by their relative paths; empty if nothing exists."""
     found = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    return {each.relative_to(path).as_posix(): _sha256(each) for each in found}
+    return {each.relative_to(path).as_posix(): file_sum(each) for each in found}
 
 
-def damage(folder: Path, manifest: Mapping[str, Any], *, links: bool = True) -> str | None:
-    """The damage of an artifact's files, as a text; `None` if all files are unchanged.
+def damage(folder: Path, manifest: Mapping[str, Any], *, cached: bool = False) -> str | None:
+    """The damage of an artifact's files, as a text; `None` if they are as they were written.
 
     Args:
         folder: the artifact's folder.
         manifest: its manifest.
-        links: whether a file may be a link, or be in a linked folder.
+        cached: whether files may be links into the cache of a model hub, which keeps all files of a model elsewhere.
     """
-    for name, digest in manifest["files"].items():
-        path = folder / name
-        try:
-            if not links and not _is_regular(folder, name):
+    listed: Mapping[str, str] = manifest["files"]
+    try:
+        for name, digest in listed.items():
+            path = folder / name
+            if not _is_regular(folder, name, also_folder=not cached) and not (cached and _is_cached(path)):
                 return f"{path} is no regular file"
-            if _sha256(path) != digest:
+            if file_sum(path) != digest:
                 return f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}"
-        except FileNotFoundError:
-            return f"{path} is missing"
-        except OSError as error:
-            return f"{path} cannot be read: {error.strerror}"
-    return None
+        more = next((name for name in _files(folder) if name not in listed and not _is_beside(name)), None)
+        return None if more is None else f"{folder / more} does not belong there: it is not in {MANIFEST}"
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    except OSError as error:
+        return f"{error.filename} cannot be read: {error.strerror}"
 
 
-def write_manifest(folder: Path, stage: str, wanted: str, inputs: Mapping[str, str], seconds: float) -> None:
+def write_manifest(
+    folder: Path, stage: str, wanted: str, inputs: Mapping[str, str], seconds: float, *, own: bool = True
+) -> None:
     """Complete an artifact after all its files are written: flush them to the disk, then write the manifest.
 
     Args:
@@ -106,12 +165,13 @@ def write_manifest(folder: Path, stage: str, wanted: str, inputs: Mapping[str, s
         wanted: its fingerprint.
         inputs: the fingerprints of the artifacts that it was made from, by stage.
         seconds: the time that making it took.
+        own: whether this user made everything that it was made from.
 
     Raises:
         RosepoError: a file has weights that are not numbers.
         OSError: the disk is full.
     """
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = [name for name in _files(folder) if name != MANIFEST]
     for name in names:
         if name.endswith(".safetensors"):
             _refuse_nan(stage, folder / name)
@@ -121,9 +181,9 @@ def write_manifest(folder: Path, stage: str, wanted: str, inputs: Mapping[str, s
         "fingerprint": wanted,
         "inputs": dict(inputs),
         "seconds": seconds,
-        "files": {name: _sha256(folder / name) for name in names},
+        "files": {name: file_sum(folder / name) for name in names},
     }
-    files.write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
+    files.write_text(folder / MANIFEST, sealed(manifest, own=own))
 
 
 def copy_artifact(source: Path, target: Path, stage: str, inputs: Mapping[str, str] | None = None) -> None:
@@ -143,19 +203,65 @@ def copy_artifact(source: Path, target: Path, stage: str, inputs: Mapping[str, s
     for name in manifest["files"]:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         files.link(source / name, target / name)
-    if (damaged := damage(target, manifest, links=False)) is not None:
+    if (damaged := damage(target, manifest)) is not None:
         raise RosepoError(f"{source} changed while it was read ({damaged}): run the same command again")
+    own = is_own(manifest)
     manifest |= {"stage": stage, "inputs": manifest["inputs"] if inputs is None else dict(inputs)}
-    files.write_text(target / MANIFEST, json.dumps(manifest, indent=1))
+    files.write_text(target / MANIFEST, sealed(manifest, own=own))
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the files that a manifest lists, and the manifest, into the folder `target`."""
+    manifest = read_manifest(source)
+    assert manifest is not None
+    for name in (*manifest["files"], MANIFEST):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name, follow_symlinks=False)
+
+
+def _is_manifest(found: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(found.get("stage"), str)
+        and isinstance(found.get("fingerprint"), str)
+        and isinstance(found.get("seconds"), int | float)
+        and all(isinstance(found.get(key), dict) for key in ("inputs", "files"))
+        and all(isinstance(value, str) for key in ("inputs", "files") for value in found[key].values())
+        and all(map(_stays_inside, found["files"]))
+        and all(len(PurePosixPath(name).parts) == 1 and _stays_inside(name) for name in found["inputs"])
+    )
 
 
 def _stays_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
-def _is_regular(folder: Path, name: str) -> bool:
-    *above, last = (folder, *(folder / part for part in _prefixes(name)))
+def _files(folder: Path) -> list[str]:
+    """The relative paths of all that is in a folder and is no folder."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a file may be in an artifact's folder although the manifest does not have it: no stage and no library
+    reads it, or it has a check of its own."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return hidden or name in (MANIFEST, *GROWS) or path.suffix == ".md" or path.stem in ("LICENSE", "NOTICE")
+
+
+def _is_cached(path: Path) -> bool:
+    """Whether a file is a link from the snapshot of a hub's model to its content: ``snapshots/COMMIT/FILE`` ->
+    ``blobs/HASH``."""
+    target = path.resolve()
+    snapshots = path.parent.absolute().parent
+    is_hub = snapshots.name == "snapshots" and target.parent == snapshots.parent.resolve() / "blobs"
+    return is_hub and target.is_file()
+
+
+def _is_regular(folder: Path, name: str, *, also_folder: bool) -> bool:
+    """Whether a file is no link and in no linked folder; `also_folder` if `folder` may be no link either."""
+    *above, last = (*([folder] if also_folder else []), *(folder / part for part in _prefixes(name)))
     return all(stat.S_ISDIR(os.lstat(each).st_mode) for each in above) and stat.S_ISREG(os.lstat(last).st_mode)
 
 
@@ -165,7 +271,7 @@ def _prefixes(name: str) -> Iterator[PurePosixPath]:
     yield path
 
 
-def _sha256(path: Path) -> str:
+def file_sum(path: Path) -> str:
     """The SHA-256 of a file. It is computed once in a process, as long as the file does not change."""
     found = os.stat(path)
     return _sha256_of(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rosepo_core.store import files
-from rosepo_core.store.artifacts import read_manifest
+from rosepo_core.store.artifacts import whole_manifest
 
 UNFINISHED = "unfinished"
 CONFIG = "config.toml"
@@ -99,6 +99,6 @@ class Change:
     def tidy(self) -> None:
         """Remove `folder`, unless stages of an unfinished change wait there."""
         if self.folder.is_dir() and not any(
-            each.name == _MOVES or read_manifest(each) for each in self.folder.iterdir()
+            each.name == _MOVES or whole_manifest(each) for each in self.folder.iterdir()
         ):
             files.remove(self.folder)

@@ -6,8 +6,8 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.store.files import write_text
 
 METRIC_LINES = "metrics.jsonl"
@@ -25,18 +25,28 @@ class MetricLines:
         self._stage = stage
 
     def begin(self, step: int) -> None:
-        """Remove the lines of this stage after `step`, because a training that begins there will write them."""
+        """Remove the lines of this stage after `step`, because a training that begins there will write them.
+
+        Raises:
+            RequestError: a line is damaged.
+        """
         try:
-            text = self._file.read_text(encoding="utf-8")
+            text = self._file.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return
         lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-        kept = "".join(line for line in lines if not self._comes_after(json.loads(line), step))
+        kept = "".join(line for number, line in enumerate(lines, 1) if not self._comes_after(number, line, step))
         if kept != text:
             write_text(self._file, kept)
 
-    def _comes_after(self, line: Mapping[str, Any], step: int) -> bool:
-        return bool(line["stage"] == self._stage and line["step"] > step)
+    def _comes_after(self, number: int, line: str, step: int) -> bool:
+        try:
+            found = json.loads(line)
+            return bool(found["stage"] == self._stage and found["step"] > step)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise RequestError(
+                f"{self._file}, line {number}, is damaged: remove the line, and run the same command again"
+            ) from None
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line. A value that is no finite number becomes null, because JSON has no others."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,17 +12,25 @@ from typing import Any
 
 from rosepo_core import ownership
 from rosepo_core.contracts.errors import RequestError, RosepoError
+from rosepo_core.packages import cache_folder
 from rosepo_core.store import files
-from rosepo_core.store.artifacts import Artifact, copy_artifact, damage, read_manifest, write_manifest
+from rosepo_core.store.artifacts import (
+    MANIFEST,
+    Artifact,
+    copy_artifact,
+    damage,
+    file_sum,
+    is_own_artifact,
+    read_manifest,
+    whole_manifest,
+    write_manifest,
+)
 from rosepo_core.store.changes import CONFIG, Change
+from rosepo_core.store.marker import MARKER, is_own_run, is_run, listed_files, marker, read_listed, sum_of
 from rosepo_core.store.metric_lines import METRIC_LINES
 from rosepo_core.store.partial import SUFFIX, PartialFolder, read_about
+from rosepo_core.store.sealed import KEY_FILE, is_own
 
-MARKER = "run.json"
-"""The file that identifies a run folder. config.toml cannot do this, because other projects have files of this
-name."""
-
-IS_RUN = {"kind": "rosepo run", "schema": 1}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Note = Callable[[str], None]
@@ -54,13 +61,14 @@ class RunStore:
         self._texts: dict[str, str] = {}
         if folder.exists() and not is_run(folder) and (not folder.is_dir() or any(_not_ours(folder))):
             raise RequestError(f"{folder} exists and is no run folder (it has no {MARKER}): choose another --run")
+        listed_files(folder)
 
     @staticmethod
     def open(folder: Path) -> RunStore:
         """The store of an existing run.
 
         Raises:
-            RequestError: there is no run in this folder.
+            RequestError: there is no run in this folder, or its configuration was changed by others.
         """
         if not is_run(folder) or not (folder / CONFIG).is_file():
             lacks = MARKER if not is_run(folder) else CONFIG
@@ -71,6 +79,7 @@ class RunStore:
         if store._change.is_written_down:
             with store._owned():
                 store._change.work_off()
+        read_listed(folder, CONFIG)
         return store
 
     @property
@@ -139,15 +148,28 @@ class RunStore:
         """
         names = (stage,) if also is None else (stage, also)
         for place in (parent / name for name in names for parent in (self.folder, self._change.folder)):
-            manifest = read_manifest(place)
+            try:
+                manifest = read_manifest(place, "the stage is made anew")
+            except RequestError as error:
+                note(str(error))
+                continue
+            if manifest is None and place.exists():
+                note(f"{place / MANIFEST} is missing: the stage is made anew")
             if manifest and manifest["fingerprint"] == wanted:
                 if (damaged := damage(place, manifest)) is None:
                     return Artifact(stage, place, wanted, self.folder, manifest["seconds"])
                 note(f"{damaged}; the stage is made anew")
         for place in (run / name for run in self._siblings() for name in names):
-            manifest = None if place.is_symlink() else read_manifest(place)
-            if manifest and manifest["fingerprint"] == wanted and not damage(place, manifest, links=False):
+            manifest = None if place.is_symlink() else whole_manifest(place)
+            if manifest is None or manifest["fingerprint"] != wanted or damage(place, manifest):
+                continue
+            if is_own(manifest):
                 return Artifact(stage, place, wanted, place.parent, manifest["seconds"])
+            note(
+                f"{place} would do, and is not reused: it is not signed with your key "
+                f"({cache_folder() / KEY_FILE}), so others may have made it; if you trust it, `rosepo trust "
+                f"{place.parent}`"
+            )
         return None
 
     def reuse(self, found: Artifact, inputs: Mapping[str, str] | None = None) -> Artifact:
@@ -194,7 +216,7 @@ class RunStore:
         with self._staging(stage) as staged:
             try:
                 seconds = round(build(staged), 3)
-                write_manifest(staged, stage, wanted, inputs, seconds)
+                write_manifest(staged, stage, wanted, inputs, seconds, own=self._are_own(inputs))
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
@@ -227,10 +249,13 @@ class RunStore:
             try:
                 with files.Staging(self.folder, stage) as staged, files.Staging(self.folder, stage) as old:
                     build(staged)
-                    write_manifest(staged, stage, wanted, inputs, seconds)
+                    write_manifest(staged, stage, wanted, inputs, seconds, own=self._are_own(inputs))
                     files.rename(self.folder / stage, old / stage)
                     os.rename(staged, self.folder / stage)
                     files.fsync(self.folder)
+                name = f"{stage}/{MANIFEST}"
+                listed = {**listed_files(self.folder), name: file_sum(self.folder / name)}
+                files.write_text(self.folder / MARKER, marker(listed, own=is_own_run(self.folder)))
             except OSError as error:
                 raise RequestError(f"{self.folder} cannot be written: {error.strerror}") from None
 
@@ -254,7 +279,7 @@ class RunStore:
         """The file for the lines of a training (`store.metric_lines`): RUN/metrics.jsonl; in a change, a copy in
         RUN/unfinished that takes its place together with the artifacts."""
         own, apart = self.folder / METRIC_LINES, self._change.folder / METRIC_LINES
-        if not self._apart and read_manifest(self.folder / stage) is None:
+        if not self._apart and whole_manifest(self.folder / stage) is None:
             return own
         if not apart.exists():
             apart.parent.mkdir(exist_ok=True)
@@ -276,7 +301,7 @@ class RunStore:
             RequestError: the run has not finished this stage, an earlier stage was made again since, or a file is
                 damaged.
         """
-        command = command or f"rosepo train --config {self.folder / CONFIG} --run {self.folder}"
+        command = command or _again(self.folder)
         manifest = self._fitting(stage, command)
         if (damaged := damage(self.folder / stage, manifest)) is not None:
             raise RequestError(f"{damaged}: make it anew with `{command}`")
@@ -285,8 +310,13 @@ class RunStore:
 
     def _fitting(self, stage: str, command: str) -> dict[str, Any]:
         """The manifest of an artifact, which must have been made from the present artifacts of earlier stages."""
-        manifest = read_manifest(self.folder / stage)
+        path = self.folder / stage / MANIFEST
+        remedy = f"make it anew with `{command}`"
+        manifest = read_manifest(self.folder / stage, remedy)
+        wanted = listed_files(self.folder).get(f"{stage}/{MANIFEST}")
         if manifest is None:
+            if (self.folder / stage).exists():
+                raise RequestError(f"{path} is missing: {remedy}")
             raise RequestError(f"{self.folder} has no finished stage '{stage}': finish the run with `{command}`")
         for name, used in manifest["inputs"].items():
             if self._fitting(name, command)["fingerprint"] != used:
@@ -294,6 +324,8 @@ class RunStore:
                     f"{self.folder}: stage '{name}' was made anew after stage '{stage}': finish the run with "
                     f"`{command}`"
                 )
+        if wanted is not None and stage not in self._settled and file_sum(path) != wanted:
+            raise RequestError(f"{path} is not the one that the run left: {remedy}")
         return manifest
 
     def _siblings(self) -> Iterator[Path]:
@@ -329,9 +361,8 @@ class RunStore:
             self._clear()
             self._change.work_off()
             self._new_run = not self.config and not self._standing()
-            if not is_run(self.folder):
-                files.write_text(self.folder / MARKER, json.dumps(IS_RUN) + "\n")
             if self._new_run:
+                files.write_text(self.folder / MARKER, marker({CONFIG: sum_of(self._config)}))
                 files.write_text(self.folder / CONFIG, self._config)
         except OSError as error:
             if self._new_folder and self.folder.is_dir():
@@ -349,7 +380,7 @@ class RunStore:
         for folder in partial:
             # The process was killed after it had put the artifact in place.
             stage, about = folder.name.removesuffix(SUFFIX), read_about(folder)
-            whole = [read_manifest(parent / stage) for parent in (self.folder, self._change.folder)]
+            whole = [whole_manifest(parent / stage) for parent in (self.folder, self._change.folder)]
             if about is None or any(each and each["fingerprint"] == about["fingerprint"] for each in whole):
                 files.remove(folder)
         self._partial_before = frozenset(self.folder.glob(f"*{SUFFIX}"))
@@ -373,7 +404,7 @@ class RunStore:
 
     def _standing(self) -> dict[str, dict[str, Any]]:
         """The manifests of the run's artifacts."""
-        found = {entry.name: read_manifest(entry) for entry in self.folder.iterdir() if entry != self._change.folder}
+        found = {entry.name: whole_manifest(entry) for entry in self.folder.iterdir() if entry != self._change.folder}
         return {stage: manifest for stage, manifest in found.items() if manifest}
 
     def _staging(self, stage: str) -> files.Staging:
@@ -381,7 +412,7 @@ class RunStore:
         return files.Staging(self.folder, stage)
 
     def _put(self, staged: Path, stage: str, wanted: str, *, replace: bool = False) -> Path:
-        standing = read_manifest(self.folder / stage)
+        standing = whole_manifest(self.folder / stage)
         if standing and (replace or standing["fingerprint"] != wanted):
             self._apart = True
         parent = self._change.folder if self._apart else self.folder
@@ -408,12 +439,13 @@ class RunStore:
             return
         lines = self._change.folder / METRIC_LINES
         texts = {METRIC_LINES: lines.read_text(encoding="utf-8")} if self._apart and lines.exists() else {}
+        dropped = standing.keys() - self._settled.keys() - self._kept if self._apart else set[str]()
         try:
             self._change.write_down(
-                self._texts | texts,
+                {**self._texts, **texts, MARKER: self._marker(standing.keys() - dropped)},
                 config=self._config if self._apart else None,
                 stages=[stage for stage, place in self._settled.items() if place.parent == self._change.folder],
-                dropped=standing.keys() - self._settled.keys() - self._kept if self._apart else (),
+                dropped=dropped,
                 settled=self._settled if self._apart else (),
             )
             self._change.work_off()
@@ -425,13 +457,39 @@ class RunStore:
             ) from error
         self._apart = False
 
+    def _are_own(self, stages: Collection[str]) -> bool:
+        """Whether this user made all these stages of the run."""
+        return all(is_own_artifact(self._settled.get(stage, self.folder / stage)) for stage in stages)
 
-def is_run(folder: Path) -> bool:
-    """Whether `folder` is a run folder. Folders that cannot be read are not."""
-    try:
-        return bool(json.loads((folder / MARKER).read_text(encoding="utf-8")) == IS_RUN)
-    except (OSError, ValueError):
-        return False
+    def _marker(self, standing: Collection[str]) -> str:
+        """The text of RUN/run.json: the sums of the configuration, the files for readers, and the manifests."""
+        assert self._config is not None
+        stages = {stage: self.folder / stage for stage in standing} | self._settled
+        # Of files that this command did not write again, the sums stay. Model cards have none, because people edit
+        # them.
+        kept = {name: each for name, each in listed_files(self.folder).items() if "/" not in name}
+        sums = {
+            **kept,
+            **{name: sum_of(text) for name, text in self._texts.items() if "/" not in name},
+            CONFIG: sum_of(self._config if self._apart else self.config),
+            **{f"{stage}/{MANIFEST}": file_sum(place / MANIFEST) for stage, place in stages.items()},
+        }
+        return marker(sums, own=is_own_run(self.folder))
+
+
+def has_stage(folder: Path, stage: str) -> bool:
+    """Whether a run has an artifact, or has lost it.
+
+    Raises:
+        RequestError: the artifact's manifest, or RUN/run.json, is damaged.
+    """
+    listed = f"{stage}/{MANIFEST}" in listed_files(folder)
+    return read_manifest(folder / stage, f"make it anew with `{_again(folder)}`") is not None or listed
+
+
+def _again(folder: Path) -> str:
+    """The command that trains a run."""
+    return f"rosepo train --config {folder / CONFIG} --run {folder}"
 
 
 def _not_ours(folder: Path) -> Iterator[Path]:

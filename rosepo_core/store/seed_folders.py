@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rosepo_core.contracts.errors import RequestError
-from rosepo_core.store.run_store import MARKER, is_run
+from rosepo_core.store.marker import MARKER, is_run
 
 
 def is_seeds(folder: Path) -> bool:

@@ -18,8 +18,8 @@ from rosepo_core.stages.session import RunReporter
 from rosepo_core.stages.validation import load_curve
 from rosepo_core.store import fingerprint
 from rosepo_core.store.files import remove, write_text
+from rosepo_core.store.marker import is_run
 from rosepo_core.store.partial import SUFFIX
-from rosepo_core.store.run_store import is_run
 from rosepo_core.sweep.judging import Judged, on_test, on_validation, value_of
 from rosepo_core.sweep.page import render
 from rosepo_core.sweep.space import Load, Space, shown

@@ -17,6 +17,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rosepo_cli.app import run
 from rosepo_core.contracts.records import Catalogue
+from rosepo_core.store.artifacts import file_sum
+from rosepo_core.store.marker import marker
+from rosepo_core.store.sealed import sealed
 
 SMALL = (
     "--model.dtype=float32",
@@ -113,6 +116,31 @@ def train(rosepo: Command, log: Path, model_folder: Path) -> Command:
         return rosepo("train", *parts, *(() if named else ("--sampler=uniform",)), *SMALL, *arguments)
 
     return command
+
+
+@pytest.fixture
+def as_a_stranger(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give the sums of a run, or of a model's folder, to what is in it now, as another user would: with another
+    key."""
+
+    def seal(folder: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setenv("ROSEPO_CACHE", str(tmp_path_factory.mktemp("stranger")))
+            listed = {}
+            for file in sorted(folder.rglob("manifest.json")):
+                manifest = json.loads(file.read_text())
+                whole = {name: file.parent / name for name in manifest["files"]}
+                sums = {name: file_sum(path) for name, path in whole.items() if path.is_file()}
+                file.unlink()
+                file.write_text(sealed({**manifest, "files": {**manifest["files"], **sums}}))
+                listed[file.relative_to(folder).as_posix()] = file_sum(file)
+            if (folder / "run.json").exists():
+                (folder / "run.json").unlink()
+                tops = ("config.toml", "metrics.json", "plugins.json", "report.html")
+                there = {name: file_sum(folder / name) for name in tops if (folder / name).exists()}
+                (folder / "run.json").write_text(marker(there | listed))
+
+    return seal
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from rosepo_core.serving.web.served_runs import ServedRuns
 from rosepo_core.serving.web.service import Service
 from rosepo_core.serving.web.settings import ServeSettings
 from rosepo_core.stages.split import load_split
+from rosepo_core.store.marker import marker
+from rosepo_core.store.sealed import sealed
 
 HISTORY = ["Quiet Rivers (1994)", "Night Train (1974)"]
 TITLES = [part for title in HISTORY for part in ("--history", title)]
@@ -164,7 +166,8 @@ def test_without_a_calibration_there_is_no_number(fused, rosepo):
 def test_what_it_was_made_from_must_be_the_same(calibrated, tmp_path, rosepo):
     run = shutil.copytree(calibrated, tmp_path / "run")
     manifest = json.loads((run / "fusion-aligned" / "manifest.json").read_text())
-    (run / "fusion-aligned" / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": "another"}))
+    (run / "fusion-aligned" / "manifest.json").write_text(sealed({**manifest, "fingerprint": "another"}))
+    (run / "run.json").write_text(marker({}))
     recommender = rosepo_core.Recommender.load(run)
     assert recommender.recommend(HISTORY, 3).confidence is None
     why = recommender.why_no_confidence(3)

@@ -30,6 +30,7 @@ from rosepo_core.engine.saved_template import load_template
 from rosepo_core.evaluation.candidates import load_candidates
 from rosepo_core.pipeline import STAGES
 from rosepo_core.stages.split import load_split
+from rosepo_core.store.trusting import trust
 
 ACCURACY = {"hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"}
 BEYOND = {
@@ -373,6 +374,7 @@ def test_evaluate_shows_a_finished_run_without_its_log(rosepo, finished, tmp_pat
     run = shutil.copytree(finished, tmp_path / "runs" / "copy")
     config = run / "config.toml"
     config.write_text(config.read_text().replace("log.csv", "moved.csv"))
+    trust(run)
     done = rosepo("evaluate", run, "--json")
     assert done.code == 0, done.err
     assert done.made == set()

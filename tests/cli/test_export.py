@@ -24,6 +24,7 @@ from rosepo_core.serving.web.app import create_app
 from rosepo_core.serving.web.served_runs import ServedRuns
 from rosepo_core.serving.web.service import Service
 from rosepo_core.serving.web.settings import ServeSettings
+from rosepo_core.store.artifacts import write_manifest
 
 HISTORY = ["Quiet Rivers (1994)", "Night Train (1974)"]
 PROMPT = "Titles that one person chose, oldest first:\nQuiet Rivers (1994)\n"
@@ -130,8 +131,11 @@ def test_a_check_finds_other_weights(exported, rosepo, tmp_path):
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     done = rosepo("export", copy, "--check")
     assert (done.code, "model.safetensors is damaged" in done.err) == (2, True)
-    # Also if somebody forges the sums.
     (copy / "manifest.json").unlink()
+    done = rosepo("export", copy, "--check")
+    assert (done.code, "manifest.json is missing" in done.err) == (2, True)
+    # Also if somebody forges the sums.
+    write_manifest(copy, "export", "0", {}, 0)
     done = rosepo("export", copy, "--check")
     assert done.code == 1
     assert "does not give its golden answers: the log-probability of" in done.err
@@ -139,14 +143,15 @@ def test_a_check_finds_other_weights(exported, rosepo, tmp_path):
 
 def test_a_gguf_file_is_asked_too(exported, rosepo, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
-    (copy / "manifest.json").unlink()
     gguf.write(copy, copy / "model.gguf", "copy")
+    write_manifest(copy, "export", "0", {}, 0)
     assert rosepo("export", copy, "--check").code == 0
     other = shutil.copytree(exported, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     weights["model.norm.weight"] *= 1.01
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     gguf.write(other, copy / "model.gguf", "other")
+    write_manifest(copy, "export", "0", {}, 0)
     done = rosepo("export", copy, "--check")
     assert done.code == 1
     assert "in golden prompt 1, in model.gguf, differs by" in done.err

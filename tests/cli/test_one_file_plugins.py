@@ -136,7 +136,7 @@ def test_what_is_wrong_with_a_file_is_one_error(train, loss, tmp_path, name, mes
     assert not (tmp_path / "run").exists()
 
 
-def test_reading_the_run_of_a_stranger_imports_nothing(rosepo, finished, tmp_path, monkeypatch):
+def test_using_the_run_of_a_stranger_imports_nothing(rosepo, finished, tmp_path, monkeypatch, as_a_stranger):
     run = shutil.copytree(finished, tmp_path / "runs" / "stranger", symlinks=True)
     monkeypatch.chdir(tmp_path)
     config = (run / "config.toml").read_text()
@@ -152,6 +152,7 @@ def test_reading_the_run_of_a_stranger_imports_nothing(rosepo, finished, tmp_pat
         (table,) = tomllib.loads(config)[kind] if kind == "sampler" else [tomllib.loads(config)[kind]]
         known = known.replace(f'"name": "{name}"', f'"name": "{table["name"]}"')
     (run / "plugins.json").write_text(known)
+    as_a_stranger(run)
     page = tmp_path / "page.html"
     for command in (
         ("runs", "runs"),
@@ -163,18 +164,21 @@ def test_reading_the_run_of_a_stranger_imports_nothing(rosepo, finished, tmp_pat
         assert done.code == 0, done.err
         assert list(tmp_path.glob("*.imported")) == []
     evaluated = rosepo("evaluate", run, "--metric=mrr")
-    assert evaluated.code == 0, evaluated.err
-    assert {path.stem for path in tmp_path.glob("*.imported")} == {"sampler", "metric"}
+    assert evaluated.code == 2
+    assert "is not signed with your key, so others may have written it" in evaluated.err
+    assert list(tmp_path.glob("*.imported")) == []
     assert "./loss.py:Mine" in (run / "config.toml").read_text()
 
 
-def test_a_relative_file_in_a_model_is_not_imported(rosepo, finished, log, tmp_path, monkeypatch):
+def test_no_file_in_a_strangers_model_is_imported(rosepo, finished, log, tmp_path, monkeypatch, as_a_stranger):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompt.py").write_text(MARKED + PARTS["prompt"])
     model = shutil.copytree(finished / "aligned", tmp_path / "model")
-    (model / "manifest.json").unlink()
     template = json.loads((model / "prompt_template.json").read_text())
-    (model / "prompt_template.json").write_text(json.dumps({**template, "name": "./prompt.py:Mine"}))
+    (model / "prompt_template.json").unlink()
+    # An absolute path that leads to where the program runs.
+    (model / "prompt_template.json").write_text(json.dumps({**template, "name": "/proc/self/cwd/prompt.py:Mine"}))
+    as_a_stranger(model)
     data = ("--dataset=table", f"--dataset.path={log}", "--run", tmp_path / "run")
     for command in (
         ("evaluate", "--model", model, *data),
@@ -182,5 +186,5 @@ def test_a_relative_file_in_a_model_is_not_imported(rosepo, finished, log, tmp_p
     ):
         done = rosepo(*command)
         assert done.code == 2, done.err
-        assert "a finished run names a file by its absolute path" in done.err
+        assert "is not signed with your key, so others may have written it" in done.err
     assert list(tmp_path.glob("*.imported")) == []

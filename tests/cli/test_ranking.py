@@ -17,6 +17,7 @@ from rosepo_core.engine.saved_template import load_template
 from rosepo_core.evaluation.candidates import load_candidates
 from rosepo_core.evaluation.conditional_logit import fit, folds
 from rosepo_core.stages.split import load_split
+from rosepo_core.store.trusting import trust
 
 SCORED = [
     *("popularity", "oracle", "oracle fusion", "base", "base mean", "base prior-corrected", "base fusion"),
@@ -233,6 +234,7 @@ def test_a_small_pool_reports_how_many_targets_it_has(fused, tmp_path, rosepo):
     run = shutil.copytree(fused, tmp_path / "run")
     config = run / "config.toml"
     config.write_text(config.read_text().replace("pool = 200", "pool = 12"))
+    trust(run)
     done = rosepo("evaluate", run, "--protocol=catalogue", "--json")
     assert done.code == 0, done.err
     recall = done.json["metrics"]["pool_recall"]["catalogue"]["aligned fusion"]

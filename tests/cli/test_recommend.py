@@ -17,6 +17,7 @@ from rosepo_core.engine.saved_template import load_template
 from rosepo_core.serving import batch
 from rosepo_core.serving.explanations import explain
 from rosepo_core.serving.title_index import TitleIndex
+from rosepo_core.store.trusting import trust
 
 HISTORY = ("Quiet Rivers (1994)", "Night Train (1974)")
 
@@ -211,4 +212,5 @@ def test_the_plugins_that_made_a_run_need_not_be_there(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     config = run / "config.toml"
     config.write_text(config.read_text().replace('name = "rosepo"', 'name = "gone"'))
+    trust(run)
     assert rosepo_core.Recommender.load(run).recommend(HISTORY, 1)

@@ -94,7 +94,7 @@ def test_a_stage_is_made_anew_on_demand_with_all_that_is_made_of_it(train, run):
     again = contents(run)
     assert {name for name in before if again[name] != before[name]} <= {
         *(f"{stage}/manifest.json" for stage in done.made),
-        *("metrics.json", "report.html"),
+        *("metrics.json", "report.html", "run.json"),
     }
     assert fault(train("--run", run, *QUICK, "--force=orcale")) == "unknown stage 'orcale'; did you mean 'oracle'?"
 

@@ -30,7 +30,7 @@ def test_each_run_has_a_line_with_its_state_and_result(folder, rosepo, monkeypat
     assert done["value"] == table["aligned"][done["column"]]
     assert done["method"] == "uniform constant rosepo"
     assert (half["state"], half["value"]) == ("up to sft", None)
-    assert damaged["state"].startswith("metrics.json cannot be read")
+    assert damaged["state"].startswith("metrics.json is damaged")
     shown = rosepo("runs", folder)
     assert (shown.code, shown.err) == (0, "")
     assert max(map(len, shown.out.splitlines())) <= 80
@@ -45,7 +45,7 @@ def test_a_run_lists_itself_and_a_missing_folder_is_named(folder, rosepo):
     assert rosepo("runs", folder / "notes").out == f"there are no runs in {folder / 'notes'}\n"
 
 
-def test_of_one_run_the_main_metric_has_intervals(finished, rosepo, tmp_path, monkeypatch):
+def test_of_one_run_the_main_metric_has_intervals(finished, rosepo, tmp_path, monkeypatch, as_a_stranger):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     rows = {
@@ -59,6 +59,7 @@ def test_of_one_run_the_main_metric_has_intervals(finished, rosepo, tmp_path, mo
     }
     content["intervals"] = {"candidates-5": {name: {"ndcg@10": ends} for name, (_, ends) in rows.items()}}
     (run / "metrics.json").write_text(json.dumps(content))
+    as_a_stranger(run)
     monkeypatch.setenv("COLUMNS", "80")
     shown = rosepo("runs", run)
     assert (shown.code, shown.err) == (0, "")

@@ -28,6 +28,7 @@ from rosepo_core.store import fingerprint
 from rosepo_core.store.artifacts import read_manifest
 from rosepo_core.store.files import write_text
 from rosepo_core.store.run_store import RunStore
+from rosepo_core.store.sealed import sealed
 
 RUN = ["config.toml", "run.json"]
 """What every run folder has."""
@@ -126,12 +127,15 @@ def test_an_artifact_stands_with_its_sums_under_its_stage(tmp_path):
         None,
         1.5,
     )
-    assert read_manifest(artifact.folder) == {
+    manifest = read_manifest(artifact.folder)
+    assert manifest == {
         "stage": "sft",
         "fingerprint": "f" * 16,
         "inputs": {"split": "e" * 16},
         "seconds": 1.5,
         "files": {name: hashlib.sha256(text).hexdigest() for name, text in (("sub/log", b"l"), ("weights", b"w"))},
+        "sum": manifest["sum"],
+        "signed": manifest["signed"],
     }
     assert sorted(os.listdir(tmp_path / "run")) == [*RUN, "sft"]
 
@@ -293,6 +297,7 @@ def test_a_file_is_read_for_its_sum_once_a_process(tmp_path, monkeypatch):
 
 def test_a_run_beside_lends_what_it_has_made(tmp_path):
     with working(tmp_path / "first") as first:
+        first.make("split", "e", {}, writes(file="s"))
         lent = first.make("sft", "f", {"split": "e"}, writes(weights="w", sub__log="l"))
     with working(tmp_path / "second") as second:
         found = second.find("sft", "f")
@@ -376,7 +381,7 @@ def as_other_content(stage: Path) -> None:
 
 def rewrite(stage: Path, listed: Mapping[str, str]) -> None:
     manifest = json.loads((stage / "manifest.json").read_text())
-    (stage / "manifest.json").write_text(json.dumps({**manifest, "files": listed}))
+    (stage / "manifest.json").write_text(sealed({**manifest, "files": listed}))
 
 
 @pytest.mark.parametrize(

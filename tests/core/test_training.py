@@ -24,7 +24,7 @@ from trl import DPOConfig, DPOTrainer
 
 from rosepo_core import ranks
 from rosepo_core.contracts.components import PreferenceLoss, Reporter
-from rosepo_core.contracts.errors import PluginError, RosepoError
+from rosepo_core.contracts.errors import DivergedError, PluginError, RosepoError
 from rosepo_core.contracts.records import Catalogue, Examples, Floats, Ints, LogProbs, Pairs, Sequences
 from rosepo_core.contracts.sections import AlignmentOptions, SFTOptions
 from rosepo_core.engine.head import decoder_of
@@ -32,6 +32,7 @@ from rosepo_core.engine.passes import training_passes
 from rosepo_core.engine.scoring import score_items
 from rosepo_core.engine.training import PreferenceTree, TrainingSettings, align_preferences, fine_tune
 from rosepo_core.engine.training.alignment import PreferencePairs
+from rosepo_core.engine.training.checks import rise
 from rosepo_core.engine.training.configuration import AlignmentConfig
 from rosepo_core.engine.training.mixture import Mixture
 from rosepo_core.engine.training.module import TreeModule
@@ -590,10 +591,55 @@ def test_a_loss_that_breaks_its_contract_is_named_in_the_first_step(lora, templa
         aligned(lora, trees, loss=Own(of_pairs))
 
 
+def test_a_loss_that_breaks_later_is_named_too(lora, template):
+    examples = places(users(4))
+    trees = preference_trees(template, pairs_of(examples, draw(examples, 1), np.zeros((3, 2), dtype=np.float32)))
+    asked = []
+
+    def breaks(margin: Tensor) -> Tensor:
+        asked.append(1)
+        return -margin if len(asked) == 1 else margin / 0 * 0
+
+    with pytest.raises(PluginError, match=re.escape("loss 'own' of acme 1.0 returned nan for a pair whose")):
+        aligned(lora, trees, loss=Own(breaks), steps=3)
+
+
+def test_a_step_that_breaks_is_named_with_its_example_before_it_changes_weights(tiny_model, template):
+    sequences = template.sft_sequences(users(4, 4, 4))
+    torch.manual_seed(0)
+    model = type(tiny_model)(type(tiny_model.config)(**{**tiny_model.config.to_dict(), "tie_word_embeddings": False}))
+    tokens = [set(ids.tolist()) for ids, _ in sequences]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[min(tokens[1] - tokens[0] - tokens[2])] = torch.nan
+    before = parameters(model.train())
+    with pytest.raises(DivergedError) as error:
+        tuned(model, sequences, steps=3)
+    assert str(error.value) == (
+        "training failed: the gradient is nan in step 1, in training example 1 (counted from 0); no model of it is "
+        "kept. Lower the learning rate, or compute in float32 with model.dtype = 'float32'"
+    )
+    assert changed(before, model) == {"model.embed_tokens.weight"}  # NaN equals nothing.
+
+
+def test_a_loss_that_has_risen_is_told_of(tiny_model, template):
+    assert rise([1.0] * 10 + [2.5] * 10) == (1.0, 2.5)
+    assert rise([1.0] * 10 + [1.9] * 10) is None
+    assert rise([3.0] + [9.0] * 8) is None
+    reporter = Notes()
+    tuned(
+        copy.deepcopy(tiny_model).train(),
+        template.sft_sequences(users(4, 4)),
+        reporter,
+        steps=10,
+        learning_rate=100.0,
+    )
+    assert any("the training diverged; lower the learning rate" in note for note in reporter.notes)
+
+
 def test_training_that_breaks_is_told_of_at_once(tiny_model, tiny_tokenizer, template):
     sequences = template.sft_sequences(users(4, 4, 4))
     model = copy.deepcopy(tiny_model).train()
-    with pytest.raises(RosepoError, match=r"training failed: .* in step [12]; .* Lower the learning rate"):
+    with pytest.raises(RosepoError, match=r"training failed: .* in step [12], .* Lower the learning rate"):
         tuned(model, sequences, learning_rate=1e30, steps=3)
     # The last step's weights are seen by nobody before they are written.
     model = copy.deepcopy(tiny_model).train()

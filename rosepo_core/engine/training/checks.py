@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from rosepo_core.contracts.components import PreferenceLoss
 from rosepo_core.contracts.errors import DivergedError, PluginError
 from rosepo_core.contracts.records import LogProbs
 from rosepo_core.engine.sharding import local_part
+
+SHOWN = 5
+"""The most examples that an error names."""
 
 
 def check_losses(loss: PreferenceLoss, losses: Any, pairs: LogProbs) -> None:
@@ -49,7 +52,31 @@ def check_log(logs: Mapping[str, float], step: int) -> None:
     """
     for name, words in (("loss", "the loss"), ("grad_norm", "the gradient")):
         if not math.isfinite(logs.get(name, 0.0)):
-            raise _broken(f"{words} is {float(logs[name])} in step {step}")
+            raise broken(f"{words} is {float(logs[name])} in step {step}")
+
+
+def in_examples(numbers: Sequence[int], count: int) -> str:
+    """A clause that names training examples.
+
+    Args:
+        numbers: the places of those that are known to be the cause, among all examples; empty if none is.
+        count: the number of examples in the step.
+    """
+    if not numbers:
+        return f", with {count} training examples of which none is the cause alone"
+    shown = ", ".join(str(number) for number in numbers[:SHOWN])
+    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    return f", in training example {shown}{more} (counted from 0)"
+
+
+def rise(losses: Sequence[float]) -> tuple[float, float] | None:
+    """The loss at the beginning and at the end of a training whose loss has risen, as medians of a tenth of the
+    steps; `None` if it has not doubled, or there are fewer than ten steps."""
+    size = len(losses) // 10
+    if not size:
+        return None
+    first, last = float(np.median(losses[:size])), float(np.median(losses[-size:]))
+    return (first, last) if last > 2 * first > 0 else None
 
 
 def check_weights(model: nn.Module) -> None:
@@ -60,13 +87,14 @@ def check_weights(model: nn.Module) -> None:
     """
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     mine = np.array([not bool(local_part(weight).isfinite().all()) for weight in trained.values()])
-    broken = np.any([each["broken"] for each in ranks.gathered("checking weights", {"broken": mine})], axis=0)
-    if broken.any():
-        raise _broken(f"not all of {list(trained)[int(broken.argmax())]} are numbers")
+    any_broken = np.any([each["broken"] for each in ranks.gathered("checking weights", {"broken": mine})], axis=0)
+    if any_broken.any():
+        raise broken(f"not all of {list(trained)[int(any_broken.argmax())]} are numbers")
 
 
-def _broken(what: str) -> DivergedError:
+def broken(what: str) -> DivergedError:
+    """The error of a training that ends without a model. Its checkpoints stay, from before."""
     return DivergedError(
-        f"training failed: {what}; nothing of it is kept. Lower the learning rate, or compute in float32 with "
+        f"training failed: {what}; no model of it is kept. Lower the learning rate, or compute in float32 with "
         "model.dtype = 'float32'"
     )

@@ -20,7 +20,7 @@ from rosepo_core.engine.memory import kept_memory
 from rosepo_core.engine.passes import Passes, training_passes
 from rosepo_core.engine.preparation import prepared
 from rosepo_core.engine.regions import CompiledLayers, pays
-from rosepo_core.engine.training.checks import check_weights
+from rosepo_core.engine.training.checks import check_weights, rise
 from rosepo_core.engine.training.configuration import arguments
 from rosepo_core.engine.training.metrics import LogHistory
 from rosepo_core.engine.training.module import TreeModule
@@ -121,6 +121,10 @@ def train(
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     if log and all(entry["learning_rate"] == 0 for entry in log):
         reporter.note("the learning rate was 0 in every step, so nothing was learned: set warmup_ratio to 0")
+    if risen := rise([entry["loss"] for entry in log]):
+        reporter.note(
+            f"the loss rose from {risen[0]:.4g} to {risen[1]:.4g}: the training diverged; lower the learning rate"
+        )
     return log
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -20,7 +21,7 @@ from transformers import TrainerCallback
 from rosepo_core import ranks
 from rosepo_core.engine.passes import Passes
 from rosepo_core.engine.training.checkpoints import ResumableTrainer
-from rosepo_core.engine.training.checks import check_log
+from rosepo_core.engine.training.checks import broken, check_log, in_examples
 from rosepo_core.engine.training.metrics import MetricSums, Totals
 from rosepo_core.engine.training.module import TreeModule
 from rosepo_core.engine.training.objective import ExampleT, Objective, Pass
@@ -186,6 +187,40 @@ class TreeTrainer(ResumableTrainer):
         self._trained_tokens += inputs["tokens"]
         self._done += 1
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm of the gradient of a step. It is checked before the step changes any weight.
+
+        Raises:
+            DivergedError: it is not a number.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            count = sum(len(batch["examples"]) for batch in self._step)
+            where = in_examples(self._causes(), count)
+            before = self._partial.checkpoint()
+            kept = "" if before is None else f"; {before} is from before"
+            raise broken(f"the gradient is {float(norm)} in step {self.state.global_step + 1}{where}{kept}")
+        return norm
+
+    def _causes(self) -> list[int]:
+        """The examples of the step whose own loss is not a number, by their places among all examples. With several
+        processes, or a loss of the whole step, they are not looked for.
+
+        Raises:
+            PluginError: a loss broke its contract.
+        """
+        if ranks.count() > 1 or self._objective.of_whole_step:
+            return []
+        numbers = {id(example): number for number, example in enumerate(self.train_dataset)}
+        found = []
+        for example in (example for batch in self._step for example in batch["examples"]):
+            one = self._objective.stacked([example]).to(self.args.device)
+            with self.compute_loss_context_manager():
+                loss, _ = self._objective.loss(self.model(one.batch), one, first=True)
+            if not bool(loss.isfinite()):
+                found.append(numbers[id(example)])
+        return sorted(found)
 
     @contextmanager
     def _without_exchange(self, model: Any) -> Iterator[None]:

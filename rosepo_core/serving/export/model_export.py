@@ -29,11 +29,12 @@ from rosepo_core.serving.confidence import artifact_name
 from rosepo_core.serving.export import golden
 from rosepo_core.serving.ranker import RunParts, load_oracle
 from rosepo_core.serving.recommender import Recommender
-from rosepo_core.serving.sources import ABOUT_FILE, ABOUT_SCHEMA, PARTS, RunSource, StoredModel, chosen_model
+from rosepo_core.serving.sources import ABOUT_SCHEMA, PARTS, RunSource, StoredModel, chosen_model
 from rosepo_core.stages import fusion
 from rosepo_core.stages.session import RunReporter
-from rosepo_core.store.artifacts import read_manifest, write_manifest
+from rosepo_core.store.artifacts import ABOUT_FILE, copy_files, is_own_artifact, read_manifest, write_manifest
 from rosepo_core.store.files import Staging, write_text
+from rosepo_core.store.marker import is_own_run
 
 ExportType = Literal["float32", "bfloat16"]
 
@@ -123,7 +124,9 @@ def export_model(
         made_from = read_manifest(stored.folder)
         assert made_from is not None
         inputs = {made_from["stage"]: made_from["fingerprint"]}
-        write_manifest(folder, "export", made_from["fingerprint"], inputs, round(time.perf_counter() - start, 3))
+        seconds = round(time.perf_counter() - start, 3)
+        own = is_own_artifact(stored.folder) and is_own_run(source.folder)
+        write_manifest(folder, "export", made_from["fingerprint"], inputs, seconds, own=own)
         reporter.note("asking the written model")
         difference = golden.check(folder, reporter)
         # The changes of the catalogue go on changing, and the model does not depend on them.
@@ -193,7 +196,8 @@ def _write_parts(source: RunSource, name: str, score: Score, folder: Path) -> No
         needed += [f"fusion-{name}"] if score == "fusion" else []
         for part in needed:
             if (found := parts.find(part)) is not None:
-                shutil.copytree(found, folder / PARTS / part)
+                (folder / PARTS / part).mkdir(parents=True)
+                copy_files(found, folder / PARTS / part)
         # It says what to install for an oracle of a plugin.
         if (source.folder / PLUGINS_FILE).is_file() and (folder / PARTS).is_dir():
             shutil.copyfile(source.folder / PLUGINS_FILE, folder / PARTS / PLUGINS_FILE)

@@ -13,6 +13,7 @@ from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.evaluation.decision_rules import ranked_name
 from rosepo_core.stages.preferences import PAIRS
 from rosepo_core.stages.session import RunReporter
+from rosepo_core.store.artifacts import reading
 from rosepo_core.store.files import write_bytes
 from rosepo_core.store.run_store import RunStore
 
@@ -27,7 +28,8 @@ def read_pairs(run: Path) -> pl.DataFrame:
         RequestError: there is no run, or it has not finished the stage `preferences`.
     """
     folder = RunStore.open(run).artifact("preferences").folder
-    return pl.read_parquet(folder / PAIRS, columns=list(PAIR_COLUMNS))
+    with reading(folder):
+        return pl.read_parquet(folder / PAIRS, columns=list(PAIR_COLUMNS))
 
 
 def export_pairs(run: Path, file: Path) -> int:

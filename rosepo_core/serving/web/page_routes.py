@@ -69,7 +69,7 @@ def runs(request: Request, response: Response) -> ShownRuns:
                 name=run.name,
                 models=list(models_of(run)),
                 users=run.lists is not None,
-                report=run.lists is not None and run.lists.report is not None,
+                report=run.lists is not None and run.lists.has_report,
             )
             for run in service.runs
         ],
@@ -122,10 +122,10 @@ def user(request: Request, name: Annotated[str, Query(max_length=LONGEST_NAME)],
 def report(request: Request, run: Run = None) -> Response:
     """The run's report."""
     lists = _service(request).runs.get(run).lists
-    file = None if lists is None else lists.report
-    if file is None:
+    page = None if lists is None else lists.report()
+    if page is None:
         raise UnknownNameError("this run has no report")
-    return Response(file.read_bytes(), media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
+    return Response(page, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
 
 def _shown(run: ServedRun, item: str) -> ShownItem:
