@@ -76,11 +76,15 @@ def test_what_is_kept_is_what_the_run_measured(cut):
     assert set(users["length"]) == {"up to 9", "10 to 49"}
 
 
-def test_it_goes_on_elsewhere_and_makes_tables_and_a_picture(cut, command, tmp_path, capsys):
+def test_it_goes_on_elsewhere_and_makes_tables_and_a_picture(cut, command, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "elsewhere"
     shutil.copytree(cut, folder)
+    # Another machine has another key.
+    monkeypatch.setenv("ROSEPO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit, match="if it is yours, add --trust"):
+        command(folder)
     capsys.readouterr()
-    command(folder)
+    command(folder, "--trust")
     said = capsys.readouterr().out
     assert "1 of 1 cells are expected to fit" in said
     assert "2 of 2 cells are finished; left: none" in said

@@ -22,8 +22,9 @@ ABOUT = """Which samplers, losses, oracles and references are good, at full size
     python -m benchmarks.study --size gpu --table [--runs FOLDER] [--results FOLDER]
 
 One process makes one cell (data, seed, arm) after another, until the next is not expected to fit into the minutes,
-and ends before they are over. The same command goes on with FOLDER, also on another machine. --table makes tables and
-the picture of what is finished, without a GPU. --size tiny runs the same with a random model on a processor.
+and ends before they are over. The same command goes on with FOLDER, and with --trust on another machine. --table
+makes tables and the picture of what is finished, without a GPU. --size tiny runs the same with a random model on a
+processor.
 """
 
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str], size: str, begun: float) -> None:
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=PATH", help="where the files of data are")
     parser.add_argument("--model", help="a language model other than that of the size")
     parser.add_argument("--runs", type=Path, default=Path(f"runs/study-{size}"), help="the folder to go on with")
+    parser.add_argument("--trust", action="store_true", help="the folder is yours, from another machine")
     parser.add_argument("--results", type=Path, help="where tables and picture go")
     parser.add_argument("--table", action="store_true", help="run nothing, only write tables and picture")
     given = parser.parse_args(arguments)
@@ -66,7 +68,7 @@ def run(given: argparse.Namespace, size: str, kept: Kept, time_given: Budget) ->
             raise SystemExit(f"--data {name}={path}: give NAME=PATH, and one of the names {', '.join(PLACES)}")
         sources[name] = Path(path)
     settings = tomllib.loads(SIZES[size].read_text(encoding="utf-8"))
-    kept.begin({"size": size, "settings": settings, "model": given.model})
+    kept.begin({"size": size, "settings": settings, "model": given.model}, trusts=given.trust)
     model = tiny_model(kept.folder / "model") if size == "tiny" and given.model is None else given.model
     # The working directory changes.
     model = str(Path(model).resolve()) if model and Path(model).exists() else model

@@ -26,7 +26,9 @@ from rosepo_core.evaluation.buckets import bucket_names
 from rosepo_core.ownership import LOCK
 from rosepo_core.stages.split import load_split
 from rosepo_core.store.files import remove, write_text
+from rosepo_core.store.marker import is_own_run, is_run
 from rosepo_core.store.partial import SUFFIX
+from rosepo_core.store.trusting import trust
 
 COLUMNS = ("hr@1", "hr@10", "ndcg@10")
 LENGTHS = ((0, "up to 9"), (10, "10 to 49"), (50, "50 and more"))
@@ -48,11 +50,17 @@ class Kept:
         self.folder = folder
         self.data, self.runs = folder / "data", folder / "runs"
 
-    def begin(self, asked: Mapping[str, Any]) -> None:
+    def begin(self, asked: Mapping[str, Any], *, trusts: bool) -> None:
         """Write down what is compared, and clear what a killed process left.
 
+        Args:
+            asked: what is compared.
+            trusts: whether runs of another machine may be taken over (`rosepo trust`). rosepo reuses stages of the
+                user's own runs alone, and does not know them by their key there.
+
         Raises:
-            SystemExit: the folder holds a study of something else.
+            SystemExit: the folder holds a study of something else, or runs of another machine that are not trusted.
+            RequestError: a run that is taken over is damaged.
         """
         self.runs.mkdir(parents=True, exist_ok=True)
         file = self.folder / "study.json"
@@ -60,8 +68,15 @@ class Kept:
             other = [key for key in asked if before.get(key) != asked[key]]
             raise SystemExit(f"{self.folder} holds a study with another {', '.join(other)}: name another --runs")
         write_text(file, json.dumps(asked, indent=1) + "\n")
-        for run in self.runs.iterdir():
+        for run in filter(is_run, sorted(self.runs.iterdir())):
             _clear(run)
+            if not is_own_run(run):
+                if not trusts:
+                    raise SystemExit(
+                        f"{run} was made on another machine or by others: if it is yours, add --trust, and what the "
+                        "arms share is not made again"
+                    )
+                trust(run)
 
     @property
     def asked(self) -> Mapping[str, Any]:
