@@ -37,6 +37,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.tiny_model import tiny_model
+
 RESULTS = Path(__file__).parent / "results"
 START = multiprocessing.get_context("forkserver")
 PRELOAD = ["rosepo_cli.app", "rosepo_core.pipeline", "rosepo_core.report.page", "trl", "peft", "polars"]
@@ -90,7 +92,7 @@ def tiny_work(scratch: Path) -> Work:
         f"{name} {number} (19{number + 40})" for number, name in enumerate(["Night", "River", "Gold", "Tin"] * 10)
     ]
     write_log(log, titles)
-    write_model(model, titles)
+    tiny_model(model)
     small = {
         "dataset.path": log,
         "model.dtype": "float32",
@@ -122,36 +124,6 @@ def write_log(file: Path, titles: Sequence[str]) -> None:
             f"u{user},i{item},{1000 * user + place},{titles[item]}" for place, item in enumerate(items.tolist())
         ]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def write_model(folder: Path, titles: Sequence[str]) -> None:
-    """A Llama with two layers of 32, and its tokenizer of bytes."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<eos>"], initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(titles, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def contents(run: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.study.full.budget import Budget
 from benchmarks.study.full.cells import ARMS, DEFAULT_DATA, PLACES, SEEDS, SIZES, cells, config_of, place_data
 from benchmarks.study.full.kept import Kept
-from benchmarks.study.full.tiny import tiny_model
 from benchmarks.study.full.work import work
+from benchmarks.tiny_model import tiny_model
 from rosepo_core.contracts.errors import RequestError
 
 ABOUT = """Which samplers, losses, oracles and references are good, at full size?

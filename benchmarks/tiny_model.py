@@ -1,4 +1,4 @@
-"""A random language model of two layers, whose tokenizer is made of this folder's own text."""
+"""A random language model of two layers, whose tokenizer is made of the study's own text."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.glob("*.py"))]
+    texts = [file.read_text(encoding="utf-8") for file in sorted(Path(__file__).parent.glob("study/*.py"))]
     backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>")
