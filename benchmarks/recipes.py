@@ -104,8 +104,8 @@ def main() -> None:
         results[name] = measured(name, asked.data, asked.runs / name)
         file.write_text(json.dumps(results, indent=1) + "\n")
         print(section(name, results[name]))
-    parts = [section(name, results[name]) for name in SIZES if name in results]
-    (RESULTS / "recipes.md").write_text("# The recipes at a small size\n\n" + "\n".join(parts))
+        parts = [section(each, results[each]) for each in SIZES if each in results]
+        (RESULTS / "recipes.md").write_text("# The recipes at a small size\n\n" + "\n".join(parts))
 
 
 def measured(name: str, data: Path, folder: Path) -> dict[str, Any]:
@@ -145,7 +145,8 @@ def section(name: str, found: Mapping[str, Any]) -> str:
         f"## {name}",
         "",
         f"`{found['command']}`; {found['users']} test users, {found['pairs']} pairs, seed {found['seed']}, "
-        f"{found['seconds'] / 60:.0f} minutes on one thread. Changes to the recipe: {changes}.",
+        f"{found['seconds'] / 60:.0f} minutes on one thread of a busy "
+        f"machine. Changes to the recipe: {changes}.",
         "",
     ]
     for protocol, models in found["protocols"].items():
