@@ -20,10 +20,11 @@ from rosepo_core.contracts.components import (
     SamplerOptions,
     SmoothingOracle,
 )
-from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, nearest
+from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, beyond_python, nearest
 from rosepo_core.contracts.hookspecs import Register, hookimpl
 from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options
 from rosepo_core.contracts.outcome import Measure, Outcome
+from rosepo_core.contracts.paths import expanded
 from rosepo_core.contracts.ranking import HEAD_SHARE, UNRANKED, Ranks, head_items
 from rosepo_core.contracts.records import (
     Bools,
@@ -110,9 +111,11 @@ __all__ = [
     "SmoothingOracle",
     "Split",
     "TableContent",
+    "beyond_python",
     "cache_folder",
     "coded",
     "downloaded",
+    "expanded",
     "fetch_wheel",
     "formats_for",
     "head_items",

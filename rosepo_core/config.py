@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SerializeAsAny
 
-from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, nearest
+from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError, beyond_python, nearest
 from rosepo_core.contracts.options import CHANGES_NO_RESULT, Options, parse_options
 from rosepo_core.contracts.sections import (
     SCORES,
@@ -378,6 +378,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise RequestError(f"is not UTF-8 text (byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
         raise RequestError(f"is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"is beyond what can be read: {beyond_python(error)}") from None
 
 
 def as_written(value: Any) -> Any:
@@ -391,7 +393,7 @@ def _read_value(value: Any) -> Any:
         return value
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return value
     # A value with a line break could add more keys, and a date is more likely a name.
     if len(parsed) > 1 or isinstance(parsed["value"], date | datetime | time):

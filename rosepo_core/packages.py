@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.paths import expanded
 
 _PINNED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.!+]+)")
 
@@ -30,7 +31,7 @@ def cache_folder() -> Path:
     (`rosepo clean`).
     """
     chosen = os.environ.get("ROSEPO_CACHE")
-    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "rosepo"
+    return expanded(chosen).absolute() if chosen else Path.home() / ".cache" / "rosepo"
 
 
 def fetch_wheel(requirement: str, sha256: str, reporter: Reporter, notice: str = "") -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 from rosepo_core import ranks
 from rosepo_core.config import RunConfig, added_to, as_written, column_name, load_config
 from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.contracts.paths import expanded
 from rosepo_core.contracts.records import Split
 from rosepo_core.engine.models import Adapter, find_adapter, resolve_model
 from rosepo_core.engine.policy import PolicySlot
@@ -127,7 +128,7 @@ def run(
     """
     registry, reporter = registry or load_plugins(), shown(reporter)
     if until is not None:
-        _check_stage(until, config.rounds)
+        check_stage(until, config.rounds)
     forced = forced_stages(force, config.rounds)
     store = SharedStore(folder)
     if not overwrite:
@@ -147,7 +148,11 @@ def run(
     return Run(folder, tables)
 
 
-def _check_stage(stage: str, rounds: int) -> None:
+def check_stage(stage: str, rounds: int) -> None:
+    """
+    Raises:
+        RequestError: a run with so many rounds has no such stage.
+    """
     known = stages_of(rounds)
     if stage not in known:
         raise RequestError(f"unknown stage '{stage}'{nearest(stage, known)}")
@@ -163,7 +168,7 @@ def forced_stages(names: Sequence[str], rounds: int = 1) -> Callable[[str], bool
         RequestError: there is no stage with such a name.
     """
     for name in names:
-        _check_stage(name, rounds)
+        check_stage(name, rounds)
     known = stages_of(rounds)
 
     def forced(stage: str) -> bool:
@@ -323,7 +328,7 @@ def evaluation_config(file: Path | None, overrides: Sequence[tuple[str, Any]], r
                 f"'{key}' says nothing of a model that is only evaluated; known: {', '.join(EVALUATED)}"
             )
     config = load_config(file, overrides, registry)
-    folder = Path(config.model.name).expanduser()
+    folder = expanded(config.model.name)
     saved = read_template(folder)
     if saved is None:
         return config
@@ -591,7 +596,7 @@ def _opened(
             config, store, registry, reporter, base=base, until=until, forced=forced, heard=heard, policy=policy
         )
     )
-    ranks.told_by_first("checking the model", lambda: check_artifact(Path(config.model.name).expanduser()))
+    ranks.told_by_first("checking the model", lambda: check_artifact(expanded(config.model.name)))
     if ranks.count() > 1 and not finished:
         # One process fetches or converts the model. The others find it.
         ranks.told_by_first("fetching the model", lambda: str(resolve_model(base or config.model.name, reporter)))

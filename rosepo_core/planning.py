@@ -36,7 +36,7 @@ from rosepo_core.evaluation.candidates import draw_candidates
 from rosepo_core.evaluation.context import EvaluationContext
 from rosepo_core.evaluation.decision_rules import shown_scores
 from rosepo_core.measured_speed import UNKNOWN_SPEED, measure_speed
-from rosepo_core.pipeline import forced_stages, to_go_on_with, train
+from rosepo_core.pipeline import check_stage, forced_stages, to_go_on_with, train
 from rosepo_core.plugins.registry import Registry, load_plugins
 from rosepo_core.prompts.template import PromptTemplate
 from rosepo_core.stages import prior, reference, sampling, sft
@@ -104,6 +104,11 @@ class Plan:
         """Total time of the stages that are not reused and whose time is known."""
         return sum(stage.seconds or 0.0 for stage in self.stages if stage.reused is None)
 
+    def up_to(self, stage: str | None) -> Plan:
+        """The plan of the stages up to this one; all of it if that is `None` or has no row of its own."""
+        last = next((place for place, row in enumerate(self.stages) if row.stage == stage), len(self.stages))
+        return replace(self, stages=self.stages[: last + 1])
+
     def document(self) -> dict[str, Any]:
         """The plan as values for JSON."""
         return {**asdict(self), "seconds": self.seconds, "memory_total": sum(self.memory.values())}
@@ -159,6 +164,7 @@ def plan(
     reporter: RunReporter,
     *,
     registry: Registry | None = None,
+    until: str | None = None,
     force: Sequence[str] = (),
     overwrite: bool = False,
     processes: int = 1,
@@ -170,8 +176,11 @@ def plan(
     Raises:
         RequestError: the run would end with this error before anything is trained.
     """
+    if until is not None:
+        check_stage(until, config.rounds)
+    RunStore(folder).check_place()
     with _rehearsal(config, folder, reporter, registry, force, overwrite, policy) as session:
-        return _plan(session, train(session), processes)
+        return _plan(session, train(session), processes).up_to(until)
 
 
 def forecast(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -34,7 +35,9 @@ from rosepo_cli import (
 )
 from rosepo_cli.signals import SIGNALS
 from rosepo_core import __version__, processes, ranks
+from rosepo_core.console import complain, never_fail_to_encode, say
 from rosepo_core.contracts.errors import PluginError, RequestError, RosepoError
+from rosepo_core.contracts.untrusted_text import LONGEST_LINE
 from rosepo_core.extras import named_extras
 from rosepo_core.plugins.installed import PluginWarning
 from rosepo_core.plugins.registry import load_plugins
@@ -74,7 +77,7 @@ trusting.add(app)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"rosepo {__version__}")
+        say(f"rosepo {__version__}")
         raise typer.Exit
 
 
@@ -90,6 +93,7 @@ def _root(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Errors are one or two lines on stderr."""
+    never_fail_to_encode()
     debug = "--debug" in arguments
     # --debug is allowed anywhere, so that users can add it to the end of a command that failed.
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -112,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
             return end.exit_code
         except (KeyboardInterrupt, typer.Abort):
             if ranks.is_first() and not processes.are_watched():
-                print(_how_to_go_on(arguments), file=sys.stderr)
+                say(_how_to_go_on(arguments), stderr=True)
             return SIGNALS.exit_code
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,7 +125,7 @@ def run(arguments: Sequence[str]) -> int:
             if _is_echo(error):
                 return SIGNALS.exit_code
             if debug:
-                traceback.print_exc()
+                say(traceback.format_exc(), stderr=True)
             return _tell(error, debug)
 
 
@@ -174,22 +178,26 @@ def _how_to_go_on(arguments: Sequence[str]) -> str:
 
 def _tell(error: Exception, debug: bool) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands without a command
-        print(error, file=sys.stderr)
+        say(str(error), stderr=True)
         return 2
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of click's
         hint = getattr(error, "ctx", None)
         command = hint.command_path if hint is not None else "rosepo"
-        print(f"error: {error.format_message()} (see `{command} --help`)", file=sys.stderr)
+        complain("error", f"{error.format_message()} (see `{command} --help`)")
         return 2
     if isinstance(error, RequestError):
-        print(f"{_error(error)}: {error}", file=sys.stderr)
+        complain(_error(error), str(error))
         return error.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        complain(_error(error), f"{str(error.filename)[:LONGEST_LINE]}: the name is too long for a file")
+        return RequestError.exit_code
     meant_for_users = isinstance(error, RosepoError)
-    lines = [f"{_error(error)}: {error}" if meant_for_users else f"{_error(error)}: {type(error).__name__}: {error}"]
-    lines += getattr(error, "__notes__", [])
+    complain(_error(error), str(error) if meant_for_users else f"{type(error).__name__}: {error}")
+    lines = list(getattr(error, "__notes__", []))
     if not meant_for_users and not debug:
         lines.append("run again with --debug for the traceback")
-    print("\n".join(lines), file=sys.stderr)
+    for line in lines:
+        say(line, stderr=True)
     return 1
 
 
@@ -201,4 +209,4 @@ def _error(error: Exception) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, PluginWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        complain("warning", str(message))

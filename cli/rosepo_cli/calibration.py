@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rosepo_cli.arguments import Json, RunFolder, Stage
+from rosepo_core.console import print_json
 from rosepo_core.contracts.sections import Score
 
 
@@ -30,7 +31,6 @@ def calibrate(
     This is the confidence of the list. The model makes lists out of the whole catalogue for validation users, whose
     next title is known. `recommend`, `serve` and `export` then give each list its confidence.
     """
-    import json
     from dataclasses import asdict
 
     from rosepo_cli.progress import ConsoleReporter
@@ -42,6 +42,6 @@ def calibrate(
         reporter.stage_started("calibrate")
         done = calibrated(run, reporter, model=stage, score=score, users=users, k=k)
     if json_:
-        print(json.dumps({**asdict(done), "folder": str(done.folder)}, ensure_ascii=False))
+        print_json({**asdict(done), "folder": str(done.folder)})
     else:
         show_calibration(done)

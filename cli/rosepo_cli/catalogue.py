@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rosepo_cli.arguments import Json
+from rosepo_core.console import print_json, say
 
 if TYPE_CHECKING:
     from rosepo_core.data.catalogue_in_use import CatalogueInUse, Difference
@@ -49,7 +50,6 @@ def update(
     New items are scored by their titles. Retired ones stay in histories. `recommend`, `serve` and `export` use the
     changed catalogue; the evaluation and the report of a run stay those of the catalogue that it was trained with.
     """
-    import json
 
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core.contracts.errors import RequestError
@@ -60,20 +60,19 @@ def update(
     done = update_catalogue(run, items, ConsoleReporter(), retire=retire or (), whole=all_items, dry_run=dry_run)
     if json_:
         about = {"folder": str(done.folder), "dry_run": dry_run, "unchanged": done.unchanged}
-        print(json.dumps(about | _document(done.in_use, done.difference), ensure_ascii=False))
+        print_json(about | _document(done.in_use, done.difference))
         return
     from rosepo_cli.tables import show_catalogue
 
     show_catalogue(done.in_use, done.difference)
     if done.unchanged:
-        typer.echo(f"\nunchanged {done.unchanged:,}")
+        say(f"\nunchanged {done.unchanged:,}")
     if dry_run:
-        typer.echo("nothing was written: leave --dry-run out to change the catalogue", err=True)
+        say("nothing was written: leave --dry-run out to change the catalogue", stderr=True)
 
 
 def show(run: Run, json_: Json = False) -> None:
     """Show how the items that a model recommends differ from those that it was trained with."""
-    import json
 
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core.data.catalogue_in_use import CatalogueInUse
@@ -82,7 +81,7 @@ def show(run: Run, json_: Json = False) -> None:
     in_use = open_source(run, ConsoleReporter()).in_use
     difference = in_use.difference(CatalogueInUse.of(in_use.trained))
     if json_:
-        print(json.dumps(_document(in_use, difference), ensure_ascii=False))
+        print_json(_document(in_use, difference))
         return
     from rosepo_cli.tables import show_catalogue
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from rosepo_cli.arguments import Json
+from rosepo_core.console import Console, SafeTable, Text, open_console, print_json
 
 if TYPE_CHECKING:
     from rosepo_core.cache import CacheEntry
@@ -52,28 +49,28 @@ def clean(
             "removed": [entry.document() for entry in gone],
             "freed_bytes": freed,
         }
-        print(json.dumps(document, ensure_ascii=False))
+        print_json(document)
         return
-    console = Console(highlight=False)
+    console = open_console()
     for entry in gone:
-        console.print(f"removed {entry.kind}/{entry.name}", markup=False, soft_wrap=True)
+        console.print(f"removed {entry.kind}/{entry.name}", soft_wrap=True)
     if remove:
-        console.print(f"freed {freed:,} bytes ({_size(freed)})", markup=False)
+        console.print(f"freed {freed:,} bytes ({_size(freed)})")
     _show(console, left)
     if not left:
-        console.print(f"{cache_folder()} is empty", markup=False, soft_wrap=True)
+        console.print(f"{cache_folder()} is empty", soft_wrap=True)
         return
     can_go = sum(entry.bytes for entry in left if entry.again)
     total = sum(entry.bytes for entry in left)
-    console.print(f"\n{cache_folder()}: {_size(total)}", markup=False, soft_wrap=True)
+    console.print(f"\n{cache_folder()}: {_size(total)}", soft_wrap=True)
     if can_go:
-        console.print(f"`rosepo clean --remove all` frees {_size(can_go)}", markup=False)
+        console.print(f"`rosepo clean --remove all` frees {_size(can_go)}")
 
 
 def _show(console: Console, entries: list[CacheEntry]) -> None:
     if not entries:
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = SafeTable()
     table.add_column("kind", no_wrap=True)
     table.add_column("name", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from rosepo_cli.arguments import (
     overrides,
 )
 from rosepo_cli.keys import WithKeys
+from rosepo_core.console import print_json
 from rosepo_core.contracts.errors import RequestError
 
 
@@ -98,7 +98,7 @@ def evaluate(
     in_processes(processes, context)
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_evaluations, show_seeds, to_json
+    from rosepo_cli.tables import document_of, show_evaluations, show_seeds
     from rosepo_core import pipeline
     from rosepo_core import seeds as over
     from rosepo_core.plugins.registry import load_plugins
@@ -114,7 +114,7 @@ def evaluate(
         with reporter.live():
             found = over.evaluate(Path(finished), changes, reporter, protocols=protocol or (), registry=registry)
         if json_:
-            print(json.dumps({"run": finished, "seeds": found.document()}, ensure_ascii=False))
+            print_json({"run": finished, "seeds": found.document()})
         else:
             show_seeds(found)
         return
@@ -130,6 +130,6 @@ def evaluate(
         with reporter.live():
             done = pipeline.evaluate_model(settings, folder, reporter, registry=registry)
     if json_:
-        print(to_json(done))
+        print_json(document_of(done))
     else:
         show_evaluations(done)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from rosepo_cli.arguments import MODELS_OF_RUNS, Json
+from rosepo_core.console import print_json, say
 from rosepo_core.contracts.sections import Score
 
 
@@ -77,7 +78,6 @@ def export(
     It holds merged weights, tokenizer, prompts, titles and a model card. The folder appears after the model in it has
     given the same answers as the run's.
     """
-    import json
 
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_core.contracts.errors import RequestError
@@ -126,4 +126,7 @@ def export(
             reporter.note(f"uploading to {push}")
             document["pushed"] = hub.push(to or run, push, public=public)
             lines.append(f"pushed  {document['pushed']}")
-    typer.echo(json.dumps(document, ensure_ascii=False) if json_ else "\n".join(lines))
+    if json_:
+        print_json(document)
+    else:
+        say("\n".join(lines))

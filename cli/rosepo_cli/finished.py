@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rosepo_cli.arguments import Json
+from rosepo_core.console import print_json, say
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as `rosepo train` printed them.")]
 
@@ -34,7 +35,6 @@ def compare(
 
     The runs must have ranked the same candidates for the same users: equal dataset, split, seed and [evaluation].
     """
-    import json
 
     from rosepo_cli.progress import ConsoleReporter
     from rosepo_cli.tables import comparison_document, show_comparison
@@ -53,7 +53,7 @@ def compare(
         else:
             found = [compared(evaluation, metric) for evaluation in pipeline.compare(runs, metric, reporter)]
     if json_:
-        print(json.dumps(comparison_document(metric, found), ensure_ascii=False))
+        print_json(comparison_document(metric, found))
     else:
         for each in found:
             show_comparison(each)
@@ -97,4 +97,4 @@ def report(
     of_seeds, reporter = _are_of_seeds(runs), ConsoleReporter()
     with reporter.live():
         (over if of_seeds else pipeline).report(runs, file, reporter)
-    typer.echo(f"report  {file}")
+    say(f"report  {file}")

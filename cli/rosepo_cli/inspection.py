@@ -13,6 +13,7 @@ import typer
 
 from rosepo_cli import plugin_kit
 from rosepo_cli.arguments import DOTTED, Json, overrides
+from rosepo_core.console import print_json
 from rosepo_core.plugins.registry import KINDS
 
 
@@ -46,9 +47,7 @@ def list_plugins(
     registry = load_plugins()
     entries = registry.entries(kind)
     if json_:
-        print(
-            json.dumps({"plugins": [dataclasses.asdict(entry) for entry in entries], "problems": registry.problems})
-        )
+        print_json({"plugins": [dataclasses.asdict(entry) for entry in entries], "problems": registry.problems})
         return
     from rosepo_cli.tables import show_plugins
 
@@ -88,7 +87,7 @@ def show_plugin(
             }
         )
     if json_:
-        print(json.dumps(described, default=str))
+        print_json(json.loads(json.dumps(described, default=str)))
         return
     from rosepo_cli.tables import show_plugin_details
     from rosepo_core.config_keys import keys_of
@@ -101,7 +100,7 @@ def list_presets(json_: Json = False) -> None:
     from rosepo_core.presets import presets
 
     if json_:
-        print(json.dumps({name: each.method for name, each in presets().items()}))
+        print_json({name: each.method for name, each in presets().items()})
         return
     from rosepo_cli.tables import show_presets
 
@@ -114,7 +113,7 @@ def show_preset(name: Annotated[str, typer.Argument(help="The preset's name.")],
 
     found = preset(name)
     if json_:
-        print(json.dumps(dataclasses.asdict(found)))
+        print_json(dataclasses.asdict(found))
         return
     from rosepo_cli.tables import show_preset_details
 
@@ -153,7 +152,7 @@ def check_data(
         corpus = component.load(reporter)
     summary = check_corpus(filter_corpus(corpus, component.options))
     if json_:
-        print(json.dumps(dataclasses.asdict(summary), ensure_ascii=False))
+        print_json(dataclasses.asdict(summary))
         return
     from rosepo_cli.tables import show_corpus
 
@@ -166,7 +165,7 @@ def doctor(json_: Json = False) -> None:
 
     checks = diagnose()
     if json_:
-        print(json.dumps([dataclasses.asdict(check) for check in checks]))
+        print_json([dataclasses.asdict(check) for check in checks])
     else:
         from rosepo_cli.tables import show_checks
 

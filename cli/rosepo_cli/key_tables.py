@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rosepo_core.console import SafeTable, Text, open_console
 
 if TYPE_CHECKING:
     from rosepo_core.config_keys import Key
@@ -16,20 +14,20 @@ if TYPE_CHECKING:
 def show_sections(sections: Mapping[str, str], plain: Sequence[Key]) -> None:
     """One line for each section, after the keys that are outside all sections."""
     show_keys(plain)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = SafeTable()
     table.add_column("section")
     table.add_column("")
     for name, meaning in sections.items():
         table.add_row(Text(name), Text(meaning))
-    console = Console(highlight=False)
+    console = open_console()
     console.print()
     console.print(table)
-    console.print("\n`rosepo options SECTION` lists the keys of a section.", markup=False)
+    console.print("\n`rosepo options SECTION` lists the keys of a section.")
 
 
 def show_keys(keys: Sequence[Key]) -> None:
     """Each key with its type and default, and its meaning below."""
-    console = Console(highlight=False)
+    console = open_console()
     for number, key in enumerate(keys):
         if number:
             console.print()
@@ -39,6 +37,6 @@ def show_keys(keys: Sequence[Key]) -> None:
 
 def show_names(names: Sequence[str]) -> None:
     """The names of the plugins that a section can have."""
-    console = Console(highlight=False)
-    console.print(f"\nnames: {', '.join(names)}", markup=False)
-    console.print("`rosepo plugins show NAME` lists the options of one.", markup=False)
+    console = open_console()
+    console.print(f"\nnames: {', '.join(names)}")
+    console.print("`rosepo plugins show NAME` lists the options of one.")

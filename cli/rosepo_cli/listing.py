@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from rosepo_cli.arguments import Json
 from rosepo_cli.main_tables import show_main_table
+from rosepo_core.console import SafeTable, Text, open_console, print_json
 
 
 def add(app: typer.Typer) -> None:
@@ -35,13 +32,13 @@ def runs(
 
     found = list_runs(folder)
     if json_:
-        print(json.dumps([{**asdict(run), "folder": str(run.folder)} for run in found], ensure_ascii=False))
+        print_json([{**asdict(run), "folder": str(run.folder)} for run in found])
         return
-    console = Console(highlight=False)
+    console = open_console()
     if not found:
-        console.print(f"there are no runs in {folder}", markup=False, soft_wrap=True)
+        console.print(f"there are no runs in {folder}", soft_wrap=True)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = SafeTable()
     for column in ("run", "sampler oracle loss", "state", "result"):
         table.add_column(column, overflow="fold")
     for run in found:

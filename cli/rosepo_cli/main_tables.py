@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from rosepo_core.console import Console, SafeTable, Text
 from rosepo_core.evaluation.main_table import Estimate, MainTable
 
 
 def show_main_table(console: Console, found: MainTable) -> None:
     """A row for each model, a column for each score."""
-    console.print(f"\n{found.column.upper()} with 95 % intervals, {found.protocol}", style="bold", markup=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    console.print(f"\n{found.column.upper()} with 95 % intervals, {found.protocol}", style="bold")
+    table = SafeTable()
     table.add_column("", overflow="fold")
     for score in found.scores:
         table.add_column(score if len(found.scores) > 1 else "", justify="right", no_wrap=True)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rosepo_core.console import say
+from rosepo_core.contracts.untrusted_text import visible_line
+
 if TYPE_CHECKING:
     from rosepo_core.serving.title_index import TitleIndex
 
@@ -39,7 +42,7 @@ def _meant(index: TitleIndex, title: str, asks: bool) -> str:
         return index.titles[matches[0]]
     sure = None if matches else index.meant(title)
     if sure is not None:
-        typer.echo(f"taking '{sure.title}' for '{title}'", err=True)
+        say(f"taking '{visible_line(sure.title)}' for '{visible_line(title)}'", stderr=True)
         return sure.title
     choices = [index.titles[item] for item in matches] or [each.title for each in index.close(title, CHOICES)]
     if choices and asks:
@@ -48,9 +51,9 @@ def _meant(index: TitleIndex, title: str, asks: bool) -> str:
 
 
 def _answer(title: str, choices: Sequence[str]) -> str:
-    typer.echo(f"'{title}' is not in the catalogue. Which of these do you mean?", err=True)
+    say(f"'{visible_line(title)}' is not in the catalogue. Which of these do you mean?", stderr=True)
     for place, choice in enumerate(choices, 1):
-        typer.echo(f"  {place}  {choice}", err=True)
+        say(f"  {place}  {visible_line(choice)}", stderr=True)
     while True:
         number: int = typer.prompt("Number", type=int, default=1, err=True)
         if 1 <= number <= len(choices):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from rosepo_cli.arguments import Json
 from rosepo_cli.key_tables import show_keys, show_names, show_sections
+from rosepo_core.console import print_json
 
 
 def add(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def options(
     if not what:
         every = [*plain, *(key for name in sections() for key in keys_of_section(name))]
         if json_:
-            print(json.dumps([asdict(key) for key in every], ensure_ascii=False))
+            print_json([asdict(key) for key in every])
         else:
             show_sections(sections(), plain)
         return
@@ -49,7 +49,7 @@ def options(
         hint = "; `rosepo plugins show NAME` lists the options of a plugin" if section in KINDS else ""
         raise RequestError(f"unknown key '{what}'{hint or nearest(what, [key.name for key in keys])}")
     if json_:
-        print(json.dumps([asdict(key) for key in shown], ensure_ascii=False))
+        print_json([asdict(key) for key in shown])
         return
     show_keys(shown)
     if section in KINDS and not dot:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rosepo_cli.arguments import DOTTED, Json, overrides
+from rosepo_core.console import print_json, say
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.plugins.registry import KINDS
 
@@ -48,7 +48,7 @@ def check(
             "kept": not broken,
             "promises": [{**asdict(promise), "kept": promise.broken is None} for promise in promises],
         }
-        print(json.dumps(document, ensure_ascii=False))
+        print_json(document)
     else:
         from rosepo_cli.tables import show_promises
 
@@ -70,6 +70,6 @@ def new(
 
     folder = new_plugin(name, kind, to, load_plugins())
     path = " --dataset.path example.csv" if kind == "dataset" else ""
-    print(f"{folder} holds the {kind} '{name}'. Change src/{folder.name.replace('-', '_')}/{kind}.py, and then:")
+    say(f"{folder} holds the {kind} '{name}'. Change src/{folder.name.replace('-', '_')}/{kind}.py, and then:")
     for command in (f"cd {folder}", "pip install -e '.[test]'", f"rosepo plugins check {name}{path}"):
-        print(f"  {command}")
+        say(f"  {command}")

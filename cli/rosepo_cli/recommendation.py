@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rosepo_cli.arguments import Json, Stage
+from rosepo_core.console import print_json, say
 from rosepo_core.contracts.sections import Score
 
 if TYPE_CHECKING:
@@ -99,7 +100,6 @@ def recommend(
     json_: Json = False,
 ) -> None:
     """Recommend titles to choose next. Only titles of its catalogue are possible."""
-    import json
 
     from rosepo_cli.meant_titles import meant_titles
     from rosepo_cli.progress import ConsoleReporter
@@ -154,7 +154,7 @@ def recommend(
             "confidence_interval": found.interval,
             **({} if found.confidence is not None else {"why_no_confidence": why}),
         }
-        print(json.dumps({**about, "recommendations": listed}, ensure_ascii=False))
+        print_json({**about, "recommendations": listed})
     elif explanations is not None:
         show_explanations(explanations, recommender.score, len(recommender.titles))
         show_confidence(found, threshold, why)
@@ -194,9 +194,9 @@ def _for_file(
         reporter.stage_started("recommend")
         users = recommend_to_file(load, about, source, target, job, processes=processes, reporter=reporter)
     if json_:
-        print(json.dumps({"users": users, "file": str(target)}, ensure_ascii=False))
+        print_json({"users": users, "file": str(target)})
     else:
-        typer.echo(f"recommendations for {users:,} users are in {target}", err=True)
+        say(f"recommendations for {users:,} users are in {target}", stderr=True)
 
 
 def _values(written: list[str]) -> dict[str, set[str]]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rosepo_cli.arguments import Stage
+from rosepo_core.console import say
 from rosepo_core.contracts.sections import Score
 
 TOKEN = "ROSEPO_SERVE_TOKEN"
@@ -114,7 +115,7 @@ def serve(
         def note(self, message: str) -> None:
             """Print the note."""
             if not self.done:
-                typer.echo(f"  {message}", err=True)
+                say(f"  {message}", stderr=True)
 
     bases = SharedBases()
 
@@ -131,7 +132,7 @@ def serve(
         settings,
         host=host,
         port=port,
-        started=lambda url: typer.echo(f"serving  {url}", err=True),
+        started=lambda url: say(f"serving  {url}", stderr=True),
     )
 
 

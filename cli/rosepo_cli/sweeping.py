@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from rosepo_cli.arguments import (
     DOTTED,
@@ -32,6 +28,7 @@ from rosepo_cli.arguments import (
     overrides,
 )
 from rosepo_cli.keys import WithKeys
+from rosepo_core.console import SafeTable, Text, open_console, print_json
 
 if TYPE_CHECKING:
     from rosepo_core.config import RunConfig
@@ -133,16 +130,16 @@ def sweep(
         with reporter.live():
             expected = forecast(load, space, judged, folder, trials, reporter, registry=registry)
         if json_:
-            print(json.dumps(expected.document(), ensure_ascii=False))
+            print_json(expected.document())
             return
-        console = Console(highlight=False)
+        console = open_console()
         for line in expected.lines():
-            console.print(line, markup=False)
+            console.print(line)
         return
     with reporter.live():
         done = run_sweep(load, space, judged, folder, trials, reporter, registry=registry)
     if json_:
-        print(json.dumps({"sweep": str(folder), **done.document(), "command": done.command}, ensure_ascii=False))
+        print_json({"sweep": str(folder), **done.document(), "command": done.command})
     else:
         _show(done)
 
@@ -151,10 +148,10 @@ def _show(done: Sweep) -> None:
     from rosepo_core.sweep.space import shown
 
     assert done.best is not None
-    console = Console(highlight=False)
+    console = open_console()
     sign = -1 if done.judged.higher else 1
     order = sorted(done.trials, key=lambda each: (each.value is None, sign * (each.value or 0.0), each.number))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = SafeTable()
     table.add_column("trial", justify="right")
     table.add_column(done.judged.column, justify="right", no_wrap=True)
     table.add_column("values", overflow="fold")
@@ -162,10 +159,10 @@ def _show(done: Sweep) -> None:
         value = STATES.get(trial.state, trial.state) if trial.value is None else f"{trial.value:.4f}"
         style = "bold" if trial.number == done.best.number else ""
         table.add_row(str(trial.number + 1), value, Text(shown(trial.params)), style=style)
-    console.print(f"\n{done.judged}", markup=False)
+    console.print(f"\n{done.judged}")
     console.print(table)
     if len(order) > MOST_ROWS:
-        console.print(f"and {len(order) - MOST_ROWS} more", markup=False)
-    console.print(f"\nThe best is trial {done.best.number + 1}. To train it and test it:", markup=False)
-    console.print(f"  {done.command}", markup=False, soft_wrap=True)
-    console.print(f"report  {done.folder / 'report.html'}", markup=False, soft_wrap=True)
+        console.print(f"and {len(order) - MOST_ROWS} more")
+    console.print(f"\nThe best is trial {done.best.number + 1}. To train it and test it:")
+    console.print(f"  {done.command}", soft_wrap=True)
+    console.print(f"report  {done.folder / 'report.html'}", soft_wrap=True)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from rosepo_cli.main_tables import show_main_table
+from rosepo_core.console import Console, SafeTable, Text, complain, open_console
+from rosepo_core.contracts.untrusted_text import LONGEST_LINE, message, visible_line
 from rosepo_core.evaluation.main_table import main_table
 from rosepo_core.evaluation.run_models import ROUND, RowName, by_score_in_use, score_in_use
 from rosepo_core.store.marker import read_listed
@@ -47,28 +44,24 @@ SHOWN_INFLUENCES = 3
 STATUS_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def _table(*columns: str) -> SafeTable:
+    table = SafeTable()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table
 
 
-def to_json(run: Run) -> str:
+def document_of(run: Run) -> dict[str, Any]:
     """The run's folder and, if it was evaluated, the contents of its metrics.json."""
     document: dict[str, Any] = {"run": str(run.folder)}
     if run.evaluations:
         document["metrics"] = json.loads(read_listed(run.folder, "metrics.json") or "{}")
-    return json.dumps(document, ensure_ascii=False)
+    return document
 
 
 def show_evaluations(run: Run) -> None:
     """All models side by side under each protocol, and the folder of the run."""
-    console = _console()
+    console = open_console()
     for evaluation in run.evaluations:
         _show_evaluation(console, evaluation)
     for evaluation in run.evaluations:
@@ -79,8 +72,8 @@ def show_evaluations(run: Run) -> None:
         console.print()
     report = run.folder / "report.html"
     if run.evaluations and report.exists():
-        console.print(f"report  {report}", markup=False, soft_wrap=True)
-    console.print(f"run     {run.folder}", markup=False, soft_wrap=True)
+        console.print(f"report  {report}", soft_wrap=True)
+    console.print(f"run     {run.folder}", soft_wrap=True)
 
 
 def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
@@ -102,9 +95,9 @@ def _show_evaluation(console: Console, evaluation: Evaluation) -> None:
             for model in used
         }
         _show_by_model(console, titles, values)
-    console.print(f"\n{len(evaluation.examples):,} {evaluation.part} users, {evaluation.asked}", markup=False)
+    console.print(f"\n{len(evaluation.examples):,} {evaluation.part} users, {evaluation.asked}")
     for line in (*_over_fewer_users(evaluation), *_about_fusion(evaluation)):
-        console.print(line, markup=False)
+        console.print(line)
 
 
 ROOM_OF_TITLES = 16
@@ -124,7 +117,7 @@ def _show_by_model(console: Console, titles: Sequence[str], values: Mapping[str,
         parts[-1].append(name)
         room -= width
     for place, part in enumerate(parts):
-        table = _table("", *(escape(headings[name]) for name in part))
+        table = _table("", *(headings[name] for name in part))
         for row, title in enumerate(titles):
             table.add_row(Text(title), *(values[name][row] for name in part))
         if place:
@@ -183,7 +176,7 @@ def _without_scores(names: Sequence[str], every: Iterable[str]) -> list[str]:
 def show_comparison(compared: ComparedModels) -> None:
     """One column of all models with intervals, then the differences and whether they hold."""
     tested, column = compared.comparisons, compared.column
-    console = _console()
+    console = open_console()
     _heading(console, compared.protocol)
     table = _table("", f"{column.title} {SIGNS[column.about.direction]}", "95 % interval")
     for model, (mean, *ends) in compared.models.items():
@@ -203,7 +196,7 @@ def show_comparison(compared: ComparedModels) -> None:
         foot = f"seeds {', '.join(map(str, compared.seeds))}, {tested[0].users:,} users; p by drawing seeds and users"
     else:
         foot = f"{tested[0].users:,} users; p by the paired bootstrap"
-    console.print(f"\n{foot}{corrected}", markup=False)
+    console.print(f"\n{foot}{corrected}")
 
 
 def comparison_document(metric: str, compared: Sequence[ComparedModels]) -> dict[str, Any]:
@@ -232,7 +225,7 @@ def comparison_document(metric: str, compared: Sequence[ComparedModels]) -> dict
 
 def _heading(console: Console, text: str) -> None:
     """Over a table, whose own title would be broken to the table's width."""
-    console.print(f"\n{text}", style="bold", markup=False)
+    console.print(f"\n{text}", style="bold")
 
 
 def _holds(comparison: Comparison) -> str:
@@ -249,7 +242,7 @@ def _p(value: float) -> str:
 
 def show_seeds(found: SeedRuns) -> None:
     """Mean and, below it, standard deviation over seeds, for all models side by side; and the folder of the runs."""
-    console = _console()
+    console = open_console()
     for protocol, table in found.tables.items():
         accuracy = [name for name, column in table.columns.items() if column.about.group == "Accuracy"]
         others = [name for name in table.columns if name not in accuracy]
@@ -269,7 +262,7 @@ def show_seeds(found: SeedRuns) -> None:
             _show_by_model(console, titles, values)
         console.print()
         for line in _over_fewer(table):
-            console.print(line, markup=False)
+            console.print(line)
     seeds = ", ".join(map(str, found.runs))
     one = len(found.runs) == 1
     console.print(
@@ -278,7 +271,7 @@ def show_seeds(found: SeedRuns) -> None:
         else f"mean \N{PLUS-MINUS SIGN} standard deviation over seeds {seeds}",
         markup=False,
     )
-    console.print(f"run     {found.folder}", markup=False, soft_wrap=True)
+    console.print(f"run     {found.folder}", soft_wrap=True)
 
 
 def _spread(column: Column, spread: Spread) -> str:
@@ -327,7 +320,7 @@ def show_recommendations(found: Recommended, score: str) -> None:
     table.columns[1].justify = "left"
     for rank, each in enumerate(found, 1):
         table.add_row(f"{rank}", _marked(each), _score_text(each.score, by))
-    _console().print(table)
+    open_console().print(table)
 
 
 def show_confidence(found: Recommended, threshold: float | None, why_none: str | None) -> None:
@@ -339,19 +332,19 @@ def show_confidence(found: Recommended, threshold: float | None, why_none: str |
         why_none: why it has no confidence, if it has none.
     """
     if found.confidence is None or found.interval is None:
-        print(f"no confidence: {why_none}", file=sys.stderr)
+        complain("no confidence", str(why_none))
         return
     low, high = found.interval
     line = f"confidence {found.confidence:.0%} ({low:.0%} to {high:.0%}): the next title is in the list"
     if found.answered_by != "model":
         by = "the most popular titles" if found.answered_by == "popularity" else "the oracle"
         line += f" of the model; below {threshold:.0%}, so {by} answered"
-    _console().print(f"\n{line}", markup=False)
+    open_console().print(f"\n{line}")
 
 
 def _marked(found: Recommendation) -> Text:
     """The title, and whether nobody has chosen the item yet."""
-    return Text.assemble(found.title, ("  new", "cyan") if found.new else "")
+    return Text.assemble(visible_line(found.title), ("  new", "cyan") if found.new else "")
 
 
 def show_explanations(found: Sequence[Explanation], score: str, items: int) -> None:
@@ -363,13 +356,13 @@ def show_explanations(found: Sequence[Explanation], score: str, items: int) -> N
         score: the score of the recommendations.
         items: the number of items in the catalogue.
     """
-    console = _console()
+    console = open_console()
     for rank, each in enumerate(found, 1):
         value = _score_text(each.recommendation.score, score)
         popularity = f"popularity {each.popularity_rank:,} of {items:,}"
         console.print(Text.assemble(f"{rank:>2}  ", _marked(each.recommendation), f"  {value}, {popularity}"))
         for influence in each.influences[:SHOWN_INFLUENCES]:
-            console.print(Text(f"      {influence.change:+.2f}  {influence.title}"))
+            console.print(Text(f"      {influence.change:+.2f}  {visible_line(influence.title)}"))
     if any(each.influences for each in found):
         console.print(
             "\n+ and -: the change of the score (a logarithm) by an item of the history; it speaks for or against",
@@ -384,7 +377,7 @@ def _score_text(value: float, score: str) -> str:
 
 def show_catalogue(in_use: CatalogueInUse, difference: Difference, rows: int = SHOWN_CHANGES) -> None:
     """The size of a catalogue, and how it differs from an earlier state: a few lines for each kind of change."""
-    console, items = _console(), in_use.items
+    console, items = open_console(), in_use.items
     retired = int(in_use.retired.sum())
     console.print(
         f"{len(items) - retired:,} items can be recommended: {len(in_use.trained):,} of the training, "
@@ -403,7 +396,7 @@ def show_catalogue(in_use: CatalogueInUse, difference: Difference, rows: int = S
             continue
         console.print(f"\n{kind} {len(changed):,}")
         for item, text in changed[:rows]:
-            console.print(Text(f"  {item}  {text}"))
+            console.print(f"  {visible_line(item)}  {visible_line(text, 2 * LONGEST_LINE)}")
         if len(changed) > rows:
             console.print(f"  and {len(changed) - rows:,} more (--json lists all)")
 
@@ -418,21 +411,21 @@ def show_plugins(entries: Sequence[Entry]) -> None:
         if entry.aliases:
             summary.append(f" Also: {', '.join(entry.aliases)}.")
         table.add_row(entry.kind, Text(entry.name), Text(f"{entry.distribution} {entry.version}"), summary)
-    _console().print(table)
+    open_console().print(table)
 
 
 def show_plugin_details(described: Sequence[Mapping[str, Any]], options: Sequence[Sequence[Key]]) -> None:
     """The description of each plugin, its source, its options with their defaults, and a command to copy."""
-    console = _console()
+    console = open_console()
     for plugin, keys in zip(described, options, strict=True):
-        console.print(f"{plugin['kind']} {plugin['name']}", style="bold", markup=False)
-        console.print(f"{plugin['distribution']} {plugin['version']}, {plugin['target']}", markup=False)
+        console.print(f"{plugin['kind']} {plugin['name']}", style="bold")
+        console.print(f"{plugin['distribution']} {plugin['version']}, {plugin['target']}")
         if plugin["source"]:
-            console.print(plugin["source"], markup=False, soft_wrap=True)
+            console.print(plugin["source"], soft_wrap=True)
         if plugin["aliases"]:
-            console.print(f"also: {', '.join(plugin['aliases'])}", markup=False)
+            console.print(f"also: {', '.join(plugin['aliases'])}")
         console.print()
-        console.print(_reflowed(plugin["description"]), markup=False)
+        console.print(_reflowed(plugin["description"]))
         if keys:
             table = _table("option", "type", "default", "meaning")
             for column in table.columns:
@@ -441,14 +434,14 @@ def show_plugin_details(described: Sequence[Mapping[str, Any]], options: Sequenc
                 table.add_row(key.name, Text(key.type), Text(key.default), Text(key.meaning))
             console.print()
             console.print(table)
-        console.print(f"\n  {plugin['command']}", markup=False, soft_wrap=True)
+        console.print(f"\n  {plugin['command']}", soft_wrap=True)
 
 
 def show_promises(entry: Entry, promises: Sequence[Promise]) -> None:
     """Each promise of a contract, whether it is kept, and if not, why."""
-    console = _console()
-    console.print(f"{entry}\n", style="bold", markup=False)
-    table = Table.grid(padding=(0, 2, 0, 0))
+    console = open_console()
+    console.print(f"{entry}\n", style="bold")
+    table = SafeTable(header=False)
     for promise in promises:
         if promise.broken is None:
             table.add_row(Text("kept", style="green"), Text(promise.text))
@@ -457,7 +450,7 @@ def show_promises(entry: Entry, promises: Sequence[Promise]) -> None:
             table.add_row("", Text(promise.broken, style="red"))
     console.print(table)
     broken = sum(promise.broken is not None for promise in promises)
-    console.print(f"\n{len(promises) - broken} promises kept, {broken} broken", markup=False)
+    console.print(f"\n{len(promises) - broken} promises kept, {broken} broken")
 
 
 def show_presets(presets: Sequence[Preset]) -> None:
@@ -466,13 +459,13 @@ def show_presets(presets: Sequence[Preset]) -> None:
     table.columns[1].justify = "left"
     for each in presets:
         table.add_row(Text(each.name), Text(each.method))
-    _console().print(table)
+    open_console().print(table)
 
 
 def show_preset_details(preset: Preset) -> None:
     """The description of a preset, and its settings as in a file."""
-    console = _console()
-    console.print(f"preset {preset.name}", style="bold", markup=False)
+    console = open_console()
+    console.print(f"preset {preset.name}", style="bold")
     told = {
         "": preset.method,
         "Source: ": preset.source,
@@ -480,8 +473,8 @@ def show_preset_details(preset: Preset) -> None:
         "rosepo's own choice: ": preset.own,
     }
     for start, text in told.items():
-        console.print(f"{start}{text}\n", markup=False)
-    console.print(tomli_w.dumps(preset.tables).rstrip(), markup=False)
+        console.print(f"{start}{text}\n")
+    console.print(tomli_w.dumps(preset.tables).rstrip())
 
 
 def _reflowed(docstring: str) -> str:
@@ -495,7 +488,7 @@ def _reflowed(docstring: str) -> str:
 
 def show_corpus(summary: CorpusSummary) -> None:
     """The numbers of a log or of given examples, then warnings."""
-    console = _console()
+    console = open_console()
     table = _table("", "")
     rows = {"dataset": summary.name}
     if summary.parts:
@@ -514,11 +507,11 @@ def show_corpus(summary: CorpusSummary) -> None:
     table.columns[1].justify = "left"
     console.print(table)
     for title, ids in list(summary.duplicate_titles.items())[:5]:
-        console.print(f"title shared by {len(ids)} items: {title}", markup=False)
+        console.print(f"title shared by {len(ids)} items: {visible_line(title)}")
     for note in summary.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(message(f"note: {note}"))
     for warning in summary.warnings:
-        console.print(f"warning: {warning}", markup=False, style="yellow")
+        console.print(message(f"warning: {warning}"), style="yellow")
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -535,13 +528,13 @@ def show_checks(checks: Sequence[Check]) -> None:
         if check.fix:
             found.append(f"\n{check.fix}", style="yellow")
         table.add_row(Text(check.status, style=STATUS_STYLES[check.status]), check.name, found)
-    _console().print(table)
+    open_console().print(table)
 
 
 def show_plan(config: str, folder: Path, plan: Plan) -> None:
     """The resolved configuration, then the plan and its cost."""
-    console = _console()
-    console.print(config, markup=False, soft_wrap=True)
+    console = open_console()
+    console.print(config, soft_wrap=True)
     table = _table("stage", "examples", "tokens", "longest", "time")
     for row in plan.stages:
         table.add_row(
@@ -570,11 +563,11 @@ def show_plan(config: str, folder: Path, plan: Plan) -> None:
         *memory,
         *(f"note: {note}" for note in plan.notes),
     ):
-        console.print(line, markup=False)
+        console.print(line)
     for row in plan.stages:
         if row.reused:
-            console.print(f"reused  {row.stage} from {row.reused}", markup=False, soft_wrap=True)
-    console.print(f"run     {folder}", markup=False, soft_wrap=True)
+            console.print(f"reused  {row.stage} from {row.reused}", soft_wrap=True)
+    console.print(f"run     {folder}", soft_wrap=True)
 
 
 def in_a_line(plan: Plan, until: str | None, runs: int = 1) -> str | None:
@@ -585,8 +578,7 @@ def in_a_line(plan: Plan, until: str | None, runs: int = 1) -> str | None:
         until: the last stage of the run, if it does not go on to the end.
         runs: number of runs of this kind, one after the other.
     """
-    last = next((place for place, row in enumerate(plan.stages) if row.stage == until), len(plan.stages))
-    rows = [row for row in plan.stages[: last + 1] if row.reused is None]
+    rows = [row for row in plan.up_to(until).stages if row.reused is None]
     total = sum(row.seconds or 0.0 for row in rows)
     if plan.train_rate is None:
         return "how long this takes is unknown: the model does not fit into this machine"
@@ -601,16 +593,14 @@ def in_a_line(plan: Plan, until: str | None, runs: int = 1) -> str | None:
 
 def show_plan_of_seeds(seeds: Sequence[int], plan: Plan) -> None:
     """What the plan of the first seed means for all seeds."""
-    console = _console()
+    console = open_console()
     console.print(
         f"seeds   {', '.join(map(str, seeds))}: this plan is seed {seeds[0]}'s; all of it times {len(seeds)} takes "
         f"about {duration(plan.seconds * len(seeds))}",
         markup=False,
     )
     if any(stage.reused for stage in plan.stages):
-        console.print(
-            f"note: what seed {seeds[0]} reuses is not counted, and other seeds may have to make it", markup=False
-        )
+        console.print(f"note: what seed {seeds[0]} reuses is not counted, and other seeds may have to make it")
 
 
 def _by_purpose(memory: Mapping[str, int]) -> str:
@@ -631,7 +621,7 @@ def duration(seconds: float) -> str:
 
 def show_calibration(done: DoneCalibration) -> None:
     """How good the confidence of lists is for users that the calibration has not seen."""
-    console, calibration = _console(), done.calibration
+    console, calibration = open_console(), done.calibration
     users = f"{calibration.users:,} of {done.available:,} validation users"
     console.print(
         f"The confidence of lists of 1 to {calibration.longest} titles of '{done.model}' by {done.score},\n"
@@ -646,7 +636,7 @@ def show_calibration(done: DoneCalibration) -> None:
     for each in done.reliability:
         if each.k != _main_length(done):
             continue
-        console.print(f"\nLists of {each.k}, the least confident users first", markup=False)
+        console.print(f"\nLists of {each.k}, the least confident users first")
         table = _table("confidence", "mean", "hit rate", "users")
         for group in each.groups:
             table.add_row(
@@ -661,7 +651,7 @@ def show_calibration(done: DoneCalibration) -> None:
                 "\nThe confidence tells users no better apart than one rate for all: a threshold would help nobody",
                 markup=False,
             )
-    console.print(f"\nkept in {done.folder}", markup=False, soft_wrap=True)
+    console.print(f"\nkept in {done.folder}", soft_wrap=True)
 
 
 def _main_length(done: DoneCalibration) -> int:

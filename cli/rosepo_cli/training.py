@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +29,7 @@ from rosepo_cli.arguments import (
     overrides,
 )
 from rosepo_cli.keys import WithKeys
+from rosepo_core.console import print_json
 
 
 def add(app: typer.Typer) -> None:
@@ -115,7 +115,7 @@ def train(
         in_processes(processes, context)
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import in_a_line, show_evaluations, show_plan, show_plan_of_seeds, show_seeds, to_json
+    from rosepo_cli.tables import document_of, in_a_line, show_evaluations, show_plan, show_plan_of_seeds, show_seeds
     from rosepo_core import pipeline, ranks
     from rosepo_core import seeds as over
 
@@ -127,10 +127,11 @@ def train(
 
         runs = {settings.seed: folder} if seeds is None else over.seed_folders(settings, folder, seeds)
         with reporter.live():
-            made = plan(settings, runs[settings.seed], reporter, registry=registry, processes=processes or 1, **how)
+            how |= {"registry": registry, "until": until, "processes": processes or 1}
+            made = plan(settings, runs[settings.seed], reporter, **how)
         if json_:
             document = {"config": settings.resolved(), "run": str(folder), "plan": made.document()}
-            print(json.dumps(document if seeds is None else {**document, "seeds": list(runs)}))
+            print_json(document if seeds is None else {**document, "seeds": list(runs)})
         else:
             show_plan(settings.to_toml(), runs[settings.seed], made)
             if seeds is not None:
@@ -148,13 +149,13 @@ def train(
         with reporter.live():
             found = over.run_seeds(settings, folder, seeds, reporter, registry=registry, **how)
         if json_:
-            print(json.dumps({"run": str(folder), "seeds": found.document()}, ensure_ascii=False))
+            print_json({"run": str(folder), "seeds": found.document()})
         else:
             show_seeds(found)
         return
     with reporter.live():
         done = pipeline.run(settings, folder, reporter, registry=registry, until=until, **how)
     if json_:
-        print(to_json(done))
+        print_json(document_of(done))
     else:
         show_evaluations(done)

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
-from rosepo_core.api import Corpus, Dataset, Dialect, Reporter, RequestError, read_table
+from rosepo_core.api import Corpus, Dataset, Dialect, Reporter, RequestError, expanded, read_table
 from rosepo_datasets.supplied import Example, GivenOptions, Row, find_files, require_titles, table_of
 
 COLUMNS = ("history_item_title", "item_title", "history_item_id", "item_id")
@@ -88,10 +88,10 @@ class MiniOneRec(Dataset):
         """
         options: MiniOneRecOptions = self.options
         if options.info:
-            if not options.info.expanduser().is_file():
+            if not expanded(options.info).is_file():
                 raise RequestError(f"{options.info} (dataset.info) does not exist: name a file")
-            return options.info.expanduser()
-        path = options.path.expanduser()
+            return expanded(options.info)
+        path = expanded(options.path)
         folder = path if path.is_dir() else path.parent
         for place in (folder, folder / "info", folder.parent / "info"):
             found = sorted(file for end in ("*.txt", "*.txt.gz") for file in place.glob(end))

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import Field
 
-from rosepo_core.api import Corpus, Dataset, LogOptions, Reporter, RequestError, fetch_wheel
+from rosepo_core.api import Corpus, Dataset, LogOptions, Reporter, RequestError, expanded, fetch_wheel
 
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -66,7 +66,7 @@ class MovieLens100K(Dataset):
         if path is None:
             interactions, catalogue = _from_wheel(fetch_wheel(WHEEL, WHEEL_SHA256, reporter, TERMS))
         else:
-            interactions, catalogue = _from_folder(path.expanduser())
+            interactions, catalogue = _from_folder(expanded(path))
         titles = [readable_title(title) for title in catalogue["title"]]
         catalogue = catalogue.select(
             "item",
@@ -79,7 +79,7 @@ class MovieLens100K(Dataset):
     def files(self) -> Sequence[Path]:
         """See `Dataset.files`. The wheel is not listed, because its hash is fixed."""
         path: Path | None = self.options.path
-        return [] if path is None else [path.expanduser() / name for name in (LOG, FILMS)]
+        return [] if path is None else [expanded(path) / name for name in (LOG, FILMS)]
 
 
 def readable_title(title: str) -> tuple[str, int | None]:

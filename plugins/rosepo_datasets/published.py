@@ -22,6 +22,7 @@ from rosepo_core.api import (
     TableContent,
     coded,
     downloaded,
+    expanded,
     read_numbers,
     read_table,
     read_times,
@@ -182,7 +183,7 @@ class PublishedLog(Dataset):
     @property
     def place(self) -> Path:
         """The file or folder that is read."""
-        return self._folder or Path(self.options.path).expanduser()
+        return self._folder or expanded(self.options.path)
 
     def beside(self, folder: Path, table: PublishedTable, stem: str = "*", but: PublishedTable | None = None) -> Path:
         """The file of a table in a folder.

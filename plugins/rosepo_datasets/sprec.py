@@ -10,7 +10,7 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from rosepo_core.api import Corpus, Dataset, Reporter, RequestError
+from rosepo_core.api import Corpus, Dataset, Reporter, RequestError, expanded
 from rosepo_datasets.supplied import (
     Example,
     GivenOptions,
@@ -92,8 +92,8 @@ class SPRec(Dataset):
         """The file that an option names, or the file with the option's name beside the rows, if it exists."""
         named: Path | None = getattr(self.options, option)
         if named:
-            return named.expanduser()
-        path = self.options.path.expanduser()
+            return expanded(named)
+        path = expanded(self.options.path)
         beside = (path if path.is_dir() else path.parent) / f"{option}.json"
         return beside if beside.is_file() else None
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rosepo_core.api import DatasetOptions, Ints, Part, RequestError
+from rosepo_core.api import DatasetOptions, Ints, Part, RequestError, beyond_python, expanded
 
 _PART_IN_NAME = re.compile(r"(?:^|[-_.])(train|val|valid|validation|test)$")
 _PARTS: Mapping[str, Part] = {
@@ -116,6 +116,8 @@ def read_json(file: Path) -> Any:
         raise RequestError(
             f"{file} line {error.lineno} column {error.colno}: not valid JSON: {error.msg}; is the file whole?"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{file}: {beyond_python(error)}; mend it") from None
 
 
 def read_rows(options: GivenOptions) -> Iterator[tuple[Part, Row]]:
@@ -155,16 +157,16 @@ def find_files(options: GivenOptions, end: str = ".json") -> dict[Part, Path]:
     Raises:
         RequestError: a file does not exist, one is named twice, or a folder does not say which one to train on.
     """
-    path = options.path.expanduser()
+    path = expanded(options.path)
     files: dict[Part, Path] = _files_in(path, end) if path.is_dir() else {"train": path}
     for part, key, file in (
         ("validation", "dataset.validation", options.validation),
         ("test", "dataset.test", options.test),
     ):
         if file is not None:
-            if not file.expanduser().is_file():
+            if not expanded(file).is_file():
                 raise RequestError(f"{file} ({key}) does not exist: name a file")
-            files[cast(Part, part)] = file.expanduser()
+            files[cast(Part, part)] = expanded(file)
     if not files["train"].is_file():
         raise RequestError(f"{files['train']} (dataset.path) does not exist: name a file or a folder")
     if len({file.resolve() for file in files.values()}) < len(files):

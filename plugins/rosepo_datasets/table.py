@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from rosepo_core.api import Corpus, Dialect, Reporter, RequestError, TableContent, read_table, table_files
+from rosepo_core.api import Corpus, Dialect, Reporter, RequestError, TableContent, expanded, read_table, table_files
 from rosepo_datasets.columns import is_usual_name
 from rosepo_datasets.interactions import ColumnOptions, ColumnsDataset
 
@@ -83,9 +83,9 @@ class Table(ColumnsDataset):
     def files(self) -> Sequence[Path]:
         """See `Dataset.files`."""
         options: TableOptions = self.options
-        files = table_files(options.path.expanduser(), self._dialect(""))
+        files = table_files(expanded(options.path), self._dialect(""))
         if options.catalogue:
-            files += table_files(options.catalogue.expanduser(), self._dialect("catalogue_"))
+            files += table_files(expanded(options.catalogue), self._dialect("catalogue_"))
         return files
 
     def load(self, reporter: Reporter) -> Corpus:
@@ -94,7 +94,7 @@ class Table(ColumnsDataset):
         log = self._read(options.path, "", reporter)
         items = self._read(options.catalogue, "catalogue_", reporter) if options.catalogue else None
         self._require_separator(log, items)
-        path = options.path.expanduser()
+        path = expanded(options.path)
         name = path.name if path.is_dir() else path.name.removesuffix(".gz").rpartition(".")[0]
         return self.corpus(name or path.name, log, items)
 
@@ -119,7 +119,7 @@ class Table(ColumnsDataset):
             reporter.progress(done, total, f"rows of {path.name}")
 
         # The attributes of a catalogue stay text, whatever its size.
-        return read_table(path.expanduser(), self._dialect(prefix), is_usual_name, progress, compact=not prefix)
+        return read_table(expanded(path), self._dialect(prefix), is_usual_name, progress, compact=not prefix)
 
     def _require_separator(self, log: TableContent, items: TableContent | None) -> None:
         asked = self.options.separator

@@ -19,6 +19,7 @@ from rosepo_core.api import (
     Places,
     RequestError,
     Split,
+    expanded,
     read_scores,
 )
 from rosepo_oracles.scored import ScoredOptions, ScoredOracle
@@ -76,7 +77,7 @@ class ScoreFile(ScoredOracle):
                 is missing that the options do not allow to miss. The message names file, row and column.
         """
         options: ScoreFileOptions = self.options
-        file = options.path.expanduser()
+        file = expanded(options.path)
         columns = {"user": options.user, "item": options.item, "score": options.score}
         table = read_scores(file, split.users, split.catalogue.ids, columns=columns, options="oracle")
         known = (table.user >= 0) & (table.item >= 0)

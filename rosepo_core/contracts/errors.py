@@ -44,6 +44,15 @@ class PluginError(RosepoError):
     """A plugin broke its contract; the message names the plugin and the wrong result."""
 
 
+def beyond_python(error: Exception) -> str:
+    """What is wrong with a text of JSON or TOML that the parser gave up on, in the words of its author."""
+    if isinstance(error, RecursionError | MemoryError):
+        return "lists or objects are nested too deeply"
+    if "integer string conversion" in str(error):
+        return "a number has more than 4,300 digits"
+    return str(getattr(error, "msg", error))
+
+
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """A clause for an error message that offers the names most like `name`.
 

@@ -13,6 +13,9 @@ CHANGES_NO_RESULT: dict[str, JsonValue] = {"changes_no_result": True}
 """For ``Field(..., json_schema_extra=CHANGES_NO_RESULT)``: an option that changes memory or speed only. Stages that
 were made with another value of it are reused."""
 
+LONGEST_VALUE = 200
+"""Characters of a wrong value in an error."""
+
 
 class Options(BaseModel):
     """Base of every options model: unknown keys are errors, values are frozen, every field has a description."""
@@ -57,5 +60,7 @@ def parse_options(model: type[OptionsT], values: Mapping[str, Any], where: str) 
             # A model's own check of several options together.
             message = f"options of '{where}': {first['ctx']['error']}"
         else:
-            message = f"option '{path}' = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            written = repr(first["input"])
+            written = written if len(written) <= LONGEST_VALUE else f"{written[:LONGEST_VALUE]}..."
+            message = f"option '{path}' = {written}: {first['msg'][0].lower()}{first['msg'][1:]}"
         raise RequestError(message) from None

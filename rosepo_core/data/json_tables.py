@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,9 +13,11 @@ from typing import Any
 
 import polars as pl
 
-from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.errors import RequestError, beyond_python
 
 _CHUNK = 50_000
+_HALF = re.compile(r"\\[uU](?:0000)?[dD][89a-fA-F]")
+"""The escape sequence of a half of a pair of surrogates; such pairs have it, too."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +112,17 @@ class _Parser:
 
     def _value(self, text: str, row: str) -> Any:
         try:
-            return json.loads(text)
+            return _whole(json.loads(text), text)
         except (ValueError, RecursionError) as error:
             fault = error
         try:
-            value = ast.literal_eval(text.strip())
+            value = _whole(ast.literal_eval(text.strip()), text)
+            # Python reads longer hexadecimal numbers, but cannot write them with decimal digits.
+            str(value)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             where = row or f"line {getattr(fault, 'lineno', 1)}"
             raise RequestError(
-                f"{self._place} {where}: {getattr(fault, 'msg', fault)} (column {getattr(fault, 'colno', 1)}): "
+                f"{self._place} {where}: {beyond_python(fault)} (column {getattr(fault, 'colno', 1)}): "
                 "neither JSON nor a Python literal; mend it or take it out"
             ) from None
         self.literals = True
@@ -154,9 +159,12 @@ def _column(name: str, values: list[Any]) -> pl.Series | None:
     if kinds == {int} and all(value is None or -(2**63) <= value < 2**63 for value in values):
         return pl.Series(name, values, dtype=pl.Int64)
     if kinds <= {int, float} and float in kinds:
-        return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
+        try:
+            return pl.Series(name, [None if value is None else float(value) for value in values], dtype=pl.Float64)
+        except OverflowError:  # an integer that is larger than all floating-point numbers
+            pass
     if kinds <= {str, int, float, bool}:
-        return _text(name, [value if value is None else str(value) for value in values])
+        return pl.Series(name, [value if value is None else str(value) for value in values], dtype=pl.String)
     if kinds <= {list, str}:
         lists = [([value] if value else None) if isinstance(value, str) else value for value in values]
         if all(isinstance(each, str) for value in lists if value for each in value):
@@ -164,12 +172,21 @@ def _column(name: str, values: list[Any]) -> pl.Series | None:
     return None
 
 
-def _text(name: str, values: list[str | None]) -> pl.Series:
-    try:
-        return pl.Series(name, values, dtype=pl.String)
-    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can write and Unicode does not know
-        whole = [value if value is None else value.encode("utf-8", "replace").decode("utf-8") for value in values]
-        return pl.Series(name, whole, dtype=pl.String)
+def _whole(value: Any, text: str) -> Any:
+    """The value that `text` says, with ``?`` for each half of a pair of surrogates, which JSON and Python can write
+    and Unicode does not know."""
+    return _without_halves(value) if _HALF.search(text) else value
+
+
+def _without_halves(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode("utf-8")
+        case list():
+            return [_without_halves(each) for each in value]
+        case dict():
+            return {_without_halves(key): _without_halves(each) for key, each in value.items()}
+    return value
 
 
 def stack(frames: Sequence[pl.DataFrame], place: str) -> pl.DataFrame:

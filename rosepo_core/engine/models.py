@@ -42,6 +42,7 @@ from transformers.utils import logging as transformers_logging
 
 from rosepo_core.contracts.components import Reporter
 from rosepo_core.contracts.errors import RequestError, nearest
+from rosepo_core.contracts.paths import expanded
 from rosepo_core.engine import gguf
 from rosepo_core.engine.precision import working_dtype
 from rosepo_core.engine.preparation import prepared
@@ -96,7 +97,7 @@ def resolve_model(spec: str, reporter: Reporter) -> Path:
     """
     if spec in ALIASES:
         return _packaged(spec, reporter)
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise RequestError(f"model {spec}: give the folder that holds the model, or a .gguf file")
@@ -214,11 +215,11 @@ def published_name(spec: str) -> str:
 def hub_id(spec: str) -> str | None:
     """The id of the model on the hub; `None` for an alias, whose weights are not those on the hub, and for a folder
     or file."""
-    return None if spec in ALIASES or Path(spec).expanduser().exists() else spec
+    return None if spec in ALIASES or expanded(spec).exists() else spec
 
 
 def _whole_path(spec: str) -> str:
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     return str(path.absolute()) if path.exists() else spec
 
 
@@ -249,7 +250,7 @@ def fingerprint(spec: str, reporter: Reporter) -> str:
     """
     if spec in ALIASES:
         return f"{spec}:{ALIASES[spec].sha256[:16]}:{gguf.FORMAT}"
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_file() and path.suffix.lower() == ".gguf":
         return f"gguf:{gguf.content_hash(path)[:16]}:{gguf.FORMAT}"
     folder = resolve_model(spec, reporter)
@@ -287,7 +288,7 @@ def find_adapter(spec: str, reporter: Reporter) -> Adapter | None:
     Raises:
         RequestError: the adapter cannot be used, or its base model cannot be found.
     """
-    folder = Path(spec).expanduser()
+    folder = expanded(spec)
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
     config = adapter_config(folder)

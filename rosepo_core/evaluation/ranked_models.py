@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rosepo_core.contracts.components import SmoothingOracle
+from rosepo_core.contracts.paths import expanded
 from rosepo_core.contracts.records import Floats, Ints, Places, Split
 from rosepo_core.engine.models import Adapter, folder_fingerprint
 from rosepo_core.engine.saved_template import TEMPLATE_FILE, read_template
@@ -84,7 +85,7 @@ def of_model(session: Session, split: Handle[Split], adapter: Adapter | None) ->
     """Popularity, and the model in the configuration: the session's language model, with `adapter` if there is
     one."""
     name = model_name(session.config.model.name)
-    _note_prompts(session, Path(session.config.model.name).expanduser())
+    _note_prompts(session, expanded(session.config.model.name))
     if adapter is None:
         model = _language_model(session, split, name, session.policy.base)
     else:
@@ -112,7 +113,7 @@ def _note_prompts(session: Session, folder: Path) -> None:
 def model_name(spec: str) -> str:
     """The name of a single evaluated model in tables: the last part of its path or hub id. It has no blanks and
     brackets, because these separate a model from its score and its run."""
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     name = path.resolve().name if path.exists() else spec.rpartition("/")[2]
     name = re.sub(r"[\s()]+", "-", name).strip("-")
     return name if name not in ("", "popularity") else "model"

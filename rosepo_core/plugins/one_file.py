@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rosepo_core.contracts.errors import PluginError, RequestError, nearest
+from rosepo_core.contracts.paths import expanded
 from rosepo_core.plugins.containment import contained, described
 
 IN_A_FILE = re.compile(r"(?P<path>.*\.py)(:(?P<member>.*))?", re.DOTALL)
@@ -44,7 +45,7 @@ def absolute_name(name: str) -> str:
     """The name with an absolute path, for use in another folder."""
     path, colon, member = _parts(name)
     with suppress(RuntimeError):  # There is no such user.
-        path = path.expanduser()
+        path = expanded(path)
     return f"{path.absolute()}{colon}{member}"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Catalogue
+from rosepo_core.contracts.untrusted_text import one_line
 
 if TYPE_CHECKING:
     from rosepo_core.prompts.template import PromptOptions, PromptTemplate
@@ -40,7 +41,7 @@ def item_texts(catalogue: Catalogue, *, short: bool) -> list[str]:
     Raises:
         RequestError: a title is blank.
     """
-    titles = [" ".join(title.split()) for title in catalogue.titles]
+    titles = [one_line(title) for title in catalogue.titles]
     for item, title in zip(catalogue.ids, titles, strict=True):
         if not title:
             raise RequestError(f"item '{item}' has a blank title; give it one in the catalogue or leave it out")
@@ -68,7 +69,7 @@ def later_texts(
     Raises:
         UnusableTitleError: two texts are the same after Unicode NFKC and case folding.
     """
-    whole = {item: " ".join(catalogue.titles[item].split()) for item in items}
+    whole = {item: one_line(catalogue.titles[item]) for item in items}
     held = {_folded(text): item for item, text in enumerate(known) if item not in whole}
     found = dict(whole)
     if options.titles == "short":
@@ -194,4 +195,4 @@ def _value(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.15g}"
-    return " ".join(str(value).split())
+    return one_line(str(value))

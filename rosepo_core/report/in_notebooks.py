@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_html
 
+from rosepo_core.contracts.untrusted_text import visible
 from rosepo_core.evaluation.results import Evaluation
 from rosepo_core.evaluation.run_models import by_score_in_use, last_language_model, preferred_column
 from rosepo_core.report.charts import number
@@ -33,14 +34,19 @@ def _table(evaluation: Evaluation) -> str:
     main = evaluation.main_columns
     names = [name for name in main if evaluation.columns[name].about.group == "Accuracy"] or main
     columns = [(name, evaluation.columns[name]) for name in names]
-    head = "".join(f"<th>{escape(column.title)}</th>" for _, column in columns)
+    head = "".join(f"<th>{_escape(column.title)}</th>" for _, column in columns)
     body = "".join(
-        f"<tr><th>{escape(model)}</th>"
+        f"<tr><th>{_escape(model)}</th>"
         + "".join(
-            f"<td>{escape(number(result.metrics[name], column.about.decimals))}</td>" for name, column in columns
+            f"<td>{_escape(number(result.metrics[name], column.about.decimals))}</td>" for name, column in columns
         )
         + "</tr>"
         for model, result in evaluation.models.items()
     )
     caption = f"{evaluation.protocol}: {len(evaluation.examples):,} {evaluation.part} users, {evaluation.asked}"
-    return f"<table><caption>{escape(caption)}</caption><tr><th></th>{head}</tr>{body}</table>"
+    return f"<table><caption>{_escape(caption)}</caption><tr><th></th>{head}</tr>{body}</table>"
+
+
+def _escape(text: str) -> str:
+    """The text as HTML shows it."""
+    return escape_html(visible(text))

@@ -12,6 +12,7 @@ from typing import Literal
 from huggingface_hub import EvalResult, ModelCardData
 
 from rosepo_core.contracts.sections import Reference, Score
+from rosepo_core.contracts.untrusted_text import markdown, markdown_code, visible
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.measurement import Column, Metrics
 from rosepo_core.evaluation.run_models import RowName, by_score_in_use, last_language_model
@@ -101,9 +102,11 @@ def model_card(card: ModelCard) -> str:
     """The card as Markdown with YAML front matter."""
     sections = [
         _front_matter(card),
-        f"# {_inline(card.name)}",
+        f"# {markdown(card.name)}",
         _introduction(card),
-        _listed("How it was made", [f"**{_inline(label)}**: {_inline(text)}" for label, text in card.parts.items()]),
+        _listed(
+            "How it was made", [f"**{markdown(label)}**: {markdown(text)}" for label, text in card.parts.items()]
+        ),
         f"## Objective\n\n{_objective(card)}" if _training(card) == "aligned" else "",
         _results(card.protocols, card.columns),
         _ranking(card.score, card.fusion),
@@ -111,7 +114,7 @@ def model_card(card: ModelCard) -> str:
         _recommending(card),
         _prompt(card),
         _listed("Limitations", LIMITATIONS),
-        _listed("Licences", [_inline(note) for note in card.licence_notes]),
+        _listed("Licences", [markdown(note) for note in card.licence_notes]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -170,18 +173,18 @@ def _training(card: ModelCard) -> str:
 
 def _introduction(card: ModelCard) -> str:
     kind = "A LoRA adapter" if card.method == "lora" else "A fine-tuned model" if card.model != "base" else "A model"
-    base = f"`{_code(card.base_model_id or card.base_model)}`"
+    base = f"`{markdown_code(card.base_model_id or card.base_model)}`"
     rounds = ROUNDS.format(rounds=card.rounds) if card.rounds > 1 else ""
-    done = TRAININGS[_training(card)].format(base=base, dataset=_inline(card.dataset), rounds=rounds)
+    done = TRAININGS[_training(card)].format(base=base, dataset=markdown(card.dataset), rounds=rounds)
     text = f"{kind} that recommends: given the titles that a person chose so far, it writes the next one. {done}"
-    notes = [_inline(note) for note in (card.base_model_notes, card.dataset_notes) if note]
+    notes = [markdown(note) for note in (card.base_model_notes, card.dataset_notes) if note]
     return "\n\n".join([text, *notes])
 
 
 def _objective(card: ModelCard) -> str:
     several = len(card.losses) > 1
     losses = [
-        f"- `{_code(name)}`{f', with weight {weight:g}' if several else ''}: {' '.join(_inline(formula).split())}"
+        f"- `{markdown_code(name)}`{f', with weight {weight:g}' if several else ''}: {markdown(formula)}"
         for name, (weight, formula) in card.losses.items()
     ]
     what = "the sum of" if several else "the mean over pairs of"
@@ -206,9 +209,9 @@ def _results(protocols: Mapping[str, Mapping[str, Metrics]], columns: Mapping[st
             column = columns[name]
             title = f"{column.title} {ARROWS[column.about.direction]}".strip()
             rows.append([title, *(_number(values[name], column.about.decimals) for values in shown.values())])
-        lines = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in (header, *rows)]
+        lines = [f"| {' | '.join(markdown(cell) for cell in row)} |" for row in (header, *rows)]
         lines.insert(1, "|" + " --- |" + " ---: |" * len(shown))
-        tables.append(f"Protocol `{_code(protocol)}`:\n\n" + "\n".join(lines))
+        tables.append(f"Protocol `{markdown_code(protocol)}`:\n\n" + "\n".join(lines))
     if not tables:
         return ""
     legend = (
@@ -241,7 +244,7 @@ def _ranking(score: Score, fusion: ConditionalLogit | None) -> str:
         rows = [["feature", "weight per standard deviation", "95 % interval"]]
         for feature, weight, low, high in zip(fusion.features, fusion.weights, fusion.low, fusion.high, strict=True):
             rows.append([feature_title(feature), signed(weight), f"{signed(low)} to {signed(high)}"])
-        lines = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in rows]
+        lines = [f"| {' | '.join(markdown(cell) for cell in row)} |" for row in rows]
         lines.insert(1, "| --- | ---: | ---: |")
         left_out = "".join(f" {feature_title(name)} was left out: {why}." for name, why in fusion.left_out)
         about = (
@@ -251,7 +254,7 @@ def _ranking(score: Score, fusion: ConditionalLogit | None) -> str:
         parts += [
             "Rank titles by `fusion`, highest first. Its softmax over the offered titles is the probability of each:",
             _indented(f"score = {formula}"),
-            _inline(about),
+            markdown(about),
             "\n".join(lines),
         ]
     if score in ("prior-corrected", "fusion"):
@@ -282,7 +285,7 @@ tokenizer = AutoTokenizer.from_pretrained({folder})"""
         code = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained({folder})
 tokenizer = AutoTokenizer.from_pretrained({folder})"""
-    return f"## Loading\n\n`{_code(folder)}` is this folder.\n\n{_fenced(code, 'python')}"
+    return f"## Loading\n\n`{markdown_code(folder)}` is this folder.\n\n{_fenced(code, 'python')}"
 
 
 def _recommending(card: ModelCard) -> str:
@@ -296,9 +299,9 @@ print(recommender.recommend(recommender.titles[:3], k=5))"""
             "## Recommending",
             "With rosepo, it recommends titles of its catalogue (`catalogue.parquet`) and nothing else:",
             _fenced(code, "python"),
-            f"`rosepo serve {_code(card.folder)}` answers over HTTP. `golden_prompts.json` has the scores that the "
-            "model must give to histories drawn at random from the catalogue, and "
-            f"`rosepo export {_code(card.folder)} --check` compares.",
+            f"`rosepo serve {markdown_code(card.folder)}` answers over HTTP. `golden_prompts.json` has the scores "
+            "that the model must give to histories drawn at random from the catalogue, and "
+            f"`rosepo export {markdown_code(card.folder)} --check` compares.",
         ]
     )
 
@@ -320,18 +323,9 @@ def _listed(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"## {title}\n", *(f"- {line}" for line in lines)]) if lines else ""
 
 
-def _inline(text: str) -> str:
-    """Text in one line that Markdown shows unchanged."""
-    return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Text for a code span, which has no escapes."""
-    return " ".join(text.replace("`", "'").split())
-
-
 def _fenced(text: str, language: str) -> str:
     """A code block whose fence no line of `text` can close."""
+    text = visible(text)
     runs = [len(run) for run in re.findall(r"`+", text)]
     fence = "`" * max(3, max(runs, default=0) + 1)
     return f"{fence}{language}\n{text}\n{fence}"

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from rosepo_core.contracts.ranking import head_items
 from rosepo_core.contracts.records import Floats, Pairs, Split
 from rosepo_core.contracts.sections import Score
+from rosepo_core.contracts.untrusted_text import visible
 from rosepo_core.evaluation import side_by_side
 from rosepo_core.evaluation.conditional_logit import ConditionalLogit
 from rosepo_core.evaluation.confidence import confidences
@@ -302,12 +304,18 @@ def _users(evaluations: Sequence[Evaluation], data: ReportData) -> tuple[ShownUs
     return shown_users(evaluations[0], data.split, data.history_length) if evaluations and data.split else ()
 
 
+def _visible(value: Any) -> Any:
+    """What a template shows of a value. Jinja then escapes what is no `Markup`."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @cache
 def templates() -> Environment:
     """The page templates: Jinja's environment, one for the process, because it keeps what it has compiled."""
     return Environment(
         loader=PackageLoader("rosepo_core", "report"),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -15,6 +15,7 @@ from rosepo_core import __version__, ranks
 from rosepo_core.config import RecordedOptions, RunConfig, column_name
 from rosepo_core.contracts.components import Component, PreferenceLoss, Reporter
 from rosepo_core.contracts.errors import RequestError
+from rosepo_core.contracts.paths import expanded
 from rosepo_core.contracts.records import Examples, Ints, Split
 from rosepo_core.data.listed_candidates import draw_lists
 from rosepo_core.engine.determinism import deterministic
@@ -477,7 +478,7 @@ class ReadingSession(Session):
 def _settings(component: Component, name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """Everything that the work of a component and of its parts depends on."""
     with running(component):
-        files = [path.expanduser() for path in component.files()]
+        files = [expanded(path) for path in component.files()]
         parts = component.parts()
     component_class: type = type(component)
     settings: dict[str, Any] = {

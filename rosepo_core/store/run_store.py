@@ -82,6 +82,18 @@ class RunStore:
         read_listed(folder, CONFIG)
         return store
 
+    def check_place(self) -> None:
+        """Find out, without writing anything, whether the folder can be made or written.
+
+        Raises:
+            RequestError: it cannot.
+        """
+        above = next(each for each in (self.folder, *self.folder.absolute().parents) if each.exists())
+        if not above.is_dir():
+            raise RequestError(f"{self.folder} cannot be written: {above} is a file; choose another --run")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise RequestError(f"{self.folder} cannot be written: {above} is read-only; choose another --run")
+
     @property
     def config(self) -> str:
         """The configuration that describes the artifacts; empty if there is none yet."""

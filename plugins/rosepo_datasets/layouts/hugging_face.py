@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rosepo_core.api import Corpus, Reporter, RequestError
+from rosepo_core.api import Corpus, Reporter, RequestError, expanded
 from rosepo_datasets.table import Table
 
 _SAVED = ("state.json", "dataset_dict.json")
@@ -30,7 +30,7 @@ class HuggingFace(Table):
         Raises:
             RequestError: the folder has no data set.
         """
-        folder: Path = self.options.path.expanduser()
+        folder: Path = expanded(self.options.path)
         shards = (
             file for end in ("parquet", "arrow", "jsonl", "jsonl.gz", "csv") for file in folder.rglob(f"*.{end}")
         )

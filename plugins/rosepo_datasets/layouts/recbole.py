@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rosepo_core.api import Corpus, Reporter, RequestError
+from rosepo_core.api import Corpus, Reporter, RequestError, expanded
 from rosepo_datasets.table import Table, TableOptions
 
 
@@ -49,12 +49,12 @@ class RecBole(Table):
             RequestError: one is not there, or there are several logs.
         """
         options: RecBoleOptions = self.options
-        path = options.path.expanduser()
+        path = expanded(options.path)
         logs = sorted(path.glob("*.inter")) if path.is_dir() else [path]
         if len(logs) != 1:
             has = ", ".join(file.name for file in logs) or "no file that ends in .inter"
             raise RequestError(f"{path} (dataset.path) has {has}: name one file NAME.inter of RecBole")
         items = options.catalogue or logs[0].with_suffix(".item")
-        if not items.expanduser().is_file():
+        if not expanded(items).is_file():
             raise RequestError(f"{items} does not exist: RecBole's items are in NAME.item, with a column of titles")
         return Table(options.model_copy(update={"path": logs[0], "catalogue": items}))

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from rosepo_core.contracts.errors import RequestError, RosepoError
+from rosepo_core.contracts.untrusted_text import message as as_message
 from rosepo_core.serving.web.batching import QueueFullError, StoppingError
 from rosepo_core.serving.web.served_runs import UnknownNameError
 from rosepo_core.serving.web.service import LateError
@@ -66,7 +67,7 @@ def add(app: FastAPI) -> None:
                 return problem(504, str(error))
             case StoppingError():
                 return problem(503, str(error), {"Retry-After": "1", "Connection": "close"})
-        log.error("%s", error)
+        log.error("%s", as_message(str(error)))
         return problem(500, str(error))
 
     @app.exception_handler(Exception)

@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from rosepo_core.contracts.errors import RequestError, RosepoError
+from rosepo_core.contracts.untrusted_text import message as as_message
 from rosepo_core.data.catalogue_in_use import CatalogueInUse
 from rosepo_core.serving.recommender import Recommender
 from rosepo_core.serving.run_lists import RunLists
@@ -122,4 +123,4 @@ class _Server(uvicorn.Server):
             self._service.reload()
             log.warning("loaded again")
         except RosepoError as error:
-            log.error("not all is loaded again: %s", error)
+            log.error("not all is loaded again: %s", as_message(str(error)))

@@ -12,8 +12,14 @@ const state = { runs: [], history: [], heldOut: null, most: 20, longest: 200, as
 function make(name, attributes = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
+  node.append(...children.map((child) => typeof child === "string" ? visible(child) : child));
   return node;
+}
+
+// What acts instead of being shown (control, bidirectional, zero width), as an escape sequence; joiners of letters stay.
+function visible(text) {
+  return text.replace(/(?![\u200c\u200d\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
+    (each) => `\\u{${each.codePointAt(0).toString(16)}}`);
 }
 
 async function ask(path, body) {
@@ -35,7 +41,7 @@ async function ask(path, body) {
 }
 
 const query = (path, values) => `${path}?${new URLSearchParams(values)}`;
-const say = (text) => { byId("status").textContent = text; };
+const say = (text) => { byId("status").textContent = visible(text); };
 const run = () => byId("run").value;
 const shownRuns = () => [run(), byId("against").value].filter((name) => name);
 const runNamed = (name) => state.runs.find((each) => each.name === name);
@@ -132,7 +138,7 @@ function drawHistory(focus) {
   byId("none").hidden = byId("clear").hidden = state.history.length > 0;
   byId("clear").hidden = !state.history.length;
   byId("held-out").hidden = !state.heldOut;
-  byId("held-out").querySelector("strong").textContent = state.heldOut ? state.heldOut.title : "";
+  byId("held-out").querySelector("strong").textContent = state.heldOut ? visible(state.heldOut.title) : "";
   if (!focus) { list.scrollTop = list.scrollHeight; return; }
   const row = list.children[focus[0]];
   const wanted = row && [row.querySelectorAll("button")[focus[1]], ...row.querySelectorAll("button")];
@@ -253,7 +259,7 @@ async function start() {
     say("ready");
   } catch (error) {
     say(error.message);
-    byId("none").textContent = error.message;
+    byId("none").textContent = visible(error.message);
   }
 }
 
