@@ -31,6 +31,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: it has only white space and characters that act."""
+    return all(character.isspace() or unicodedata.category(character) in _ACTING for character in text)
+
+
 def visible(text: str) -> str:
     r"""For terminals, logs, HTML and Markdown: every character that acts instead of being shown as an escape sequence
     of Python, such as ``\x1b`` or ``\u202e``. Line breaks, tabs and the joiners of letters stay."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rosepo_core.contracts.errors import RequestError, nearest
 from rosepo_core.contracts.records import Catalogue
-from rosepo_core.contracts.untrusted_text import one_line
+from rosepo_core.contracts.untrusted_text import is_blank, one_line
 
 if TYPE_CHECKING:
     from rosepo_core.prompts.template import PromptOptions, PromptTemplate
@@ -43,7 +43,7 @@ def item_texts(catalogue: Catalogue, *, short: bool) -> list[str]:
     """
     titles = [one_line(title) for title in catalogue.titles]
     for item, title in zip(catalogue.ids, titles, strict=True):
-        if not title:
+        if is_blank(title):
             raise RequestError(f"item '{item}' has a blank title; give it one in the catalogue or leave it out")
     if not short:
         return titles
@@ -84,6 +84,10 @@ def later_texts(
         cut = cut_texts(list(found.values()), options.title_tokens, tokenizer, held)
         found = dict(zip(found, cut, strict=True))
     for item, text in found.items():
+        if is_blank(text):
+            raise UnusableTitleError(
+                catalogue.ids[item], f"item '{catalogue.ids[item]}' has a blank title; give it one"
+            )
         other = held.setdefault(_folded(text), item)
         if other != item:
             raise UnusableTitleError(

@@ -179,8 +179,26 @@ class PromptTemplate(Component, ABC):
         else:
             titles = plain_ids(tokenizer, self.texts) if responses is None else []
             self._responses = Ragged(responses or [[*title, self.terminator] for title in titles])
+        self._check_responses()
         self.room(None)
         return self
+
+    def _check_responses(self) -> None:
+        """
+        Raises:
+            RequestError: the tokenizer makes no token of a title, or the token that ends it. Then nothing would show
+                where a title ends.
+        """
+        flat, lengths = self._responses.flat, self._responses.lengths
+        ends = np.zeros(len(flat) + 1, dtype=np.int64)
+        ends[1:] = np.cumsum(flat == self.terminator)
+        starts = self._responses.starts
+        wrong = np.flatnonzero((lengths < 2) | (ends[starts + lengths] - ends[starts] != 1))
+        if len(wrong):
+            raise RequestError(
+                f"title {self.texts[wrong[0]]!r}: the model's tokenizer makes no token of it, or the token that ends "
+                "a title; change it in the catalogue"
+            )
 
     def with_items(self, texts: Sequence[str], details: Sequence[str]) -> Self:
         """A template for a changed catalogue, in which items keep their numbers and new ones come behind them. Only

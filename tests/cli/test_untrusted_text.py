@@ -28,7 +28,7 @@ HOSTILE = {
     "formula": '=HYPERLINK("http://e.example","x")',
     "markup": "[red]not red[/red] :smile: [/]",
     "long": "very long " * 1000,
-    "emoji": "👩\u200d🚀 می\u200cخواهم",
+    "emoji": "\N{WOMAN}\u200d\N{ROCKET} \u0645\u06cc\u200c\u062e\u0648",
 }
 
 
@@ -43,7 +43,7 @@ def test_each_way_out_says_what_happens():
     assert visible(HOSTILE["emoji"]) == HOSTILE["emoji"]
     assert one_line(" a\r\nb\u2028c\x85d\te ") == "a b c d e"
     assert visible_line(HOSTILE["line"]) == "Salt Bridge"
-    assert (len(visible_line(HOSTILE["long"])), visible_line(HOSTILE["long"])[-6:]) == (200, "er ...")
+    assert (len(visible_line(HOSTILE["long"])), visible_line(HOSTILE["long"])[-6:]) == (200, " lo...")
     assert message("no title 'a\nerror: b'") == "no title 'a\n  error: b'"
     assert len(message("x" * 10_000)) == 4000
     assert markdown("# [x](y) `c` | **b**\n<i>") == r"\# \[x\](y) \`c\` \| \*\*b\*\* \<i\>"
@@ -60,19 +60,25 @@ def hostile(tmp_path_factory, train):
             "user": f"u{user}\x1b[2J<b>" if user % 2 else f"=u{user}",
             "item": f"{names[item]}\u202e<i>",
             "timestamp": 100 * user + place,
-            "title": titles[item],
-            "genre": f"{titles[item][:20]}<|im_end|>",
         }
         for user in range(24)
         for place, item in enumerate((user * 7 + step * 5) % len(names) for step in range(9))
     ]
     log = folder / "log.jsonl"
     log.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    catalogue = folder / "items.csv"
+    pl.DataFrame(
+        {
+            "item": [f"{name}\u202e<i>" for name in names],
+            "title": titles,
+            "genre": [f"{title[:20]}<|im_end|>" for title in titles],
+            "__row": ["x"] * len(titles),
+        }
+    ).write_csv(catalogue)
     run = folder / "run"
     done = train(
-        "--run", run, f"--dataset.path={log}", "--dataset.attributes=genre", "--prompt.attributes=genre",
-        "--prompt.max_length=16384", "--prompt.title_tokens=24", "--model.max_length=16384", "--protocol=candidates",
-        "--protocol=catalogue",
+        "--run", run, f"--dataset.path={log}", f"--dataset.catalogue={catalogue}", "--prompt.attributes=genre,__row",
+        "--prompt.title_tokens=24", "--protocol=candidates", "--protocol=catalogue",
     )  # fmt: skip
     assert done.code == 0, done.err
     shown_plainly(done.out + done.err)
@@ -116,10 +122,12 @@ def test_what_is_printed_is_text_on_its_own_line(hostile, rosepo):
 
 
 def test_files_about_the_run_stay_whole(hostile, rosepo, tmp_path):
-    run, titles, _ = hostile
+    run, _, _ = hostile
     page = (run / "report.html").read_text(encoding="utf-8")
     shown_plainly(page)
-    assert "<script" not in page and "<img" not in page and "{{ 7 * 7 }}" in page
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "{{ 7 * 7 }}" in page
     card = (run / "aligned" / "README.md").read_text(encoding="utf-8")
     shown_plainly(card)
     assert card.count("\n---\n") == 1
@@ -149,7 +157,61 @@ def test_a_terminal_of_another_encoding_ends_no_command(encoding, rosepo, monkey
     code = run(["data", "check", str(log)])
     sys.stdout.flush()
     assert code == 0
-    assert "title shared by 2 items: ???" in out.getvalue().decode(encoding)
+    assert "of the same title, e.g. '???': items i0, i1" in out.getvalue().decode(encoding)
+
+
+BEYOND = {
+    "number": ('{"user": ' + "9" * 5000 + "}", "row 2: a number has more than 4,300 digits"),
+    "hexadecimal": ("{'user': 0x" + "f" * 20_000 + "}", "row 2: "),
+    "nesting": ('{"user": ' + "[" * 100_000, "row 2: lists or objects are nested too deeply"),
+    "dictionaries": ("{'user': " * 50_000, "row 2: "),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_is_beyond_python_names_file_and_row(case, rosepo, tmp_path):
+    line, said = BEYOND[case]
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"user": "u", "item": "i", "timestamp": 1, "title": "t"}\n' + line + "\n")
+    done = rosepo("data", "check", file)
+    assert (done.code, done.out) == (2, "")
+    assert f"error: {file} {said}" in done.err
+
+
+def test_odd_json_is_read(rosepo, tmp_path):
+    file = tmp_path / "log.jsonl"
+    half, large = r'"half \ud83d"', "9" * 400
+    rows = [
+        f'{{"user": "u{user}", "item": "i{item}", "timestamp": {item}, "title": {half if item else large}, '
+        f'"\\ud83d key": 1, "tags": [{half}], "price": {large if item else 0.5}, "__row": 1, "part": "test"}}'
+        for user in range(3)
+        for item in range(4)
+    ]
+    file.write_text("\n".join(rows))
+    done = rosepo("data", "check", file, "--json")
+    assert done.code == 0, done.err
+    assert done.json["duplicate_titles"] == {"half ?": ["i1", "i2", "i3"]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--until=stf"], "unknown stage 'stf'; did you mean 'sft' or 'split'?"),
+        (["--run=FILE/below"], "cannot be written: "),
+        (["--run=" + "x" * 300], "the name is too long for a file"),
+        (["--dataset.path=" + "x" * 300 + ".csv"], "the name is too long for a file"),
+        (["--dataset.path=~no-such-user/log.csv"], "~no-such-user/log.csv (dataset.path) does not exist"),
+        (["--model=~no-such-user/model"], "~no-such-user/model"),
+        (["--sft.steps=" + "9" * 5000], "option 'sft.steps'"),
+        (["--set", "loss.beta=" + "[" * 100_000], "option 'loss.beta'"),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would_find(train, log, arguments, said):
+    done = train("--dry-run", *(argument.replace("FILE", str(log)) for argument in arguments))
+    assert (done.code, done.out) == (2, ""), done.err
+    [error] = [line for line in done.err.splitlines() if not line.startswith(" ")]
+    assert said in error
+    assert len(error) < 1000
 
 
 def test_everything_that_is_printed_goes_through_one_door():
