@@ -88,7 +88,7 @@ class DatasetOptions(Options):
     """Options of every dataset. They are about prompts: `Dataset.load` does not use them, so the log is not read
     again when they change."""
 
-    history_length: int = Field(30, ge=1, description="At most this many earlier items make a history.")
+    history_length: int = Field(30, ge=1, lt=2**31, description="At most this many earlier items make a history.")
 
 
 class LogOptions(DatasetOptions):
