@@ -13,7 +13,7 @@ import tomli_w
 
 from rosepo_cli.main_tables import show_main_table
 from rosepo_core.console import Console, SafeTable, Text, complain, open_console
-from rosepo_core.contracts.untrusted_text import LONGEST_LINE, message, visible_line
+from rosepo_core.contracts.untrusted_text import message, visible_line
 from rosepo_core.evaluation.main_table import main_table
 from rosepo_core.evaluation.run_models import ROUND, RowName, by_score_in_use, score_in_use
 from rosepo_core.store.marker import read_listed
@@ -383,10 +383,12 @@ def show_catalogue(in_use: CatalogueInUse, difference: Difference, rows: int = S
         f"{len(items) - retired:,} items can be recommended: {len(in_use.trained):,} of the training, "
         f"{len(items) - len(in_use.trained):,} added, {retired:,} retired"
     )
-    titles = dict(zip(items.ids, items.titles, strict=True))
+    titles = dict(zip(items.ids, map(visible_line, items.titles), strict=True))
     kinds: dict[str, Sequence[tuple[str, str]]] = {
         "added": [(item, titles[item]) for item in difference.added],
-        "renamed": [(item, f"{old}  ->  {new}") for item, (old, new) in difference.renamed.items()],
+        "renamed": [
+            (item, f"{visible_line(old)}  ->  {visible_line(new)}") for item, (old, new) in difference.renamed.items()
+        ],
         "described anew": [(item, titles[item]) for item in difference.described],
         "retired": [(item, titles[item]) for item in difference.retired],
         "restored": [(item, titles[item]) for item in difference.restored],
@@ -396,7 +398,7 @@ def show_catalogue(in_use: CatalogueInUse, difference: Difference, rows: int = S
             continue
         console.print(f"\n{kind} {len(changed):,}")
         for item, text in changed[:rows]:
-            console.print(f"  {visible_line(item)}  {visible_line(text, 2 * LONGEST_LINE)}")
+            console.print(f"  {visible_line(item)}  {text}")
         if len(changed) > rows:
             console.print(f"  and {len(changed) - rows:,} more (--json lists all)")
 

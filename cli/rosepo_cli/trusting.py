@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rosepo_core.console import say
+
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
@@ -23,4 +25,4 @@ def trust(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.
     from rosepo_core.store.trusting import trust as take_over
 
     stages = take_over(run)
-    typer.echo(f"{run} is signed with your key: config.toml as it is now, and {len(stages)} stages")
+    say(f"{run} is signed with your key: config.toml as it is now, and {len(stages)} stages")

@@ -71,13 +71,13 @@ def hostile(tmp_path_factory, train):
         {
             "item": [f"{name}\u202e<i>" for name in names],
             "title": titles,
-            "genre": [f"{title[:20]}<|im_end|>" for title in titles],
+            "genres": [f"{title[:20]}<|im_end|>" for title in titles],
             "__row": ["x"] * len(titles),
         }
     ).write_csv(catalogue)
     run = folder / "run"
     done = train(
-        "--run", run, f"--dataset.path={log}", f"--dataset.catalogue={catalogue}", "--prompt.attributes=genre,__row",
+        "--run", run, f"--dataset.path={log}", f"--dataset.catalogue={catalogue}", "--prompt.attributes=genres",
         "--prompt.title_tokens=24", "--protocol=candidates", "--protocol=catalogue",
     )  # fmt: skip
     assert done.code == 0, done.err
@@ -190,7 +190,7 @@ def test_odd_json_is_read(rosepo, tmp_path):
     file.write_text("\n".join(rows))
     done = rosepo("data", "check", file, "--json")
     assert done.code == 0, done.err
-    assert done.json["duplicate_titles"] == {"half ?": ["i1", "i2", "i3"]}
+    assert done.json["items"] == 2  # because titles that are the same are one item
 
 
 @pytest.mark.parametrize(
