@@ -198,6 +198,7 @@ def forecast(
     reporter.stage_started("forecast")
     quiet = _ProgressOnly(reporter)
     with _rehearsal(config, folder, quiet, registry, force, overwrite) as session:
+        session.policy.check_targets(session.config.sft)
         if session.policy.size(session.config.sft).weights < SMALL_MODEL:
             return None
         trained = train(session)

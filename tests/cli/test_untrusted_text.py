@@ -114,7 +114,7 @@ def test_what_is_printed_is_text_on_its_own_line(hostile, rosepo):
     found = rosepo("recommend", run, *asked, "--json")
     assert found.out.isascii()
     told = {each["title"] for each in found.json["recommendations"]}
-    assert {HOSTILE["escape"], HOSTILE["nul"], HOSTILE["bidi"]} <= told
+    assert {HOSTILE["markup"], HOSTILE["nul"], HOSTILE["bidi"]} <= told
     for command in (("recommend", run, "--history=\x1b[31m\nerror: forged"), ("runs", run), ("evaluate", run)):
         done = rosepo(*command)
         shown_plainly(done.out + done.err)
