@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rosepo_core import ranks
 from rosepo_core.contracts.components import Reporter
+from rosepo_core.contracts.errors import DivergedError
 from rosepo_core.contracts.records import Bools, Floats, Ints, Longs
 from rosepo_core.contracts.sections import TokenBudget
 from rosepo_core.engine.passes import scoring_passes
@@ -327,7 +328,7 @@ class _Search:
         roots = _Beams(rows, nodes, nodes, zeros, zeros, zeros, rows)
         owner, nodes, tokens = self._children(roots)
         hidden = prompts.states.prompt_ends(prompts.row, prompts.anchor)
-        finished, waiting = self._grow(roots, owner, nodes, prompts.states.log_probs(hidden, owner, tokens))
+        finished, waiting = self._grow(roots, owner, nodes, _numbers(prompts.states.log_probs(hidden, owner, tokens)))
         # For each path: its example, and the slots with the tokens that were read.
         whose, paths = rows, np.zeros((n, 0), np.bool_)
         while True:
@@ -409,7 +410,7 @@ class _Search:
         wanted = np.concatenate([trie.edge_tokens(node[beam[follows]], place[follows] + 1), first])
         order = np.argsort(at, kind="stable")
         log_probs = np.empty(len(at))
-        log_probs[order] = prompts.states.log_probs(hidden, at[order], wanted[order])
+        log_probs[order] = _numbers(prompts.states.log_probs(hidden, at[order], wanted[order]))
 
         rest = np.bincount(beam[follows], weights=log_probs[: len(follows)], minlength=len(beams))
         score = beams.score + rest
@@ -506,3 +507,17 @@ def _gumbel(seeds: NDArray[np.uint64], counters: Longs) -> Doubles:
     uniform = ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     variates: Doubles = -np.log(-np.log(uniform))
     return variates
+
+
+def _numbers(log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probabilities, which are numbers: the search would silently leave out what has none.
+
+    Raises:
+        DivergedError: some are NaN.
+    """
+    if np.isnan(log_probs).any():
+        raise DivergedError(
+            "the model gave titles the log-probability NaN: its training diverged, or its numbers are too large for "
+            "model.dtype; lower the learning rate or use float32"
+        )
+    return log_probs

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rosepo_core.contracts.components import Reporter
-from rosepo_core.contracts.errors import DivergedError, RequestError
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.records import Catalogue, Floats, Ints, Longs, Places
 from rosepo_core.contracts.sections import TokenBudget
 from rosepo_core.engine.decoding import Trunks, decode
@@ -222,11 +222,6 @@ class TitleModel:
             exclude=lambda rows: [out[row] for row in rows.tolist()],
             partial=self._partial,
         )
-        if np.isnan(scores).any():
-            raise DivergedError(
-                "the model gave titles the log-probability NaN: its training diverged, or its numbers are too large "
-                "for model.dtype; lower the learning rate or use float32"
-            )
         return items if only is None else np.where(items >= 0, only[items], -1).astype(np.int32), scores
 
     def _part_of_trie(self, only: NDArray[np.integer]) -> TitleTrie:

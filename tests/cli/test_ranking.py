@@ -187,6 +187,7 @@ def test_the_whole_catalogue_is_ranked_by_each_score(fused, tmp_path, rosepo, al
     wider = "".join(f'    "{name}",\n' for name in ("oracle", *also))
     assert '    "oracle",\n' in written
     config.write_text(written.replace('    "oracle",\n', wider))
+    trust(run)
     done = rosepo("evaluate", run, "--protocol=catalogue", "--json")
     assert done.code == 0, done.err
     document = done.json["metrics"]

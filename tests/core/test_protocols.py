@@ -12,8 +12,10 @@ import torch
 from transformers import GenerationConfig
 
 from rosepo_core.contracts.components import Reporter
-from rosepo_core.contracts.errors import RequestError, RosepoError
+from rosepo_core.contracts.errors import DivergedError, RequestError, RosepoError
 from rosepo_core.contracts.records import Examples, Sequences
+from rosepo_core.engine.preparation import prepared
+from rosepo_core.engine.rows import best_of_logits
 from rosepo_core.engine.title_model import TitleModel
 from rosepo_core.engine.writing import longest_answer, write_answers
 from rosepo_core.evaluation.catalogue import best_of_all, history_items
@@ -150,6 +152,20 @@ def test_a_checkpoints_own_defaults_change_no_answer(template, tiny_model, tiny_
     opinionated.generation_config = own
     assert write_answers(opinionated, template, tiny_tokenizer, EXAMPLES, 4096, REPORTER) == plain
     assert opinionated.generation_config is own
+
+
+def test_a_model_whose_numbers_are_none_gives_no_answer(template, tiny_model, tiny_tokenizer):
+    assert best_of_logits(torch.tensor([[1.0, torch.nan], [1.0, 2.0]])).tolist() == [-1, 1]
+    broken = deepcopy(tiny_model)
+    prepared(broken)
+    broken.requires_grad_(False).model.norm.weight[0] = torch.nan
+    with pytest.raises(DivergedError, match=r"the model gave the next token no probability \(NaN\)"):
+        write_answers(broken, template, tiny_tokenizer, EXAMPLES, 4096, REPORTER)
+    for exact in (True, False):
+        with pytest.raises(DivergedError, match="the model gave titles the log-probability NaN"):
+            TitleModel(broken, template, REPORTER, seed=0).top(
+                EXAMPLES, 3, exclude=history_items(EXAMPLES), beams=4, exact=exact
+            )
 
 
 def test_an_answer_is_the_title_that_the_model_was_made_to_write(tiny_tokenizer, tiny_model, catalogue):
