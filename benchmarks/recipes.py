@@ -4,7 +4,7 @@
 
 Each recipe runs with its own prompt, data, sampler, loss and evaluation protocol, and with the changes in `SIZES`: a
 small model, few rows and steps, and rates at which so few steps move such a model. So its figures stand beside the
-published ones (docs/recipes.md) to show the distance, not to reproduce them.
+published ones (docs/recipes.md) to show that the protocols run, not to reproduce them.
 
 The same command continues an interrupted run. Results go to benchmarks/results/recipes.json and recipes.md; recipes
 that are not named keep theirs.
@@ -51,15 +51,15 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
     # train.json alone: parts are drawn from its rows. Grounding would embed 4,058 titles.
     "sprec-goodreads": {
         "rounds": 1,
-        "sft.max_users": 24,
+        "sft.max_users": 16,
         "sft.epochs": 1,
         "sft.batch_size": 8,
         "sft.learning_rate": 1e-3,
-        "preferences.max_pairs": 8,
+        "preferences.max_pairs": 4,
         "alignment.batch_size": 4,
         "alignment.learning_rate": 3e-4,
         "evaluation.ground": False,
-        "evaluation.max_users": 16,
+        "evaluation.max_users": 12,
     },
     # The published validation rows to train on, because the training rows are not at hand; the published test rows.
     "minionerec-industrial": {
