@@ -356,6 +356,8 @@ def test_the_table_fits_80_columns(train, finished, monkeypatch):
     shown = train("--run", finished).out
     lines = shown.splitlines()
     assert [line.split()[0] for line in lines if line.startswith(("popularity", "base", "sft", "aligned"))] == [
+        # All accuracies, then the main one with its intervals.
+        *("popularity", "base", "sft", "aligned"),
         *("popularity", "base", "sft", "aligned"),
     ]
     assert [line.split("  ")[0] for line in lines if line.startswith(("ARP", "Popularity lift", "Semantic"))] == [

@@ -19,6 +19,7 @@ from rosepo_core.contracts.components import (
     SamplerOptions,
     SmoothingOracle,
 )
+from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.outcome import Measure
 from rosepo_core.contracts.records import Corpus
 from rosepo_core.prompts.list_template import ListTemplate
@@ -661,10 +662,14 @@ def test_a_correct_template_passes(test, candidates):
     getattr(kit(PromptContract, Ask), test)({"candidates": candidates})
 
 
+def test_a_template_that_ends_in_the_middle_of_a_title_is_refused() -> None:
+    with pytest.raises(RequestError, match="the token that ends a title"):
+        kit(PromptContract, EndsEarly).test_a_response_is_its_title_and_ends_once({"candidates": 5})
+
+
 @pytest.mark.parametrize(
     ("template", "test"),
     [
-        (EndsEarly, "test_a_response_is_its_title_and_ends_once"),
         (Miscounts, "test_costs_are_the_tokens_of_a_prompt"),
         (ShowsAll, "test_a_prompt_shows_the_last_items_and_nothing_after_them"),
         (ShowsTooFew, "test_a_prompt_shows_the_last_items_and_nothing_after_them"),

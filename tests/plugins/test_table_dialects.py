@@ -307,7 +307,7 @@ def test_a_guessed_column_of_times_may_be_empty(tmp_path: Path) -> None:
             {},
             "log.json line 2: Expecting ':' delimiter (column 9): neither",
         ),
-        ("log.json", "[" * 9999, {}, "log.json line 1: maximum recursion depth exceeded"),
+        ("log.json", "[" * 9999, {}, "log.json line 1: lists or objects are nested too deeply (column 1)"),
         ("log.json", "[1]", {}, "log.json row 1: not a JSON object"),
         (
             "log.json",
