@@ -183,7 +183,9 @@ def _tell(error: Exception, debug: bool) -> int:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a usage error of click's
         hint = getattr(error, "ctx", None)
         command = hint.command_path if hint is not None else "rosepo"
-        complain("error", f"{error.format_message()} (see `{command} --help`)")
+        # Typer has some values checked by pydantic, which begins its sentence with this.
+        said = error.format_message().replace("Value error, ", "")
+        complain("error", f"{said} (see `{command} --help`)")
         return 2
     if isinstance(error, RequestError):
         complain(_error(error), str(error))

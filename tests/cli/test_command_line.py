@@ -158,3 +158,12 @@ def test_a_reader_that_goes_away_is_no_error():
         check=False,
     )
     assert (pipe.stdout, pipe.stderr) == ("{ 0\n", "")
+
+
+def test_a_wrong_choice_names_the_choices(rosepo):
+    done = rosepo("recommend", "runs/demo", "--user", "1", "--fallback", "pop")
+    assert done.code == 2
+    assert done.err == (
+        "error: Invalid value for '--fallback': 'pop' is not one of 'popularity', 'oracle'. "
+        "(see `rosepo recommend --help`)\n"
+    )
