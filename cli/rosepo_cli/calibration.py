@@ -34,7 +34,7 @@ def calibrate(
     from dataclasses import asdict
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_calibration
+    from rosepo_cli.tables.calibrations import show_calibration
     from rosepo_core.serving.calibrating import calibrate as calibrated
 
     reporter = ConsoleReporter()

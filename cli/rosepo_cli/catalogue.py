@@ -62,7 +62,7 @@ def update(
         about = {"folder": str(done.folder), "dry_run": dry_run, "unchanged": done.unchanged}
         print_json(about | _document(done.in_use, done.difference))
         return
-    from rosepo_cli.tables import show_catalogue
+    from rosepo_cli.tables.catalogues import show_catalogue
 
     show_catalogue(done.in_use, done.difference)
     if done.unchanged:
@@ -83,7 +83,7 @@ def show(run: Run, json_: Json = False) -> None:
     if json_:
         print_json(_document(in_use, difference))
         return
-    from rosepo_cli.tables import show_catalogue
+    from rosepo_cli.tables.catalogues import show_catalogue
 
     show_catalogue(in_use, difference)
 

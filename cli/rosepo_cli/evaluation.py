@@ -98,7 +98,8 @@ def evaluate(
     in_processes(processes, context)
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import document_of, show_evaluations, show_seeds
+    from rosepo_cli.tables.evaluations import document_of, show_evaluations
+    from rosepo_cli.tables.seeds import show_seeds
     from rosepo_core import pipeline
     from rosepo_core import seeds as over
     from rosepo_core.plugins.registry import load_plugins

@@ -37,7 +37,7 @@ def compare(
     """
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import comparison_document, show_comparison
+    from rosepo_cli.tables.comparisons import comparison_document, show_comparison
     from rosepo_core import pipeline
     from rosepo_core import seeds as over
     from rosepo_core.contracts.errors import RequestError

@@ -49,7 +49,7 @@ def list_plugins(
     if json_:
         print_json({"plugins": [dataclasses.asdict(entry) for entry in entries], "problems": registry.problems})
         return
-    from rosepo_cli.tables import show_plugins
+    from rosepo_cli.tables.plugins import show_plugins
 
     show_plugins(entries)
 
@@ -89,7 +89,7 @@ def show_plugin(
     if json_:
         print_json(json.loads(json.dumps(described, default=str)))
         return
-    from rosepo_cli.tables import show_plugin_details
+    from rosepo_cli.tables.plugins import show_plugin_details
     from rosepo_core.config_keys import keys_of
 
     show_plugin_details(described, [keys_of(component.Options) for component in components])
@@ -102,7 +102,7 @@ def list_presets(json_: Json = False) -> None:
     if json_:
         print_json({name: each.method for name, each in presets().items()})
         return
-    from rosepo_cli.tables import show_presets
+    from rosepo_cli.tables.plugins import show_presets
 
     show_presets(list(presets().values()))
 
@@ -115,7 +115,7 @@ def show_preset(name: Annotated[str, typer.Argument(help="The preset's name.")],
     if json_:
         print_json(dataclasses.asdict(found))
         return
-    from rosepo_cli.tables import show_preset_details
+    from rosepo_cli.tables.plugins import show_preset_details
 
     show_preset_details(found)
 
@@ -154,7 +154,7 @@ def check_data(
     if json_:
         print_json(dataclasses.asdict(summary))
         return
-    from rosepo_cli.tables import show_corpus
+    from rosepo_cli.tables.inspections import show_corpus
 
     show_corpus(summary)
 
@@ -167,7 +167,7 @@ def doctor(json_: Json = False) -> None:
     if json_:
         print_json([dataclasses.asdict(check) for check in checks])
     else:
-        from rosepo_cli.tables import show_checks
+        from rosepo_cli.tables.inspections import show_checks
 
         show_checks(checks)
     if any(check.status == "fail" for check in checks):

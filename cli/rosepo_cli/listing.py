@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rosepo_cli.arguments import Json
-from rosepo_cli.main_tables import show_main_table
+from rosepo_cli.tables.main_metric import show_main_table
 from rosepo_core.console import SafeTable, Text, open_console, print_json
 
 

@@ -50,7 +50,7 @@ def check(
         }
         print_json(document)
     else:
-        from rosepo_cli.tables import show_promises
+        from rosepo_cli.tables.plugins import show_promises
 
         show_promises(entry, promises)
     if broken:

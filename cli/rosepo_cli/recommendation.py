@@ -103,7 +103,7 @@ def recommend(
 
     from rosepo_cli.meant_titles import meant_titles
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import show_confidence, show_explanations, show_recommendations
+    from rosepo_cli.tables.recommendations import show_confidence, show_explanations, show_recommendations
     from rosepo_core.contracts.errors import RequestError
     from rosepo_core.serving.batch import Job
     from rosepo_core.serving.explanations import explain as explanations_of

@@ -115,7 +115,9 @@ def train(
         in_processes(processes, context)
 
     from rosepo_cli.progress import ConsoleReporter
-    from rosepo_cli.tables import document_of, in_a_line, show_evaluations, show_plan, show_plan_of_seeds, show_seeds
+    from rosepo_cli.tables.evaluations import document_of, show_evaluations
+    from rosepo_cli.tables.plans import in_a_line, show_plan, show_plan_of_seeds
+    from rosepo_cli.tables.seeds import show_seeds
     from rosepo_core import pipeline, ranks
     from rosepo_core import seeds as over
 

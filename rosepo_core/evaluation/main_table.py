@@ -10,6 +10,7 @@ from pathlib import Path
 from rosepo_core.contracts.errors import RequestError
 from rosepo_core.contracts.sections import SCORES, Score
 from rosepo_core.evaluation.run_models import RowName, preferred_column
+from rosepo_core.store.marker import read_listed
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,16 @@ def read_main_tables(run: Path) -> list[MainTable]:
     Raises:
         RequestError: the run is not evaluated, or the file is damaged.
     """
-    file = run / "metrics.json"
+    text = read_listed(run, "metrics.json")
+    if text is None:
+        raise RequestError(f"{run} has no tables yet: it is not evaluated")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text)
         return [
             main_table(protocol, metrics, content["intervals"].get(protocol, {}))
             for protocol, metrics in content["protocols"].items()
         ]
-    except FileNotFoundError as error:
-        raise RequestError(f"{run} has no tables yet: it is not evaluated") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(
-            f"{file} cannot be read ({type(error).__name__}); `rosepo evaluate {run}` writes it again"
+            f"{run / 'metrics.json'} cannot be read ({type(error).__name__}); `rosepo evaluate {run}` writes it again"
         ) from error

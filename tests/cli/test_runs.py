@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from rosepo_core.contracts.errors import RequestError
+from rosepo_core.evaluation.main_table import read_main_tables
 from rosepo_core.run_list import list_runs
 
 
@@ -69,3 +71,13 @@ def test_of_one_run_the_main_metric_has_intervals(finished, rosepo, tmp_path, mo
         "popularity  0.500 .250\N{EN DASH}.750",
         "aligned     0.600 .400\N{EN DASH}.800  0.700 .550\N{EN DASH}.850",
     ]
+
+
+def test_a_table_that_was_changed_is_not_read(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    assert [table.protocol for table in read_main_tables(run)] == ["candidates-5"]
+    with (run / "metrics.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(RequestError, match="metrics.json is damaged or was changed"):
+        read_main_tables(run)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rosepo_cli.tables import show_evaluations, show_seeds
+from rosepo_cli.tables.evaluations import show_evaluations
+from rosepo_cli.tables.seeds import show_seeds
 from rosepo_core.contracts.outcome import Measure
 from rosepo_core.contracts.ranking import Ranks
 from rosepo_core.contracts.records import Examples, Sequences
