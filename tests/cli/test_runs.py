@@ -79,5 +79,5 @@ def test_a_table_that_was_changed_is_not_read(finished, tmp_path):
     assert [table.protocol for table in read_main_tables(run)] == ["candidates-5"]
     with (run / "metrics.json").open("a") as file:
         file.write(" ")
-    with pytest.raises(RequestError, match="metrics.json is damaged or was changed"):
+    with pytest.raises(RequestError, match=r"metrics\.json is damaged or was changed"):
         read_main_tables(run)
